@@ -1,0 +1,157 @@
+//! Names of what is ours in the kernel. The agent, the CNI plugin and the command line agree on them through these functions.
+
+use std::fmt;
+
+use sha1::{Digest, Sha1};
+
+use crate::model::{Family, ParseError, Vni};
+
+/// Our one nft table, of the `inet` family. Nothing outside of it is ever read or written.
+pub const TABLE: &str = "towpath";
+
+/// The protocol number that marks a route as ours (`man ip-route`; not in the kernel's list of known routing daemons).
+pub const ROUTE_PROTOCOL: u8 = 157;
+
+/// What the host's end of every pod's veth is called, followed by eleven hexadecimal digits.
+pub const VETH_PREFIX: &str = "tow";
+
+/// The name of a network interface: 1 to 15 bytes, no `/` and no white space, not `.` or `..` (kernel: `dev_valid_name`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IfName(String);
+
+impl IfName {
+    /// The longest name in bytes: IFNAMSIZ less its NUL.
+    pub const MAX_LEN: usize = 15;
+
+    /// # Errors
+    /// If the kernel would refuse the name, or if it has a character that an nft script cannot quote.
+    pub fn new(name: &str) -> Result<Self, ParseError> {
+        let ok = (1..=Self::MAX_LEN).contains(&name.len())
+            && name != "."
+            && name != ".."
+            && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'"' | b'\\' | b'*'));
+        if ok {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(ParseError::new(name, "an interface name of 1 to 15 printable characters without / : \" \\ *"))
+        }
+    }
+
+    /// The host's end of a pod's veth: stable over restarts, the same in every component.
+    #[must_use]
+    pub fn of_pod(namespace: &str, pod: &str) -> Self {
+        let digest = Sha1::digest(format!("{namespace}.{pod}"));
+        let hex: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+        Self(format!("{VETH_PREFIX}{}", &hex[..11]))
+    }
+
+    /// The VXLAN device of a family: flannel's names, so that a node can change sides with its pods running.
+    #[must_use]
+    pub fn of_vxlan(family: Family, vni: Vni) -> Self {
+        Self(match family {
+            Family::V4 => format!("flannel.{vni}"),
+            Family::V6 => format!("flannel-v6.{vni}").chars().take(Self::MAX_LEN).collect(),
+        })
+    }
+
+    /// Whether it is the host's end of a pod's veth.
+    #[must_use]
+    pub fn is_pod(&self) -> bool {
+        self.0
+            .strip_prefix(VETH_PREFIX)
+            .is_some_and(|rest| rest.len() == 11 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Defines a name of an nft object: letters, digits, `_`, `-` and `.`, beginning with a letter, up to 127 bytes
+/// (NFT_NAME_MAXLEN is 256; the half leaves room for no surprise).
+macro_rules! nft_name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// # Errors
+            /// If an nft script could not carry the name as it is.
+            pub fn new(name: &str) -> Result<Self, ParseError> {
+                let ok = name.len() <= 127
+                    && name.starts_with(|c: char| c.is_ascii_alphabetic())
+                    && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+                if ok { Ok(Self(name.to_owned())) } else { Err(ParseError::new(name, "an nft name of letters, digits, _ - and ., beginning with a letter")) }
+            }
+
+            /// The name.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+nft_name!(
+    /// The name of a chain of our table.
+    ChainName
+);
+nft_name!(
+    /// The name of a set or a verdict map of our table (they share one name space in the kernel).
+    SetName
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_name_is_what_the_kernel_takes() {
+        for (name, ok, why) in [
+            ("eth0", true, "usual"),
+            ("", false, "empty"),
+            ("a234567890123456", false, "sixteen bytes"),
+            ("a23456789012345", true, "fifteen bytes"),
+            ("a/b", false, "slash"),
+            ("a b", false, "white space"),
+            ("..", false, "reserved in sysfs"),
+            ("eth0*", false, "would be a pattern in nft"),
+        ] {
+            assert_eq!(IfName::new(name).is_ok(), ok, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_pods_interface_has_a_stable_name_that_is_recognised() {
+        let name = IfName::of_pod("default", "web-0");
+        assert_eq!(name, IfName::of_pod("default", "web-0"), "stable");
+        assert_ne!(name, IfName::of_pod("default", "web-1"));
+        assert_eq!(name.as_str().len(), 14);
+        assert!(name.is_pod() && IfName::new(name.as_str()).is_ok());
+        assert!(!IfName::of_vxlan(Family::V4, Vni::new(1).unwrap()).is_pod());
+        assert!(!IfName::new("tow0").unwrap().is_pod());
+    }
+
+    #[test]
+    fn a_vxlan_device_is_called_as_flannel_calls_it() {
+        let vni = Vni::new(4096).unwrap();
+        assert_eq!(IfName::of_vxlan(Family::V4, vni).as_str(), "flannel.4096");
+        assert_eq!(IfName::of_vxlan(Family::V6, vni).as_str(), "flannel-v6.4096");
+    }
+}

@@ -1,0 +1,8 @@
+//! The edge to the kernel: netlink, nft, network namespaces, sysctls, and the node-local files and socket
+//! that the agent and the CNI plugin share. Synchronous throughout; never sees Kubernetes.
+
+pub mod local;
+pub mod net;
+pub mod netns;
+pub mod nft;
+pub mod sysctl;
