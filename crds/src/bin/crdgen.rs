@@ -1,0 +1,24 @@
+//! Writes the CRDs as YAML into the folder given, one file each: `crdgen manifests/crds`.
+
+use std::{env, fs, path::PathBuf, process::ExitCode};
+
+use towpath_crds::schema;
+
+fn main() -> ExitCode {
+    let Some(folder) = env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("usage: crdgen FOLDER");
+        return ExitCode::FAILURE;
+    };
+    for (name, crd) in schema::crds() {
+        let path = folder.join(name);
+        let written = serde_yaml::to_string(&crd).map_err(|error| error.to_string()).and_then(|text| {
+            fs::create_dir_all(&folder).and_then(|()| fs::write(&path, text)).map_err(|error| error.to_string())
+        });
+        if let Err(error) = written {
+            eprintln!("write {}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+        println!("{}", path.display());
+    }
+    ExitCode::SUCCESS
+}
