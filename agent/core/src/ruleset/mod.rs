@@ -4,6 +4,13 @@
 //! the kernel, the interpreter and the policy evaluator together. It knows only the forms that we use; a form that is
 //! not here cannot end up in the kernel.
 
+mod installed;
+mod text;
+mod transaction;
+
+pub use installed::{Fingerprint, Foreign, Installed, InstalledChain};
+pub use transaction::{Step, Transaction};
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,

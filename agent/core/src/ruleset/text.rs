@@ -1,0 +1,220 @@
+//! The forms of a ruleset in nft's own language. Each form here is loaded into a kernel and read back by a test.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Display},
+};
+
+use super::{
+    Action, Base, ChainType, CtState, Element, Field, Hook, KeyType, Lookup, Match, Op, Rule, Value, Verdict,
+};
+use crate::model::Family;
+
+/// How a command names our table. The name is [`crate::names::TABLE`]; a test holds the two together.
+pub(super) const TABLE: &str = "inet towpath";
+
+/// What follows the name when a set or a map is declared.
+pub(super) enum Declared<'a> {
+    Set(&'a [KeyType], Lookup),
+    Map(&'a [KeyType]),
+}
+
+impl Display for Declared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Set(key, Lookup::Hash) => write!(f, "{{ type {}; }}", Joined(key, " . ")),
+            Self::Set(key, Lookup::Interval) => write!(f, "{{ type {}; flags interval; }}", Joined(key, " . ")),
+            Self::Map(key) => write!(f, "{{ type {} : verdict; }}", Joined(key, " . ")),
+        }
+    }
+}
+
+/// A collection of elements in braces.
+pub(super) struct Listed<'a, T>(pub &'a T);
+
+impl Display for Listed<'_, BTreeSet<Element>> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ ")?;
+        for (i, element) in self.0.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            write!(f, "{comma}{}", Joined(element, " . "))?;
+        }
+        f.write_str(" }")
+    }
+}
+
+impl Display for Listed<'_, BTreeMap<Element, Verdict>> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ ")?;
+        for (i, (element, verdict)) in self.0.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            write!(f, "{comma}{} : {verdict}", Joined(element, " . "))?;
+        }
+        f.write_str(" }")
+    }
+}
+
+/// Things with something between them.
+struct Joined<'a, T>(&'a [T], &'static str);
+
+impl<T: Display> Display for Joined<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, part) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(self.1)?;
+            }
+            part.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "ipv4_addr",
+            Self::Ipv6 => "ipv6_addr",
+            Self::IfName => "ifname",
+            Self::Proto => "inet_proto",
+            Self::Port => "inet_service",
+        })
+    }
+}
+
+impl Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addr(addr) => addr.fmt(f),
+            Self::Net(net) => net.fmt(f),
+            Self::IfName(name) => write!(f, "\"{name}\""),
+            Self::Proto(number) => number.fmt(f),
+            Self::Port(port) => port.fmt(f),
+            Self::PortRange(first, last) => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
+impl Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InInterface => "iifname",
+            Self::OutInterface => "oifname",
+            Self::Source(Family::V4) => "ip saddr",
+            Self::Source(Family::V6) => "ip6 saddr",
+            Self::Destination(Family::V4) => "ip daddr",
+            Self::Destination(Family::V6) => "ip6 daddr",
+            Self::Proto => "meta l4proto",
+            Self::DestinationPort => "th dport",
+        })
+    }
+}
+
+impl Display for CtState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Established => "established",
+            Self::Related => "related",
+            Self::Invalid => "invalid",
+        })
+    }
+}
+
+impl Display for Op {
+    /// With its space; "is" is what nft means when nothing is said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Is => " ",
+            Self::IsNot => " != ",
+        })
+    }
+}
+
+/// `th dport` alone would read two bytes of any protocol, of an ICMP message its checksum: so the protocols that have
+/// ports come first, unless the protocol is looked up together with the port.
+struct PortGuard<'a>(&'a [Field]);
+
+impl Display for PortGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.contains(&Field::DestinationPort) && !self.0.contains(&Field::Proto) {
+            f.write_str("meta l4proto { 6, 17, 132 } ")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CtState(states) => {
+                let states: Vec<_> = states.iter().collect();
+                write!(f, "ct state {}", Joined(&states, ","))
+            }
+            Self::Field(field, op, value) => write!(f, "{}{field}{op}{value}", PortGuard(&[*field])),
+            Self::InterfacePrefix(field, prefix) => write!(f, "{field} \"{prefix}*\""),
+            Self::InSet(fields, op, set) => write!(f, "{}{}{op}@{set}", PortGuard(fields), Joined(fields, " . ")),
+            Self::MarkBits(bits) => write!(f, "meta mark & {bits:#x} == {bits:#x}"),
+            Self::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
+            Self::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
+            Self::NeighbourDiscovery => {
+                f.write_str("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }")
+            }
+        }
+    }
+}
+
+impl Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Return => f.write_str("return"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+        }
+    }
+}
+
+impl Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verdict(verdict) => verdict.fmt(f),
+            Self::Dispatch(fields, map) => write!(f, "{}{} vmap @{map}", PortGuard(fields), Joined(fields, " . ")),
+            Self::Masquerade => f.write_str("masquerade fully-random"),
+        }
+    }
+}
+
+/// The rule without its comment.
+impl Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.matches.iter().try_for_each(|m| write!(f, "{m} "))?;
+        self.action.fmt(f)
+    }
+}
+
+impl Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        })
+    }
+}
+
+impl Display for ChainType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        })
+    }
+}
+
+impl Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "type {} hook {} priority {}; policy accept", self.chain_type, self.hook, self.priority)
+    }
+}
