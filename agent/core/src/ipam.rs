@@ -171,7 +171,11 @@ mod tests {
             ("0.0.0.0/0", "0.0.0.2", "255.255.255.254", (1 << 32) - 3, "does not overflow"),
         ] {
             let range = range(cidr);
-            assert_eq!((range.first(), range.last(), range.capacity()), (ip(first), ip(last), capacity), "{cidr}: {why}");
+            assert_eq!(
+                (range.first(), range.last(), range.capacity()),
+                (ip(first), ip(last), capacity),
+                "{cidr}: {why}"
+            );
         }
         for cidr in ["10.0.0.0/31", "10.0.0.1/32", "fd00::/127", "fd00::1/128"] {
             let error = Range::new(cidr.parse().unwrap()).unwrap_err();

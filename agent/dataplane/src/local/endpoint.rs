@@ -1,0 +1,353 @@
+//! The record of a pod's interface.
+
+use std::{
+    ffi::OsStr,
+    fmt, fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use towpath_core::{
+    model::{Endpoint, Mac, ParseError, PodId},
+    names::IfName,
+};
+
+use super::paths::{LocalError, Paths, draft, read_whole, remove, write_whole};
+
+/// What CNI calls an attachment, on our one network: a container and the name of its interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attachment {
+    container_id: String,
+    ifname: IfName,
+}
+
+impl Attachment {
+    /// The longest container id that we take: with the interface's name it must fit in a file name of 255 bytes.
+    pub const MAX_ID_LEN: usize = 200;
+
+    /// # Errors
+    /// If the id is not one of CNI (specification, "Parameters": a letter or digit, then those, `.`, `_` and `-`), or
+    /// the interface's name is none.
+    pub fn new(container_id: &str, ifname: &str) -> Result<Self, ParseError> {
+        let ok = container_id.len() <= Self::MAX_ID_LEN
+            && container_id.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && container_id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if !ok {
+            let text = container_id.to_owned();
+            let expected =
+                "a container id of at most 200 letters, digits and . _ - that begins with a letter or a digit";
+            return Err(ParseError { text, expected });
+        }
+        Ok(Self { container_id: container_id.to_owned(), ifname: IfName::new(ifname)? })
+    }
+
+    /// The container's id.
+    #[must_use]
+    pub fn container_id(&self) -> &str {
+        &self.container_id
+    }
+
+    /// The interface's name in the pod.
+    #[must_use]
+    pub const fn ifname(&self) -> &IfName {
+        &self.ifname
+    }
+
+    fn file_name(&self) -> String {
+        format!("{}.{}.json", self.container_id, self.ifname)
+    }
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of container {}", self.ifname, self.container_id)
+    }
+}
+
+/// A pod's interface, as the CNI plugin records it before anything of it is made. So whatever becomes of the
+/// plugin, the record says what there may be to clean up, and which addresses belong to the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointFile {
+    /// The container's id.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// The interface's name in the pod.
+    #[serde(with = "as_text")]
+    pub ifname: IfName,
+    /// The pod's network namespace.
+    pub netns: PathBuf,
+    /// The CNI network.
+    pub network: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The host's end of the veth.
+    #[serde(with = "as_text")]
+    pub host_interface: IfName,
+    /// The pod's end's MAC.
+    #[serde(with = "as_text")]
+    pub mac: Mac,
+    /// The pod's addresses, one per family at most.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl EndpointFile {
+    /// What the file is called after.
+    ///
+    /// # Errors
+    /// If the container's id is none.
+    pub fn attachment(&self) -> Result<Attachment, ParseError> {
+        Attachment::new(&self.container_id, self.ifname.as_str())
+    }
+
+    /// The pod.
+    #[must_use]
+    pub fn pod_id(&self) -> PodId {
+        PodId { namespace: self.namespace.clone(), name: self.pod.clone() }
+    }
+
+    /// What the rules are made from.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint { pod: self.pod_id(), interface: self.host_interface.clone(), addresses: self.addresses.clone() }
+    }
+}
+
+/// The folder of all endpoint files.
+#[derive(Debug, Clone)]
+pub struct Endpoints {
+    dir: PathBuf,
+}
+
+/// Everything that the folder has.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The readable ones, in the order of their file names.
+    pub endpoints: Vec<EndpointFile>,
+    /// The others: to be reported, never a reason to ignore the rest.
+    pub damaged: Vec<LocalError>,
+}
+
+impl Endpoints {
+    /// Those of a node.
+    #[must_use]
+    pub fn new(paths: &Paths) -> Self {
+        Self { dir: paths.endpoints() }
+    }
+
+    /// The folder, for who wants to watch it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `None` without a file.
+    ///
+    /// # Errors
+    /// If there is one and it cannot be read or is damaged.
+    pub fn read(&self, attachment: &Attachment) -> Result<Option<EndpointFile>, LocalError> {
+        let path = self.path(attachment);
+        let found: Option<EndpointFile> = read_whole(&path)?;
+        match &found {
+            Some(file) if file.attachment().as_ref() != Ok(attachment) => {
+                let source = de::Error::custom("it is another interface's");
+                Err(LocalError::Damaged { path, source })
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Writes a file in one step; makes the folder.
+    ///
+    /// # Errors
+    /// If the folder or the file cannot be written.
+    pub fn write(&self, attachment: &Attachment, file: &EndpointFile) -> Result<(), LocalError> {
+        let path = self.path(attachment);
+        match write_whole(&path, file) {
+            // The folder is made only when it is missing: once after each boot.
+            Err(LocalError::Write { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.dir).map_err(|source| LocalError::Write { path: self.dir.clone(), source })?;
+                write_whole(&path, file)
+            }
+            done => done,
+        }
+    }
+
+    /// Removes the file; one that is not there is removed already.
+    ///
+    /// # Errors
+    /// If there is one and it cannot be removed.
+    pub fn remove(&self, attachment: &Attachment) -> Result<(), LocalError> {
+        let path = self.path(attachment);
+        remove(&draft(&path))?;
+        remove(&path)
+    }
+
+    /// Whether there is a file, readable or not.
+    #[must_use]
+    pub fn has(&self, attachment: &Attachment) -> bool {
+        self.path(attachment).exists()
+    }
+
+    /// All files. A missing folder has none.
+    ///
+    /// # Errors
+    /// If the folder cannot be read. A file that cannot is in the answer.
+    pub fn list(&self) -> Result<Listing, LocalError> {
+        let failed = |source| LocalError::Read { path: self.dir.clone(), source };
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+            if !hidden && path.extension() == Some(OsStr::new("json")) {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        let mut listing = Listing::default();
+        for path in paths {
+            match read_listed(&path) {
+                Ok(Some(file)) => listing.endpoints.push(file),
+                Ok(None) => {} // removed meanwhile
+                Err(error) => listing.damaged.push(error),
+            }
+        }
+        Ok(listing)
+    }
+
+    fn path(&self, attachment: &Attachment) -> PathBuf {
+        self.dir.join(attachment.file_name())
+    }
+}
+
+/// A file whose name does not fit its content is damaged: removing its attachment would not remove it.
+fn read_listed(path: &Path) -> Result<Option<EndpointFile>, LocalError> {
+    let Some(file) = read_whole::<EndpointFile>(path)? else { return Ok(None) };
+    let name = file.attachment().map(|a| a.file_name());
+    if name.ok().as_deref().map(OsStr::new) == path.file_name() {
+        return Ok(Some(file));
+    }
+    let source = de::Error::custom("its name does not fit its content");
+    Err(LocalError::Damaged { path: path.to_owned(), source })
+}
+
+/// Types of the core, which knows no serde, as the text that they print and parse.
+mod as_text {
+    use super::{Deserialize, Deserializer, FromText, Serializer, de};
+
+    pub(super) fn serialize<T: ToString, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&value.to_string())
+    }
+
+    pub(super) fn deserialize<'de, T: FromText, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        T::from_text(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// How such a type is parsed.
+trait FromText: Sized {
+    fn from_text(text: &str) -> Result<Self, ParseError>;
+}
+
+impl FromText for IfName {
+    fn from_text(text: &str) -> Result<Self, ParseError> {
+        Self::new(text)
+    }
+}
+
+impl FromText for Mac {
+    fn from_text(text: &str) -> Result<Self, ParseError> {
+        Self::from_str(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(id: &str) -> EndpointFile {
+        EndpointFile {
+            container_id: id.to_owned(),
+            ifname: IfName::new("eth0").unwrap(),
+            netns: "/run/netns/x".into(),
+            network: "k8s-pod-network".to_owned(),
+            namespace: "default".to_owned(),
+            pod: "web-0".to_owned(),
+            host_interface: IfName::of_pod("default", "web-0"),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            addresses: vec!["10.244.1.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+        }
+    }
+
+    fn endpoints() -> (tempfile::TempDir, Endpoints) {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoints = Endpoints::new(&Paths::new(dir.path(), dir.path()));
+        (dir, endpoints)
+    }
+
+    #[test]
+    fn an_attachment_has_an_id_and_an_interface_that_cni_allows() {
+        for (id, ifname, ok, why) in [
+            ("0af", "eth0", true, "usual"),
+            ("a.b_c-D", "net1", true, "all characters"),
+            ("", "eth0", false, "no id"),
+            ("-a", "eth0", false, "begins with a dash"),
+            ("../a", "eth0", false, "leads out of the folder"),
+            ("a/b", "eth0", false, "slash"),
+            ("a", "", false, "no interface"),
+            ("a", "a234567890123456", false, "an interface of sixteen bytes"),
+        ] {
+            assert_eq!(Attachment::new(id, ifname).is_ok(), ok, "{why}");
+        }
+        assert!(Attachment::new(&"a".repeat(Attachment::MAX_ID_LEN), "eth0").is_ok());
+        assert!(Attachment::new(&"a".repeat(Attachment::MAX_ID_LEN + 1), "eth0").is_err());
+    }
+
+    #[test]
+    fn an_endpoint_is_read_as_it_was_written_and_gone_when_removed() {
+        let (_dir, endpoints) = endpoints();
+        let file = file("c1");
+        let attachment = file.attachment().unwrap();
+        assert_eq!(endpoints.read(&attachment).unwrap(), None);
+        assert!(endpoints.list().unwrap().endpoints.is_empty(), "no folder yet");
+        endpoints.write(&attachment, &file).unwrap();
+        assert_eq!(endpoints.read(&attachment).unwrap(), Some(file.clone()));
+        assert_eq!(endpoints.list().unwrap().endpoints, [file]);
+        endpoints.remove(&attachment).unwrap();
+        endpoints.remove(&attachment).unwrap();
+        assert_eq!(endpoints.read(&attachment).unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_file_is_reported_and_hides_no_other() {
+        let (_dir, endpoints) = endpoints();
+        for id in ["c1", "c2"] {
+            let file = file(id);
+            endpoints.write(&file.attachment().unwrap(), &file).unwrap();
+        }
+        let good = fs::read_to_string(endpoints.dir().join("c1.eth0.json")).unwrap();
+        for (name, text, why) in [
+            ("a.eth0.json", "", "empty"),
+            ("b.eth0.json", "{\"containerID\":", "cut off"),
+            ("d.eth0.json", good.as_str(), "another's content"),
+            ("e.eth0.json", "\u{0}\u{1}\u{ff}", "garbage"),
+            ("f.eth0.json", &good.replace("02:00:00:00:00:01", "02:00"), "no MAC"),
+        ] {
+            fs::write(endpoints.dir().join(name), text).unwrap();
+            let listing = endpoints.list().unwrap();
+            assert_eq!(listing.endpoints.len(), 2, "{why}");
+            assert!(listing.damaged.iter().any(|e| e.to_string().contains(name)), "{why}");
+        }
+        fs::write(endpoints.dir().join(".c9.eth0.json.new"), "half").unwrap();
+        fs::write(endpoints.dir().join("notes.txt"), "not ours").unwrap();
+        assert_eq!(endpoints.list().unwrap().damaged.len(), 5, "drafts and other files are not looked at");
+    }
+}
