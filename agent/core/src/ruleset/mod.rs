@@ -4,11 +4,18 @@
 //! the kernel, the interpreter and the policy evaluator together. It knows only the forms that we use; a form that is
 //! not here cannot end up in the kernel.
 
+mod diff;
+pub mod fake;
 mod installed;
+mod interpret;
+mod reference;
 mod text;
 mod transaction;
 
+pub use diff::{diff, diff_between};
 pub use installed::{Fingerprint, Foreign, Installed, InstalledChain};
+pub use interpret::{Dangling, Outcome, Packet, Transport};
+pub use reference::Reference;
 pub use transaction::{Step, Transaction};
 
 use std::{

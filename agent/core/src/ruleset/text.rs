@@ -5,9 +5,7 @@ use std::{
     fmt::{self, Display},
 };
 
-use super::{
-    Action, Base, ChainType, CtState, Element, Field, Hook, KeyType, Lookup, Match, Op, Rule, Value, Verdict,
-};
+use super::{Action, Base, ChainType, CtState, Element, Field, Hook, KeyType, Lookup, Match, Op, Rule, Value, Verdict};
 use crate::model::Family;
 
 /// How a command names our table. The name is [`crate::names::TABLE`]; a test holds the two together.

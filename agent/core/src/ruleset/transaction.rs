@@ -168,3 +168,12 @@ impl fmt::Display for Step {
         }
     }
 }
+
+/// Any steps, as somebody at the keyboard would do them.
+impl FromIterator<Step> for Transaction {
+    fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
+        let mut all = Self::default();
+        steps.into_iter().for_each(|step| all.push(step));
+        all
+    }
+}

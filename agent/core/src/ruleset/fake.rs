@@ -1,0 +1,329 @@
+//! A table that executes transactions and refuses what the kernel would refuse: for tests that have no kernel.
+//!
+//! It is stricter where we know better: an element is added once and deleted once, and a chain is empty before it goes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    Action, Base, Chain, Element, Field, Foreign, Installed, InstalledChain, KeyType, Lookup, Match, Reference, Rule,
+    Ruleset, Set, Step, Transaction, Value, Verdict, VerdictMap,
+};
+use crate::{
+    model::Family,
+    names::{ChainName, SetName},
+};
+
+/// Why a step was refused, with the step's text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// What it changes or names is not there (ENOENT).
+    #[error("{0}: what it names is not there")]
+    Missing(String),
+    /// What it makes is there already (EEXIST).
+    #[error("{0}: it is there already")]
+    Exists(String),
+    /// What it removes is named by a rule or an element (EBUSY).
+    #[error("{0}: it is still named")]
+    Busy(String),
+    /// A type does not fit, or a value does not belong into such a set (EINVAL).
+    #[error("{0}: the types do not fit")]
+    Mismatch(String),
+}
+
+/// One table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FakeTable {
+    contents: Option<Contents>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Contents {
+    sets: BTreeMap<SetName, Set>,
+    maps: BTreeMap<SetName, VerdictMap>,
+    chains: BTreeMap<ChainName, FakeChain>,
+    foreign: BTreeSet<Foreign>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct FakeChain {
+    base: Option<Base>,
+    /// `None` for a rule that is not ours.
+    rules: Vec<Option<Rule>>,
+}
+
+impl FakeTable {
+    /// Does all of it or nothing.
+    ///
+    /// # Errors
+    /// At the first step that the kernel would refuse.
+    pub fn apply(&mut self, transaction: &Transaction) -> Result<(), Refusal> {
+        let mut contents = self.contents.clone();
+        for step in transaction.steps() {
+            match step {
+                Step::AddTable => _ = contents.get_or_insert_default(),
+                Step::DeleteTable if contents.is_some() => contents = None,
+                _ => contents.as_mut().ok_or_else(|| Refusal::Missing(step.to_string()))?.apply(step)?,
+            }
+        }
+        self.contents = contents;
+        Ok(())
+    }
+
+    /// What is in the table.
+    #[must_use]
+    pub fn read_back(&self) -> Option<Installed> {
+        self.contents.as_ref().map(|contents| Installed {
+            sets: contents.sets.clone(),
+            maps: contents.maps.clone(),
+            chains: contents.chains.iter().map(|(name, chain)| (name.clone(), chain.read_back())).collect(),
+            foreign: contents.foreign.clone(),
+        })
+    }
+
+    /// The rules in force, to be interpreted; without those that are not ours.
+    #[must_use]
+    pub fn ruleset(&self) -> Option<Ruleset> {
+        let chain =
+            |chain: &FakeChain| Chain { base: chain.base, rules: chain.rules.iter().flatten().cloned().collect() };
+        self.contents.as_ref().map(|contents| Ruleset {
+            sets: contents.sets.clone(),
+            maps: contents.maps.clone(),
+            chains: contents.chains.iter().map(|(name, have)| (name.clone(), chain(have))).collect(),
+        })
+    }
+
+    /// Somebody puts a rule of his own in front of a chain's rules. No chain, no rule.
+    pub fn add_foreign_rule(&mut self, chain: &ChainName) {
+        if let Some(chain) = self.contents.as_mut().and_then(|contents| contents.chains.get_mut(chain)) {
+            chain.rules.insert(0, None);
+        }
+    }
+
+    /// Somebody puts something of his own into the table, in place of what has its name.
+    pub fn add_foreign(&mut self, thing: Foreign) {
+        let contents = self.contents.get_or_insert_default();
+        match &thing {
+            Foreign::Set(name) | Foreign::Map(name) => {
+                contents.sets.remove(name);
+                contents.maps.remove(name);
+            }
+            Foreign::Chain(name) => _ = contents.chains.remove(name),
+            Foreign::Other(_) => {}
+        }
+        contents.foreign.insert(thing);
+    }
+}
+
+impl FakeChain {
+    fn read_back(&self) -> InstalledChain {
+        let rules = self.rules.iter().map(|rule| rule.as_ref().map(Rule::fingerprint)).collect();
+        InstalledChain { base: self.base, rules }
+    }
+}
+
+impl Contents {
+    fn apply(&mut self, step: &Step) -> Result<(), Refusal> {
+        let missing = || Refusal::Missing(step.to_string());
+        match step {
+            Step::AddTable => Ok(()),
+            Step::DeleteTable => Err(missing()),
+            Step::AddSet(name, key, lookup) => {
+                self.free_name(name, step)?;
+                let set = Set { key: key.clone(), lookup: *lookup, elements: BTreeSet::new() };
+                self.sets.insert(name.clone(), set);
+                Ok(())
+            }
+            Step::AddMap(name, key) => {
+                self.free_name(name, step)?;
+                self.maps.insert(name.clone(), VerdictMap { key: key.clone(), elements: BTreeMap::new() });
+                Ok(())
+            }
+            Step::DeleteSet(name) => {
+                self.not_named(Reference::Set(name), step)?;
+                let foreign = self.foreign.remove(&Foreign::Set(name.clone()));
+                (self.sets.remove(name).is_some() || foreign).then_some(()).ok_or_else(missing)
+            }
+            Step::DeleteMap(name) => {
+                self.not_named(Reference::Set(name), step)?;
+                let foreign = self.foreign.remove(&Foreign::Map(name.clone()));
+                (self.maps.remove(name).is_some() || foreign).then_some(()).ok_or_else(missing)
+            }
+            Step::AddElements(name, elements) => {
+                add_elements(self.sets.get_mut(name).ok_or_else(missing)?, elements, step)
+            }
+            Step::DeleteElements(name, keys) => {
+                let set = self.sets.get_mut(name).ok_or_else(missing)?;
+                keys.iter().all(|key| set.elements.remove(key)).then_some(()).ok_or_else(missing)
+            }
+            Step::AddMapElements(name, elements) => self.add_map_elements(name, elements, step),
+            Step::DeleteMapElements(name, keys) => {
+                let map = self.maps.get_mut(name).ok_or_else(missing)?;
+                keys.iter().all(|key| map.elements.remove(key).is_some()).then_some(()).ok_or_else(missing)
+            }
+            Step::AddChain(name, base) => {
+                if self.chains.contains_key(name) || self.foreign.contains(&Foreign::Chain(name.clone())) {
+                    return Err(Refusal::Exists(step.to_string()));
+                }
+                self.chains.insert(name.clone(), FakeChain { base: *base, rules: Vec::new() });
+                Ok(())
+            }
+            Step::FlushChain(name) => {
+                let known = self.chains.get_mut(name).map(|chain| chain.rules.clear());
+                let foreign = self.foreign.contains(&Foreign::Chain(name.clone()));
+                (known.is_some() || foreign).then_some(()).ok_or_else(missing)
+            }
+            Step::DeleteChain(name) => self.delete_chain(name, step),
+            Step::AddRule(name, rule) => {
+                self.can_take(rule, step)?;
+                self.chains.get_mut(name).ok_or_else(missing)?.rules.push(Some(rule.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    fn delete_chain(&mut self, name: &ChainName, step: &Step) -> Result<(), Refusal> {
+        self.not_named(Reference::Chain(name), step)?;
+        if self.chains.get(name).is_some_and(|chain| !chain.rules.is_empty()) {
+            return Err(Refusal::Busy(step.to_string()));
+        }
+        let foreign = self.foreign.remove(&Foreign::Chain(name.clone()));
+        let gone = self.chains.remove(name).is_some() || foreign;
+        gone.then_some(()).ok_or_else(|| Refusal::Missing(step.to_string()))
+    }
+
+    fn free_name(&self, name: &SetName, step: &Step) -> Result<(), Refusal> {
+        let foreign = [Foreign::Set(name.clone()), Foreign::Map(name.clone())];
+        let taken = self.sets.contains_key(name)
+            || self.maps.contains_key(name)
+            || foreign.iter().any(|thing| self.foreign.contains(thing));
+        if taken { Err(Refusal::Exists(step.to_string())) } else { Ok(()) }
+    }
+
+    fn not_named(&self, thing: Reference<'_>, step: &Step) -> Result<(), Refusal> {
+        let mut rules = self.chains.values().flat_map(|chain| chain.rules.iter().flatten());
+        let mut verdicts = self.maps.values().flat_map(|map| map.elements.values());
+        let named = rules.any(|rule| rule.references().any(|r| r == thing))
+            || verdicts.any(|verdict| verdict.target().map(Reference::Chain) == Some(thing));
+        if named { Err(Refusal::Busy(step.to_string())) } else { Ok(()) }
+    }
+
+    fn add_map_elements(
+        &mut self,
+        name: &SetName,
+        elements: &BTreeMap<Element, Verdict>,
+        step: &Step,
+    ) -> Result<(), Refusal> {
+        for target in elements.values().filter_map(Verdict::target) {
+            self.is_callable(target, step)?;
+        }
+        let map = self.maps.get_mut(name).ok_or_else(|| Refusal::Missing(step.to_string()))?;
+        for (key, verdict) in elements {
+            if !fits(&map.key, Lookup::Hash, key) {
+                return Err(Refusal::Mismatch(step.to_string()));
+            }
+            if map.elements.insert(key.clone(), verdict.clone()).is_some() {
+                return Err(Refusal::Exists(step.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// A chain that a verdict may go to: it is there and hangs nowhere itself.
+    fn is_callable(&self, chain: &ChainName, step: &Step) -> Result<(), Refusal> {
+        match self.chains.get(chain) {
+            None => Err(Refusal::Missing(step.to_string())),
+            Some(FakeChain { base: Some(_), .. }) => Err(Refusal::Mismatch(step.to_string())),
+            Some(FakeChain { base: None, .. }) => Ok(()),
+        }
+    }
+
+    fn can_take(&self, rule: &Rule, step: &Step) -> Result<(), Refusal> {
+        let looks_up = |fields: &[Field], key: Option<&Vec<KeyType>>| match key {
+            None => Err(Refusal::Missing(step.to_string())),
+            Some(key) if fields.iter().map(|field| field.key_type()).eq(key.iter().copied()) => Ok(()),
+            Some(_) => Err(Refusal::Mismatch(step.to_string())),
+        };
+        for condition in &rule.matches {
+            if let Match::InSet(fields, _, name) = condition {
+                looks_up(fields, self.sets.get(name).map(|set| &set.key))?;
+            }
+        }
+        match &rule.action {
+            Action::Dispatch(fields, name) => looks_up(fields, self.maps.get(name).map(|map| &map.key)),
+            Action::Verdict(verdict) => verdict.target().map_or(Ok(()), |chain| self.is_callable(chain, step)),
+            Action::Masquerade => Ok(()),
+        }
+    }
+}
+
+fn add_elements(set: &mut Set, elements: &BTreeSet<Element>, step: &Step) -> Result<(), Refusal> {
+    for element in elements {
+        if !fits(&set.key, set.lookup, element) {
+            return Err(Refusal::Mismatch(step.to_string()));
+        }
+        if set.elements.iter().any(|have| overlap(have, element)) {
+            return Err(Refusal::Exists(step.to_string()));
+        }
+        set.elements.insert(element.clone());
+    }
+    Ok(())
+}
+
+fn fits(key: &[KeyType], lookup: Lookup, element: &Element) -> bool {
+    let part = |(key_type, value): (&KeyType, &Value)| match (key_type, value) {
+        (KeyType::Ipv4, Value::Addr(IpAddr::V4(_)))
+        | (KeyType::Ipv6, Value::Addr(IpAddr::V6(_)))
+        | (KeyType::IfName, Value::IfName(_))
+        | (KeyType::Proto, Value::Proto(_))
+        | (KeyType::Port, Value::Port(_)) => true,
+        (KeyType::Ipv4, Value::Net(IpNet::V4(net))) => lookup == Lookup::Interval && net.prefix_len() < 32,
+        (KeyType::Ipv6, Value::Net(IpNet::V6(net))) => lookup == Lookup::Interval && net.prefix_len() < 128,
+        (KeyType::Port, Value::PortRange(first, last)) => lookup == Lookup::Interval && first < last,
+        _ => false,
+    };
+    key.len() == element.len() && key.iter().zip(element).all(part)
+}
+
+/// Whether some packet is in both elements.
+fn overlap(a: &Element, b: &Element) -> bool {
+    a.iter().zip(b).all(|(a, b)| match (a.as_net(), b.as_net(), a.as_ports(), b.as_ports()) {
+        (Some(a), Some(b), ..) => a.contains(&b) || b.contains(&a),
+        (.., Some(a), Some(b)) => a.0 <= b.1 && b.0 <= a.1,
+        _ => a == b,
+    })
+}
+
+impl Value {
+    fn as_net(&self) -> Option<IpNet> {
+        match self {
+            Self::Addr(addr) => Some(IpNet::from(*addr)),
+            Self::Net(net) => Some(*net),
+            Self::IfName(_) | Self::Proto(_) | Self::Port(_) | Self::PortRange(..) => None,
+        }
+    }
+
+    const fn as_ports(&self) -> Option<(u16, u16)> {
+        match self {
+            Self::Port(port) => Some((*port, *port)),
+            Self::PortRange(first, last) => Some((*first, *last)),
+            Self::Addr(_) | Self::Net(_) | Self::IfName(_) | Self::Proto(_) => None,
+        }
+    }
+}
+
+impl Field {
+    const fn key_type(self) -> KeyType {
+        match self {
+            Self::InInterface | Self::OutInterface => KeyType::IfName,
+            Self::Source(Family::V4) | Self::Destination(Family::V4) => KeyType::Ipv4,
+            Self::Source(Family::V6) | Self::Destination(Family::V6) => KeyType::Ipv6,
+            Self::Proto => KeyType::Proto,
+            Self::DestinationPort => KeyType::Port,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Runs a ruleset over a packet, as the kernel would. The tests hold it, the policy evaluator and the kernel together.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::{
+    Action, Chain, ChainType, CtState, Element, Field, Hook, KeyType, Match, Op, Rule, Ruleset, Value, Verdict,
+};
+use crate::{
+    model::Family,
+    names::{ChainName, IfName, SetName},
+};
+
+/// What follows the packet's IP header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// A protocol with ports (TCP, UDP, SCTP), and the destination's.
+    Ports {
+        /// Its number in the IP header: 6, 17 or 132.
+        protocol: u8,
+        /// The destination port.
+        destination: u16,
+    },
+    /// One of the messages of [`Match::NeighbourDiscovery`].
+    NeighbourDiscovery,
+    /// Another protocol, by its number.
+    Other(u8),
+}
+
+impl Transport {
+    const ICMPV6: u8 = 58;
+
+    const fn protocol(self) -> u8 {
+        match self {
+            Self::Ports { protocol, .. } | Self::Other(protocol) => protocol,
+            Self::NeighbourDiscovery => Self::ICMPV6,
+        }
+    }
+}
+
+/// A packet where one hook sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it came in; `None` for the node's own.
+    pub in_interface: Option<IfName>,
+    /// Where it goes out, as far as the hook knows.
+    pub out_interface: Option<IfName>,
+    /// Its source address.
+    pub source: IpAddr,
+    /// Its destination address, of the same family.
+    pub destination: IpAddr,
+    /// What it carries.
+    pub transport: Transport,
+    /// Its state in connection tracking; `None` for the first of a new connection.
+    pub state: Option<CtState>,
+    /// Its mark.
+    pub mark: u32,
+}
+
+/// What becomes of a packet at one hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It goes on as it is.
+    Accepted,
+    /// It goes on with another source address.
+    Masqueraded,
+    /// It is gone.
+    Dropped,
+}
+
+/// A name in a rule or a map that nothing has: the kernel would not have taken it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Dangling {
+    /// No such set or map.
+    #[error("no set or map is called {0}")]
+    Set(SetName),
+    /// No such chain.
+    #[error("no chain is called {0}")]
+    Chain(ChainName),
+}
+
+/// What a rule or a chain has decided.
+enum Step {
+    Accept,
+    Drop,
+    Masquerade,
+    /// Behind the call.
+    Return,
+    /// With the next rule.
+    Next,
+}
+
+impl Ruleset {
+    /// What all base chains of a hook do with a packet, in the order of their priorities. A nat chain sees only the
+    /// first packet of a connection.
+    ///
+    /// # Errors
+    /// If a rule on the packet's way names what is not there.
+    pub fn interpret(&self, hook: Hook, packet: &Packet) -> Result<Outcome, Dangling> {
+        let mut chains: Vec<_> = self.chains.values().filter_map(|c| c.base.map(|base| (base, c))).collect();
+        chains.retain(|(base, _)| base.hook == hook);
+        chains.sort_by_key(|(base, _)| base.priority);
+        let mut outcome = Outcome::Accepted;
+        for (base, chain) in chains {
+            if base.chain_type == ChainType::Nat && packet.state.is_some() {
+                continue;
+            }
+            match self.run(chain, packet)? {
+                Step::Drop => return Ok(Outcome::Dropped),
+                Step::Masquerade => outcome = Outcome::Masqueraded,
+                Step::Accept | Step::Return | Step::Next => {}
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn run(&self, chain: &Chain, packet: &Packet) -> Result<Step, Dangling> {
+        for rule in &chain.rules {
+            match self.run_rule(rule, packet)? {
+                Step::Next => {}
+                decided => return Ok(decided),
+            }
+        }
+        Ok(Step::Return)
+    }
+
+    fn run_rule(&self, rule: &Rule, packet: &Packet) -> Result<Step, Dangling> {
+        for condition in &rule.matches {
+            if !self.holds(condition, packet)? {
+                return Ok(Step::Next);
+            }
+        }
+        match &rule.action {
+            Action::Verdict(verdict) => self.follow(verdict, packet),
+            Action::Masquerade => Ok(Step::Masquerade),
+            Action::Dispatch(fields, name) => {
+                let map = self.maps.get(name).ok_or_else(|| Dangling::Set(name.clone()))?;
+                let Some(key) = packet.key(fields) else { return Ok(Step::Next) };
+                map.elements.get(&key).map_or(Ok(Step::Next), |verdict| self.follow(verdict, packet))
+            }
+        }
+    }
+
+    fn follow(&self, verdict: &Verdict, packet: &Packet) -> Result<Step, Dangling> {
+        let chain = |name: &ChainName| self.chains.get(name).ok_or_else(|| Dangling::Chain(name.clone()));
+        match verdict {
+            Verdict::Accept => Ok(Step::Accept),
+            Verdict::Drop => Ok(Step::Drop),
+            Verdict::Return => Ok(Step::Return),
+            Verdict::Goto(name) => self.run(chain(name)?, packet),
+            Verdict::Jump(name) => match self.run(chain(name)?, packet)? {
+                Step::Return => Ok(Step::Next),
+                decided => Ok(decided),
+            },
+        }
+    }
+
+    fn holds(&self, condition: &Match, packet: &Packet) -> Result<bool, Dangling> {
+        Ok(match condition {
+            Match::CtState(states) => packet.state.is_some_and(|state| states.contains(&state)),
+            Match::Field(field, op, value) => {
+                packet.value(*field).is_some_and(|have| covers(value, &have) == (*op == Op::Is))
+            }
+            Match::InterfacePrefix(field, prefix) => match packet.value(*field) {
+                Some(Value::IfName(name)) => name.as_str().starts_with(prefix.as_str()),
+                _ => false,
+            },
+            Match::InSet(fields, op, name) => {
+                let set = self.sets.get(name).ok_or_else(|| Dangling::Set(name.clone()))?;
+                packet.key(fields).is_some_and(|key| has(&set.key, &set.elements, &key) == (*op == Op::Is))
+            }
+            Match::MarkBits(bits) => packet.mark & bits == *bits,
+            Match::Family(family) => Family::of(packet.source) == *family,
+            Match::NeighbourDiscovery => packet.transport == Transport::NeighbourDiscovery,
+        })
+    }
+}
+
+impl Packet {
+    /// The field's value; `None` where the packet has none, and then no condition on it holds, not even `!=`.
+    fn value(&self, field: Field) -> Option<Value> {
+        let of = |addr: IpAddr, family| (Family::of(addr) == family).then_some(Value::Addr(addr));
+        match field {
+            Field::InInterface => self.in_interface.clone().map(Value::IfName),
+            Field::OutInterface => self.out_interface.clone().map(Value::IfName),
+            Field::Source(family) => of(self.source, family),
+            Field::Destination(family) => of(self.destination, family),
+            Field::Proto => Some(Value::Proto(self.transport.protocol())),
+            Field::DestinationPort => match self.transport {
+                Transport::Ports { destination, .. } => Some(Value::Port(destination)),
+                Transport::NeighbourDiscovery | Transport::Other(_) => None,
+            },
+        }
+    }
+
+    fn key(&self, fields: &[Field]) -> Option<Element> {
+        fields.iter().map(|field| self.value(*field)).collect()
+    }
+}
+
+/// Whether an element of the set covers the key. A set of single values is asked directly.
+fn has(key_types: &[KeyType], elements: &BTreeSet<Element>, key: &Element) -> bool {
+    let fits =
+        |element: &Element| element.len() == key_types.len() && element.iter().zip(key).all(|(e, k)| covers(e, k));
+    elements.contains(key) || elements.iter().any(fits)
+}
+
+/// Whether a value of a rule or an element covers the single value of a packet.
+fn covers(pattern: &Value, single: &Value) -> bool {
+    match (pattern, single) {
+        (Value::Net(IpNet::V4(net)), Value::Addr(IpAddr::V4(addr))) => net.contains(addr),
+        (Value::Net(IpNet::V6(net)), Value::Addr(IpAddr::V6(addr))) => net.contains(addr),
+        (Value::PortRange(first, last), Value::Port(port)) => (first..=last).contains(&port),
+        (pattern, single) => pattern == single,
+    }
+}
