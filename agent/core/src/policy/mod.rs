@@ -1,1 +1,7 @@
-//! policy
+//! Who may talk to whom. One ordered representation for every kind of policy ([`ir`]), one evaluator that is short
+//! and obviously right ([`eval`]), and one compiler to lookups ([`compile`]). The two are independent on purpose:
+//! a property test on random clusters holds them together.
+
+pub mod compile;
+pub mod eval;
+pub mod ir;

@@ -1,0 +1,218 @@
+//! The oracle: decides one packet by reading the policies from top to bottom, without any cleverness.
+//!
+//! It is what the compiled rules are compared with, and what names the policy behind a denied packet.
+
+use std::net::IpAddr;
+
+use super::ir::{
+    Action, Direction, NamedPort, Peer, Peers, Pod, PodKind, PolicyId, Port, Ports, Rule, Snapshot, TierDefault,
+};
+use crate::model::{PodId, Protocol};
+
+/// The first packet of a connection, as it is after service translation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it comes from.
+    pub from: Party,
+    /// Where it goes.
+    pub to: Party,
+    /// What it carries.
+    pub transport: Transport,
+}
+
+/// One end of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Party {
+    /// Its address.
+    pub address: IpAddr,
+    /// The pod whose policies hold at this end. `None`: outside of the cluster, or a node.
+    pub pod: Option<PodId>,
+}
+
+/// What a packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A protocol with ports, and the destination's port.
+    Port(Protocol, u16),
+    /// Another protocol, by its number in the IP header: 1 is ICMP.
+    Other(u8),
+}
+
+/// Why a packet passes or not, at both ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// At the end that sends.
+    pub egress: Trail,
+    /// At the end that receives.
+    pub ingress: Trail,
+}
+
+impl Verdict {
+    /// Whether the packet passes: both ends must let it.
+    #[must_use]
+    pub const fn allows(&self) -> bool {
+        self.egress.outcome.allows() && self.ingress.outcome.allows()
+    }
+}
+
+/// How one end came to its decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trail {
+    /// Rules that passed the packet on to the next tier, in order.
+    pub passed_by: Vec<RuleId>,
+    /// What decided in the end.
+    pub outcome: Outcome,
+}
+
+/// A rule of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleId {
+    /// The policy.
+    pub policy: PolicyId,
+    /// The rule's place in the policy's list of that direction, from 0.
+    pub rule: usize,
+}
+
+/// What decided at one end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Allowed: this end is no pod with a network of its own.
+    NoEndpoint,
+    /// Denied: this end is a pod that nothing is known of.
+    UnknownPod,
+    /// Allowed: no policy forbids it.
+    Unrestricted,
+    /// Allowed by this rule.
+    AllowedBy(RuleId),
+    /// Denied by this rule.
+    DeniedBy(RuleId),
+    /// Denied: these policies of a tier select the pod, and no rule of theirs matches.
+    IsolatedBy(Vec<PolicyId>),
+}
+
+impl Outcome {
+    /// Whether the packet passes this end.
+    #[must_use]
+    pub const fn allows(&self) -> bool {
+        match self {
+            Self::NoEndpoint | Self::Unrestricted | Self::AllowedBy(_) => true,
+            Self::UnknownPod | Self::DeniedBy(_) | Self::IsolatedBy(_) => false,
+        }
+    }
+}
+
+/// Decides a packet.
+#[must_use]
+pub fn eval(snapshot: &Snapshot, packet: &Packet) -> Verdict {
+    Verdict {
+        egress: decide(snapshot, Direction::Egress, packet),
+        ingress: decide(snapshot, Direction::Ingress, packet),
+    }
+}
+
+fn decide(snapshot: &Snapshot, direction: Direction, packet: &Packet) -> Trail {
+    let mut passed_by = Vec::new();
+    let outcome = outcome(snapshot, direction, packet, &mut passed_by);
+    Trail { passed_by, outcome }
+}
+
+fn outcome(snapshot: &Snapshot, direction: Direction, packet: &Packet, passed_by: &mut Vec<RuleId>) -> Outcome {
+    let (subject, peer) = match direction {
+        Direction::Ingress => (&packet.to, &packet.from),
+        Direction::Egress => (&packet.from, &packet.to),
+    };
+    let Some(id) = &subject.pod else { return Outcome::NoEndpoint };
+    let Some(pod) = snapshot.pods.get(id) else { return Outcome::UnknownPod };
+    if pod.kind == PodKind::HostNetwork {
+        return Outcome::NoEndpoint;
+    }
+    let case = Case { snapshot, direction, pod, peer: peer.address, transport: packet.transport };
+    for tier in &snapshot.tiers {
+        let applied: Vec<(&PolicyId, &[Rule])> = tier
+            .policies
+            .iter()
+            .filter(|(_, policy)| policy.subject.matches(snapshot, id, pod))
+            .filter_map(|(id, policy)| Some((id, policy.rules(direction)?)))
+            .collect();
+        match first_match(&case, &applied) {
+            Some((rule, Action::Allow)) => return Outcome::AllowedBy(rule),
+            Some((rule, Action::Deny)) => return Outcome::DeniedBy(rule),
+            Some((rule, Action::Pass)) => passed_by.push(rule),
+            None if !applied.is_empty() && tier.default == TierDefault::Deny => {
+                return Outcome::IsolatedBy(applied.into_iter().map(|(id, _)| id.clone()).collect());
+            }
+            None => {}
+        }
+    }
+    Outcome::Unrestricted
+}
+
+/// One packet at one end of it.
+struct Case<'a> {
+    snapshot: &'a Snapshot,
+    direction: Direction,
+    pod: &'a Pod,
+    peer: IpAddr,
+    transport: Transport,
+}
+
+fn first_match(case: &Case<'_>, applied: &[(&PolicyId, &[Rule])]) -> Option<(RuleId, Action)> {
+    applied.iter().find_map(|(policy, rules)| {
+        let rule = rules.iter().position(|rule| case.rule_matches(rule))?;
+        Some((RuleId { policy: (*policy).clone(), rule }, rules[rule].action))
+    })
+}
+
+impl Case<'_> {
+    fn rule_matches(&self, rule: &Rule) -> bool {
+        match &rule.peers {
+            Peers::Any => self.ports_match(&rule.ports, None),
+            Peers::Of(peers) => {
+                peers.iter().any(|peer| self.peer_matches(peer) && self.ports_match(&rule.ports, Some(peer)))
+            }
+        }
+    }
+
+    fn peer_matches(&self, peer: &Peer) -> bool {
+        match peer {
+            Peer::Pods(_) => self.pods_at_peer(Some(peer)).next().is_some(),
+            Peer::Block(block) => block.contains(self.peer),
+        }
+    }
+
+    /// The pods that have the peer's address; with a pod selector only those that it finds.
+    fn pods_at_peer(&self, peer: Option<&Peer>) -> impl Iterator<Item = &Pod> {
+        self.snapshot
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.kind == PodKind::Endpoint && pod.addresses.contains(&self.peer))
+            .filter(move |(id, pod)| match peer {
+                Some(Peer::Pods(selector)) => selector.matches(self.snapshot, id, pod),
+                Some(Peer::Block(_)) | None => true,
+            })
+            .map(|(_, pod)| pod)
+    }
+
+    fn ports_match(&self, ports: &Ports, peer: Option<&Peer>) -> bool {
+        match ports {
+            Ports::Any => true,
+            Ports::Of(ports) => ports.iter().any(|port| self.port_matches(port, peer)),
+        }
+    }
+
+    fn port_matches(&self, port: &Port, peer: Option<&Peer>) -> bool {
+        let Transport::Port(protocol, number) = self.transport else { return false };
+        match port {
+            Port::Numbers(of, first, last) => *of == protocol && (*first..=*last).contains(&number),
+            Port::Named(of, name) => {
+                let port = NamedPort { name: name.clone(), protocol, port: number };
+                // The name is the destination's: the selected pod's own on ingress, the peer's on egress.
+                *of == protocol
+                    && match self.direction {
+                        Direction::Ingress => self.pod.named_ports.contains(&port),
+                        Direction::Egress => self.pods_at_peer(peer).any(|pod| pod.named_ports.contains(&port)),
+                    }
+            }
+        }
+    }
+}
