@@ -1,0 +1,131 @@
+//! `towpath-cluster`: the embedded cluster from the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
+use towpath_e2e::progress::Progress;
+use towpath_e2e::site::Site;
+use towpath_e2e::toolchain::Tools;
+use towpath_e2e::{node, process};
+
+/// A real Kubernetes on this machine, and Towpath on it.
+#[derive(Parser)]
+#[command(name = "towpath-cluster", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make everything that a cluster needs, without starting one
+    Toolchain,
+    /// Start a cluster without a pod network
+    Up {
+        /// Name of the cluster
+        #[arg(long, default_value = "towpath")]
+        name: ClusterName,
+        /// Number of nodes
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(Spec::MAX_NODES)))]
+        nodes: u8,
+        /// IP families of pods, Services and nodes
+        #[arg(long, value_enum, default_value = "v4")]
+        ip_family: IpFamily,
+    },
+    /// Import an image archive (docker or OCI) into every node
+    Load {
+        /// Name of the cluster
+        #[arg(long, default_value = "towpath")]
+        name: ClusterName,
+        /// The archive
+        #[arg(long)]
+        image: PathBuf,
+    },
+    /// Remove a cluster and everything of it
+    Down {
+        /// Name of the cluster
+        #[arg(long, default_value = "towpath")]
+        name: ClusterName,
+    },
+    /// Put a program into its place in a cluster, and become it
+    #[command(hide = true)]
+    Place {
+        #[arg(long)]
+        group: String,
+        #[arg(long)]
+        netns: Option<String>,
+        #[arg(long)]
+        pid_file: PathBuf,
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Forward a loopback port to a cluster's API server
+    #[command(hide = true)]
+    Forward {
+        #[arg(long)]
+        netns: String,
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        port_file: PathBuf,
+    },
+    /// Hold a node's namespaces
+    #[command(hide = true)]
+    Node {
+        #[arg(long)]
+        spec: PathBuf,
+    },
+    /// Be a node's first process
+    #[command(hide = true)]
+    NodeInit {
+        #[arg(long)]
+        spec: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain of causes; no backtrace, whatever the environment says: the steps are in the words.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    let progress = Progress::default();
+    let site = || Site::new(&std::env::current_exe().context("find this program's own file")?);
+    match verb {
+        Verb::Toolchain => Tools::prepare(&site()?, &progress).map(drop),
+        Verb::Up { name, nodes, ip_family } => {
+            let site = site()?;
+            let tools = Tools::prepare(&site, &progress)?;
+            let spec = Spec { name, family: ip_family, nodes: (1..=nodes).collect() };
+            Cluster::up(&site, &tools, spec, progress).map(drop)
+        }
+        Verb::Load { name, image } => {
+            let site = site()?;
+            let cluster = Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?;
+            let names = cluster.load(&image)?;
+            progress.say(format!("loaded into {} nodes: {}", cluster.nodes().len(), names.join(", ")));
+            Ok(())
+        }
+        Verb::Down { name } => {
+            cluster::remove(&site()?, name.as_str())?;
+            progress.say(format!("cluster {name} is gone"));
+            Ok(())
+        }
+        Verb::Place { group, netns, pid_file, command } => {
+            process::place(&group, netns.as_deref(), &pid_file, &command)
+        }
+        Verb::Forward { netns, to, port_file } => cluster::serve_forward(&netns, to, &port_file),
+        Verb::Node { spec } => node::hold(&spec),
+        Verb::NodeInit { spec } => node::init(&spec),
+    }
+}

@@ -1,0 +1,229 @@
+//! The inside of a node: its first process, which lays out the file system and starts the components.
+//!
+//! A node has mount, PID, UTS, IPC and network namespaces of its own. `/var`, `/opt` and `/run` are its own, `/etc` is
+//! the machine's with the node's changes on top, `/sys` and `/proc` show the node's network. All mounts live in the
+//! mount namespace, and vanish with the last process.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::Inside;
+use crate::process::note_pid;
+use crate::run;
+use crate::wait::wait_for;
+
+/// Where containerd listens.
+const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+/// Settings of the whole machine that kubelet insists on, with the values that it wants. A file with the value on top
+/// of each keeps kubelet from changing the machine.
+const KUBELET_SETTINGS: [(&str, &str); 5] = [
+    ("vm/overcommit_memory", "1"),
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+];
+
+/// Makes the node's namespaces and waits for its first process in them.
+///
+/// # Errors
+/// When a namespace cannot be made, or the first process fails.
+pub fn hold(spec_file: &Path) -> Result<()> {
+    let spec = read(spec_file)?;
+    let namespaces =
+        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+    unshare(namespaces).context("make the node's namespaces")?;
+    // Only a child enters the new PID namespace, as its first process.
+    let mut child = Command::new(&spec.launcher)
+        .args(["node-init", "--spec"])
+        .arg(spec_file)
+        .spawn()
+        .context("start the node's first process")?;
+    note_pid(&spec.pid_file, child.id())?;
+    let status = child.wait()?;
+    ensure!(status.success(), "node {} ended ({status})", spec.name);
+    Ok(())
+}
+
+/// The node's first process: everything else on the node ends when it does.
+///
+/// # Errors
+/// When a step fails or a component ends: the message shows the end of the component's log.
+pub fn init(spec_file: &Path) -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL).context("follow the holder's end")?;
+    let spec = read(spec_file)?;
+    lay_out(&spec)?;
+    let mut components =
+        vec![start(&spec, "containerd", &["containerd".into(), "--config".into(), spec.file("containerd.toml")])?];
+    wait_for("containerd's socket", Duration::from_secs(30), || Ok(UnixStream::connect(CONTAINERD_SOCKET).ok()))
+        .with_context(|| format!("containerd:\n{}", run::log_tail(&spec.log("containerd"))))?;
+    import(&spec)?;
+    wait_for("a ready API server", Duration::from_secs(120), || Ok(spec.dir.join("admitted").exists().then_some(())))?;
+    components.push(start(&spec, "kubelet", &spec.kubelet)?);
+    components.push(start(&spec, "kube-proxy", &spec.kube_proxy)?);
+    reap(&spec, &components)
+}
+
+impl Inside {
+    fn file(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    fn log(&self, component: &str) -> std::path::PathBuf {
+        self.log_dir.join(format!("{}-{component}.log", self.name))
+    }
+}
+
+fn read(file: &Path) -> Result<Inside> {
+    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
+}
+
+fn start(spec: &Inside, component: &'static str, words: &[String]) -> Result<(&'static str, Pid)> {
+    let log = spec.log(component);
+    let out =
+        File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
+    let (program, arguments) = words.split_first().context("a component has a command")?;
+    let child = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn();
+    let child = child.with_context(|| format!("start {component}"))?;
+    Ok((component, Pid::from_raw(i32::try_from(child.id())?)))
+}
+
+/// Collects the dead, as the first process of a PID namespace must, until a component is among them.
+fn reap(spec: &Inside, components: &[(&'static str, Pid)]) -> Result<()> {
+    loop {
+        let dead = match waitpid(None::<Pid>, None).context("wait for the node's processes")? {
+            WaitStatus::Exited(pid, code) => (pid, format!("exit status {code}")),
+            WaitStatus::Signaled(pid, signal, _) => (pid, format!("signal {signal}")),
+            _ => continue,
+        };
+        if let Some((component, _)) = components.iter().find(|(_, pid)| *pid == dead.0) {
+            let log = spec.log(component);
+            bail!("{component} ended ({}); the end of {}:\n{}", dead.1, log.display(), run::log_tail(&log));
+        }
+    }
+}
+
+/// Imports the test images, all at once.
+fn import(spec: &Inside) -> Result<()> {
+    let results: Vec<Result<String>> = std::thread::scope(|scope| {
+        let imports: Vec<_> = spec
+            .images
+            .iter()
+            .map(|image| {
+                scope.spawn(move || {
+                    run::output(Command::new("ctr").args(["-n", "k8s.io", "images", "import"]).arg(image))
+                })
+            })
+            .collect();
+        imports
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("the import's thread panicked")))
+            .collect()
+    });
+    results.into_iter().try_for_each(|result| result.map(drop)).context("import the test images")
+}
+
+/// Names of images in what `ctr images import` said: `unpacking NAME (sha256:…)...done`.
+pub(super) fn imported(said: &str) -> Vec<String> {
+    said.lines().filter_map(|line| Some(line.strip_prefix("unpacking ")?.split_once(' ')?.0.to_owned())).collect()
+}
+
+fn lay_out(spec: &Inside) -> Result<()> {
+    remount("/", MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+    mount(
+        Some("proc"),
+        "/proc",
+        Some("proc"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        None::<&str>,
+    )
+    .context("mount /proc")?;
+    keep_settings(spec)?;
+    fresh_sys(spec)?;
+    // Held open, so that they can be put back where the node's own folders cover them.
+    let kept: Vec<(&Path, File)> = spec
+        .keep
+        .iter()
+        .map(|path| Ok((path.as_path(), File::open(path)?)))
+        .collect::<Result<_>>()
+        .context("open kept folders")?;
+    for folder in ["var/lib", "var/log", "var/tmp", "var/cache", "opt/cni/bin", "etc", "etc-work"] {
+        let dir = spec.dir.join(folder);
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    }
+    if !spec.dir.join("var/run").is_symlink() {
+        symlink("/run", spec.dir.join("var/run")).context("link /var/run")?;
+    }
+    let layers = format!("lowerdir=/etc,upperdir={},workdir={}", spec.file("etc"), spec.file("etc-work"));
+    mount(Some("etc"), "/etc", Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
+        .context("lay the node's /etc over the machine's")?;
+    bind(&spec.dir.join("var"), Path::new("/var"))?;
+    bind(&spec.dir.join("opt"), Path::new("/opt"))?;
+    mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).context("mount /run")?;
+    fs::create_dir_all("/run/lock").context("create /run/lock")?;
+    fs::create_dir_all("/etc/cni/net.d").context("create /etc/cni/net.d")?;
+    for (path, held) in &kept {
+        put_back(path, held)?;
+    }
+    // Volumes that kubelet mounts must show in containers that see its folder.
+    remount("/", MsFlags::MS_REC | MsFlags::MS_SHARED)?;
+    fs::write("/proc/sys/kernel/hostname", &spec.name).context("set the host name")
+}
+
+fn keep_settings(spec: &Inside) -> Result<()> {
+    let dir = spec.dir.join("settings");
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    for (setting, value) in KUBELET_SETTINGS {
+        let file = dir.join(setting.replace('/', "."));
+        fs::write(&file, format!("{value}\n")).with_context(|| format!("write {}", file.display()))?;
+        bind(&file, &Path::new("/proc/sys").join(setting))?;
+    }
+    Ok(())
+}
+
+/// A sysfs that shows this network namespace, with the machine's control groups in it.
+fn fresh_sys(spec: &Inside) -> Result<()> {
+    let aside = spec.dir.join("cgroup");
+    fs::create_dir_all(&aside).with_context(|| format!("create {}", aside.display()))?;
+    let groups = Path::new("/sys/fs/cgroup");
+    bind(groups, &aside)?;
+    umount2("/sys", MntFlags::MNT_DETACH).context("take the machine's /sys away")?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).context("mount /sys")?;
+    bind(&aside, groups)?;
+    umount2(&aside, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", aside.display()))
+}
+
+/// Makes an open folder reachable under its path again, if that path now leads elsewhere.
+fn put_back(path: &Path, held: &File) -> Result<()> {
+    let there = fs::metadata(path).map(|now| (now.dev(), now.ino())).ok();
+    let was = held.metadata()?;
+    if there != Some((was.dev(), was.ino())) {
+        fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        bind(Path::new(&format!("/proc/self/fd/{}", held.as_raw_fd())), path)?;
+    }
+    Ok(())
+}
+
+fn bind(from: &Path, to: &Path) -> Result<()> {
+    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .with_context(|| format!("bind {} over {}", from.display(), to.display()))
+}
+
+fn remount(path: &str, flags: MsFlags) -> Result<()> {
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+        .with_context(|| format!("change how mounts below {path} propagate"))
+}

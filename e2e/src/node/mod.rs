@@ -1,0 +1,305 @@
+//! A node: a set of namespaces on this machine in which containerd, kubelet and kube-proxy run. This is its outside.
+
+mod inside;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::IpFamily;
+use crate::pki::{Authority, Subject};
+use crate::process::{Desk, Program, Running, live_pid};
+use crate::toolchain::Tools;
+use crate::wait::wait_for;
+use crate::{cgroup, cluster, run, underlay};
+
+pub use inside::{hold, init};
+
+/// One node of a cluster.
+#[derive(Debug, Clone)]
+pub struct Node {
+    desk: Desk,
+    number: u8,
+    family: IpFamily,
+    tools: Tools,
+}
+
+/// What the inside of a node needs to know; written by the harness, read by the node's first process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Inside {
+    name: String,
+    dir: PathBuf,
+    log_dir: PathBuf,
+    pid_file: PathBuf,
+    launcher: PathBuf,
+    /// Folders outside that must stay reachable under their own path.
+    keep: Vec<PathBuf>,
+    images: Vec<PathBuf>,
+    kube_proxy: Vec<String>,
+    kubelet: Vec<String>,
+}
+
+impl Node {
+    pub(crate) fn new(desk: Desk, number: u8, family: IpFamily, tools: &Tools) -> Self {
+        Self { desk, number, family, tools: tools.clone() }
+    }
+
+    /// Name of the node in Kubernetes, and its host name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("n{}", self.number)
+    }
+
+    /// Number of the node in its cluster.
+    #[must_use]
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
+    /// Its addresses in the underlay, IPv4 first.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<std::net::IpAddr> {
+        self.family.addresses(underlay::FIRST_NODE + self.number)
+    }
+
+    /// Name of its network namespace on the machine.
+    #[must_use]
+    pub fn netns(&self) -> String {
+        underlay::netns(&self.desk.cluster, &self.name())
+    }
+
+    /// The folder with everything that the node writes.
+    fn dir(&self) -> PathBuf {
+        self.desk.dir.join("node").join(self.name())
+    }
+
+    fn init_pid_file(&self) -> PathBuf {
+        self.desk.pid_file(&format!("{}-init", self.name()))
+    }
+
+    /// Namespace, control groups, certificate and configuration of the node.
+    pub(crate) fn create(&self, authority: &Authority) -> Result<()> {
+        let (name, dir) = (self.name(), self.dir());
+        underlay::join(&self.desk.cluster, &name, underlay::FIRST_NODE + self.number, self.family)?;
+        cgroup::create(&cgroup::node_group(&self.desk.cluster, &name))?;
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let user = format!("system:node:{name}");
+        authority.issue(&Subject {
+            file: &name,
+            user: &user,
+            group: "system:nodes",
+            addresses: self.addresses(),
+            names: vec![name.clone()],
+        })?;
+        let pki = self.desk.dir.join("pki");
+        authority.kubeconfig(&name, &cluster::server(), &pki.join(format!("{name}.conf")))?;
+        self.write("containerd.toml", &self.containerd_config())?;
+        self.write("kubelet.json", &serde_json::to_string_pretty(&self.kubelet_config(&pki))?)?;
+        // Nobody answers there: the cluster has no names but its own.
+        self.write("resolv.conf", "nameserver 172.30.0.254\n")?;
+        self.write("inside.json", &serde_json::to_string_pretty(&self.inside(&pki))?)
+    }
+
+    /// Starts the node. Its images are imported at once, its kubelet starts after [`Node::admit`].
+    pub(crate) fn start(&self) -> Result<Running> {
+        let spec = self.dir().join("inside.json");
+        let launcher = self.desk.launcher.display().to_string();
+        self.desk.start(&Program {
+            name: self.name(),
+            group: format!("{}/system", self.name()),
+            role: Some(self.name()),
+            command: vec![launcher, "node".into(), "--spec".into(), spec.display().to_string()],
+        })
+    }
+
+    /// Tells the node that the API server is ready, so that kubelet and kube-proxy do not begin with failures and
+    /// their long pauses after them.
+    pub(crate) fn admit(&self) -> Result<()> {
+        self.write("admitted", "")
+    }
+
+    /// Kills the node's processes and removes its namespace, control groups and files.
+    pub(crate) fn destroy(&self) -> Result<()> {
+        let group = cgroup::node_group(&self.desk.cluster, &self.name());
+        cgroup::kill_all(&group)?;
+        underlay::remove(&self.netns())?;
+        cgroup::remove(&group)?;
+        fs::remove_dir_all(self.dir()).with_context(|| format!("remove {}", self.dir().display()))
+    }
+
+    /// Pid, as the machine counts, of the node's first process.
+    ///
+    /// # Errors
+    /// When the node does not run.
+    pub fn init_pid(&self) -> Result<i32> {
+        live_pid(&self.init_pid_file())?.with_context(|| format!("node {} does not run", self.name()))
+    }
+
+    /// A command that runs inside all of the node's namespaces.
+    ///
+    /// # Errors
+    /// When the node does not run.
+    pub fn command(&self, words: &[&str]) -> Result<Command> {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.init_pid()?.to_string(), "--mount", "--net", "--pid", "--uts", "--ipc", "--"])
+            .args(words);
+        Ok(command)
+    }
+
+    /// Runs a command inside the node and gives what it printed.
+    ///
+    /// # Errors
+    /// When it fails: the message has what it said.
+    pub fn exec(&self, words: &[&str]) -> Result<String> {
+        run::output(&mut self.command(words)?).with_context(|| format!("on node {}", self.name()))
+    }
+
+    /// Runs a command inside the node and gives its outcome as it is.
+    ///
+    /// # Errors
+    /// When the node does not run.
+    pub fn exec_raw(&self, words: &[&str]) -> Result<Output> {
+        run::raw_output(&mut self.command(words)?)
+    }
+
+    /// Where a path of the node is on the machine: `/etc/cni/net.d` of a node is
+    /// `/proc/<pid>/root/etc/cni/net.d` here.
+    ///
+    /// # Errors
+    /// When the node does not run.
+    pub fn path(&self, inside: &str) -> Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/root", self.init_pid()?)).join(inside.trim_start_matches('/')))
+    }
+
+    /// Reads a file of the node.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, inside: &str) -> Result<String> {
+        let path = self.path(inside)?;
+        fs::read_to_string(&path).with_context(|| format!("read {inside} on node {}", self.name()))
+    }
+
+    /// Imports an image archive (docker or OCI). Gives the names of the images in it.
+    ///
+    /// # Errors
+    /// When the archive is unreadable, holds no image, or containerd refuses it.
+    pub fn load(&self, archive: &Path) -> Result<Vec<String>> {
+        let file = File::open(archive).with_context(|| format!("open {}", archive.display()))?;
+        let said =
+            run::output(self.command(&["ctr", "-n", "k8s.io", "images", "import", "-"])?.stdin(Stdio::from(file)))?;
+        let names = inside::imported(&said);
+        ensure!(!names.is_empty(), "{} holds no image with a name", archive.display());
+        Ok(names)
+    }
+
+    /// Pid, as the machine counts, of a process of a pod on this node, by which its namespaces can be entered.
+    ///
+    /// # Errors
+    /// When the pod has no process within 10 s.
+    pub fn pod_pid(&self, uid: &str) -> Result<i32> {
+        let group = cgroup::cluster_group(&self.desk.cluster);
+        wait_for(&format!("a process of pod {uid}"), Duration::from_secs(10), || Ok(pod_process(&group, uid)))
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.dir().join(file);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    }
+
+    fn containerd_config(&self) -> String {
+        format!(
+            r#"version = 2
+# It would make a folder of its own in /opt.
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{}"
+  disable_apparmor = true
+  # Without CAP_SYS_RESOURCE the kernel refuses a negative score, and every sandbox with it.
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
+"#,
+            crate::toolchain::PAUSE_IMAGE
+        )
+    }
+
+    fn kubelet_config(&self, pki: &Path) -> serde_json::Value {
+        let name = self.name();
+        serde_json::json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            // Kubernetes 1.35 refuses control groups version 1 unless told otherwise.
+            "failCgroupV1": false,
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": format!("/{}", cgroup::node_group(&self.desk.cluster, &name)),
+            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "authentication": {
+                "anonymous": {"enabled": false},
+                "webhook": {"enabled": true},
+                "x509": {"clientCAFile": pki.join("ca.crt")},
+            },
+            "authorization": {"mode": "Webhook"},
+            "tlsCertFile": pki.join(format!("{name}.crt")),
+            "tlsPrivateKeyFile": pki.join(format!("{name}.key")),
+            "clusterDNS": ["10.96.0.10"],
+            "clusterDomain": "cluster.local",
+            "resolvConf": self.dir().join("resolv.conf"),
+            "failSwapOn": false,
+            "oomScoreAdj": 0,
+            "evictionHard": {"memory.available": "100Mi"},
+            "imageGCHighThresholdPercent": 100,
+            "nodeStatusUpdateFrequency": "4s",
+        })
+    }
+
+    fn inside(&self, pki: &Path) -> Inside {
+        let name = self.name();
+        let addresses: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
+        let conf = |file: &str| format!("--kubeconfig={}", pki.join(file).display());
+        Inside {
+            dir: self.dir(),
+            log_dir: self.desk.dir.join("log"),
+            pid_file: self.init_pid_file(),
+            launcher: self.desk.launcher.clone(),
+            keep: vec![self.desk.dir.clone(), self.tools.dir().to_path_buf()],
+            images: self.tools.images(),
+            kube_proxy: vec![
+                self.tools.kubernetes("kube-proxy"),
+                conf("proxy.conf"),
+                "--proxy-mode=nftables".into(),
+                format!("--cluster-cidr={}", self.family.pod_range()),
+                format!("--hostname-override={name}"),
+                "--conntrack-max-per-core=0".into(),
+                "--oom-score-adj=0".into(),
+            ],
+            kubelet: vec![
+                self.tools.kubernetes("kubelet"),
+                format!("--config={}", self.dir().join("kubelet.json").display()),
+                conf(&format!("{name}.conf")),
+                format!("--hostname-override={name}"),
+                format!("--node-ip={}", addresses.join(",")),
+                "--root-dir=/var/lib/kubelet".into(),
+                "--v=2".into(),
+            ],
+            name,
+        }
+    }
+}
+
+/// A process of the pod with this UID: kubelet names the pod's control group after it.
+fn pod_process(group: &str, uid: &str) -> Option<i32> {
+    let marker = format!("pod{uid}");
+    fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()).find(|pid| {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        groups.lines().any(|line| line.contains(group) && line.contains(&marker))
+    })
+}

@@ -1,0 +1,62 @@
+//! Debian packages.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::progress::Progress;
+use crate::run;
+
+/// What a cluster needs.
+pub(super) const CLUSTER: &[&str] = &[
+    "busybox-static",
+    "containerd",
+    "containernetworking-plugins",
+    "gcc",
+    "iperf3",
+    "iproute2",
+    "iputils-ping",
+    "libc6-dev",
+    "nftables",
+    "runc",
+    "util-linux",
+];
+/// What the product's image and its tests need.
+pub const BASE: &[&str] = &["ca-certificates", "conntrack", "mmdebstrap", "nftables"];
+
+/// Installs those of `packages` that are missing, and says so in one line.
+///
+/// # Errors
+/// When apt fails: the message has what it said.
+pub fn require(packages: &[&str], progress: &Progress) -> Result<()> {
+    let missing = missing(packages)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    progress.say(format!("installing Debian packages: {}", missing.join(" ")));
+    run::output(&mut apt(&["update"])).context("refresh the lists of packages")?;
+    let mut words = vec!["install", "--yes", "--no-install-recommends"];
+    words.extend(missing);
+    run::output(&mut apt(&words)).context("install Debian packages (needs root)").map(drop)
+}
+
+fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${db:Status-Status} ${Package}\n"]).args(packages);
+    // It fails when one is unknown, and lists the others all the same.
+    let said = String::from_utf8_lossy(&run::raw_output(&mut query)?.stdout).into_owned();
+    Ok(packages
+        .iter()
+        .filter(|package| !said.lines().any(|line| line == format!("installed {package}")))
+        .copied()
+        .collect())
+}
+
+fn apt(words: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["--quiet", "--option", "DPkg::Lock::Timeout=300"])
+        .args(words);
+    command
+}

@@ -1,0 +1,101 @@
+//! Programs built from Go modules. Their versions are fixed by the go.mod and go.sum files in `third_party/`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::{once, recipe_hash};
+use crate::progress::Progress;
+use crate::run;
+use crate::site::Site;
+
+/// Version of Kubernetes.
+pub const KUBERNETES: &str = "1.35.4";
+
+/// Kubernetes' programs, its test server and kubectl.
+pub(super) const KUBERNETES_PARTS: Parts = Parts {
+    name: "kubernetes",
+    version: KUBERNETES,
+    // Without these the components believe that they are v0.0.0, and refuse each other.
+    ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35",
+    packages: &[
+        "k8s.io/kubernetes/cmd/kube-apiserver",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+        "k8s.io/kubernetes/cmd/kube-scheduler",
+        "k8s.io/kubernetes/cmd/kubelet",
+        "k8s.io/kubernetes/cmd/kube-proxy",
+        "k8s.io/kubernetes/cmd/kubectl",
+        "k8s.io/kubernetes/test/images/agnhost",
+    ],
+    output: "",
+    duration: "4 minutes",
+};
+
+/// The store.
+pub(super) const ETCD_PARTS: Parts = Parts {
+    name: "etcd",
+    version: "3.6.16",
+    ldflags: "-s -w",
+    packages: &["go.etcd.io/etcd/server/v3"],
+    output: "etcd",
+    duration: "1 minute",
+};
+
+/// Cluster DNS.
+pub(super) const COREDNS_PARTS: Parts = Parts {
+    name: "coredns",
+    version: "1.15.0",
+    ldflags: "-s -w",
+    packages: &["github.com/coredns/coredns"],
+    output: "coredns",
+    duration: "2 minutes",
+};
+
+/// Programs that are built together.
+pub(super) struct Parts {
+    /// Folder in `third_party/`, and name for people.
+    name: &'static str,
+    version: &'static str,
+    ldflags: &'static str,
+    packages: &'static [&'static str],
+    /// Name of the binary where its package's path does not end in it; empty for the packages' own names.
+    output: &'static str,
+    /// About how long the first build takes on two cores.
+    duration: &'static str,
+}
+
+impl Parts {
+    /// Builds them unless they are in the cache. Gives the folder of the binaries.
+    pub(super) fn build(&self, site: &Site, progress: &Progress) -> Result<PathBuf> {
+        let module = site.root().join("e2e/third_party").join(self.name);
+        let read =
+            |file: &str| fs::read(module.join(file)).with_context(|| format!("read {}", module.join(file).display()));
+        let (sum, requirements) = (read("go.sum")?, read("go.mod")?);
+        let flags = [self.ldflags, self.output, &self.packages.join(" ")].join("\n");
+        let hash = recipe_hash([requirements.as_slice(), sum.as_slice(), flags.as_bytes()]);
+        let title = format!("{} {}", self.name, self.version);
+        let dir = once(site, &format!("{}-{}-{hash}", self.name, self.version), progress, |dir| {
+            progress.say(format!("building {title} from its Go modules, once: about {}", self.duration));
+            let bin = dir.join("bin");
+            fs::create_dir_all(&bin).with_context(|| format!("create {}", bin.display()))?;
+            // With a trailing slash go takes it as a folder, one binary for each package.
+            let output = format!("{}/{}", bin.display(), self.output);
+            let mut command = Command::new("go");
+            command
+                .current_dir(&module)
+                .env("CGO_ENABLED", "0")
+                .env("GOWORK", "off")
+                .args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", self.ldflags, "-o", &output])
+                .args(self.packages);
+            run::logged(
+                &mut command,
+                &title,
+                &site.target().join("log").join(format!("build-{}.log", self.name)),
+                progress,
+            )
+        })?;
+        Ok(dir.join("bin"))
+    }
+}
