@@ -5,12 +5,11 @@ use std::{
     fmt, fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use towpath_core::{
-    model::{Endpoint, Mac, ParseError, PodId},
+    model::{Endpoint, ParseError, PodId},
     names::IfName,
 };
 
@@ -88,9 +87,6 @@ pub struct EndpointFile {
     /// The host's end of the veth.
     #[serde(with = "as_text")]
     pub host_interface: IfName,
-    /// The pod's end's MAC.
-    #[serde(with = "as_text")]
-    pub mac: Mac,
     /// The pod's addresses, one per family at most.
     pub addresses: Vec<IpAddr>,
 }
@@ -239,33 +235,16 @@ fn read_listed(path: &Path) -> Result<Option<EndpointFile>, LocalError> {
     Err(LocalError::Damaged { path: path.to_owned(), source })
 }
 
-/// Types of the core, which knows no serde, as the text that they print and parse.
+/// Names of interfaces as text: the core knows no serde.
 mod as_text {
-    use super::{Deserialize, Deserializer, FromText, Serializer, de};
+    use super::{Deserialize, Deserializer, IfName, Serializer, de};
 
-    pub(super) fn serialize<T: ToString, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&value.to_string())
+    pub(super) fn serialize<S: Serializer>(name: &IfName, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(name.as_str())
     }
 
-    pub(super) fn deserialize<'de, T: FromText, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-        T::from_text(&String::deserialize(deserializer)?).map_err(de::Error::custom)
-    }
-}
-
-/// How such a type is parsed.
-trait FromText: Sized {
-    fn from_text(text: &str) -> Result<Self, ParseError>;
-}
-
-impl FromText for IfName {
-    fn from_text(text: &str) -> Result<Self, ParseError> {
-        Self::new(text)
-    }
-}
-
-impl FromText for Mac {
-    fn from_text(text: &str) -> Result<Self, ParseError> {
-        Self::from_str(text)
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IfName, D::Error> {
+        IfName::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 
@@ -282,7 +261,6 @@ mod tests {
             namespace: "default".to_owned(),
             pod: "web-0".to_owned(),
             host_interface: IfName::of_pod("default", "web-0"),
-            mac: Mac([2, 0, 0, 0, 0, 1]),
             addresses: vec!["10.244.1.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         }
     }
@@ -339,7 +317,7 @@ mod tests {
             ("b.eth0.json", "{\"containerID\":", "cut off"),
             ("d.eth0.json", good.as_str(), "another's content"),
             ("e.eth0.json", "\u{0}\u{1}\u{ff}", "garbage"),
-            ("f.eth0.json", &good.replace("02:00:00:00:00:01", "02:00"), "no MAC"),
+            ("f.eth0.json", &good.replace("\"eth0\"", "\"eth0/\""), "no interface"),
         ] {
             fs::write(endpoints.dir().join(name), text).unwrap();
             let listing = endpoints.list().unwrap();

@@ -27,7 +27,8 @@ pub enum Request {
         /// The interface; its file is written already.
         endpoint: EndpointFile,
     },
-    /// A pod's interface is gone, and its file too.
+    /// A pod's interface is gone, and its file too. The plugin does not wait for the reply, and the agent can miss the
+    /// request: it finds the same out from the folder of endpoint files.
     Del {
         /// The container's id.
         #[serde(rename = "containerID")]
@@ -126,6 +127,16 @@ pub fn ask(paths: &Paths, request: &Request, limit: Duration) -> Result<Reply, A
         Ok(line) => Reply::from_line(&line).map_err(|source| AskError::Reply { path, source }),
         Err(source) => Err(AskError::Answer { path, limit, source }),
     }
+}
+
+/// Tells the agent something and does not wait for its answer.
+///
+/// # Errors
+/// If the agent is away, or takes nothing for as long as `limit`.
+pub fn tell(paths: &Paths, request: &Request, limit: Duration) -> Result<(), AskError> {
+    let path = paths.socket();
+    let sent = connect_within(&path, limit).and_then(|mut stream| stream.write_all(&request.to_line()));
+    sent.map_err(|source| AskError::Connect { path, source })
 }
 
 /// Bounded, unlike the standard library's: an agent that is stopped accepts nobody, and once its queue is full a
