@@ -1,17 +1,49 @@
-//! Our one table: what every node has (anti-spoofing, the overlay guard, dispatch, masquerade) with the compiled policy merged in.
+//! Our one table: what every node has (anti-spoofing, the overlay guard, dispatch, masquerade), with the compiled
+//! policy merged in.
+//!
+//! | Chain | Hook, priority | What it does |
+//! |---|---|---|
+//! | `antispoof` | prerouting, raw (−300) | a pod's interface sends from its own addresses only |
+//! | `guard-input` | input, −1 | the overlay's port listens to nodes only |
+//! | `guard-forward` | forward, −1 | no pod sends to the overlay's port, but to another pod's |
+//! | `egress`, `egress-host` | forward and input, 0 | the sending pod's policy |
+//! | `ingress` | forward, 1 | the receiving pod's policy, also for what egress has accepted |
+//! | `masquerade` | postrouting, source NAT (100) | who leaves the cluster does so with the node's address |
+//!
+//! Each begins with one look at the interface's name or at the port: traffic that is no pod's pays no more. A pod's
+//! interface that is not known is dropped by `antispoof` before connection tracking sees the packet. What the node
+//! sends to its own pods meets no chain (kubelet's probes). Services are no matter here: kube-proxy has translated
+//! their addresses in a table of its own before a packet gets to any chain but `antispoof`.
+//!
+//! Deliberately absent: rules that accept on behalf of others. An accept ends our chain only; another table may still
+//! drop the packet.
 
-use std::collections::BTreeMap;
+mod guard;
+mod masquerade;
+mod pods;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
 
 use crate::{
-    names::{ChainName, IfName, SetName},
-    ruleset::{Chain, Set},
+    model::{Endpoint, Family},
+    names::{ChainName, IfName, SetName, VETH_PREFIX},
+    ruleset::{
+        Base, Chain, ChainType, Element, Field, Hook, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
+    },
 };
 
 /// The compiled policy, to be merged into the table.
 ///
-/// A chain of a pod decides with `accept` and `drop`; a packet that comes to the end of the chain is dropped, too (fail closed).
-/// Established and related packets never get there. Names must not meet those of the table itself, which have no
-/// dot: names of the policy part contain one (`in.0a1b2c…`).
+/// A chain of a pod decides with `accept` and `drop`; a packet that comes to the end of the chain is dropped, too (fail
+/// closed). Established and related packets never get there. Names must not meet those of the table itself, which have
+/// no dot: names of the policy part contain one (`in.0a1b2c…`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyPart {
     /// Sets that the chains look into.
@@ -22,4 +54,141 @@ pub struct PolicyPart {
     pub ingress: BTreeMap<IfName, ChainName>,
     /// The chain for packets from a pod's interface, as [`PolicyPart::ingress`].
     pub egress: BTreeMap<IfName, ChainName>,
+}
+
+/// Whether policies count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Policy {
+    /// Every known pod may send and receive.
+    Off,
+    /// As compiled.
+    Enforce(PolicyPart),
+}
+
+/// Whether packets that leave the cluster get the node's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Masquerade {
+    /// Never, not even from outside to a pod of another node.
+    Disabled,
+    /// From pods to anywhere but pods and the given networks, and from outside to pods of other nodes, so that the
+    /// answers come back through this node. A pod of this node sees its client's address.
+    Enabled {
+        /// Networks that see pods' own addresses. They may overlap.
+        not_to: Vec<IpNet>,
+    },
+}
+
+/// How packets from pods to other nodes' own addresses travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ToNodes {
+    /// With the pod's address: the underlay routes it back (direct routing).
+    AsPod,
+    /// With this node's address. The answer to a pod's address would come through the overlay while the request went
+    /// past it, and a strict `rp_filter` or a cloud's source check drops that.
+    AsNode,
+}
+
+/// What the table depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableInput<'a> {
+    /// The pods of this node, by interface.
+    pub endpoints: &'a BTreeMap<IfName, Endpoint>,
+    /// The networks of all pods of the cluster.
+    pub cluster_pod_cidrs: &'a [IpNet],
+    /// Those of this node's pods.
+    pub node_pod_cidrs: &'a [IpNet],
+    /// The underlay addresses of all nodes, this one included: overlay packets come from nowhere else.
+    pub node_addresses: &'a BTreeSet<IpAddr>,
+    /// The overlay's UDP port.
+    pub vxlan_port: u16,
+    /// What leaves the cluster.
+    pub masquerade: Masquerade,
+    /// What goes to other nodes.
+    pub to_nodes: ToNodes,
+    /// Who may talk to whom.
+    pub policy: Policy,
+}
+
+/// The whole table.
+#[must_use]
+pub fn table(input: TableInput<'_>) -> Ruleset {
+    let mut all = Ruleset::default();
+    pods::antispoof(&mut all, input.endpoints);
+    guard::add(&mut all, &input);
+    masquerade::add(&mut all, &input);
+    pods::dispatch(&mut all, input.endpoints, input.policy);
+    all
+}
+
+/// A name of the table itself.
+macro_rules! name {
+    ($kind:ident, $text:expr) => {
+        $kind::new(&$text).expect("the table's own names are valid")
+    };
+}
+use name;
+
+fn chain_name(text: &str) -> ChainName {
+    name!(ChainName, text)
+}
+
+/// Names like `nodes4`: a set has addresses of one family.
+fn set_name(what: &str, family: Family) -> SetName {
+    let digit = match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    };
+    name!(SetName, format!("{what}{digit}"))
+}
+
+const fn address_type(family: Family) -> KeyType {
+    match family {
+        Family::V4 => KeyType::Ipv4,
+        Family::V6 => KeyType::Ipv6,
+    }
+}
+
+fn base(chain_type: ChainType, hook: Hook, priority: i32) -> Option<Base> {
+    Some(Base { chain_type, hook, priority })
+}
+
+fn in_set(field: Field, what: &str, family: Family) -> Match {
+    Match::InSet(vec![field], Op::Is, set_name(what, family))
+}
+
+/// A set of networks of one family; what overlaps is merged here, because the kernel refuses it.
+fn networks<'a>(family: Family, nets: impl IntoIterator<Item = &'a IpNet>) -> Set {
+    let nets: Vec<_> = nets.into_iter().filter(|net| Family::of_net(**net) == family).map(IpNet::trunc).collect();
+    let element = |net: IpNet| -> Element {
+        let single = net.prefix_len() == family.host_prefix_len();
+        vec![if single { Value::Addr(net.addr()) } else { Value::Net(net) }]
+    };
+    let elements = IpNet::aggregate(&nets).into_iter().map(element).collect();
+    Set { key: vec![address_type(family)], lookup: Lookup::Interval, elements }
+}
+
+/// UDP to the overlay's port.
+fn to_overlay(port: u16) -> [Match; 2] {
+    let udp = Value::Proto(crate::model::Protocol::Udp.number());
+    [Match::Field(Field::Proto, Op::Is, udp), Match::Field(Field::DestinationPort, Op::Is, Value::Port(port))]
+}
+
+fn of_pods(field: Field) -> Match {
+    Match::InterfacePrefix(field, VETH_PREFIX.to_owned())
+}
+
+fn goto(matches: impl Into<Vec<Match>>, chain: &str) -> Rule {
+    Rule::verdict(matches.into(), Verdict::Goto(chain_name(chain)))
+}
+
+fn accept(matches: impl Into<Vec<Match>>) -> Rule {
+    Rule::verdict(matches.into(), Verdict::Accept)
+}
+
+fn drop(matches: impl Into<Vec<Match>>) -> Rule {
+    Rule::verdict(matches.into(), Verdict::Drop)
+}
+
+fn add_chain(all: &mut Ruleset, name: &str, base: Option<Base>, rules: Vec<Rule>) {
+    all.chains.insert(chain_name(name), Chain { base, rules });
 }
