@@ -19,4 +19,4 @@ pub use addresses::{AddressDir, AddressError, LockedAddresses, Owner, Released, 
 pub use endpoint::{Attachment, EndpointFile, Endpoints, Listing};
 pub use node::NodeState;
 pub use paths::{LocalError, NETWORK_NAME, Paths};
-pub use socket::{AskError, MAX_LINE_BYTES, Reply, Request, ask, tell};
+pub use socket::{AskError, Reply, Request, ask, tell};

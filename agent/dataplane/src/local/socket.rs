@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{endpoint::EndpointFile, paths::Paths};
 
-/// The longest request or reply in bytes, its newline included.
-pub const MAX_LINE_BYTES: usize = 64 * 1024;
+/// The longest reply in bytes, its newline included.
+const MAX_LINE_BYTES: usize = 64 * 1024;
 
 /// What the plugin asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,28 +58,13 @@ pub enum Reply {
     },
 }
 
-macro_rules! line {
-    ($($type:ty),*) => {$(
-        impl $type {
-            /// As a line, with its newline.
-            #[must_use]
-            pub fn to_line(&self) -> Vec<u8> {
-                // Only strings, numbers and lists in it: JSON has a form for all of them.
-                let mut line = serde_json::to_vec(self).unwrap_or_default();
-                line.push(b'\n');
-                line
-            }
-
-            /// # Errors
-            /// If the line is not one.
-            pub fn from_line(line: &[u8]) -> serde_json::Result<Self> {
-                serde_json::from_slice(line)
-            }
-        }
-    )*};
+impl Reply {
+    /// An error.
+    #[must_use]
+    pub fn error(code: u32, msg: &str, details: &str) -> Self {
+        Self::Error { code, msg: msg.to_owned(), details: details.to_owned() }
+    }
 }
-
-line!(Request, Reply);
 
 /// The agent was not reached or did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -123,8 +108,8 @@ pub fn ask(paths: &Paths, request: &Request, limit: Duration) -> Result<Reply, A
         Ok(stream) => stream,
         Err(source) => return Err(AskError::Connect { path, source }),
     };
-    match exchange(&mut stream, &request.to_line(), deadline) {
-        Ok(line) => Reply::from_line(&line).map_err(|source| AskError::Reply { path, source }),
+    match exchange(&mut stream, &line_of(request), deadline) {
+        Ok(line) => serde_json::from_slice(&line).map_err(|source| AskError::Reply { path, source }),
         Err(source) => Err(AskError::Answer { path, limit, source }),
     }
 }
@@ -135,8 +120,15 @@ pub fn ask(paths: &Paths, request: &Request, limit: Duration) -> Result<Reply, A
 /// If the agent is away, or takes nothing for as long as `limit`.
 pub fn tell(paths: &Paths, request: &Request, limit: Duration) -> Result<(), AskError> {
     let path = paths.socket();
-    let sent = connect_within(&path, limit).and_then(|mut stream| stream.write_all(&request.to_line()));
+    let sent = connect_within(&path, limit).and_then(|mut stream| stream.write_all(&line_of(request)));
     sent.map_err(|source| AskError::Connect { path, source })
+}
+
+fn line_of(request: &Request) -> Vec<u8> {
+    // Only strings and lists in it: JSON has a form for all of them.
+    let mut line = serde_json::to_vec(request).unwrap_or_default();
+    line.push(b'\n');
+    line
 }
 
 /// Bounded, unlike the standard library's: an agent that is stopped accepts nobody, and once its queue is full a
@@ -210,13 +202,13 @@ mod tests {
 
     #[test]
     fn a_request_and_its_reply_cross_the_socket_whole() {
-        let error = Reply::Error { code: 50, msg: "not ready".to_owned(), details: "no tunnel".to_owned() };
+        let error = Reply::error(50, "not ready", "no tunnel");
         for reply in [Reply::Ok, error] {
             let (_dir, paths) = paths();
-            let agent = agent(&paths, reply.to_line());
+            let agent = agent(&paths, [serde_json::to_vec(&reply).unwrap(), b"\n".to_vec()].concat());
             let request = Request::Del { container_id: "c1".to_owned(), ifname: "eth0".to_owned() };
             assert_eq!(ask(&paths, &request, LIMIT).unwrap(), reply);
-            assert_eq!(Request::from_line(&agent.join().unwrap()).unwrap(), request);
+            assert_eq!(serde_json::from_slice::<Request>(&agent.join().unwrap()).unwrap(), request);
         }
     }
 
