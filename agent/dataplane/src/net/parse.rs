@@ -1,0 +1,211 @@
+//! What netlink messages say, in our words. Nothing here talks to the kernel.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage as Message,
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+    link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
+};
+use towpath_core::{
+    model::{Family, Mac, Vni},
+    names::{IfName, ROUTE_PROTOCOL},
+    overlay::{
+        IfIndex, Learning, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target, Tunnel, kernel::default_metric,
+    },
+};
+
+fn mac(bytes: &[u8]) -> Option<Mac> {
+    bytes.try_into().ok().map(Mac)
+}
+
+/// A link; `None` if it has a name that we could not write.
+pub(crate) fn link(message: &LinkMessage) -> Option<(IfIndex, Link)> {
+    let mut name = None;
+    let mut link_mac = None;
+    let mut mtu = 0;
+    let mut kind = LinkKind::Other("device".to_owned());
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = IfName::new(text).ok(),
+            LinkAttribute::Address(bytes) => link_mac = mac(bytes),
+            LinkAttribute::Mtu(n) => mtu = *n,
+            LinkAttribute::LinkInfo(infos) => kind = link_kind(infos),
+            _ => {}
+        }
+    }
+    let state = if message.header.flags.contains(LinkFlags::Up) { LinkState::Up } else { LinkState::Down };
+    Some((IfIndex(message.header.index), Link { name: name?, mac: link_mac, mtu, state, kind }))
+}
+
+fn link_kind(infos: &[LinkInfo]) -> LinkKind {
+    let tunnel = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => tunnel(data),
+        _ => None,
+    });
+    let word = || {
+        let kind = infos.iter().find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind.to_string()),
+            _ => None,
+        });
+        kind.unwrap_or_else(|| "device".to_owned())
+    };
+    tunnel.map_or_else(|| LinkKind::Other(word()), LinkKind::Vxlan)
+}
+
+/// `None` if it lacks something that ours has, so that it counts as another kind of device.
+fn tunnel(data: &[InfoVxlan]) -> Option<Tunnel> {
+    let (mut vni, mut port, mut local, mut uplink, mut learning) = (None, None, None, None, Learning::Off);
+    for info in data {
+        match info {
+            InfoVxlan::Id(n) => vni = Vni::new(*n),
+            InfoVxlan::Port(n) => port = Some(*n),
+            InfoVxlan::Local(addr) => local = Some(IpAddr::V4(*addr)),
+            InfoVxlan::Local6(addr) => local = Some(IpAddr::V6(*addr)),
+            InfoVxlan::Link(index) => uplink = Some(IfIndex(*index)),
+            InfoVxlan::Learning(true) => learning = Learning::On,
+            _ => {}
+        }
+    }
+    Some(Tunnel { vni: vni?, port: port?, local: local?, uplink: uplink?, learning })
+}
+
+/// An address that new connections may come from: global, and neither temporary, tentative nor deprecated.
+pub(crate) fn address(message: &AddressMessage) -> Option<(IfIndex, IpNet)> {
+    let unfit = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            // In IPv4 the address itself is the local one, and the other is the far end of a point-to-point link.
+            AddressAttribute::Local(addr) => local = Some(*addr),
+            AddressAttribute::Address(addr) => address = Some(*addr),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    let temporary =
+        message.header.family == AddressFamily::Inet6 && message.header.flags.contains(AddressHeaderFlags::Secondary);
+    let fit = message.header.scope == AddressScope::Universe && !flags.intersects(unfit) && !temporary;
+    let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
+    fit.then_some((IfIndex(message.header.index), net))
+}
+
+/// A permanent neighbour.
+pub(crate) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Mac)> {
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let (address, mac) = neighbour_parts(message)?;
+    Some(((IfIndex(message.header.ifindex), address), mac))
+}
+
+/// A permanent forwarding entry of a VXLAN device.
+pub(crate) fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
+    if message.header.state != NeighbourState::Permanent || message.header.family != AddressFamily::Bridge {
+        return None;
+    }
+    let (remote, mac) = neighbour_parts(message)?;
+    Some(((IfIndex(message.header.ifindex), mac), remote))
+}
+
+fn neighbour_parts(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
+    let (mut address, mut link_address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => address = Some(IpAddr::V4(*addr)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => address = Some(IpAddr::V6(*addr)),
+            // In the bridge family the address comes as bytes, because its own family says nothing about it.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => address = ip(bytes),
+            NeighbourAttribute::LinkLayerAddress(bytes) => link_address = mac(bytes),
+            _ => {}
+        }
+    }
+    Some((address?, link_address?))
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// A route of the main table.
+pub(crate) fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
+    let family = match message.header.address_family {
+        AddressFamily::Inet => Family::V4,
+        AddressFamily::Inet6 => Family::V6,
+        _ => return None,
+    };
+    let mut destination = match family {
+        Family::V4 => IpAddr::from([0; 4]),
+        Family::V6 => IpAddr::from([0; 16]),
+    };
+    let (mut gateway, mut link, mut metric, mut several) = (None, None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(addr) => destination = route_address(addr)?,
+            RouteAttribute::Gateway(addr) => gateway = route_address(addr),
+            RouteAttribute::Oif(index) => link = Some(IfIndex(*index)),
+            RouteAttribute::Priority(n) => metric = Some(*n),
+            RouteAttribute::MultiPath(_) | RouteAttribute::Via(_) | RouteAttribute::Encap(_) => several = true,
+            _ => {}
+        }
+    }
+    let destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
+    // The kernel leaves the metric out where it is 0.
+    let metric = metric.unwrap_or_else(|| default_metric(Family::V4));
+    let target = match (message.header.kind, gateway, link, several) {
+        (RouteType::BlackHole, ..) => Target::Blackhole,
+        (RouteType::Unicast, Some(gateway), Some(link), false) => Target::Via { gateway, link },
+        (RouteType::Unicast, None, Some(link), false) => Target::Link(link),
+        _ => Target::Other,
+    };
+    let owner = match u8::from(message.header.protocol) {
+        ROUTE_PROTOCOL => Owner::Towpath,
+        other => Owner::Other(other),
+    };
+    let in_main_table = message.header.table == RouteHeader::RT_TABLE_MAIN && message.header.tos == 0;
+    in_main_table.then_some((RouteKey { destination, metric }, Route { target, owner }))
+}
+
+fn route_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(addr) => Some(IpAddr::V4(*addr)),
+        RouteAddress::Inet6(addr) => Some(IpAddr::V6(*addr)),
+        _ => None,
+    }
+}
+
+/// The links of a dump.
+pub(crate) fn links(messages: &[Message]) -> impl Iterator<Item = (IfIndex, Link)> {
+    messages.iter().filter_map(|message| match message {
+        Message::NewLink(message) => link(message),
+        _ => None,
+    })
+}
+
+/// The addresses of a dump.
+pub(crate) fn addresses(messages: &[Message]) -> impl Iterator<Item = (IfIndex, IpNet)> {
+    messages.iter().filter_map(|message| match message {
+        Message::NewAddress(message) => address(message),
+        _ => None,
+    })
+}
+
+/// The neighbour messages of a dump, of whatever family.
+pub(crate) fn neighbours(messages: &[Message]) -> impl Iterator<Item = &NeighbourMessage> {
+    messages.iter().filter_map(|message| match message {
+        Message::NewNeighbour(message) => Some(message),
+        _ => None,
+    })
+}
+
+/// The routes of a dump.
+pub(crate) fn routes(messages: &[Message]) -> impl Iterator<Item = (RouteKey, Route)> {
+    messages.iter().filter_map(|message| match message {
+        Message::NewRoute(message) => route(message),
+        _ => None,
+    })
+}

@@ -1,0 +1,138 @@
+//! Compares a pod's link with what it was made to be.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use towpath_core::{
+    model::{Family, Mac, host_net},
+    names::IfName,
+    overlay::{IfIndex, Link, LinkState, Route, Target, kernel::default_metric},
+};
+
+use super::{Deviation, PodLink, PodLinkError, PodLinkSpec, find_link, gateway, open, pod_routes};
+use crate::{
+    net::{
+        message::{self, Hop},
+        parse,
+        socket::{NetlinkError, Socket},
+    },
+    netns::Netns,
+};
+
+impl PodLink {
+    /// Compares a pod's link with the kernel: both ends, addresses, routes on both sides, the router's neighbour entry.
+    ///
+    /// # Errors
+    /// [`PodLinkError::Deviates`] with everything that differs, or the step that could not be read.
+    pub fn check(netns: &Netns, spec: &PodLinkSpec, pod_mac: Mac) -> Result<(), PodLinkError> {
+        let mut deviations = netns.run(|| check_pod(spec, pod_mac))??;
+        deviations.extend(check_host(spec)?);
+        if deviations.is_empty() { Ok(()) } else { Err(PodLinkError::Deviates(deviations)) }
+    }
+}
+
+fn check_pod(spec: &PodLinkSpec, pod_mac: Mac) -> Result<Vec<Deviation>, PodLinkError> {
+    let mut socket = open()?;
+    let failed = |step: &str| {
+        let step = step.to_owned();
+        move |source| PodLinkError::Pod { step, source }
+    };
+    let found = find_link(&mut socket, &spec.pod).map_err(failed("find the interface"))?;
+    let Some((index, link)) = found else { return Ok(vec![absent(&spec.pod, "in the pod")]) };
+    let mut deviations = check_link(&link, pod_mac, spec.mtu);
+
+    let have = addresses(&mut socket, index).map_err(failed("list the addresses"))?;
+    for address in &spec.addresses {
+        if !have.contains(&host_net(*address)) {
+            deviations.push(deviation(format!("address {address} of {} in the pod", spec.pod), "there", "gone"));
+        }
+    }
+    for family in Family::ALL.into_iter().filter(|family| spec.has(*family)) {
+        let have = routes(&mut socket, family).map_err(failed("list the routes"))?;
+        for (destination, hop) in pod_routes(family, index) {
+            deviations.extend(check_route(&have, destination, target(hop), "in the pod"));
+        }
+        let router = gateway(family);
+        let neighbours = neighbours(&mut socket, family).map_err(failed("list the neighbours"))?;
+        let have = neighbours.get(&(index, router));
+        if have != Some(&Mac::HOST_VETH) {
+            let have = have.map_or_else(|| "gone".to_owned(), Mac::to_string);
+            deviations.push(deviation(format!("neighbour {router} in the pod"), &Mac::HOST_VETH.to_string(), &have));
+        }
+    }
+    Ok(deviations)
+}
+
+fn check_host(spec: &PodLinkSpec) -> Result<Vec<Deviation>, PodLinkError> {
+    let mut socket = open()?;
+    let failed = |step: String| move |source| PodLinkError::Host { step, source };
+    let found = find_link(&mut socket, &spec.host).map_err(failed(format!("find {}", spec.host)))?;
+    let Some((index, link)) = found else { return Ok(vec![absent(&spec.host, "on the host")]) };
+    let mut deviations = check_link(&link, Mac::HOST_VETH, spec.mtu);
+    for address in &spec.addresses {
+        let family = Family::of(*address);
+        let have = routes(&mut socket, family).map_err(failed("list the routes".to_owned()))?;
+        deviations.extend(check_route(&have, host_net(*address), Target::Link(index), "on the host"));
+    }
+    Ok(deviations)
+}
+
+fn absent(name: &IfName, place: &str) -> Deviation {
+    deviation(format!("interface {name} {place}"), "there", "gone")
+}
+
+fn deviation(what: String, want: &str, have: &str) -> Deviation {
+    Deviation { what, want: want.to_owned(), have: have.to_owned() }
+}
+
+fn check_link(link: &Link, mac: Mac, mtu: u32) -> Vec<Deviation> {
+    let mut deviations = Vec::new();
+    let mut compare = |what: &str, want: String, have: String| {
+        if want != have {
+            deviations.push(deviation(format!("{what} of {}", link.name), &want, &have));
+        }
+    };
+    compare("MAC", mac.to_string(), link.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string()));
+    compare("MTU", mtu.to_string(), link.mtu.to_string());
+    let state = |state| if state == LinkState::Up { "up" } else { "down" };
+    compare("state", state(LinkState::Up).to_owned(), state(link.state).to_owned());
+    deviations
+}
+
+fn check_route(have: &[(IpNet, u32, Route)], destination: IpNet, want: Target, place: &str) -> Option<Deviation> {
+    // Only one with the usual metric is the one that we made; another might lead elsewhere and be right.
+    let metric = default_metric(Family::of_net(destination));
+    let found = have.iter().find(|(d, m, _)| *d == destination && *m == metric).map(|(_, _, route)| route.target);
+    let say = |target: Option<Target>| match target {
+        None => "gone".to_owned(),
+        Some(Target::Via { gateway, link }) => format!("via {gateway} on link {link}"),
+        Some(Target::Link(link)) => format!("on link {link}"),
+        Some(Target::Blackhole) => "a blackhole".to_owned(),
+        Some(Target::Other) => "something else".to_owned(),
+    };
+    (found != Some(want)).then(|| deviation(format!("route {destination} {place}"), &say(Some(want)), &say(found)))
+}
+
+fn target(hop: Hop) -> Target {
+    match hop {
+        Hop::Via { gateway, index, .. } => Target::Via { gateway, link: IfIndex(index) },
+        Hop::Link { index } => Target::Link(IfIndex(index)),
+        Hop::Blackhole => Target::Blackhole,
+    }
+}
+
+fn addresses(socket: &mut Socket, index: IfIndex) -> Result<Vec<IpNet>, NetlinkError> {
+    let messages = socket.dump(&message::all_addresses())?;
+    Ok(parse::addresses(&messages).filter(|(link, _)| *link == index).map(|(_, net)| net).collect())
+}
+
+fn routes(socket: &mut Socket, family: Family) -> Result<Vec<(IpNet, u32, Route)>, NetlinkError> {
+    let messages = socket.dump(&message::main_routes(family))?;
+    Ok(parse::routes(&messages).map(|(key, route)| (key.destination, key.metric, route)).collect())
+}
+
+fn neighbours(socket: &mut Socket, family: Family) -> Result<BTreeMap<(IfIndex, IpAddr), Mac>, NetlinkError> {
+    let messages: Vec<Message> = socket.dump(&message::all_neighbours(family))?;
+    Ok(parse::neighbours(&messages).filter_map(parse::neighbour).collect())
+}

@@ -1,0 +1,47 @@
+//! What the kernel has of all pods of the node: for clean-ups, which must not take anything from a running pod.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use towpath_core::{
+    model::{Family, host_net},
+    names::IfName,
+    overlay::Target,
+};
+
+use super::{
+    message, parse,
+    pod_link::{PodLinkError, open},
+};
+
+/// Links and addresses of pods.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodTraces {
+    /// The host's ends of our pods' links.
+    pub links: BTreeSet<IfName>,
+    /// Addresses that the host routes to a link, one by one: those of running pods, ours and also Canal's.
+    pub routed: BTreeSet<IpAddr>,
+}
+
+impl PodTraces {
+    /// Reads them: three dumps.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn read() -> Result<Self, PodLinkError> {
+        let failed = |step: &str| {
+            let step = step.to_owned();
+            move |source| PodLinkError::Host { step, source }
+        };
+        let mut socket = open()?;
+        let links = socket.dump(&message::all_links()).map_err(failed("list the links"))?;
+        let links = parse::links(&links).map(|(_, link)| link.name).filter(IfName::is_pod).collect();
+        let mut routed = BTreeSet::new();
+        for family in Family::ALL {
+            let routes = socket.dump(&message::main_routes(family)).map_err(failed("list the routes"))?;
+            let to_link = parse::routes(&routes).filter(|(_, route)| matches!(route.target, Target::Link(_)));
+            let single = to_link.map(|(key, _)| key.destination).filter(|net| *net == host_net(net.addr()));
+            routed.extend(single.map(|net| net.addr()));
+        }
+        Ok(Self { links, routed })
+    }
+}

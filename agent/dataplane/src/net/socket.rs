@@ -1,0 +1,320 @@
+//! One blocking route-netlink socket: requests with an acknowledgement, batches of them, and dumps.
+//!
+//! Expected flow: [`Socket::open`] (or [`Socket::open_in`] for another network namespace), then any number of calls;
+//! each one reads everything that it asked for, so the socket is always ready for the next.
+//!
+//! Guarantees: no call blocks longer than [`TIMEOUT`] without an answer from the kernel; a dump that the kernel reports
+//! as interrupted by a change is repeated; a message that cannot be decoded (a foreign object in a form that we do not
+//! know) is left out of a dump and never spoils it.
+
+use std::{io, os::fd::BorrowedFd, time::Duration};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NlasIterator,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{SocketAddr, protocols::NETLINK_ROUTE};
+use nix::sys::{
+    socket::{setsockopt, sockopt::ReceiveTimeout},
+    time::{TimeVal, TimeValLike},
+};
+
+use crate::netns::{self, NetnsError};
+
+/// How long the kernel may take for one answer. It answers within the system call that asks, except where it must wait
+/// for the RTNL lock that everybody who changes the network shares; deleting many interfaces holds that for seconds.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many requests go out before their acknowledgements are read. An acknowledgement takes about 800 bytes of the
+/// receive buffer (212,992 bytes by default, `net.core.rmem_default`), and the kernel drops what does not fit.
+const WINDOW: usize = 128;
+
+/// How often a dump that was interrupted by a change is tried again.
+const DUMP_ATTEMPTS: u32 = 8;
+
+/// Room for one datagram. The kernel fills up to 32 KiB per datagram of a dump when the reader offers as much.
+const BUFFER: usize = 64 * 1024;
+
+/// The length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// What went wrong with a netlink request.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The kernel refused it.
+    #[error("the kernel refused{}", .message.as_ref().map_or_else(String::new, |m| format!(" ({m})")))]
+    Refused {
+        /// What the kernel says about it in words, if it does (extended acknowledgement, NLMSGERR_ATTR_MSG).
+        message: Option<String>,
+        /// Its error number.
+        source: io::Error,
+    },
+    /// The socket itself failed.
+    #[error("netlink socket: {step}")]
+    Socket {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The kernel did not answer in time.
+    #[error("the kernel did not answer within {} s; another program may hold the network lock for long", TIMEOUT.as_secs())]
+    Timeout,
+    /// A dump was interrupted by changes each time that it was tried.
+    #[error("the state changed during each of {DUMP_ATTEMPTS} attempts to read it")]
+    Unsteady,
+    /// The other network namespace could not be entered.
+    #[error("open a netlink socket in the network namespace")]
+    Namespace {
+        /// Why.
+        #[from]
+        source: NetnsError,
+    },
+}
+
+impl NetlinkError {
+    /// The kernel's error number, if it was the kernel that refused.
+    #[must_use]
+    pub fn errno(&self) -> Option<nix::Error> {
+        match self {
+            Self::Refused { source, .. } => source.raw_os_error().map(nix::Error::from_raw),
+            Self::Socket { .. } | Self::Timeout | Self::Unsteady | Self::Namespace { .. } => None,
+        }
+    }
+}
+
+/// One request: the message, and flags such as `NLM_F_CREATE` beyond those that every request has.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) message: RouteNetlinkMessage,
+    pub(crate) flags: u16,
+}
+
+/// A blocking socket that is bound to one network namespace for good: the one in which it was opened.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    inner: netlink_sys::Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// What to do with the rest of an answer.
+enum Step {
+    Continue,
+    Finished,
+}
+
+impl Socket {
+    /// Opens a socket in the calling thread's network namespace.
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        let failed = |step| move |source| NetlinkError::Socket { step, source };
+        let mut inner = netlink_sys::Socket::new(NETLINK_ROUTE).map_err(failed("open"))?;
+        inner.bind_auto().map_err(failed("bind"))?;
+        inner.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
+        inner.set_netlink_get_strict_chk(true).map_err(failed("ask for strict checks"))?;
+        inner.set_ext_ack(true).map_err(failed("ask for error texts"))?;
+        inner.set_cap_ack(true).map_err(failed("ask for short acknowledgements"))?;
+        let timeout = TimeVal::seconds(TIMEOUT.as_secs().cast_signed());
+        setsockopt(&inner, ReceiveTimeout, &timeout).map_err(|e| failed("set the timeout")(e.into()))?;
+        Ok(Self { inner, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Opens a socket in another network namespace, from a thread that enters it and ends.
+    pub(crate) fn open_in(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
+        netns::run_in(netns, Self::open)?
+    }
+
+    /// Sends one request and waits for its acknowledgement.
+    pub(crate) fn request(&mut self, request: Request) -> Result<(), NetlinkError> {
+        self.batch(vec![request]).pop().unwrap_or(Ok(()))
+    }
+
+    /// Sends requests in order and gives one result for each, in order. The kernel carries them out one after the other;
+    /// a refused one does not stop those behind it.
+    pub(crate) fn batch(&mut self, requests: Vec<Request>) -> Vec<Result<(), NetlinkError>> {
+        let mut results = Vec::with_capacity(requests.len());
+        let mut requests = requests.into_iter().peekable();
+        while requests.peek().is_some() {
+            let window: Vec<_> = requests.by_ref().take(WINDOW).collect();
+            let count = window.len();
+            let first = self.sequence.wrapping_add(1);
+            let mut bytes = Vec::new();
+            for request in window {
+                self.sequence = self.sequence.wrapping_add(1);
+                emit(request.message, request.flags | NLM_F_ACK, self.sequence, &mut bytes);
+            }
+            results.extend(self.exchange(&bytes, first, count));
+        }
+        results
+    }
+
+    /// Sends one window and reads its acknowledgements.
+    fn exchange(&mut self, bytes: &[u8], first: u32, count: usize) -> Vec<Result<(), NetlinkError>> {
+        let mut answers: Vec<Option<Result<(), NetlinkError>>> = (0..count).map(|_| None).collect();
+        let mut missing = count;
+        let mut failure = self.send(bytes).err();
+        while missing > 0 && failure.is_none() {
+            failure = self
+                .receive(|header, payload| {
+                    let place = header.sequence_number.wrapping_sub(first) as usize;
+                    if header.message_type == NLMSG_ERROR
+                        && let Some(answer) = answers.get_mut(place)
+                    {
+                        missing -= usize::from(answer.is_none());
+                        *answer = Some(acknowledgement(payload));
+                    }
+                    Step::Continue
+                })
+                .err();
+        }
+        // What was not answered failed for the reason that ended the reading; the first of them carries it.
+        let lost = |failure: &mut Option<NetlinkError>| Err(failure.take().unwrap_or(NetlinkError::Timeout));
+        answers.into_iter().map(|a| a.unwrap_or_else(|| lost(&mut failure))).collect()
+    }
+
+    /// Reads all objects of a kind; `message` is a `Get…` message with the filter in it.
+    pub(crate) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            if let Some(objects) = self.dump_once(message)? {
+                return Ok(objects);
+            }
+        }
+        Err(NetlinkError::Unsteady)
+    }
+
+    /// `None` if the kernel says that a change interrupted the dump, so that something may be missing in it.
+    fn dump_once(&mut self, message: &RouteNetlinkMessage) -> Result<Option<Vec<RouteNetlinkMessage>>, NetlinkError> {
+        let sequence = self.start(message.clone(), NLM_F_DUMP)?;
+        let mut objects = Some(Vec::new());
+        let mut end = None;
+        while end.is_none() {
+            self.receive(|header, payload| {
+                if header.sequence_number != sequence {
+                    return Step::Continue;
+                }
+                if header.flags & NLM_F_DUMP_INTR != 0 {
+                    objects = None;
+                }
+                match header.message_type {
+                    NLMSG_DONE | NLMSG_ERROR => {
+                        end = Some(acknowledgement(payload));
+                        return Step::Finished;
+                    }
+                    _ => {
+                        if let (Some(objects), Some(object)) = (&mut objects, decode(header, payload)) {
+                            objects.push(object);
+                        }
+                    }
+                }
+                Step::Continue
+            })?;
+        }
+        end.unwrap_or(Ok(()))?;
+        Ok(objects)
+    }
+
+    /// Reads one object. A refusal is an error, also that there is no such object.
+    pub(crate) fn read(&mut self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+        let sequence = self.start(message, NLM_F_ACK)?;
+        let mut object = None;
+        let mut end = None;
+        while end.is_none() {
+            self.receive(|header, payload| {
+                if header.sequence_number != sequence {
+                    return Step::Continue;
+                }
+                if header.message_type == NLMSG_ERROR {
+                    end = Some(acknowledgement(payload));
+                    return Step::Finished;
+                }
+                object = decode(header, payload);
+                Step::Continue
+            })?;
+        }
+        end.unwrap_or(Ok(()))?;
+        Ok(object)
+    }
+
+    fn start(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<u32, NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        emit(message, flags, self.sequence, &mut bytes);
+        self.send(&bytes)?;
+        Ok(self.sequence)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
+        self.inner.send(bytes, 0).map(|_| ()).map_err(|source| NetlinkError::Socket { step: "send", source })
+    }
+
+    /// Receives one datagram and hands its messages on, header and payload.
+    fn receive(&mut self, mut each: impl FnMut(NetlinkHeader, &[u8]) -> Step) -> Result<(), NetlinkError> {
+        self.buffer.clear();
+        loop {
+            match self.inner.recv(&mut self.buffer, 0) {
+                Ok(_) => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(NetlinkError::Timeout),
+                Err(source) => return Err(NetlinkError::Socket { step: "receive", source }),
+            }
+        }
+        for (header, payload) in messages(&self.buffer) {
+            if let Step::Finished = each(header, payload) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The messages of a datagram (RFC 3549, section 2.3: each begins at a multiple of four bytes).
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
+    std::iter::from_fn(move || {
+        let field = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        let kind_and_flags = bytes.get(4..8)?;
+        let mut header = NetlinkHeader::default();
+        header.length = field(0)?;
+        header.message_type = u16::from_ne_bytes([kind_and_flags[0], kind_and_flags[1]]);
+        header.flags = u16::from_ne_bytes([kind_and_flags[2], kind_and_flags[3]]);
+        header.sequence_number = field(8)?;
+        header.port_number = field(12)?;
+        let length = header.length as usize;
+        let payload = bytes.get(HEADER..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((header, payload))
+    })
+}
+
+/// The object that a message carries; `None` if it has a form that we cannot read.
+pub(crate) fn decode(header: NetlinkHeader, payload: &[u8]) -> Option<RouteNetlinkMessage> {
+    use netlink_packet_core::NetlinkDeserializable;
+    RouteNetlinkMessage::deserialize(&header, payload).ok()
+}
+
+/// Appends a request in the form of the wire.
+fn emit(message: RouteNetlinkMessage, flags: u16, sequence: u32, bytes: &mut Vec<u8>) {
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message));
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.header.sequence_number = sequence;
+    message.finalize();
+    let start = bytes.len();
+    bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
+    message.serialize(&mut bytes[start..]);
+}
+
+/// Reads the payload of an NLMSG_ERROR or NLMSG_DONE message: a negative error number or 0 for success, in an error the
+/// header of the request, and then attributes (`include/uapi/linux/netlink.h`).
+fn acknowledgement(payload: &[u8]) -> Result<(), NetlinkError> {
+    const NLMSGERR_ATTR_MSG: u16 = 1;
+    let code = payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
+    if code == 0 {
+        return Ok(());
+    }
+    let attributes = payload.get(4 + HEADER..).unwrap_or_default();
+    let message = NlasIterator::new(attributes)
+        .filter_map(Result::ok)
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
+        .map(|attribute| String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned());
+    Err(NetlinkError::Refused { message, source: io::Error::from_raw_os_error(-code) })
+}
