@@ -11,6 +11,7 @@ pub mod oci;
 mod pki;
 pub mod process;
 pub mod progress;
+mod reference;
 pub mod run;
 pub mod site;
 pub mod toolchain;

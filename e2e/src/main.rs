@@ -45,6 +45,12 @@ enum Verb {
         #[arg(long)]
         image: PathBuf,
     },
+    /// Give a cluster a plain bridge network with static routes, to compare with
+    Reference {
+        /// Name of the cluster
+        #[arg(long, default_value = "towpath")]
+        name: ClusterName,
+    },
     /// Remove a cluster and everything of it
     Down {
         /// Name of the cluster
@@ -114,6 +120,12 @@ fn run(verb: Verb) -> Result<()> {
             let cluster = Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?;
             let names = cluster.load(&image)?;
             progress.say(format!("loaded into {} nodes: {}", cluster.nodes().len(), names.join(", ")));
+            Ok(())
+        }
+        Verb::Reference { name } => {
+            let site = site()?;
+            Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?.reference_network()?;
+            progress.say("the nodes are Ready with the reference network");
             Ok(())
         }
         Verb::Down { name } => {

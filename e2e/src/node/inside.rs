@@ -37,15 +37,13 @@ const KUBELET_SETTINGS: [(&str, &str); 5] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
-/// Makes the node's namespaces and waits for its first process in them.
+/// Makes the node's namespaces, but for the mounts, and waits for its first process in them.
 ///
 /// # Errors
 /// When a namespace cannot be made, or the first process fails.
 pub fn hold(spec_file: &Path) -> Result<()> {
     let spec = read(spec_file)?;
-    let namespaces =
-        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
-    unshare(namespaces).context("make the node's namespaces")?;
+    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC).context("make the node's namespaces")?;
     // Only a child enters the new PID namespace, as its first process.
     let mut child = Command::new(&spec.launcher)
         .args(["node-init", "--spec"])
@@ -65,6 +63,8 @@ pub fn hold(spec_file: &Path) -> Result<()> {
 pub fn init(spec_file: &Path) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL).context("follow the holder's end")?;
     let spec = read(spec_file)?;
+    // Not the holder's: it needs the machine's own /proc to tell this process' pid.
+    unshare(CloneFlags::CLONE_NEWNS).context("make the node's mount namespace")?;
     lay_out(&spec)?;
     let mut components =
         vec![start(&spec, "containerd", &["containerd".into(), "--config".into(), spec.file("containerd.toml")])?];
@@ -161,7 +161,7 @@ fn lay_out(spec: &Inside) -> Result<()> {
         .map(|path| Ok((path.as_path(), File::open(path)?)))
         .collect::<Result<_>>()
         .context("open kept folders")?;
-    for folder in ["var/lib", "var/log", "var/tmp", "var/cache", "opt/cni/bin", "etc", "etc-work"] {
+    for folder in ["var/lib", "var/log", "var/tmp", "var/cache", "etc", "etc-work"] {
         let dir = spec.dir.join(folder);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::IpFamily;
 use crate::pki::{Authority, Subject};
 use crate::process::{Desk, Program, Running, live_pid};
+use crate::reference::DEBIAN_PLUGINS;
 use crate::toolchain::Tools;
 use crate::wait::wait_for;
 use crate::{cgroup, cluster, run, underlay};
@@ -87,6 +88,11 @@ impl Node {
         underlay::join(&self.desk.cluster, &name, underlay::FIRST_NODE + self.number, self.family)?;
         cgroup::create(&cgroup::node_group(&self.desk.cluster, &name))?;
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        // containerd sets up every sandbox's loopback with this plugin itself, so each node has it before any network.
+        let plugins = dir.join("opt/cni/bin");
+        fs::create_dir_all(&plugins).with_context(|| format!("create {}", plugins.display()))?;
+        let loopback = Path::new(DEBIAN_PLUGINS).join("loopback");
+        fs::copy(&loopback, plugins.join("loopback")).with_context(|| format!("copy {}", loopback.display()))?;
         let user = format!("system:node:{name}");
         authority.issue(&Subject {
             file: &name,
