@@ -141,8 +141,7 @@ fn spans(block: &Block, family: Family) -> Vec<Span> {
         return Vec::new();
     }
     let whole = Span::of(&block.net);
-    let mut holes: Vec<Span> =
-        block.except.iter().filter(|e| Family::of_net(**e) == family).map(Span::of).collect();
+    let mut holes: Vec<Span> = block.except.iter().filter(|e| Family::of_net(**e) == family).map(Span::of).collect();
     holes.sort_unstable();
     let mut spans = Vec::new();
     let mut first = whole.first;
@@ -170,9 +169,9 @@ fn nets(span: Span, family: Family) -> Vec<IpNet> {
             let address = |n: u128| Ipv4Addr::from_bits(n as u32);
             Ipv4Subnets::new(address(span.first), address(span.last), 0).map(IpNet::V4).collect()
         }
-        Family::V6 => {
-            Ipv6Subnets::new(Ipv6Addr::from_bits(span.first), Ipv6Addr::from_bits(span.last), 0).map(IpNet::V6).collect()
-        }
+        Family::V6 => Ipv6Subnets::new(Ipv6Addr::from_bits(span.first), Ipv6Addr::from_bits(span.last), 0)
+            .map(IpNet::V6)
+            .collect(),
     }
 }
 

@@ -187,7 +187,8 @@ const fn port_values(protocol: Protocol, port: u16) -> [Value; 2] {
 }
 
 const fn range_values(range: PortRange) -> [Value; 2] {
-    let ports = if range.first == range.last { Value::Port(range.first) } else { Value::PortRange(range.first, range.last) };
+    let ports =
+        if range.first == range.last { Value::Port(range.first) } else { Value::PortRange(range.first, range.last) };
     [Value::Proto(range.protocol.number()), ports]
 }
 

@@ -1,0 +1,90 @@
+//! What goes into the index and what it says has become stale.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod},
+    networking::v1::NetworkPolicy,
+};
+
+/// A change of one watched kind.
+#[derive(Debug)]
+pub enum Event {
+    /// Of a Node.
+    Node(Box<Change<Node>>),
+    /// Of a Pod.
+    Pod(Box<Change<Pod>>),
+    /// Of a Namespace.
+    Namespace(Box<Change<Namespace>>),
+    /// Of a NetworkPolicy.
+    NetworkPolicy(Box<Change<NetworkPolicy>>),
+}
+
+/// A change of an object, or a step of a list of all objects of the kind.
+///
+/// Expected: once `ListStarted`, `Listed` for every object, `ListDone`; then `Applied` and `Deleted`, until the watch
+/// breaks and a new list starts. A list comes object by object so that it never lies in memory as a whole. What was
+/// there before and is not in the list goes at `ListDone`.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// It was made or changed.
+    Applied(K),
+    /// It was deleted.
+    Deleted(K),
+    /// A list of all objects begins.
+    ListStarted,
+    /// One of the list.
+    Listed(K),
+    /// The list is complete.
+    ListDone,
+}
+
+/// Something that is computed from the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Concern {
+    /// Peers and underlay addresses: [`crate::Index::peers`], [`crate::Index::underlay_addresses`].
+    Overlay,
+    /// The policy snapshot and the local endpoints: [`crate::Index::snapshot`], [`crate::Index::endpoints`].
+    Policy,
+    /// This node's own object: [`crate::Index::own_node`].
+    OwnNode,
+}
+
+/// What has to be computed again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Dirty(BTreeSet<Concern>);
+
+impl Dirty {
+    /// Nothing.
+    pub const fn nothing() -> Self {
+        Self(BTreeSet::new())
+    }
+
+    /// Everything: after the last of the first lists.
+    pub fn everything() -> Self {
+        Self(BTreeSet::from([Concern::Overlay, Concern::Policy, Concern::OwnNode]))
+    }
+
+    /// This.
+    pub fn only(concern: Concern) -> Self {
+        Self(BTreeSet::from([concern]))
+    }
+
+    /// Whether this has to be computed again.
+    #[must_use]
+    pub fn contains(&self, concern: Concern) -> bool {
+        self.0.contains(&concern)
+    }
+
+    /// Whether nothing has to be computed again.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds what another change has made stale.
+    pub fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+}

@@ -1,0 +1,342 @@
+//! The index itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod as KubePod},
+    networking::v1::NetworkPolicy,
+};
+use towpath_core::{
+    model::{Endpoint, Labels, NodeName, PodId, Vni},
+    names::IfName,
+    policy::ir::{Policy, PolicyId, Rejected, Snapshot, Tier, TierDefault},
+};
+
+use crate::{
+    event::{Change, Concern, Dirty, Event},
+    listing::Listing,
+    network_policy,
+    node::{self, NodeRecord},
+    peers::{self, PeerView},
+    pod,
+};
+
+/// Everything that the agent knows of the cluster.
+#[derive(Debug)]
+pub struct Index {
+    me: NodeName,
+    listings: Listings,
+    nodes: BTreeMap<NodeName, NodeRecord>,
+    snapshot: Snapshot,
+    rejected: BTreeMap<PolicyId, Vec<Rejected>>,
+    endpoints: BTreeMap<IfName, Endpoint>,
+    /// What the API says of the addresses of pods with an endpoint; the snapshot has the endpoint's, too.
+    reported_addresses: BTreeMap<PodId, BTreeSet<IpAddr>>,
+}
+
+#[derive(Debug)]
+struct Listings {
+    nodes: Listing<NodeName>,
+    pods: Listing<PodId>,
+    namespaces: Listing<String>,
+    policies: Listing<PolicyId>,
+}
+
+impl Index {
+    /// An empty index of an agent on this node.
+    #[must_use]
+    pub fn new(me: NodeName) -> Self {
+        let tier = Tier { name: "NetworkPolicy".to_owned(), default: TierDefault::Deny, policies: BTreeMap::new() };
+        Self {
+            me,
+            listings: Listings {
+                nodes: Listing::Never,
+                pods: Listing::Never,
+                namespaces: Listing::Never,
+                policies: Listing::Never,
+            },
+            nodes: BTreeMap::new(),
+            snapshot: Snapshot { tiers: vec![tier], ..Snapshot::default() },
+            rejected: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            reported_addresses: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a change in. An object without a name cannot be one of the API server's and is passed over.
+    pub fn apply(&mut self, event: Event) -> Dirty {
+        let synced_before = self.synced();
+        let dirty = match event {
+            Event::Node(change) => self.fold(*change),
+            Event::Pod(change) => self.fold(*change),
+            Event::Namespace(change) => self.fold(*change),
+            Event::NetworkPolicy(change) => self.fold(*change),
+        };
+        if self.synced() && !synced_before { Dirty::everything() } else { dirty }
+    }
+
+    fn fold<K: Kind>(&mut self, change: Change<K>) -> Dirty {
+        match change {
+            Change::Applied(object) | Change::Listed(object) => {
+                let Some(key) = object.key() else { return Dirty::nothing() };
+                K::listing(self).saw(key.clone());
+                object.put(self, key)
+            }
+            Change::Deleted(object) => {
+                let Some(key) = object.key() else { return Dirty::nothing() };
+                K::listing(self).lost(&key);
+                K::remove(self, &key)
+            }
+            Change::ListStarted => {
+                K::listing(self).start();
+                Dirty::nothing()
+            }
+            Change::ListDone => {
+                let mut dirty = Dirty::nothing();
+                if let Some(seen) = K::listing(self).finish() {
+                    let gone: Vec<K::Key> = K::keys(self).filter(|key| !seen.contains(key)).cloned().collect();
+                    gone.iter().for_each(|key| dirty.merge(K::remove(self, key)));
+                }
+                dirty
+            }
+        }
+    }
+
+    /// Whether every kind has been listed once.
+    #[must_use]
+    pub const fn synced(&self) -> bool {
+        let Listings { nodes, pods, namespaces, policies } = &self.listings;
+        nodes.has_synced() && pods.has_synced() && namespaces.has_synced() && policies.has_synced()
+    }
+
+    /// The cluster as policy sees it; `None` until [`Index::synced`].
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.synced().then_some(&self.snapshot)
+    }
+
+    /// Parts of policies that cannot be used, in the order of the policies.
+    pub fn rejected(&self) -> impl Iterator<Item = &Rejected> {
+        self.rejected.values().flatten()
+    }
+
+    /// The other nodes; `None` until [`Index::synced`]. `networks` are the ranges of all pods, at most one per family.
+    #[must_use]
+    pub fn peers(&self, networks: &[IpNet], vni: Vni) -> Option<PeerView> {
+        self.synced().then(|| peers::view(&self.me, &self.nodes, networks, vni))
+    }
+
+    /// Every address that overlay packets of a node of this cluster can come from, this node's own included; `None`
+    /// until [`Index::synced`].
+    #[must_use]
+    pub fn underlay_addresses(&self) -> Option<BTreeSet<IpAddr>> {
+        let published = |node: &NodeRecord| {
+            let public = node.published.values().filter_map(|p| p.as_ref().ok()).map(|p| p.public_ip);
+            public.chain(node.internal_ips.iter().copied()).collect::<Vec<_>>()
+        };
+        self.synced().then(|| self.nodes.values().flat_map(published).collect())
+    }
+
+    /// This node's own object, as soon as it is known.
+    #[must_use]
+    pub fn own_node(&self) -> Option<&NodeRecord> {
+        self.nodes.get(&self.me)
+    }
+
+    /// Whether the pod is known, so that the snapshot says which policies apply to it.
+    #[must_use]
+    pub fn pod_known(&self, id: &PodId) -> bool {
+        self.snapshot.pods.contains_key(id)
+    }
+
+    /// The interfaces of the pods of this node.
+    #[must_use]
+    pub const fn endpoints(&self) -> &BTreeMap<IfName, Endpoint> {
+        &self.endpoints
+    }
+
+    /// A pod of this node has got its interface. From now on its addresses count, whether the API server knows them
+    /// or not: other pods of this node may meet it at once.
+    pub fn set_local_endpoint(&mut self, endpoint: Endpoint) -> Dirty {
+        if self.endpoints.get(&endpoint.interface) == Some(&endpoint) {
+            return Dirty::nothing();
+        }
+        let id = endpoint.pod.clone();
+        let before = self.endpoints.insert(endpoint.interface.clone(), endpoint);
+        if let Some(before) = before.filter(|b| b.pod != id) {
+            self.merge_addresses(&before.pod);
+        }
+        self.merge_addresses(&id);
+        Dirty::only(Concern::Policy)
+    }
+
+    /// The interface is gone.
+    pub fn remove_local_endpoint(&mut self, interface: &IfName) -> Dirty {
+        let Some(endpoint) = self.endpoints.remove(interface) else { return Dirty::nothing() };
+        self.merge_addresses(&endpoint.pod);
+        Dirty::only(Concern::Policy)
+    }
+
+    /// Gives the pod the addresses that the API reports and those of its endpoints.
+    fn merge_addresses(&mut self, id: &PodId) {
+        let Some(pod) = self.snapshot.pods.get_mut(id) else {
+            self.reported_addresses.remove(id);
+            return;
+        };
+        let local: BTreeSet<IpAddr> =
+            self.endpoints.values().filter(|e| e.pod == *id).flat_map(|e| e.addresses.iter().copied()).collect();
+        let reported = self.reported_addresses.remove(id).unwrap_or_else(|| pod.addresses.clone());
+        pod.addresses = &reported | &local;
+        if !local.is_empty() {
+            self.reported_addresses.insert(id.clone(), reported);
+        }
+    }
+
+    fn policies(&mut self) -> &mut BTreeMap<PolicyId, Policy> {
+        // The one tier is made in `new` and never goes.
+        &mut self.snapshot.tiers[0].policies
+    }
+}
+
+/// A watched kind.
+trait Kind: Sized {
+    type Key: Ord + Clone + 'static;
+
+    fn key(&self) -> Option<Self::Key>;
+    fn listing(index: &mut Index) -> &mut Listing<Self::Key>;
+    fn keys(index: &Index) -> impl Iterator<Item = &Self::Key>;
+    fn put(self, index: &mut Index, key: Self::Key) -> Dirty;
+    fn remove(index: &mut Index, key: &Self::Key) -> Dirty;
+}
+
+impl Kind for Node {
+    type Key = NodeName;
+
+    fn key(&self) -> Option<NodeName> {
+        node::name(self)
+    }
+
+    fn listing(index: &mut Index) -> &mut Listing<NodeName> {
+        &mut index.listings.nodes
+    }
+
+    fn keys(index: &Index) -> impl Iterator<Item = &NodeName> {
+        index.nodes.keys()
+    }
+
+    fn put(self, index: &mut Index, name: NodeName) -> Dirty {
+        let record = node::convert(self);
+        if index.nodes.get(&name) == Some(&record) {
+            return Dirty::nothing();
+        }
+        let dirty = node_dirty(index, &name);
+        index.nodes.insert(name, record);
+        dirty
+    }
+
+    fn remove(index: &mut Index, name: &NodeName) -> Dirty {
+        index.nodes.remove(name).map_or_else(Dirty::nothing, |_| node_dirty(index, name))
+    }
+}
+
+fn node_dirty(index: &Index, name: &NodeName) -> Dirty {
+    let mut dirty = Dirty::only(Concern::Overlay);
+    if *name == index.me {
+        dirty.merge(Dirty::only(Concern::OwnNode));
+    }
+    dirty
+}
+
+impl Kind for KubePod {
+    type Key = PodId;
+
+    fn key(&self) -> Option<PodId> {
+        pod::id(self)
+    }
+
+    fn listing(index: &mut Index) -> &mut Listing<PodId> {
+        &mut index.listings.pods
+    }
+
+    fn keys(index: &Index) -> impl Iterator<Item = &PodId> {
+        index.snapshot.pods.keys()
+    }
+
+    fn put(self, index: &mut Index, id: PodId) -> Dirty {
+        let Some(pod) = pod::convert(self) else { return Self::remove(index, &id) };
+        index.reported_addresses.remove(&id);
+        let before = index.snapshot.pods.insert(id.clone(), pod);
+        index.merge_addresses(&id);
+        if before.as_ref() == index.snapshot.pods.get(&id) { Dirty::nothing() } else { Dirty::only(Concern::Policy) }
+    }
+
+    fn remove(index: &mut Index, id: &PodId) -> Dirty {
+        index.reported_addresses.remove(id);
+        index.snapshot.pods.remove(id).map_or_else(Dirty::nothing, |_| Dirty::only(Concern::Policy))
+    }
+}
+
+impl Kind for Namespace {
+    type Key = String;
+
+    fn key(&self) -> Option<String> {
+        self.metadata.name.clone()
+    }
+
+    fn listing(index: &mut Index) -> &mut Listing<String> {
+        &mut index.listings.namespaces
+    }
+
+    fn keys(index: &Index) -> impl Iterator<Item = &String> {
+        index.snapshot.namespaces.keys()
+    }
+
+    fn put(self, index: &mut Index, name: String) -> Dirty {
+        let labels: Labels = self.metadata.labels.unwrap_or_default();
+        if index.snapshot.namespaces.get(&name) == Some(&labels) {
+            return Dirty::nothing();
+        }
+        index.snapshot.namespaces.insert(name, labels);
+        Dirty::only(Concern::Policy)
+    }
+
+    fn remove(index: &mut Index, name: &String) -> Dirty {
+        index.snapshot.namespaces.remove(name).map_or_else(Dirty::nothing, |_| Dirty::only(Concern::Policy))
+    }
+}
+
+impl Kind for NetworkPolicy {
+    type Key = PolicyId;
+
+    fn key(&self) -> Option<PolicyId> {
+        network_policy::id(self)
+    }
+
+    fn listing(index: &mut Index) -> &mut Listing<PolicyId> {
+        &mut index.listings.policies
+    }
+
+    fn keys(index: &Index) -> impl Iterator<Item = &PolicyId> {
+        index.snapshot.tiers[0].policies.keys()
+    }
+
+    fn put(self, index: &mut Index, id: PolicyId) -> Dirty {
+        let (policy, rejected) = network_policy::convert(&id, self);
+        let rejected_before = index.rejected.remove(&id).unwrap_or_default();
+        let same = index.policies().get(&id) == Some(&policy) && rejected_before == rejected;
+        if !rejected.is_empty() {
+            index.rejected.insert(id.clone(), rejected);
+        }
+        index.policies().insert(id, policy);
+        if same { Dirty::nothing() } else { Dirty::only(Concern::Policy) }
+    }
+
+    fn remove(index: &mut Index, id: &PolicyId) -> Dirty {
+        index.rejected.remove(id);
+        index.policies().remove(id).map_or_else(Dirty::nothing, |_| Dirty::only(Concern::Policy))
+    }
+}

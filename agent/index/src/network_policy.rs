@@ -1,0 +1,269 @@
+//! Kubernetes' NetworkPolicy in the words of the ordered representation.
+//!
+//! The API server refuses most of what is rejected here; objects can be older than its checks, or come through an API
+//! server that is newer than we are. A part that cannot be understood allows nothing, the rest of the policy counts,
+//! and the policy isolates whom it selects.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use k8s_openapi::{
+    api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
+        util::intstr::IntOrString,
+    },
+};
+use towpath_core::{
+    policy::ir::{
+        Action, Block, Direction, Namespaces, Peer, Peers, PodSelector, Policy, PolicyId, Port, Ports, Rejected, Rule,
+    },
+    selector::Selector,
+};
+
+use crate::pod::protocol;
+
+/// The policy's name; `None` for an object without one.
+pub(crate) fn id(policy: &NetworkPolicy) -> Option<PolicyId> {
+    Some(PolicyId { namespace: policy.metadata.namespace.clone()?, name: policy.metadata.name.clone()? })
+}
+
+/// The policy, and what of it could not be used.
+pub(crate) fn convert(id: &PolicyId, policy: NetworkPolicy) -> (Policy, Vec<Rejected>) {
+    let mut reader = Reader { id, rejected: Vec::new() };
+    let policy = reader.policy(&policy.spec.unwrap_or_default());
+    (policy, reader.rejected)
+}
+
+struct Reader<'a> {
+    id: &'a PolicyId,
+    rejected: Vec<Rejected>,
+}
+
+impl Reader<'_> {
+    fn reject(&mut self, path: &str, reason: impl Into<String>) {
+        self.rejected.push(Rejected { policy: self.id.clone(), path: path.to_owned(), reason: reason.into() });
+    }
+
+    fn policy(&mut self, spec: &NetworkPolicySpec) -> Policy {
+        let directions = self.directions(spec);
+        let (pods, subject) = match spec.pod_selector.as_ref().map(understood) {
+            None => (Selector::everything(), Subject::Understood),
+            Some((selector, None)) => (selector, Subject::Understood),
+            Some((selector, Some((at, reason)))) => {
+                let path = format!("spec.podSelector.{at}");
+                self.reject(&path, format!("{reason}; until this is right the policy isolates every pod that the rest selects and allows nothing"));
+                (selector, Subject::TooWide)
+            }
+        };
+        let mut rules = |direction| {
+            let rules = self.rules(spec, direction);
+            // Rules would let in more pods' peers than anybody has written: none of them counts.
+            directions.contains(&direction).then_some(match subject {
+                Subject::Understood => rules,
+                Subject::TooWide => Vec::new(),
+            })
+        };
+        let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
+        let namespaces = Namespaces::Named(self.id.namespace.clone());
+        Policy { subject: PodSelector { namespaces, pods }, ingress, egress }
+    }
+
+    fn directions(&mut self, spec: &NetworkPolicySpec) -> BTreeSet<Direction> {
+        let mut directions = BTreeSet::new();
+        for (n, name) in spec.policy_types.iter().flatten().enumerate() {
+            match name.as_str() {
+                "Ingress" => directions.insert(Direction::Ingress),
+                "Egress" => directions.insert(Direction::Egress),
+                other => {
+                    self.reject(&format!("spec.policyTypes[{n}]"), format!("{other:?} is neither Ingress nor Egress"));
+                    false
+                }
+            };
+        }
+        if directions.is_empty() {
+            directions.insert(Direction::Ingress);
+            if spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()) {
+                directions.insert(Direction::Egress);
+            }
+        }
+        directions
+    }
+
+    fn rules(&mut self, spec: &NetworkPolicySpec, direction: Direction) -> Vec<Rule> {
+        match direction {
+            Direction::Ingress => {
+                let rules = spec.ingress.iter().flatten().enumerate();
+                rules.map(|(n, r)| self.rule(&format!("spec.ingress[{n}]"), ("from", &r.from), &r.ports)).collect()
+            }
+            Direction::Egress => {
+                let rules = spec.egress.iter().flatten().enumerate();
+                rules.map(|(n, r)| self.rule(&format!("spec.egress[{n}]"), ("to", &r.to), &r.ports)).collect()
+            }
+        }
+    }
+
+    fn rule(
+        &mut self,
+        path: &str,
+        (field, peers): (&str, &Option<Vec<NetworkPolicyPeer>>),
+        ports: &Option<Vec<NetworkPolicyPort>>,
+    ) -> Rule {
+        let peers = match peers.as_deref() {
+            None | Some([]) => Peers::Any,
+            Some(peers) => {
+                let read = |(n, peer)| self.peer(&format!("{path}.{field}[{n}]"), peer);
+                Peers::Of(peers.iter().enumerate().filter_map(read).collect())
+            }
+        };
+        let ports = match ports.as_deref() {
+            None | Some([]) => Ports::Any,
+            Some(ports) => {
+                let read = |(n, port)| self.port(&format!("{path}.ports[{n}]"), port);
+                Ports::Of(ports.iter().enumerate().filter_map(read).collect())
+            }
+        };
+        Rule { action: Action::Allow, peers, ports }
+    }
+
+    fn peer(&mut self, path: &str, peer: &NetworkPolicyPeer) -> Option<Peer> {
+        match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
+            (Some(block), None, None) => self.block(&format!("{path}.ipBlock"), block).map(Peer::Block),
+            (None, None, None) => {
+                self.reject(
+                    path,
+                    "a peer needs an ipBlock, a namespaceSelector or a podSelector; this one matches nothing",
+                );
+                None
+            }
+            (Some(_), _, _) => {
+                self.reject(path, "an ipBlock stands alone; make the selectors a peer of their own");
+                None
+            }
+            (None, namespaces, pods) => {
+                let namespaces = match namespaces {
+                    None => Namespaces::Named(self.id.namespace.clone()),
+                    Some(selector) => {
+                        Namespaces::Matching(self.selector(&format!("{path}.namespaceSelector"), selector)?)
+                    }
+                };
+                let pods = match pods {
+                    None => Selector::everything(),
+                    Some(selector) => self.selector(&format!("{path}.podSelector"), selector)?,
+                };
+                Some(Peer::Pods(PodSelector { namespaces, pods }))
+            }
+        }
+    }
+
+    fn selector(&mut self, path: &str, selector: &LabelSelector) -> Option<Selector> {
+        match understood(selector) {
+            (selector, None) => Some(selector),
+            (_, Some((at, reason))) => {
+                self.reject(&format!("{path}.{at}"), format!("{reason}; the peer matches nothing"));
+                None
+            }
+        }
+    }
+
+    fn block(&mut self, path: &str, block: &IPBlock) -> Option<Block> {
+        let net = self.net(&format!("{path}.cidr"), &block.cidr)?;
+        let mut except = BTreeSet::new();
+        for (n, text) in block.except.iter().flatten().enumerate() {
+            except.insert(self.net(&format!("{path}.except[{n}]"), text)?);
+        }
+        Some(Block { net, except })
+    }
+
+    fn net(&mut self, path: &str, text: &str) -> Option<IpNet> {
+        let net = text.parse::<IpNet>().ok().map(|net| net.trunc());
+        if net.is_none() {
+            self.reject(
+                path,
+                format!("{text:?} is no address range like 10.0.0.0/8 or fd00::/64; the peer matches nothing"),
+            );
+        }
+        net
+    }
+
+    fn port(&mut self, path: &str, port: &NetworkPolicyPort) -> Option<Port> {
+        let Some(protocol) = protocol(port.protocol.as_deref()) else {
+            let name = port.protocol.as_deref().unwrap_or_default();
+            self.reject(
+                &format!("{path}.protocol"),
+                format!("{name:?} is none of TCP, UDP and SCTP; the port matches nothing"),
+            );
+            return None;
+        };
+        match (&port.port, port.end_port) {
+            (None, None) => Some(Port::Numbers(protocol, 0, u16::MAX)),
+            (Some(IntOrString::String(name)), None) if is_port_name(name) => Some(Port::Named(protocol, name.clone())),
+            (Some(IntOrString::String(name)), None) => {
+                self.reject(
+                    &format!("{path}.port"),
+                    format!("no container's port can be called {name:?}; the port matches nothing"),
+                );
+                None
+            }
+            (Some(IntOrString::Int(first)), end) => {
+                let last = end.unwrap_or(*first);
+                let numbers = port_number(*first).zip(port_number(last)).filter(|(first, last)| first <= last);
+                if numbers.is_none() {
+                    self.reject(
+                        path,
+                        format!("{first} to {last} is no range of ports from 1 to 65535; the port matches nothing"),
+                    );
+                }
+                numbers.map(|(first, last)| Port::Numbers(protocol, first, last))
+            }
+            (None | Some(IntOrString::String(_)), Some(_)) => {
+                self.reject(&format!("{path}.endPort"), "endPort needs a number in port; the port matches nothing");
+                None
+            }
+        }
+    }
+}
+
+/// Whether a policy's own selector was read as it was written.
+#[derive(Clone, Copy)]
+enum Subject {
+    Understood,
+    TooWide,
+}
+
+/// A label selector without those requirements that cannot be understood, and the first of these with its reason.
+fn understood(selector: &LabelSelector) -> (Selector, Option<(String, String)>) {
+    let mut bad = None;
+    let mut parts = Vec::new();
+    for (n, requirement) in selector.match_expressions.iter().flatten().enumerate() {
+        match self::requirement(requirement) {
+            Ok(part) => parts.push(part),
+            Err(reason) => bad = bad.or(Some((format!("matchExpressions[{n}]"), reason))),
+        }
+    }
+    let labels = selector.match_labels.iter().flatten().map(|(key, value)| Selector::equals(key, value));
+    (Selector::all(labels.chain(parts)), bad)
+}
+
+fn requirement(requirement: &LabelSelectorRequirement) -> Result<Selector, String> {
+    let key = requirement.key.clone();
+    let values: BTreeSet<String> = requirement.values.iter().flatten().cloned().collect();
+    match (requirement.operator.as_str(), values.is_empty()) {
+        ("In", false) => Ok(Selector::In(key, values)),
+        ("NotIn", false) => Ok(Selector::NotIn(key, values)),
+        ("Exists", true) => Ok(Selector::Exists(key)),
+        ("DoesNotExist", true) => Ok(Selector::DoesNotExist(key)),
+        ("In" | "NotIn", true) => Err(format!("{} of {key:?} needs values", requirement.operator)),
+        ("Exists" | "DoesNotExist", false) => Err(format!("{} of {key:?} takes no values", requirement.operator)),
+        (other, _) => Err(format!("{other:?} is none of In, NotIn, Exists and DoesNotExist")),
+    }
+}
+
+fn port_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|n| *n != 0)
+}
+
+/// Names of ports are service names of RFC 6335, section 5.1: among else at most 15 characters with a letter.
+fn is_port_name(name: &str) -> bool {
+    (1..=15).contains(&name.len()) && name.bytes().any(|b| b.is_ascii_alphabetic())
+}
