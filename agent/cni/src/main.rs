@@ -1,2 +1,27 @@
-//! The CNI plugin.
-fn main() {}
+//! The CNI plugin `towpath`.
+
+use std::{
+    env,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use towpath_cni::Answer;
+
+fn main() -> ExitCode {
+    if env::args().nth(1).as_deref() == Some("--version") {
+        println!("towpath {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let answer = towpath_cni::run(&|name| env::var(name).ok(), io::stdin());
+    let (text, status) = match answer {
+        Answer::Silent => return ExitCode::SUCCESS,
+        Answer::Result(value) => (value, ExitCode::SUCCESS),
+        Answer::Error(value) => (value, ExitCode::FAILURE),
+    };
+    // Not `println!`: a runtime that closed its end is no reason to panic, but one to fail.
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => status,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

@@ -54,7 +54,9 @@ impl Attachment {
         &self.ifname
     }
 
-    fn file_name(&self) -> String {
+    /// The name of its file in the folder of endpoint files.
+    #[must_use]
+    pub fn file_name(&self) -> String {
         format!("{}.{}.json", self.container_id, self.ifname)
     }
 }
@@ -89,6 +91,8 @@ pub struct EndpointFile {
     pub host_interface: IfName,
     /// The pod's addresses, one per family at most.
     pub addresses: Vec<IpAddr>,
+    /// The MTU of both ends in bytes, as they were made. The node's own may have changed since.
+    pub mtu: u32,
 }
 
 impl EndpointFile {
@@ -262,6 +266,7 @@ mod tests {
             pod: "web-0".to_owned(),
             host_interface: IfName::of_pod("default", "web-0"),
             addresses: vec!["10.244.1.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            mtu: 1450,
         }
     }
 

@@ -39,6 +39,12 @@ impl Paths {
         &self.state
     }
 
+    /// The folder of all networks' address folders.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// The file of [`super::NodeState`].
     #[must_use]
     pub fn node_file(&self) -> PathBuf {
