@@ -6,6 +6,10 @@
 
 mod cgroup;
 pub mod cluster;
+pub mod demo;
+pub mod deny;
+pub mod deploy;
+pub mod image;
 pub mod node;
 pub mod oci;
 mod pki;

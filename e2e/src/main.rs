@@ -10,7 +10,7 @@ use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::toolchain::Tools;
-use towpath_e2e::{node, process};
+use towpath_e2e::{demo, deny, deploy, image, node, process};
 
 /// A real Kubernetes on this machine, and Towpath on it.
 #[derive(Parser)]
@@ -45,6 +45,21 @@ enum Verb {
         #[arg(long)]
         image: PathBuf,
     },
+    /// Build Towpath's image
+    Image,
+    /// Install Towpath on a cluster and wait until its network is Ready
+    Deploy {
+        /// Name of the cluster
+        #[arg(long, default_value = "towpath")]
+        name: ClusterName,
+        /// File with the NetworkConfig
+        #[arg(long, default_value = "manifests/samples/default.yaml")]
+        config: PathBuf,
+    },
+    /// Check the dependencies' licences and sources
+    Deny,
+    /// Show everything, from nothing to pods that obey a policy
+    Demo,
     /// Give a cluster a plain bridge network with static routes, to compare with
     Reference {
         /// Name of the cluster
@@ -122,6 +137,16 @@ fn run(verb: Verb) -> Result<()> {
             progress.say(format!("loaded into {} nodes: {}", cluster.nodes().len(), names.join(", ")));
             Ok(())
         }
+        Verb::Image => image::build(&site()?, &progress).map(drop),
+        Verb::Deploy { name, config } => {
+            let site = site()?;
+            let cluster = Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?;
+            deploy::deploy(&cluster, &image::build(&site, &progress)?, &config)?;
+            progress.say(format!("Towpath is ready on cluster {name}"));
+            Ok(())
+        }
+        Verb::Deny => deny::check(&site()?, &progress),
+        Verb::Demo => demo::run(&site()?, progress),
         Verb::Reference { name } => {
             let site = site()?;
             Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?.reference_network()?;

@@ -30,11 +30,20 @@ pub enum Layer {
     Entries(Vec<Entry>),
 }
 
+/// Under which names an archive holds its image.
+#[derive(Debug, Clone)]
+pub enum Naming {
+    /// One full name with tag.
+    Fixed(String),
+    /// That name, and a second one whose tag also has the content's digest: see [`content_name`].
+    AlsoByContent(String),
+}
+
 /// An image.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// Full name with tag.
-    pub name: String,
+    /// Its name or names.
+    pub naming: Naming,
     /// Layers, lowest first.
     pub layers: Vec<Layer>,
     /// Entry point; may be empty.
@@ -65,16 +74,32 @@ impl Image {
         let config = archive.blob("application/vnd.oci.image.config.v1+json", &serde_json::to_vec(&config)?)?;
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": described});
-        let mut manifest = archive.blob(kind, &serde_json::to_vec(&manifest)?)?;
+        let manifest = archive.blob(kind, &serde_json::to_vec(&manifest)?)?;
         let digest = manifest["digest"].as_str().unwrap_or_default().to_owned();
-        manifest["annotations"] =
-            json!({"io.containerd.image.name": self.name, "org.opencontainers.image.ref.name": self.name});
-        archive.file("index.json", &serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [manifest]}))?)?;
+        let names = match &self.naming {
+            Naming::Fixed(name) => vec![name.clone()],
+            Naming::AlsoByContent(name) => vec![name.clone(), content_name(name, &digest)],
+        };
+        let named = names.iter().map(|name| {
+            let mut manifest = manifest.clone();
+            manifest["annotations"] =
+                json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
+            manifest
+        });
+        let index = json!({"schemaVersion": 2, "manifests": named.collect::<Vec<_>>()});
+        archive.file("index.json", &serde_json::to_vec(&index)?)?;
         archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         archive.0.into_inner().and_then(|mut file| file.flush()).context("finish the archive")?;
         fs::rename(&temporary, to).with_context(|| format!("finish {}", to.display()))?;
         Ok(digest)
     }
+}
+
+/// The name by which an image's content can be told: `towpath.local/towpath:0.1.0` with ten digits of the digest appended.
+#[must_use]
+pub fn content_name(name: &str, digest: &str) -> String {
+    let digits: String = digest.trim_start_matches("sha256:").chars().take(10).collect();
+    format!("{name}-{digits}")
 }
 
 struct Archive(tar::Builder<File>);
@@ -150,7 +175,7 @@ mod tests {
             Entry::Link("hi".into(), "hello".into()),
         ];
         Image {
-            name: "towpath.local/x:1".into(),
+            naming: Naming::Fixed("towpath.local/x:1".into()),
             layers: vec![Layer::Entries(entries)],
             entrypoint: vec!["/hello".into()],
         }

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 
-use crate::run::log_tail;
+use crate::run::{TAIL_LINES, log_tail};
 use crate::wait::wait_for;
 use crate::{cgroup, underlay};
 
@@ -49,7 +49,12 @@ impl Running {
         match self.ended.get() {
             None => Ok(()),
             Some(status) => {
-                bail!("{} ended ({status}); the end of {}:\n{}", self.name, self.log.display(), log_tail(&self.log))
+                bail!(
+                    "{} ended ({status}); the end of {}:\n{}",
+                    self.name,
+                    self.log.display(),
+                    log_tail(&self.log, 2 * TAIL_LINES)
+                )
             }
         }
     }

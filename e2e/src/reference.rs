@@ -31,7 +31,8 @@ impl Cluster {
             node.exec(&["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
             for plugin in PLUGINS {
                 let to = node.path("/opt/cni/bin")?.join(plugin);
-                fs::copy(Path::new(DEBIAN_PLUGINS).join(plugin), &to).with_context(|| format!("install {}", to.display()))?;
+                fs::copy(Path::new(DEBIAN_PLUGINS).join(plugin), &to)
+                    .with_context(|| format!("install {}", to.display()))?;
             }
             for (peer, range) in ranges.iter().filter(|(peer, _)| peer.number() != node.number()) {
                 node.exec(&["ip", "route", "replace", range, "via", &peer.addresses()[0].to_string()])?;

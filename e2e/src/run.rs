@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::progress::Progress;
 
 /// Lines of a log that a failure shows.
-const TAIL_LINES: usize = 25;
+pub const TAIL_LINES: usize = 20;
 /// Time between two signs of life of a long build.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
@@ -22,7 +22,7 @@ pub fn output(command: &mut Command) -> Result<String> {
     let out = raw_output(command)?;
     if !out.status.success() {
         let said = [out.stderr.as_slice(), out.stdout.as_slice()].map(String::from_utf8_lossy).join("");
-        bail!("{} ended with {}:\n{}", words(command), out.status, tail(&said));
+        bail!("{} ended with {}:\n{}", words(command), out.status, tail(&said, TAIL_LINES));
     }
     String::from_utf8(out.stdout).with_context(|| format!("{} printed no text", words(command)))
 }
@@ -65,23 +65,23 @@ pub fn logged(command: &mut Command, what: &str, log: &Path, progress: &Progress
         std::thread::sleep(Duration::from_millis(50));
     };
     if !status.success() {
-        bail!("{what} failed ({status}); the end of {}:\n{}", log.display(), log_tail(log));
+        bail!("{what} failed ({status}); the end of {}:\n{}", log.display(), log_tail(log, TAIL_LINES));
     }
     Ok(())
 }
 
 /// The last lines of a log file, or a word on why there are none.
 #[must_use]
-pub fn log_tail(log: &Path) -> String {
+pub fn log_tail(log: &Path, lines: usize) -> String {
     match std::fs::read(log) {
-        Ok(bytes) => tail(&String::from_utf8_lossy(&bytes)),
+        Ok(bytes) => tail(&String::from_utf8_lossy(&bytes), lines),
         Err(error) => format!("({}: {error})", log.display()),
     }
 }
 
-fn tail(text: &str) -> String {
+fn tail(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(TAIL_LINES);
+    let from = lines.len().saturating_sub(count);
     lines.get(from..).unwrap_or_default().iter().map(|line| format!("  | {line}\n")).collect()
 }
 
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_tail_keeps_only_the_last_lines() {
         let text: String = (0..100).map(|n| format!("line {n}\n")).collect();
-        let end = tail(&text);
+        let end = tail(&text, TAIL_LINES);
         assert_eq!(end.lines().count(), TAIL_LINES);
         assert!(end.ends_with("line 99\n"));
     }

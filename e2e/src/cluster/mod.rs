@@ -178,6 +178,12 @@ impl Cluster {
         self.site.cluster_dir(self.name())
     }
 
+    /// The checkout that it belongs to.
+    #[must_use]
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
     /// The binaries and images that it was made with.
     #[must_use]
     pub fn tools(&self) -> &Tools {

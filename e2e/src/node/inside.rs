@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,6 +27,9 @@ use crate::wait::wait_for;
 
 /// Where containerd listens.
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+/// A started component with its name.
+type Component = (&'static str, Child);
+
 /// Settings of the whole machine that kubelet insists on, with the values that it wants. A file with the value on top
 /// of each keeps kubelet from changing the machine.
 const KUBELET_SETTINGS: [(&str, &str); 5] = [
@@ -43,7 +46,8 @@ const KUBELET_SETTINGS: [(&str, &str); 5] = [
 /// When a namespace cannot be made, or the first process fails.
 pub fn hold(spec_file: &Path) -> Result<()> {
     let spec = read(spec_file)?;
-    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC).context("make the node's namespaces")?;
+    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)
+        .context("make the node's namespaces")?;
     // Only a child enters the new PID namespace, as its first process.
     let mut child = Command::new(&spec.launcher)
         .args(["node-init", "--spec"])
@@ -66,15 +70,19 @@ pub fn init(spec_file: &Path) -> Result<()> {
     // Not the holder's: it needs the machine's own /proc to tell this process' pid.
     unshare(CloneFlags::CLONE_NEWNS).context("make the node's mount namespace")?;
     lay_out(&spec)?;
-    let mut components =
-        vec![start(&spec, "containerd", &["containerd".into(), "--config".into(), spec.file("containerd.toml")])?];
-    wait_for("containerd's socket", Duration::from_secs(30), || Ok(UnixStream::connect(CONTAINERD_SOCKET).ok()))
-        .with_context(|| format!("containerd:\n{}", run::log_tail(&spec.log("containerd"))))?;
+    let mut containerd =
+        start(&spec, "containerd", &["containerd".into(), "--config".into(), spec.file("containerd.toml")])?;
+    wait_for("containerd's socket", Duration::from_secs(30), || {
+        if let Some(status) = containerd.1.try_wait()? {
+            bail!(spec.obituary(containerd.0, &status.to_string()));
+        }
+        Ok(UnixStream::connect(CONTAINERD_SOCKET).ok())
+    })?;
     import(&spec)?;
     wait_for("a ready API server", Duration::from_secs(120), || Ok(spec.dir.join("admitted").exists().then_some(())))?;
-    components.push(start(&spec, "kubelet", &spec.kubelet)?);
-    components.push(start(&spec, "kube-proxy", &spec.kube_proxy)?);
-    reap(&spec, &components)
+    let kubelet = start(&spec, "kubelet", &spec.kubelet)?;
+    let kube_proxy = start(&spec, "kube-proxy", &spec.kube_proxy)?;
+    reap(&spec, &[containerd, kubelet, kube_proxy])
 }
 
 impl Inside {
@@ -85,6 +93,11 @@ impl Inside {
     fn log(&self, component: &str) -> std::path::PathBuf {
         self.log_dir.join(format!("{}-{component}.log", self.name))
     }
+
+    fn obituary(&self, component: &str, how: &str) -> String {
+        let log = self.log(component);
+        format!("{component} ended ({how}); the end of {}:\n{}", log.display(), run::log_tail(&log, run::TAIL_LINES))
+    }
 }
 
 fn read(file: &Path) -> Result<Inside> {
@@ -92,27 +105,27 @@ fn read(file: &Path) -> Result<Inside> {
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
 }
 
-fn start(spec: &Inside, component: &'static str, words: &[String]) -> Result<(&'static str, Pid)> {
+fn start(spec: &Inside, component: &'static str, words: &[String]) -> Result<Component> {
     let log = spec.log(component);
     let out =
         File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
     let (program, arguments) = words.split_first().context("a component has a command")?;
     let child = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn();
     let child = child.with_context(|| format!("start {component}"))?;
-    Ok((component, Pid::from_raw(i32::try_from(child.id())?)))
+    Ok((component, child))
 }
 
 /// Collects the dead, as the first process of a PID namespace must, until a component is among them.
-fn reap(spec: &Inside, components: &[(&'static str, Pid)]) -> Result<()> {
+fn reap(spec: &Inside, components: &[Component]) -> Result<()> {
     loop {
-        let dead = match waitpid(None::<Pid>, None).context("wait for the node's processes")? {
+        let (pid, how) = match waitpid(None::<Pid>, None).context("wait for the node's processes")? {
             WaitStatus::Exited(pid, code) => (pid, format!("exit status {code}")),
             WaitStatus::Signaled(pid, signal, _) => (pid, format!("signal {signal}")),
             _ => continue,
         };
-        if let Some((component, _)) = components.iter().find(|(_, pid)| *pid == dead.0) {
-            let log = spec.log(component);
-            bail!("{component} ended ({}); the end of {}:\n{}", dead.1, log.display(), run::log_tail(&log));
+        let pid = u32::try_from(pid.as_raw())?;
+        if let Some((component, _)) = components.iter().find(|(_, child)| child.id() == pid) {
+            bail!(spec.obituary(component, &how));
         }
     }
 }

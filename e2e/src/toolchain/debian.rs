@@ -21,8 +21,6 @@ pub(super) const CLUSTER: &[&str] = &[
     "runc",
     "util-linux",
 ];
-/// What the product's image and its tests need.
-pub const BASE: &[&str] = &["ca-certificates", "conntrack", "mmdebstrap", "nftables"];
 
 /// Installs those of `packages` that are missing, and says so in one line.
 ///

@@ -1,7 +1,7 @@
 //! Programs built from Go modules. Their versions are fixed by the go.mod and go.sum files in `third_party/`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -48,9 +48,9 @@ pub(super) const COREDNS_PARTS: Parts = Parts {
     name: "coredns",
     version: "1.15.0",
     ldflags: "-s -w",
-    packages: &["github.com/coredns/coredns"],
+    packages: &["."],
     output: "coredns",
-    duration: "2 minutes",
+    duration: "1 minute",
 };
 
 /// Programs that are built together.
@@ -70,11 +70,9 @@ impl Parts {
     /// Builds them unless they are in the cache. Gives the folder of the binaries.
     pub(super) fn build(&self, site: &Site, progress: &Progress) -> Result<PathBuf> {
         let module = site.root().join("e2e/third_party").join(self.name);
-        let read =
-            |file: &str| fs::read(module.join(file)).with_context(|| format!("read {}", module.join(file).display()));
-        let (sum, requirements) = (read("go.sum")?, read("go.mod")?);
-        let flags = [self.ldflags, self.output, &self.packages.join(" ")].join("\n");
-        let hash = recipe_hash([requirements.as_slice(), sum.as_slice(), flags.as_bytes()]);
+        let mut recipe = vec![[self.ldflags, self.output, &self.packages.join(" ")].join("\n").into_bytes()];
+        recipe.extend(sources(&module)?);
+        let hash = recipe_hash(recipe.iter().map(Vec::as_slice));
         let title = format!("{} {}", self.name, self.version);
         let dir = once(site, &format!("{}-{}-{hash}", self.name, self.version), progress, |dir| {
             progress.say(format!("building {title} from its Go modules, once: about {}", self.duration));
@@ -87,6 +85,8 @@ impl Parts {
                 .current_dir(&module)
                 .env("CGO_ENABLED", "0")
                 .env("GOWORK", "off")
+                // The compiler collects its garbage less often: more memory, less time.
+                .env("GOGC", "400")
                 .args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", self.ldflags, "-o", &output])
                 .args(self.packages);
             run::logged(
@@ -98,4 +98,12 @@ impl Parts {
         })?;
         Ok(dir.join("bin"))
     }
+}
+
+/// The files of a module's folder, by name.
+fn sources(module: &Path) -> Result<Vec<Vec<u8>>> {
+    let entries = fs::read_dir(module).with_context(|| format!("list {}", module.display()))?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.sort();
+    files.iter().map(|file| fs::read(file).with_context(|| format!("read {}", file.display()))).collect()
 }

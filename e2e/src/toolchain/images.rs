@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::{once, recipe_hash};
-use crate::oci::{Entry, Image, Layer};
+use crate::oci::{Entry, Image, Layer, Naming};
 use crate::progress::Progress;
 use crate::run;
 use crate::site::Site;
@@ -33,8 +33,11 @@ pub(super) fn build(site: &Site, kubernetes: &Path, coredns: &Path, progress: &P
     once(site, &format!("images-{}", recipe_hash(parts)), progress, |dir| {
         progress.say("making the test images");
         let image = |name: &str, entries: Vec<Entry>, entrypoint: &str, file: &str| {
-            let image =
-                Image { name: name.into(), layers: vec![Layer::Entries(entries)], entrypoint: vec![entrypoint.into()] };
+            let image = Image {
+                naming: Naming::Fixed(name.into()),
+                layers: vec![Layer::Entries(entries)],
+                entrypoint: vec![entrypoint.into()],
+            };
             image.write(&dir.join(file)).with_context(|| format!("make {name}"))
         };
         let binary = |to: &str, from: PathBuf| Entry::File(to.into(), from, 0o755);

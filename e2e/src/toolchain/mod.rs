@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::progress::Progress;
 use crate::site::Site;
 
-pub use debian::{BASE as DEBIAN_BASE, require as require_packages};
+pub use debian::require as require_packages;
 pub use golang::KUBERNETES;
 pub use images::{AGNHOST_IMAGE, COREDNS_IMAGE, PAUSE_IMAGE};
 

@@ -1,0 +1,83 @@
+//! The demonstration: from nothing to pods on three nodes that talk and obey a policy, with every step told.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
+use crate::progress::Progress;
+use crate::site::Site;
+use crate::toolchain::Tools;
+use crate::wait::wait_for;
+use crate::{deploy, image};
+
+/// Name of the demonstration's cluster.
+const CLUSTER: &str = "demo";
+const NODES: u8 = 3;
+const CONFIG: &str = "manifests/samples/default.yaml";
+const BOUND: Duration = Duration::from_secs(60);
+
+/// Runs the demonstration. An older cluster of it is replaced, so that it always shows a first installation.
+///
+/// # Errors
+/// When a step fails or shows something else than it should.
+pub fn run(site: &Site, progress: Progress) -> Result<()> {
+    let tools = Tools::prepare(site, &progress)?;
+    let built = image::build(site, &progress)?;
+    let name: ClusterName = CLUSTER.parse()?;
+    if !cluster::leftovers(site, CLUSTER)?.is_empty() {
+        progress.say("removing the cluster of an earlier demonstration");
+        cluster::remove(site, CLUSTER)?;
+    }
+    let cluster =
+        Cluster::up(site, &tools, Spec { name, family: IpFamily::V4, nodes: (1..=NODES).collect() }, progress)?;
+    deploy::deploy(&cluster, &built, &site.root().join(CONFIG))?;
+    show(&cluster)?;
+    farewell(&cluster)
+}
+
+fn show(cluster: &Cluster) -> Result<()> {
+    let say = |line: &str| cluster.progress().say(line);
+    cluster.apply(include_str!("../assets/demo.yaml"))?;
+    let pods = wait_for("ready pods of the demonstration", BOUND, || {
+        let pods = cluster.list(&["pods", "-n", "demo"])?;
+        let ready = pods.iter().filter(|pod| cluster::condition(pod, "Ready") == "True").count();
+        Ok((ready == usize::from(NODES) + 2).then_some(pods))
+    })?;
+    say("pods run on every node");
+    println!("{}", cluster.kubectl(&["get", "pods", "-n", "demo", "-o", "wide"])?);
+    let far = pods.iter().find(|pod| pod["metadata"]["labels"]["app"] == "server" && pod["spec"]["nodeName"] == "n3");
+    let far = far.and_then(|pod| pod["status"]["podIP"].as_str()).context("no server on node n3")?;
+    say(&format!("ping across nodes: friend on n1 to {far} on n3"));
+    println!("{}", cluster.kubectl(&["exec", "-n", "demo", "friend", "--", "/bin/ping", "-c", "3", "-W", "2", far])?);
+    for client in ["friend", "stranger"] {
+        wait_for(&format!("an answer to {client}"), BOUND, || Ok(reaches(cluster, client, far)?.then_some(())))?;
+        say(&format!("without a policy: {client} reaches the server"));
+    }
+    cluster.apply(include_str!("../assets/demo-policy.yaml"))?;
+    say("NetworkPolicy only-friends is applied");
+    wait_for("the policy to bite", BOUND, || Ok((!reaches(cluster, "stranger", far)?).then_some(())))?;
+    say("with the policy: stranger is refused");
+    ensure!(reaches(cluster, "friend", far)?, "the policy refuses the friend, whom it should let through");
+    say("with the policy: friend still reaches the server");
+    println!("\n{}", cluster.kubectl(&["get", "networkconfig,networknode"])?);
+    Ok(())
+}
+
+/// Whether the pod `client` can open a TCP connection to the server.
+fn reaches(cluster: &Cluster, client: &str, server: &str) -> Result<bool> {
+    let target = format!("{server}:8080");
+    let words = ["exec", "-n", "demo", client, "--", "/agnhost", "connect", &target, "--timeout=2s", "--protocol=tcp"];
+    Ok(cluster.kubectl_raw(&words)?.status.success())
+}
+
+fn farewell(cluster: &Cluster) -> Result<()> {
+    let nodes = cluster.list(&["nodes"])?;
+    let version =
+        nodes.first().and_then(|node| node["status"]["nodeInfo"]["kubeletVersion"].as_str().map(str::to_owned));
+    cluster.progress().say(format!("done: {} nodes of Kubernetes {}", nodes.len(), version.unwrap_or_default()));
+    println!("The cluster stays up. Look around:   export KUBECONFIG={}", cluster.kubeconfig().display());
+    println!("                                     kubectl get pods -A -o wide");
+    println!("Remove it:                           make cluster-down CLUSTER={CLUSTER}");
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Towpath's own image, as an OCI archive: Debian's nft and conntrack, and our three programs.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::oci::{Entry, Image, Layer, Naming, content_name};
+use crate::progress::Progress;
+use crate::run;
+use crate::site::Site;
+use crate::toolchain::{self, recipe_hash};
+
+/// Name of the image, as it stands in the install bundle.
+pub const NAME: &str = concat!("towpath.local/towpath:", env!("CARGO_PKG_VERSION"));
+/// What the programs run besides themselves.
+const PACKAGES: &str = "nftables,conntrack";
+/// What making the image needs on this machine.
+const DEBIAN: &[&str] = &["gcc", "libc6-dev", "mmdebstrap"];
+/// The CNI plugin runs on any host, so it brings its C library along; that needs the target to be named.
+const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The ready image.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// The archive.
+    pub archive: PathBuf,
+    /// The name that also tells the content.
+    pub content_name: String,
+}
+
+/// Builds the programs and the image.
+///
+/// # Errors
+/// When a build fails: the message shows the end of its log.
+pub fn build(site: &Site, progress: &Progress) -> Result<Built> {
+    toolchain::require_packages(DEBIAN, progress)?;
+    let target = cargo_target(site)?;
+    cargo(
+        site,
+        progress,
+        "towpath-operator and towpath-agent",
+        &["-p", "towpath-operator", "-p", "towpath-agent"],
+        None,
+    )?;
+    let plugin = ["-p", "towpath-cni", "--target", STATIC_TARGET];
+    cargo(site, progress, "the CNI plugin", &plugin, Some("-C target-feature=+crt-static"))?;
+    let base = base(site, progress)?;
+    let program = |to: &str, from: PathBuf| Entry::File(to.into(), from, 0o755);
+    let ours = vec![
+        program("usr/local/bin/towpath-operator", target.join("release/towpath-operator")),
+        program("usr/local/bin/towpath-agent", target.join("release/towpath-agent")),
+        Entry::Folder("opt/towpath/cni".into(), 0o755),
+        program("opt/towpath/cni/towpath", target.join(STATIC_TARGET).join("release/towpath")),
+    ];
+    let archive = site.image_archive();
+    fs::create_dir_all(site.target().join("image")).context("create target/image")?;
+    let image = Image {
+        naming: Naming::AlsoByContent(NAME.into()),
+        layers: vec![Layer::Tar(base), Layer::Entries(ours)],
+        entrypoint: Vec::new(),
+    };
+    let digest = image.write(&archive)?;
+    let content_name = content_name(NAME, &digest);
+    progress.say(format!("image {content_name} is in {}", archive.display()));
+    Ok(Built { archive, content_name })
+}
+
+/// The base file system from Debian packages, unpacked and not configured: nothing in it needs to be.
+fn base(site: &Site, progress: &Progress) -> Result<PathBuf> {
+    let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let codename = codename.context("/etc/os-release names no Debian release: the image is made on Debian")?;
+    let name = format!("base-{codename}-{}", recipe_hash([PACKAGES.as_bytes()]));
+    let dir = toolchain::once(site, &name, progress, |dir| {
+        progress.say("making the image's base from Debian packages, once");
+        let mut command = Command::new("mmdebstrap");
+        command.args(["--variant=extract", &format!("--include={PACKAGES}"), codename]).arg(dir.join("base.tar"));
+        run::logged(&mut command, "the image's base", &site.target().join("log/build-base.log"), progress)
+    })?;
+    Ok(dir.join("base.tar"))
+}
+
+fn cargo(site: &Site, progress: &Progress, what: &str, packages: &[&str], flags: Option<&str>) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.current_dir(site.root()).args(["build", "--release", "--locked"]).args(packages);
+    if let Some(flags) = flags {
+        command.env("RUSTFLAGS", flags);
+    }
+    progress.say(format!("building {what}"));
+    let log = site.target().join("log").join(format!("build-{}.log", packages[1]));
+    run::logged(&mut command, what, &log, progress)
+}
+
+/// Where cargo puts what it builds: the user may have set it elsewhere.
+fn cargo_target(site: &Site) -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    let said = run::output(command.current_dir(site.root()).args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&said).context("cargo metadata printed no JSON")?;
+    Ok(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into())
+}
