@@ -1,0 +1,330 @@
+//! ADD, DEL, CHECK, STATUS and GC of the real binary on nodes of throw-away namespaces.
+
+mod support;
+
+use std::{collections::BTreeSet, fs};
+
+use serde_json::{Value, json};
+use support::{Behaviour, Node, Pod, addresses, answered, netns_path};
+use towpath_dataplane::local::{Reply, Request};
+
+const BOTH: &[&str] = &["10.244.1.0/24", "fd00:244:1::/64"];
+
+#[test]
+fn two_pods_reach_one_another_and_the_host_in_both_families() {
+    let node = Node::new(BOTH);
+    let agent = node.good_agent();
+    let pods = [Pod::new("c1"), Pod::new("c2")];
+    let results = pods.each_ref().map(|pod| {
+        let result = node.add(pod);
+        let (request, routes) = agent.asked();
+        let Request::Add { endpoint } = request else { panic!("{request:?}") };
+        assert_eq!(endpoint.addresses, addresses(&result));
+        assert_eq!((endpoint.pod.as_str(), endpoint.host_interface), (pod.name.as_str(), pod.link()));
+        for addr in addresses(&result) {
+            assert!(!routes.contains(&format!("{addr} dev")), "rules come before routes: {routes}");
+        }
+        result
+    });
+    let [first, second] = results.each_ref().map(addresses);
+    assert_eq!(first, ["10.244.1.2", "fd00:244:1::2"].map(|a| a.parse::<std::net::IpAddr>().unwrap()));
+    for addr in second.iter().map(ToString::to_string).chain(["10.244.1.0".to_owned(), "fd00:244:1::".to_owned()]) {
+        pods[0].netns.sh(&format!("ping -c 2 -i 0.05 -W 5 {addr}"));
+    }
+    for addr in &first {
+        node.host.sh(&format!("ping -c 1 -W 5 {addr}"));
+        pods[1].netns.sh(&format!("ping -c 1 -W 5 {addr}"));
+    }
+    let mac = results[0]["interfaces"][1]["mac"].as_str().unwrap();
+    let link = pods[0].netns.sh("ip -d link show eth0");
+    assert!(link.contains(mac) && link.contains("mtu 1450"), "{link}");
+    let file = fs::read_to_string(node.address_dir().join("10.244.1.2")).unwrap();
+    assert_eq!(file, "c1\r\neth0", "as host-local keeps it");
+    for pod in &pods {
+        node.del(pod);
+    }
+    node.assert_empty("both pods are deleted");
+}
+
+#[test]
+fn a_deletion_succeeds_whatever_is_left_of_the_pod() {
+    type Case = (&'static str, fn(&Node, &mut Pod));
+    let cases: &[Case] = &[
+        ("all of it", |_, _| {}),
+        ("the link was deleted on the host", |node, pod| {
+            node.host.sh(&format!("ip link delete {}", pod.link()));
+        }),
+        ("the record is damaged", |node, _| {
+            fs::write(node.paths.endpoints().join("c1.eth0.json"), "{").unwrap();
+        }),
+        ("the record is gone", |node, _| {
+            fs::remove_file(node.paths.endpoints().join("c1.eth0.json")).unwrap();
+        }),
+        ("an address file is gone", |node, _| fs::remove_file(node.address_dir().join("10.244.1.2")).unwrap()),
+        ("an address file is empty", |node, _| fs::write(node.address_dir().join("10.244.1.2"), "").unwrap()),
+        ("the namespace is gone", |_, pod| pod.netns = support::Namespace::new()),
+    ];
+    for (why, damage) in cases {
+        let node = Node::new(BOTH);
+        let agent = node.good_agent();
+        let mut pod = Pod::new("c1");
+        node.add(&pod);
+        damage(&node, &mut pod);
+        drop(agent);
+        for _ in 0..2 {
+            node.del(&pod);
+            node.assert_empty(why);
+        }
+    }
+}
+
+#[test]
+fn a_deletion_needs_neither_namespace_nor_arguments_and_tells_the_agent() {
+    let node = Node::new(BOTH);
+    let agent = node.good_agent();
+    let pod = Pod::new("c1");
+    let prev = node.add(&pod);
+    agent.asked();
+    let env = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
+    let conf = node.conf("0.4.0", &json!({"prevResult": prev}));
+    answered(node.start(&env, &conf.to_string())).ok();
+    node.assert_empty("the namespace was not named");
+    assert_eq!(agent.asked().0, Request::Del { container_id: "c1".to_owned(), ifname: "eth0".to_owned() });
+    let never = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c9"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "/gone")];
+    answered(node.start(&never, &conf.to_string())).ok();
+}
+
+#[test]
+fn an_addition_that_fails_leaves_nothing() {
+    let node = Node::new(BOTH);
+    let pod = Pod::new("c1");
+    assert_eq!(node.call("ADD", &pod, &json!({})).code(), 11, "the agent is away: try again later");
+    node.assert_empty("the agent is away");
+
+    let agent = node.agent(Behaviour::HangsUp);
+    assert_eq!(node.call("ADD", &pod, &json!({})).code(), 11, "the agent was killed in the middle");
+    node.assert_empty("the agent was killed");
+
+    agent.set(Behaviour::Answers(Reply::error(50, "policy is not synced", "since start")));
+    let refused = node.call("ADD", &pod, &json!({}));
+    assert_eq!((refused.code(), &refused.json["msg"]), (50, &json!("policy is not synced")), "the agent's own words");
+    node.assert_empty("the agent refused");
+
+    agent.set(Behaviour::Answers(Reply::Ok));
+    pod.netns.sh("ip link add eth0 type veth peer name other");
+    assert_eq!(node.call("ADD", &pod, &json!({})).code(), 102, "the pod has an eth0");
+    node.assert_empty("the pod has an eth0");
+    pod.netns.sh("ip link show eth0 && ip link delete eth0");
+
+    node.host.sh("ip link add other type veth peer name rest && ip link set other up && ip link set rest up");
+    // Addresses go round: five were taken and given back by now.
+    for n in 2..=20 {
+        node.host.sh(&format!("ip route add 10.244.1.{n} dev other"));
+    }
+    let conflict = node.call("ADD", &pod, &json!({}));
+    assert!(conflict.code() == 101 && conflict.text().contains("other"), "the other link is named: {conflict:?}");
+    node.host.sh("ip link delete other");
+    node.assert_empty("the address was routed elsewhere");
+
+    fs::remove_file(node.paths.node_file()).unwrap();
+    let not_ready = node.call("ADD", &pod, &json!({}));
+    assert!(not_ready.code() == 11 && not_ready.text().contains("agent"), "{not_ready:?}");
+    node.assert_empty("the node is not set up");
+}
+
+#[test]
+fn a_second_addition_of_a_container_is_refused_and_does_not_harm_it() {
+    let node = Node::new(BOTH);
+    let _agent = node.good_agent();
+    let pod = Pod::new("c1");
+    let result = node.add(&pod);
+    assert_eq!(node.call("ADD", &pod, &json!({})).code(), 102);
+    for addr in addresses(&result) {
+        node.host.sh(&format!("ping -c 1 -W 5 {addr}"));
+    }
+    assert_eq!(node.recorded(), ["c1"]);
+    assert_eq!(node.used(), addresses(&result).into_iter().collect());
+}
+
+#[test]
+fn a_full_range_is_an_error_that_names_it_and_a_deleted_pods_address_is_free_again() {
+    let node = Node::new(&["10.244.1.0/29"]);
+    let _agent = node.good_agent();
+    let pods: Vec<Pod> = (0..5).map(|n| Pod::new(&format!("c{n}"))).collect();
+    let given: Vec<_> = pods.iter().flat_map(|pod| addresses(&node.add(pod))).collect();
+    assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), 5, "{given:?}");
+    let late = Pod::new("late");
+    let full = node.call("ADD", &late, &json!({}));
+    assert_eq!(full.code(), 100);
+    assert!(full.text().contains("10.244.1.0/29") && full.text().contains("5 of 5"), "{full:?}");
+    assert_eq!(node.links().len(), 5, "nothing of the sixth");
+    node.del(&pods[2]);
+    assert_eq!(addresses(&node.add(&late)), [given[2]]);
+}
+
+#[test]
+fn eight_additions_and_deletions_at_once_do_not_meet() {
+    let node = Node::new(BOTH);
+    let _agent = node.good_agent();
+    let pods: Vec<Pod> = (0..8).map(|n| Pod::new(&format!("c{n}"))).collect();
+    let all = |command: &str| -> Vec<Value> {
+        let conf = node.conf("1.0.0", &json!({}));
+        let children: Vec<_> = pods.iter().map(|pod| node.start_for(command, pod, &conf)).collect();
+        children.into_iter().map(|child| answered(child).ok()).collect()
+    };
+    let given: BTreeSet<_> = all("ADD").iter().flat_map(addresses).collect();
+    assert_eq!(given.len(), 16, "{given:?}");
+    assert_eq!(node.used(), given);
+    all("DEL");
+    node.assert_empty("all were deleted at once");
+}
+
+#[test]
+fn a_check_finds_what_was_changed_by_hand() {
+    let node = Node::new(BOTH);
+    let _agent = node.good_agent();
+    let pod = Pod::new("c1");
+    let prev = node.add(&pod);
+    let check = |prev: &Value| node.call("CHECK", &pod, &json!({"prevResult": prev}));
+    assert_eq!(check(&prev).ok(), Value::Null);
+    let host = |command: &str| node.host.sh(command);
+    let inside = |command: &str| pod.netns.sh(command);
+    let link = pod.link();
+    let mac = prev["interfaces"][1]["mac"].as_str().unwrap();
+    let file = node.address_dir().join("10.244.1.2");
+    let neighbours = "for a in 169.254.1.1 fe80::ecee:eeff:feee:eeee; do \
+        ip neighbour replace $a dev eth0 lladdr ee:ee:ee:ee:ee:ee nud permanent; done";
+    let cases: &[(&str, &dyn Fn(), &dyn Fn(), &str)] = &[
+        (
+            "the route on the host",
+            &|| drop(host(&format!("ip route delete 10.244.1.2 dev {link}"))),
+            &|| drop(host(&format!("ip route add 10.244.1.2 dev {link} scope link proto 157"))),
+            "10.244.1.2/32",
+        ),
+        (
+            "the pod's MAC",
+            &|| drop(inside("ip link set eth0 address 02:00:00:00:00:99")),
+            // The kernel drops all neighbours of a link whose MAC changes, permanent ones too.
+            &|| drop(inside(&format!("ip link set eth0 address {mac}; {neighbours}"))),
+            "02:00:00:00:00:99",
+        ),
+        (
+            "the pod's neighbour",
+            &|| drop(inside("ip neighbour delete 169.254.1.1 dev eth0")),
+            &|| drop(inside(neighbours)),
+            "169.254.1.1",
+        ),
+        (
+            "the MTU",
+            &|| drop(inside("ip link set eth0 mtu 1400")),
+            &|| drop(inside("ip link set eth0 mtu 1450")),
+            "1400",
+        ),
+        (
+            "the address file",
+            &|| fs::write(&file, "c9\r\neth0").unwrap(),
+            &|| fs::write(&file, "c1\r\neth0").unwrap(),
+            "10.244.1.2",
+        ),
+    ];
+    for (why, damage, repair, named) in cases {
+        damage();
+        let found = check(&prev);
+        assert!(found.code() == 103 && found.text().contains(named), "{why}: {found:?}");
+        repair();
+        assert_eq!(check(&prev).ok(), Value::Null, "{why}: repaired");
+    }
+    let mut other = prev.clone();
+    other["ips"][0]["address"] = json!("10.244.1.77/32");
+    assert_eq!(check(&other).code(), 103, "prevResult is of another address");
+    assert_eq!(check(&json!({})).code(), 7, "prevResult says nothing of eth0");
+    node.del(&pod);
+    assert_eq!(check(&prev).code(), 103, "the pod is deleted");
+}
+
+#[test]
+fn the_status_is_the_agents() {
+    let node = Node::new(BOTH);
+    let status = || node.ask("STATUS", "1.1.0", &json!({}));
+    assert_eq!(status().code(), 50, "no agent");
+    let agent = node.good_agent();
+    assert_eq!(status().ok(), Value::Null);
+    assert_eq!(agent.asked().0, Request::Status);
+    agent.set(Behaviour::Answers(Reply::error(50, "the tunnel is down", "")));
+    let down = status();
+    assert_eq!((down.code(), &down.json["msg"]), (50, &json!("the tunnel is down")));
+    agent.set(Behaviour::Answers(Reply::Ok));
+    fs::remove_file(node.paths.node_file()).unwrap();
+    assert_eq!(status().code(), 50, "no pod can be added without the node's state");
+}
+
+#[test]
+fn a_collection_removes_all_that_is_not_valid_and_nothing_else() {
+    let node = Node::new(BOTH);
+    let _agent = node.good_agent();
+    let pods = ["c1", "c2", "c3"].map(Pod::new);
+    let results = pods.each_ref().map(|pod| node.add(pod));
+    let kept: BTreeSet<_> = addresses(&results[1]).into_iter().collect();
+    let write = |name: &str, text: &str| fs::write(node.address_dir().join(name), text).unwrap();
+    write("10.244.1.100", "from-before-the-reboot\r\neth0");
+    write("10.244.1.101", "");
+    write("10.244.1.102", "\u{1}garbage");
+    fs::write(node.paths.endpoints().join("c8.eth0.json"), "{").unwrap();
+    node.host.sh("ip link add tow00000000000 type veth peer name unrecorded");
+
+    let list = json!([{"containerID": "c2", "ifname": "eth0"}]);
+    node.ask("GC", "1.1.0", &json!({"cni.dev/valid-attachments": list})).ok();
+    assert_eq!(node.used(), kept);
+    assert_eq!(node.recorded(), ["c2"]);
+    assert_eq!(node.links(), [pods[1].link().to_string()]);
+    assert!(!node.paths.endpoints().join("c8.eth0.json").exists());
+    for addr in &kept {
+        node.host.sh(&format!("ping -c 1 -W 5 {addr}"));
+    }
+
+    assert_eq!(node.ask("GC", "1.1.0", &json!({})).code(), 7, "without a list nothing is removed");
+    assert_eq!(node.recorded(), ["c2"]);
+    node.ask("GC", "1.1.0", &json!({"cni.dev/valid-attachments": null})).ok();
+    node.assert_empty("no attachment is valid");
+}
+
+#[test]
+fn a_collection_spares_valid_pods_whose_record_is_lost() {
+    let node = Node::new(BOTH);
+    let _agent = node.good_agent();
+    let pod = Pod::new("c1");
+    let given = addresses(&node.add(&pod));
+    let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]});
+    for damage in [Some("{"), None] {
+        let record = node.paths.endpoints().join("c1.eth0.json");
+        match damage {
+            Some(text) => fs::write(record, text).unwrap(),
+            None => fs::remove_file(record).unwrap(),
+        }
+        node.ask("GC", "1.1.0", &valid).ok();
+        assert_eq!(node.links(), [pod.link().to_string()]);
+        assert_eq!(node.used(), given.iter().copied().collect());
+    }
+}
+
+#[test]
+fn a_namespace_that_is_none_is_an_error_of_its_own() {
+    let node = Node::new(BOTH);
+    let _agent = node.good_agent();
+    let host = netns_path(&node.host);
+    let file = node.paths.node_file();
+    for (netns, why) in
+        [("/run/netns/gone", "there is none"), (file.to_str().unwrap(), "a file"), (host.as_str(), "the host's own")]
+    {
+        let env = [
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c1"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_NETNS", netns),
+            ("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0"),
+        ];
+        let refused = answered(node.start(&env, &node.conf("1.0.0", &json!({})).to_string()));
+        assert_eq!(refused.code(), 8, "{why}: {refused:?}");
+        node.assert_empty(why);
+    }
+}

@@ -1,0 +1,129 @@
+//! What the real binary answers to each kind of bad question.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Answered, Node, Pod, answered};
+
+/// All variables of a call for a pod.
+const GOOD: &[(&str, &str)] = &[
+    ("CNI_COMMAND", "ADD"),
+    ("CNI_CONTAINERID", "c1"),
+    ("CNI_NETNS", "/run/netns/gone"),
+    ("CNI_IFNAME", "eth0"),
+    ("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0"),
+    ("CNI_PATH", "/opt/cni/bin"),
+];
+
+/// Calls the plugin with the good variables but for one.
+fn call(node: &Node, but: (&str, &str), input: &str) -> Answered {
+    let env: Vec<_> = GOOD.iter().map(|(name, value)| (*name, if *name == but.0 { but.1 } else { *value })).collect();
+    answered(node.start(&env, input))
+}
+
+#[test]
+fn every_bad_question_has_its_code() {
+    let node = Node::new(&["10.244.1.0/24"]);
+    let good = node.conf("1.0.0", &json!({})).to_string();
+    let long = "a234567890123456";
+    for (but, input, code, named, why) in [
+        (("CNI_COMMAND", ""), good.as_str(), 4, "CNI_COMMAND", "no command"),
+        (("CNI_COMMAND", "FETCH"), &good, 4, "FETCH", "an unknown command"),
+        (("CNI_CONTAINERID", ""), &good, 4, "CNI_CONTAINERID", "no container id"),
+        (("CNI_CONTAINERID", "../c1"), &good, 4, "CNI_CONTAINERID", "a bad container id"),
+        (("CNI_IFNAME", ""), &good, 4, "CNI_IFNAME", "no interface name"),
+        (("CNI_IFNAME", long), &good, 4, "CNI_IFNAME", "an interface name of sixteen characters"),
+        (("CNI_IFNAME", "a/b"), &good, 4, "CNI_IFNAME", "an interface name with a slash"),
+        (("CNI_NETNS", ""), &good, 4, "CNI_NETNS", "no namespace at ADD"),
+        (("CNI_ARGS", ""), &good, 4, "K8S_POD_NAME", "no pod"),
+        (("", ""), "no json", 6, "JSON", "no JSON"),
+        (("", ""), "", 6, "JSON", "nothing"),
+        (
+            ("", ""),
+            "{\"cniVersion\":\"9.9.9\",\"name\":\"n\"}",
+            1,
+            "0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+            "a future version",
+        ),
+        (("", ""), "{\"name\":\"n\"}", 1, "0.1.0", "no version is the oldest"),
+        (("", ""), "{\"cniVersion\":\"1.0.0\"}", 7, "name", "no name"),
+        (("", ""), "{\"cniVersion\":\"1.0.0\",\"name\":\"a/b\"}", 7, "a/b", "a bad name"),
+        (("", ""), &good, 8, "/run/netns/gone", "the namespace is not there"),
+        (("CNI_COMMAND", "CHECK"), &good, 7, "prevResult", "CHECK without the result"),
+    ] {
+        let error = call(&node, but, input);
+        assert_eq!(error.code(), code, "{why}: {error:?}");
+        assert!(error.text().contains(named), "{why}: {error:?}");
+        assert!(error.json["cniVersion"].is_string(), "{why}: {error:?}");
+        assert_eq!(error.stderr, "", "{why}");
+    }
+    node.assert_empty("nothing but bad questions");
+}
+
+#[test]
+fn missing_variables_are_named_together() {
+    let node = Node::new(&["10.244.1.0/24"]);
+    let error = answered(node.start(&[("CNI_COMMAND", "ADD")], "{}"));
+    assert_eq!(error.code(), 4);
+    for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
+        assert!(error.text().contains(name), "{name}: {error:?}");
+    }
+}
+
+#[test]
+fn a_command_that_is_younger_than_the_configuration_is_refused() {
+    let node = Node::new(&["10.244.1.0/24"]);
+    for (command, old, new, why) in [
+        ("GC", "1.0.0", "1.1.0", "GC came with 1.1.0"),
+        ("STATUS", "1.0.0", "1.1.0", "STATUS came with 1.1.0"),
+        ("CHECK", "0.3.1", "0.4.0", "CHECK came with 0.4.0"),
+    ] {
+        let code = |version: &str| {
+            let error = call(&node, ("CNI_COMMAND", command), &node.conf(version, &json!({})).to_string());
+            assert_eq!(error.json["cniVersion"], version);
+            error.code()
+        };
+        assert_eq!(code(old), 1, "{why}");
+        assert_ne!(code(new), 1, "{why}");
+    }
+}
+
+#[test]
+fn versions_are_told_without_any_configuration() {
+    let node = Node::new(&["10.244.1.0/24"]);
+    for input in ["", "{\"cniVersion\":\"1.0.0\"}", "garbage"] {
+        let versions = answered(node.start(&[("CNI_COMMAND", "VERSION")], input)).ok();
+        assert_eq!(versions["cniVersion"], "1.1.0");
+        assert_eq!(versions["supportedVersions"], json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
+    }
+}
+
+#[test]
+fn the_program_tells_its_own_version() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_towpath")).arg("--version").output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("towpath {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn an_addition_is_answered_in_every_version() {
+    let node = Node::new(&["10.244.1.0/24"]);
+    let _agent = node.good_agent();
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let pod = Pod::new("c1");
+        let conf = node.conf(version, &json!({}));
+        let result = answered(node.start_for("ADD", &pod, &conf)).ok();
+        assert_eq!(result["cniVersion"], version);
+        assert_eq!(result["interfaces"][1]["sandbox"], support::netns_path(&pod.netns));
+        let with_result = node.conf(version, &json!({"prevResult": result}));
+        assert_eq!(answered(node.start_for("DEL", &pod, &with_result)).ok(), Value::Null);
+        node.assert_empty(version);
+    }
+}
+
+#[test]
+fn an_addition_after_another_plugin_is_refused() {
+    let node = Node::new(&["10.244.1.0/24"]);
+    let _agent = node.good_agent();
+    let error = node.call("ADD", &Pod::new("c1"), &json!({"prevResult": {"cniVersion": "1.1.0"}}));
+    assert!(error.code() == 7 && error.text().contains("first"), "{error:?}");
+}
