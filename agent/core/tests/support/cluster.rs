@@ -1,0 +1,171 @@
+//! Random clusters, small on purpose: few labels, few addresses and few ports meet often.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use proptest::{
+    collection::{btree_map, btree_set, vec},
+    prelude::*,
+    sample::{select, subsequence},
+};
+use towpath_core::{
+    model::{Endpoint, Labels, PodId, Protocol},
+    names::IfName,
+    policy::ir::{
+        Action, Block, NamedPort, Namespaces, Peer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports,
+        Rule, Snapshot, Tier, TierDefault,
+    },
+    selector::Selector,
+};
+
+/// A cluster seen from one node.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    /// All of it.
+    pub(crate) snapshot: Snapshot,
+    /// The pods of this node.
+    pub(crate) endpoints: BTreeMap<IfName, Endpoint>,
+}
+
+/// Ports that policies and packets use.
+pub(crate) const PORTS: [u16; 6] = [53, 79, 80, 81, 443, 8080];
+
+const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+
+/// Addresses that belong to no pod.
+pub(crate) fn outside() -> Vec<IpAddr> {
+    ["10.0.0.99", "192.0.2.7", "fd00::99", "2001:db8::7"].map(|a| a.parse().unwrap()).to_vec()
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    btree_map(select(vec!["x", "y"]), select(vec!["1", "2"]), 0..=2)
+        .prop_map(|labels| labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let key = || select(vec!["x".to_owned(), "y".to_owned()]);
+    let values = || btree_set(select(vec!["1".to_owned(), "2".to_owned(), "3".to_owned()]), 1..=2);
+    let part = prop_oneof![
+        4 => (key(), values()).prop_map(|(k, v)| Selector::In(k, v)),
+        1 => (key(), values()).prop_map(|(k, v)| Selector::NotIn(k, v)),
+        1 => key().prop_map(Selector::Exists),
+        1 => key().prop_map(Selector::DoesNotExist),
+    ];
+    vec(part, 0..=2).prop_map(Selector::all)
+}
+
+fn pod_selector() -> impl Strategy<Value = PodSelector> {
+    let namespaces = prop_oneof![
+        1 => select(NAMESPACES.to_vec()).prop_map(|n| Namespaces::Named(n.to_owned())),
+        1 => selector().prop_map(Namespaces::Matching),
+    ];
+    (namespaces, selector()).prop_map(|(namespaces, pods)| PodSelector { namespaces, pods })
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    select(vec![Protocol::Tcp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp])
+}
+
+fn named_port() -> impl Strategy<Value = NamedPort> {
+    (select(vec!["web", "dns"]), protocol(), select(PORTS.to_vec())).prop_map(|(name, protocol, port)| NamedPort {
+        name: name.to_owned(),
+        protocol,
+        port,
+    })
+}
+
+/// A pod and the numbers of its addresses. Two pods may have the same address: one has just gone.
+fn pod() -> impl Strategy<Value = Pod> {
+    let addresses = btree_set((any::<bool>(), 1_u8..=12), 0..=3);
+    let kind = prop_oneof![4 => Just(PodKind::Endpoint), 1 => Just(PodKind::HostNetwork)];
+    (labels(), addresses, btree_set(named_port(), 0..=2), kind).prop_map(|(labels, addresses, named_ports, kind)| Pod {
+        labels,
+        addresses: addresses.into_iter().map(|(v6, n)| address(v6, n)).collect(),
+        named_ports,
+        kind,
+        node: None,
+    })
+}
+
+fn address(v6: bool, n: u8) -> IpAddr {
+    if v6 { Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()).into() } else { Ipv4Addr::new(10, 0, 0, n).into() }
+}
+
+fn block() -> impl Strategy<Value = Block> {
+    let v4 = ["0.0.0.0/0", "10.0.0.0/24", "10.0.0.0/29", "10.0.0.8/29", "10.0.0.2/31", "10.0.0.5/32", "192.0.2.0/24"];
+    let v6 = ["::/0", "fd00::/64", "fd00::/125", "fd00::8/125", "fd00::2/127", "fd00::5/128", "2001:db8::/32"];
+    prop_oneof![Just(v4), Just(v6)].prop_flat_map(|nets| {
+        let nets: Vec<_> = nets.iter().map(|n| n.parse().unwrap()).collect();
+        (select(nets.clone()), subsequence(nets, 0..=2))
+            .prop_map(|(net, except)| Block { net, except: except.into_iter().collect() })
+    })
+}
+
+fn port() -> impl Strategy<Value = Port> {
+    prop_oneof![
+        3 => (protocol(), select(PORTS.to_vec())).prop_map(|(p, n)| Port::Numbers(p, n, n)),
+        1 => (protocol(), select(vec![(79, 80), (80, 443), (0, 65535), (81, 8080)]))
+            .prop_map(|(p, (first, last))| Port::Numbers(p, first, last)),
+        2 => (protocol(), select(vec!["web", "dns"])).prop_map(|(p, name)| Port::Named(p, name.to_owned())),
+    ]
+}
+
+fn rule(actions: Vec<Action>) -> impl Strategy<Value = Rule> {
+    let peer = prop_oneof![2 => pod_selector().prop_map(Peer::Pods), 1 => block().prop_map(Peer::Block)];
+    let peers = prop_oneof![1 => Just(Peers::Any), 4 => vec(peer, 0..=3).prop_map(Peers::Of)];
+    let ports = prop_oneof![1 => Just(Ports::Any), 2 => vec(port(), 0..=3).prop_map(Ports::Of)];
+    (select(actions), peers, ports).prop_map(|(action, peers, ports)| Rule { action, peers, ports })
+}
+
+fn policy(actions: Vec<Action>) -> impl Strategy<Value = Policy> {
+    let rules = move || proptest::option::of(vec(rule(actions.clone()), 0..=3));
+    (pod_selector(), rules(), rules()).prop_map(|(subject, ingress, egress)| Policy { subject, ingress, egress })
+}
+
+fn tier(default: TierDefault, actions: Vec<Action>) -> impl Strategy<Value = Tier> {
+    vec((select(NAMESPACES.to_vec()), policy(actions)), 0..=4).prop_map(move |policies| {
+        let id = |n, namespace: &str| PolicyId { namespace: namespace.to_owned(), name: format!("p{n}") };
+        let policies = policies.into_iter().enumerate().map(|(n, (namespace, p))| (id(n, namespace), p)).collect();
+        Tier { name: format!("{default:?}"), default, policies }
+    })
+}
+
+/// Half of them have Kubernetes' own tier only, the others more of them with every action.
+fn tiers() -> impl Strategy<Value = Vec<Tier>> {
+    let all = || vec![Action::Allow, Action::Allow, Action::Deny, Action::Pass];
+    let any_default = select(vec![TierDefault::Deny, TierDefault::Pass]);
+    let any_tier = any_default.prop_flat_map(move |default| tier(default, all()));
+    prop_oneof![tier(TierDefault::Deny, vec![Action::Allow]).prop_map(|tier| vec![tier]), vec(any_tier, 1..=3),]
+}
+
+/// Clusters of up to eight pods; most of them are on this node, and one interface may belong to a pod that is unknown.
+pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
+    let namespaces = vec(proptest::option::weighted(0.9, labels()), NAMESPACES.len());
+    let pods = vec((select(NAMESPACES.to_vec()), pod(), proptest::bool::weighted(0.7)), 1..=8);
+    (namespaces, pods, tiers(), proptest::bool::weighted(0.2)).prop_map(|(labels, pods, tiers, stranger)| {
+        let namespaces = NAMESPACES.iter().zip(labels).filter_map(|(n, l)| Some(((*n).to_owned(), l?))).collect();
+        let mut snapshot = Snapshot { namespaces, pods: BTreeMap::new(), tiers };
+        let mut endpoints = BTreeMap::new();
+        let mut taken = BTreeSet::new();
+        for (n, (namespace, pod, local)) in pods.into_iter().enumerate() {
+            let id = PodId { namespace: namespace.to_owned(), name: format!("pod{n}") };
+            // No two pods of one node have an address in common: the kernel would not take the second one's route.
+            if local && pod.addresses.iter().all(|a| taken.insert(*a)) {
+                insert(&mut endpoints, id.clone(), pod.addresses.iter().copied().collect());
+            }
+            snapshot.pods.insert(id, pod);
+        }
+        if stranger {
+            let id = PodId { namespace: "a".to_owned(), name: "unknown".to_owned() };
+            insert(&mut endpoints, id, vec![address(false, 13), address(true, 13)]);
+        }
+        Cluster { snapshot, endpoints }
+    })
+}
+
+fn insert(endpoints: &mut BTreeMap<IfName, Endpoint>, pod: PodId, addresses: Vec<IpAddr>) {
+    let interface = IfName::of_pod(&pod.namespace, &pod.name);
+    endpoints.insert(interface.clone(), Endpoint { pod, interface, addresses });
+}
