@@ -10,13 +10,14 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use towpath_core::{
     model::{Family, Mac},
     names::{IfName, ROUTE_PROTOCOL},
+    overlay::{Device, Learning, RouteKey},
 };
 
 use super::socket::Request;
@@ -97,9 +98,11 @@ pub(crate) fn get_link(name: &IfName) -> Message {
     Message::GetLink(link_named(name))
 }
 
-/// Asks for all links.
+/// Asks for all links, without the counters that make up most of an answer.
 pub(crate) fn all_links() -> Message {
-    Message::GetLink(LinkMessage::default())
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    Message::GetLink(link)
 }
 
 /// Asks for all addresses, of both families.
@@ -111,6 +114,22 @@ pub(crate) fn all_addresses() -> Message {
 pub(crate) fn all_neighbours(family: Family) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = address_family(family);
+    Message::GetNeighbour(message)
+}
+
+/// Asks for the neighbours of a family on one link.
+pub(crate) fn neighbours_on(family: Family, index: u32) -> Message {
+    let mut message = NeighbourMessage::default();
+    message.header.family = address_family(family);
+    message.attributes.push(NeighbourAttribute::IfIndex(index));
+    Message::GetNeighbour(message)
+}
+
+/// Asks for the forwarding entries of one device.
+pub(crate) fn forwarding_entries_on(index: u32) -> Message {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.attributes.push(NeighbourAttribute::IfIndex(index));
     Message::GetNeighbour(message)
 }
 
@@ -127,10 +146,54 @@ pub(crate) fn delete_link(name: &IfName) -> Request {
     plain(Message::DelLink(link_named(name)))
 }
 
-/// Sets a link up.
-pub(crate) fn set_up(index: u32) -> Request {
+fn link_at(index: u32) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
+    link
+}
+
+/// Sets a link's MTU.
+pub(crate) fn set_mtu(index: u32, mtu: u32) -> Request {
+    let mut link = link_at(index);
+    link.attributes.push(LinkAttribute::Mtu(mtu));
+    plain(Message::SetLink(link))
+}
+
+/// Sets a link's MAC.
+pub(crate) fn set_mac(index: u32, mac: Mac) -> Request {
+    let mut link = link_at(index);
+    link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+    plain(Message::SetLink(link))
+}
+
+/// Makes a VXLAN device that is up: no learning, no group, checksums and all else as the kernel makes them.
+pub(crate) fn create_vxlan(device: &Device) -> Request {
+    let tunnel = &device.tunnel;
+    let data = vec![
+        InfoVxlan::Id(tunnel.vni.value()),
+        InfoVxlan::Link(tunnel.uplink.0),
+        match tunnel.local {
+            IpAddr::V4(local) => InfoVxlan::Local(local),
+            IpAddr::V6(local) => InfoVxlan::Local6(local),
+        },
+        InfoVxlan::Port(tunnel.port),
+        InfoVxlan::Learning(tunnel.learning == Learning::On),
+    ];
+    let mut link = LinkMessage::default();
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link.attributes = vec![
+        LinkAttribute::IfName(device.name.to_string()),
+        LinkAttribute::Mtu(device.mtu),
+        LinkAttribute::Address(device.mac.0.to_vec()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]),
+    ];
+    Request { message: Message::NewLink(link), flags: Write::New.flags() }
+}
+
+/// Sets a link up.
+pub(crate) fn set_up(index: u32) -> Request {
+    let mut link = link_at(index);
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
     plain(Message::SetLink(link))
@@ -162,6 +225,11 @@ pub(crate) fn add_address(index: u32, net: IpNet) -> Request {
     Request { message: Message::NewAddress(address(index, net)), flags: Write::Replace.flags() }
 }
 
+/// Deletes an address.
+pub(crate) fn delete_address(index: u32, net: IpNet) -> Request {
+    plain(Message::DelAddress(address(index, net)))
+}
+
 /// A permanent neighbour.
 pub(crate) fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
     let mut message = NeighbourMessage::default();
@@ -172,6 +240,15 @@ pub(crate) fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
     message.attributes =
         vec![NeighbourAttribute::Destination(address.into()), NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
     Request { message: Message::NewNeighbour(message), flags: Write::Replace.flags() }
+}
+
+/// Deletes a neighbour.
+pub(crate) fn delete_neighbour(index: u32, address: IpAddr) -> Request {
+    let mut message = NeighbourMessage::default();
+    message.header.family = address_family(Family::of(address));
+    message.header.ifindex = index;
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
+    plain(Message::DelNeighbour(message))
 }
 
 /// How a router is known to be on its link.
@@ -249,7 +326,7 @@ pub(crate) fn default_net(family: Family) -> IpNet {
 }
 
 /// A forwarding entry of a VXLAN device: frames for that MAC go to that host.
-pub(crate) fn forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> NeighbourMessage {
+fn forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = index;
@@ -258,6 +335,28 @@ pub(crate) fn forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> Neighbou
     message.attributes =
         vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()), NeighbourAttribute::Destination(remote.into())];
     message
+}
+
+/// Sets the forwarding entry of a MAC, or moves it to another host.
+pub(crate) fn set_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> Request {
+    let message = Message::NewNeighbour(forwarding_entry(index, mac, remote));
+    Request { message, flags: Write::Replace.flags() }
+}
+
+/// Deletes a forwarding entry.
+pub(crate) fn delete_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> Request {
+    plain(Message::DelNeighbour(forwarding_entry(index, mac, remote)))
+}
+
+/// Deletes a route of ours, wherever it leads.
+pub(crate) fn delete_route(key: RouteKey) -> Request {
+    let mut message = route(key.destination, Hop::Blackhole, Owner::Towpath);
+    message.header.kind = RouteType::Unspec;
+    message.header.scope = RouteScope::NoWhere; // Any.
+    if key.metric > 0 {
+        message.attributes.push(RouteAttribute::Priority(key.metric));
+    }
+    plain(Message::DelRoute(message))
 }
 
 /// Asks which route leads to an address.

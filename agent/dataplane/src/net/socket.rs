@@ -1,13 +1,13 @@
 //! One blocking route-netlink socket: requests with an acknowledgement, batches of them, and dumps.
 //!
-//! Expected flow: [`Socket::open`] (or [`Socket::open_in`] for another network namespace), then any number of calls;
-//! each one reads everything that it asked for, so the socket is always ready for the next.
+//! Expected flow: [`Socket::open`] in the network namespace that is meant, then any number of calls. Each one reads all
+//! that it asked for, so the socket is always ready for the next.
 //!
 //! Guarantees: no call blocks longer than [`TIMEOUT`] without an answer from the kernel; a dump that the kernel reports
 //! as interrupted by a change is repeated; a message that cannot be decoded (a foreign object in a form that we do not
 //! know) is left out of a dump and never spoils it.
 
-use std::{io, os::fd::BorrowedFd, time::Duration};
+use std::{io, time::Duration};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NetlinkMessage,
@@ -19,8 +19,6 @@ use nix::sys::{
     socket::{setsockopt, sockopt::ReceiveTimeout},
     time::{TimeVal, TimeValLike},
 };
-
-use crate::netns::{self, NetnsError};
 
 /// How long the kernel may take for one answer. It answers within the system call that asks, except where it must wait
 /// for the RTNL lock that everybody who changes the network shares; deleting many interfaces holds that for seconds.
@@ -64,13 +62,6 @@ pub enum NetlinkError {
     /// A dump was interrupted by changes each time that it was tried.
     #[error("the state changed during each of {DUMP_ATTEMPTS} attempts to read it")]
     Unsteady,
-    /// The other network namespace could not be entered.
-    #[error("open a netlink socket in the network namespace")]
-    Namespace {
-        /// Why.
-        #[from]
-        source: NetnsError,
-    },
 }
 
 impl NetlinkError {
@@ -79,7 +70,7 @@ impl NetlinkError {
     pub fn errno(&self) -> Option<nix::Error> {
         match self {
             Self::Refused { source, .. } => source.raw_os_error().map(nix::Error::from_raw),
-            Self::Socket { .. } | Self::Timeout | Self::Unsteady | Self::Namespace { .. } => None,
+            Self::Socket { .. } | Self::Timeout | Self::Unsteady => None,
         }
     }
 }
@@ -118,11 +109,6 @@ impl Socket {
         let timeout = TimeVal::seconds(TIMEOUT.as_secs().cast_signed());
         setsockopt(&inner, ReceiveTimeout, &timeout).map_err(|e| failed("set the timeout")(e.into()))?;
         Ok(Self { inner, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
-    }
-
-    /// Opens a socket in another network namespace, from a thread that enters it and ends.
-    pub(crate) fn open_in(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
-        netns::run_in(netns, Self::open)?
     }
 
     /// Sends one request and waits for its acknowledgement.

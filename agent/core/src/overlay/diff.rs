@@ -1,0 +1,278 @@
+//! What to change so that the kernel holds what is wanted.
+//!
+//! Order: first devices that must be replaced go; then up: device, sysctl, address, neighbour, forwarding entry, route;
+//! then down, in reverse. What is wanted is there before what is not goes, so that a change of a peer interrupts nothing.
+//!
+//! Only what is ours: devices with an overlay's name, what is permanent on them, and routes with our protocol number. A
+//! route of another program is replaced only where it has a network that we want and leads through our device (one
+//! that was flannel's); anywhere else it stays, and adding ours beside it fails and says so.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::{
+    Device, Hop, IfIndex, Kernel, LinkKind, LinkState, Op, Overlay, Owner, Path, Route, RouteKey, Target, Tunnel,
+    kernel::default_metric,
+};
+use crate::{
+    model::{Family, Mac},
+    names::IfName,
+};
+
+/// Lists the changes that turn what the kernel has into what is wanted, in the order in which they must be made.
+#[must_use]
+pub fn diff(want: &Overlay, have: &Kernel) -> Vec<Op> {
+    let replaced = replaced_devices(want, have);
+    if replaced.is_empty() {
+        return changes(want, have);
+    }
+    // What goes with a device must be made again: compare with what is left without it.
+    let mut left = have.clone();
+    for op in &replaced {
+        let executed = left.execute(op);
+        debug_assert!(executed.is_ok(), "a link that was read back can be deleted: {executed:?}");
+    }
+    replaced.into_iter().chain(changes(want, &left)).collect()
+}
+
+/// Lists the changes that remove everything of ours, pods' links included.
+#[must_use]
+pub fn teardown(have: &Kernel) -> Vec<Op> {
+    let mut ops = changes(&Overlay::default(), have);
+    let pods = have.links.values().filter(|link| link.name.is_pod());
+    ops.extend(pods.map(|link| Op::DeleteLink { link: link.name.clone(), why: "the network is removed".to_owned() }));
+    ops
+}
+
+/// Devices whose name is right and whose nature is wrong.
+fn replaced_devices(want: &Overlay, have: &Kernel) -> Vec<Op> {
+    let replace = |device: &Device| {
+        let (_, link) = have.link(&device.name)?;
+        let why = why_replace(&device.tunnel, &link.kind)?;
+        Some(Op::DeleteLink { link: device.name.clone(), why })
+    };
+    want.devices.values().filter_map(replace).collect()
+}
+
+/// What makes it impossible to keep a device.
+fn why_replace(want: &Tunnel, have: &LinkKind) -> Option<String> {
+    let LinkKind::Vxlan(have) = have else {
+        let LinkKind::Other(kind) = have else { return None };
+        return Some(format!("a {kind} should be a VXLAN device with a local address"));
+    };
+    let mut reasons = Vec::new();
+    let mut compare = |what: &str, want: String, have: String| {
+        if want != have {
+            reasons.push(format!("{what} {have} should be {want}"));
+        }
+    };
+    compare("VNI", want.vni.to_string(), have.vni.to_string());
+    compare("port", want.port.to_string(), have.port.to_string());
+    compare("local address", want.local.to_string(), have.local.to_string());
+    compare("uplink", want.uplink.to_string(), have.uplink.to_string());
+    compare("learning", format!("{:?}", want.learning), format!("{:?}", have.learning));
+    (!reasons.is_empty()).then(|| reasons.join(", "))
+}
+
+/// The numbers of the wanted devices that are there.
+struct Devices<'a> {
+    want: &'a BTreeMap<Family, Device>,
+    index: BTreeMap<Family, IfIndex>,
+}
+
+impl Devices<'_> {
+    fn name(&self, family: Family) -> Option<&IfName> {
+        self.want.get(&family).map(|device| &device.name)
+    }
+}
+
+fn changes(want: &Overlay, have: &Kernel) -> Vec<Op> {
+    let find = |device: &Device| have.link(&device.name).map(|(index, _)| index);
+    let index = want.devices.iter().filter_map(|(family, device)| Some((*family, find(device)?))).collect();
+    let devices = Devices { want: &want.devices, index };
+    let mut up = Vec::new();
+    let mut down = Vec::new();
+    for device in want.devices.values() {
+        up.extend(device_changes(device, have));
+    }
+    up.extend(sysctl_changes(want, have));
+    address_changes(&devices, have, &mut up, &mut down);
+    let neighbours_lost = neighbour_changes(want, have, &devices, &up);
+    up.extend(neighbours_lost);
+    up.extend(fdb_changes(want, have, &devices));
+    route_changes(want, have, &devices, &mut up);
+    pod_route_changes(want, have, &mut up);
+
+    stale_links(&devices, have, &mut down);
+    stale_entries(want, have, &devices, &mut down);
+    stale_routes(want, have, &mut down);
+    up.extend(down.into_iter().rev());
+    up
+}
+
+fn device_changes(want: &Device, have: &Kernel) -> Vec<Op> {
+    let link = want.name.clone();
+    let Some((_, have)) = have.link(&want.name) else { return vec![Op::CreateDevice(want.clone())] };
+    let mut ops = Vec::new();
+    if have.mtu != want.mtu {
+        ops.push(Op::SetMtu { link: link.clone(), mtu: want.mtu });
+    }
+    if have.mac != Some(want.mac) {
+        ops.push(Op::SetMac { link: link.clone(), mac: want.mac });
+    }
+    if have.state == LinkState::Down {
+        ops.push(Op::SetUp { link });
+    }
+    ops
+}
+
+fn sysctl_changes(want: &Overlay, have: &Kernel) -> Vec<Op> {
+    want.sysctls
+        .iter()
+        .filter(|(sysctl, value)| have.sysctls.get(sysctl) != Some(value))
+        .map(|(sysctl, value)| Op::SetSysctl { sysctl: sysctl.clone(), value: *value })
+        .collect()
+}
+
+fn address_changes(devices: &Devices<'_>, have: &Kernel, up: &mut Vec<Op>, down: &mut Vec<Op>) {
+    for (family, device) in devices.want {
+        let addresses = devices.index.get(family).and_then(|index| have.addresses.get(index));
+        let addresses = addresses.map(Vec::as_slice).unwrap_or_default();
+        let link = &device.name;
+        if !addresses.contains(&device.address) {
+            up.push(Op::AddAddress { link: link.clone(), address: device.address });
+        }
+        let stale = addresses.iter().filter(|address| **address != device.address);
+        down.extend(stale.map(|address| Op::DeleteAddress { link: link.clone(), address: *address }));
+    }
+}
+
+/// A device that gets another MAC loses its neighbours, so that all of them must be set again.
+fn neighbour_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>, before: &[Op]) -> Vec<Op> {
+    let forgotten = |name: &IfName| before.iter().any(|op| matches!(op, Op::SetMac { link, .. } if link == name));
+    want.neighbours
+        .iter()
+        .filter_map(|(address, mac)| {
+            let family = Family::of(*address);
+            let link = devices.name(family)?;
+            let kept = !forgotten(link) && have_neighbour(have, devices, *address) == Some(*mac);
+            (!kept).then(|| Op::SetNeighbour { link: link.clone(), address: *address, mac: *mac })
+        })
+        .collect()
+}
+
+fn have_neighbour(have: &Kernel, devices: &Devices<'_>, address: IpAddr) -> Option<Mac> {
+    let index = devices.index.get(&Family::of(address))?;
+    have.neighbours.get(&(*index, address)).copied()
+}
+
+fn fdb_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<Op> {
+    want.fdb
+        .iter()
+        .filter_map(|((family, mac), remote)| {
+            let link = devices.name(*family)?.clone();
+            let there = devices.index.get(family).and_then(|index| have.fdb.get(&(*index, *mac)));
+            (there != Some(remote)).then_some(Op::SetFdb { link, mac: *mac, remote: *remote })
+        })
+        .collect()
+}
+
+fn route_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>, up: &mut Vec<Op>) {
+    for (destination, path) in &want.routes {
+        let family = Family::of_net(*destination);
+        let key = RouteKey { destination: *destination, metric: default_metric(family) };
+        let device = devices.index.get(&family).copied();
+        let target = match *path {
+            Path::Tunnel => device.map(|link| Target::Via { gateway: destination.network(), link }),
+            Path::Direct { gateway, uplink } => Some(Target::Via { gateway, link: uplink }),
+            Path::Blackhole => Some(Target::Blackhole),
+        };
+        let there = have.routes.get(&key);
+        if there.is_some_and(|route| route.owner == Owner::Towpath && Some(route.target) == target) {
+            continue;
+        }
+        let Some(hop) = hop(*path, *destination, devices, have) else { continue };
+        let may_replace = there.is_some_and(|route| route.owner == Owner::Towpath || on(route, device));
+        up.push(if may_replace {
+            Op::ReplaceRoute { destination: *destination, hop }
+        } else {
+            Op::AddRoute { destination: *destination, hop }
+        });
+    }
+}
+
+fn on(route: &Route, device: Option<IfIndex>) -> bool {
+    route.target.link().is_some_and(|link| Some(link) == device)
+}
+
+/// `None` for a direct route whose uplink is gone meanwhile.
+fn hop(path: Path, destination: IpNet, devices: &Devices<'_>, have: &Kernel) -> Option<Hop> {
+    match path {
+        Path::Tunnel => {
+            let link = devices.name(Family::of_net(destination))?.clone();
+            Some(Hop::Onlink { gateway: destination.network(), link })
+        }
+        Path::Direct { gateway, uplink } => Some(Hop::Onlink { gateway, link: have.links.get(&uplink)?.name.clone() }),
+        Path::Blackhole => Some(Hop::Blackhole),
+    }
+}
+
+/// Routes to pods whose link is there. The CNI plugin adds and removes them with their links; here they only come back.
+fn pod_route_changes(want: &Overlay, have: &Kernel, up: &mut Vec<Op>) {
+    // Looked up by name once for all: there may be hundreds of pods.
+    let links: BTreeMap<&IfName, (IfIndex, LinkState)> =
+        have.links.iter().map(|(index, link)| (&link.name, (*index, link.state))).collect();
+    for (destination, link) in &want.pod_routes {
+        let Some((index, LinkState::Up)) = links.get(link).copied() else { continue };
+        let metric = default_metric(Family::of_net(*destination));
+        match have.routes.get(&RouteKey { destination: *destination, metric }) {
+            Some(Route { target: Target::Link(there), .. }) if *there == index => {}
+            Some(Route { owner: Owner::Towpath, .. }) => {
+                up.push(Op::ReplaceRoute { destination: *destination, hop: Hop::Link(link.clone()) });
+            }
+            _ => up.push(Op::AddRoute { destination: *destination, hop: Hop::Link(link.clone()) }),
+        }
+    }
+}
+
+/// Devices with an overlay's name that are not wanted: of another VNI, or of a family that has no overlay any more.
+fn stale_links(devices: &Devices<'_>, have: &Kernel, down: &mut Vec<Op>) {
+    let wanted = |name: &IfName| devices.want.values().any(|device| device.name == *name);
+    for link in have.links.values() {
+        let is_ours = link.overlay_family().is_some() && matches!(link.kind, LinkKind::Vxlan(_));
+        if is_ours && !wanted(&link.name) {
+            down.push(Op::DeleteLink { link: link.name.clone(), why: "no longer part of the overlay".to_owned() });
+        }
+    }
+}
+
+/// Neighbours and forwarding entries on our devices that are not wanted, in the order in which they would be made.
+fn stale_entries(want: &Overlay, have: &Kernel, devices: &Devices<'_>, down: &mut Vec<Op>) {
+    for (family, index) in &devices.index {
+        let Some(link) = devices.name(*family) else { continue };
+        for (at, address) in have.neighbours.keys() {
+            if at == index && !want.neighbours.contains_key(address) {
+                down.push(Op::DeleteNeighbour { link: link.clone(), address: *address });
+            }
+        }
+        for ((at, mac), remote) in &have.fdb {
+            if at == index && !want.fdb.contains_key(&(*family, *mac)) {
+                down.push(Op::DeleteFdb { link: link.clone(), mac: *mac, remote: *remote });
+            }
+        }
+    }
+}
+
+/// Routes of ours that are not wanted. Those to pods' links are the CNI plugin's, and go with the link.
+fn stale_routes(want: &Overlay, have: &Kernel, down: &mut Vec<Op>) {
+    for (key, route) in &have.routes {
+        let link = route.target.link().and_then(|link| have.links.get(&link));
+        let is_pods = link.is_some_and(|link| link.name.is_pod());
+        let wanted = (want.routes.contains_key(&key.destination) || want.pod_routes.contains_key(&key.destination))
+            && key.metric == default_metric(Family::of_net(key.destination));
+        if route.owner == Owner::Towpath && !is_pods && !wanted {
+            down.push(Op::DeleteRoute { route: *key });
+        }
+    }
+}

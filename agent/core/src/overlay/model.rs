@@ -1,0 +1,178 @@
+//! The kernel's network as a value that carries out changes: what it refuses, and what else goes when something goes.
+//!
+//! It is the reference for the order of changes, the heart of the fake in `towpath-dataplane`, and the way in which the
+//! agent follows its own changes without reading everything back.
+
+use super::{
+    Device, Hop, IfIndex, Kernel, Link, LinkKind, LinkState, Op, Owner, Route, RouteKey, Sysctl, Target,
+    kernel::default_metric,
+};
+use crate::{model::Family, names::IfName};
+
+/// Why the kernel would refuse a change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such link (ENODEV).
+    #[error("there is no link {0}")]
+    NoLink(IfName),
+    /// The link is not up (ENETDOWN).
+    #[error("link {0} is down")]
+    LinkDown(IfName),
+    /// There is such a thing already (EEXIST).
+    #[error("it exists already")]
+    Exists,
+    /// There is no such thing (ENOENT, ESRCH).
+    #[error("it does not exist")]
+    Missing,
+    /// The link is of another kind (EOPNOTSUPP).
+    #[error("link {0} is no VXLAN device")]
+    WrongKind(IfName),
+}
+
+impl Kernel {
+    /// Carries out a change.
+    ///
+    /// # Errors
+    /// Why the kernel would refuse it; nothing has changed then.
+    pub fn execute(&mut self, op: &Op) -> Result<(), Refusal> {
+        match op {
+            Op::DeleteLink { link, .. } => self.delete_link(link),
+            Op::CreateDevice(device) => self.create_device(device),
+            Op::SetMtu { link, mtu } => self.change(link, |link| link.mtu = *mtu),
+            Op::SetUp { link } => self.change(link, |link| link.state = LinkState::Up),
+            Op::SetMac { link, mac } => {
+                let index = self.index(link)?;
+                self.neighbours.retain(|(at, _), _| *at != index);
+                self.change(link, |link| link.mac = Some(*mac))
+            }
+            Op::SetSysctl { sysctl, value } => self.set_sysctl(sysctl, *value),
+            Op::AddAddress { link, address } => {
+                let index = self.index(link)?;
+                let addresses = self.addresses.entry(index).or_default();
+                if !addresses.contains(address) {
+                    addresses.push(*address);
+                }
+                Ok(())
+            }
+            Op::DeleteAddress { link, address } => {
+                let index = self.index(link)?;
+                let addresses = self.addresses.get_mut(&index).ok_or(Refusal::Missing)?;
+                let place = addresses.iter().position(|have| have == address).ok_or(Refusal::Missing)?;
+                addresses.remove(place);
+                if addresses.is_empty() {
+                    self.addresses.remove(&index);
+                }
+                Ok(())
+            }
+            Op::SetNeighbour { link, address, mac } => {
+                let index = self.index_up(link)?;
+                self.neighbours.insert((index, *address), *mac);
+                Ok(())
+            }
+            Op::DeleteNeighbour { link, address } => {
+                let index = self.index(link)?;
+                self.neighbours.remove(&(index, *address)).map(|_| ()).ok_or(Refusal::Missing)
+            }
+            Op::SetFdb { link, mac, remote } => {
+                let index = self.vxlan(link)?;
+                self.fdb.insert((index, *mac), *remote);
+                Ok(())
+            }
+            Op::DeleteFdb { link, mac, remote } => {
+                let index = self.vxlan(link)?;
+                if self.fdb.get(&(index, *mac)) != Some(remote) {
+                    return Err(Refusal::Missing);
+                }
+                self.fdb.remove(&(index, *mac));
+                Ok(())
+            }
+            Op::AddRoute { destination, hop } => {
+                let key = route_key(*destination);
+                if self.routes.contains_key(&key) { Err(Refusal::Exists) } else { self.set_route(key, hop) }
+            }
+            Op::ReplaceRoute { destination, hop } => self.set_route(route_key(*destination), hop),
+            Op::DeleteRoute { route } => match self.routes.get(route) {
+                Some(Route { owner: Owner::Towpath, .. }) => {
+                    self.routes.remove(route);
+                    Ok(())
+                }
+                Some(_) | None => Err(Refusal::Missing),
+            },
+        }
+    }
+
+    fn index(&self, name: &IfName) -> Result<IfIndex, Refusal> {
+        self.link(name).map(|(index, _)| index).ok_or_else(|| Refusal::NoLink(name.clone()))
+    }
+
+    fn index_up(&self, name: &IfName) -> Result<IfIndex, Refusal> {
+        let index = self.index(name)?;
+        match self.links.get(&index) {
+            Some(Link { state: LinkState::Up, .. }) => Ok(index),
+            Some(_) | None => Err(Refusal::LinkDown(name.clone())),
+        }
+    }
+
+    fn vxlan(&self, name: &IfName) -> Result<IfIndex, Refusal> {
+        let (index, link) = self.link(name).ok_or_else(|| Refusal::NoLink(name.clone()))?;
+        if matches!(link.kind, LinkKind::Vxlan(_)) { Ok(index) } else { Err(Refusal::WrongKind(name.clone())) }
+    }
+
+    fn change(&mut self, name: &IfName, change: impl FnOnce(&mut Link)) -> Result<(), Refusal> {
+        let index = self.index(name)?;
+        self.links.get_mut(&index).map(change).ok_or_else(|| Refusal::NoLink(name.clone()))
+    }
+
+    fn create_device(&mut self, device: &Device) -> Result<(), Refusal> {
+        if self.link(&device.name).is_some() {
+            return Err(Refusal::Exists);
+        }
+        let link = Link {
+            name: device.name.clone(),
+            mac: Some(device.mac),
+            mtu: device.mtu,
+            state: LinkState::Up,
+            kind: LinkKind::Vxlan(device.tunnel),
+        };
+        // The kernel counts on from the greatest number ever given; the model knows only those that are there.
+        let index = IfIndex(self.links.keys().next_back().map_or(1, |last| last.0 + 1));
+        self.links.insert(index, link);
+        // A new link's own sysctls exist from then on, with the kernel's defaults.
+        self.sysctls.insert(Sysctl::AcceptRouterAdvertisements(device.name.clone()), 1);
+        Ok(())
+    }
+
+    /// Deletes a link with everything on it and through it.
+    fn delete_link(&mut self, name: &IfName) -> Result<(), Refusal> {
+        let index = self.index(name)?;
+        self.links.remove(&index);
+        self.addresses.remove(&index);
+        self.neighbours.retain(|(at, _), _| *at != index);
+        self.fdb.retain(|(at, _), _| *at != index);
+        self.routes.retain(|_, route| route.target.link() != Some(index));
+        self.sysctls.remove(&Sysctl::AcceptRouterAdvertisements(name.clone()));
+        Ok(())
+    }
+
+    fn set_sysctl(&mut self, sysctl: &Sysctl, value: i32) -> Result<(), Refusal> {
+        if let Sysctl::AcceptRouterAdvertisements(link) = sysctl {
+            self.index(link)?;
+        }
+        self.sysctls.insert(sysctl.clone(), value);
+        Ok(())
+    }
+
+    fn set_route(&mut self, key: RouteKey, hop: &Hop) -> Result<(), Refusal> {
+        let target = match hop {
+            Hop::Onlink { gateway, link } => Target::Via { gateway: *gateway, link: self.index_up(link)? },
+            Hop::Link(link) => Target::Link(self.index_up(link)?),
+            Hop::Blackhole => Target::Blackhole,
+        };
+        self.routes.insert(key, Route { target, owner: Owner::Towpath });
+        Ok(())
+    }
+}
+
+fn route_key(destination: ipnet::IpNet) -> RouteKey {
+    RouteKey { destination, metric: default_metric(Family::of_net(destination)) }
+}

@@ -1,0 +1,214 @@
+//! The real kernel.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+use towpath_core::{
+    model::Family,
+    names::IfName,
+    overlay::{self, IfIndex, Kernel, Link, Op, Sysctl},
+};
+
+use super::{
+    ApplyCause, ApplyError, Net, ReadBackError,
+    message::{self, Hop, Owner, Reach, Write},
+    parse,
+    pod_link::{find_link, route_link},
+    socket::{NetlinkError, Request, Socket},
+};
+use crate::sysctl::Sysctls;
+
+/// The network of the namespace in which it was opened.
+#[derive(Debug)]
+pub struct KernelNet {
+    socket: Socket,
+    sysctls: Sysctls,
+    /// Numbers of the links that the changes at hand name.
+    indexes: BTreeMap<IfName, IfIndex>,
+}
+
+impl KernelNet {
+    /// Opens the network of the calling thread's namespace. Sysctls are always those of the thread that makes a call, so
+    /// call from the same namespace.
+    ///
+    /// # Errors
+    /// If there is no netlink socket to be had.
+    pub fn open(sysctls: Sysctls) -> Result<Self, NetlinkError> {
+        Ok(Self { socket: Socket::open()?, sysctls, indexes: BTreeMap::new() })
+    }
+
+    fn read_device(&mut self, index: IfIndex, link: &Link, kernel: &mut Kernel) -> Result<(), ReadBackError> {
+        let failed = |what: &'static str| move |source| ReadBackError { what, source };
+        for family in Family::ALL {
+            let dump = self.socket.dump(&message::neighbours_on(family, index.0)).map_err(failed("neighbours"))?;
+            // A filter that the kernel did not know would give other devices' entries as well.
+            kernel
+                .neighbours
+                .extend(parse::neighbours(&dump).filter_map(parse::neighbour).filter(|((at, _), _)| *at == index));
+        }
+        let dump = self.socket.dump(&message::forwarding_entries_on(index.0)).map_err(failed("forwarding entries"))?;
+        let entries = parse::neighbours(&dump).filter_map(parse::forwarding_entry);
+        kernel.fdb.extend(entries.filter(|((at, _), _)| *at == index));
+        self.read_sysctl(Sysctl::AcceptRouterAdvertisements(link.name.clone()), kernel);
+        Ok(())
+    }
+
+    /// One that is not there (no IPv6 in this kernel, a device that vanished) is left out.
+    fn read_sysctl(&self, sysctl: Sysctl, kernel: &mut Kernel) {
+        if let Ok(value) = self.sysctls.read(&sysctl.to_string()) {
+            kernel.sysctls.insert(sysctl, value);
+        }
+    }
+
+    /// Carries out what was collected, and collects the failures.
+    fn flush<'a>(&mut self, pending: &mut Vec<(&'a Op, Request)>, failed: &mut Vec<ApplyError>) {
+        let (ops, requests): (Vec<&'a Op>, Vec<Request>) = std::mem::take(pending).into_iter().unzip();
+        let results = self.socket.batch(requests);
+        for (op, result) in ops.into_iter().zip(results) {
+            let Err(source) = result else { continue };
+            if !self.is_fine(op, &source) {
+                failed.push(ApplyError { op: op.clone(), advice: advice(op, &source), source: source.into() });
+            }
+        }
+    }
+
+    /// Whether a refusal only says that things are as they should be already.
+    fn is_fine(&mut self, op: &Op, error: &NetlinkError) -> bool {
+        match (op, error.errno()) {
+            (Op::DeleteLink { .. }, Some(Errno::ENODEV))
+            | (Op::DeleteNeighbour { .. } | Op::DeleteFdb { .. }, Some(Errno::ENOENT | Errno::ENODEV))
+            | (Op::DeleteRoute { .. }, Some(Errno::ESRCH | Errno::ENOENT))
+            | (Op::DeleteAddress { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => true,
+            (Op::AddRoute { destination, hop: overlay::Hop::Link(link) }, Some(Errno::EEXIST)) => {
+                // The CNI plugin was quicker with its pod's route.
+                let there = route_link(&mut self.socket, destination.addr());
+                let wanted = self.indexes.get(link);
+                there.is_ok_and(|there| there.is_some() && there.as_ref() == wanted)
+            }
+            _ => false,
+        }
+    }
+
+    fn index(&mut self, link: &IfName) -> Result<u32, ApplyCause> {
+        if let Some(index) = self.indexes.get(link) {
+            return Ok(index.0);
+        }
+        let (index, _) = find_link(&mut self.socket, link)?.ok_or_else(|| ApplyCause::NoLink(link.clone()))?;
+        self.indexes.insert(link.clone(), index);
+        Ok(index.0)
+    }
+
+    /// The request for a change; `None` for a sysctl, which is written at once.
+    fn request(&mut self, op: &Op) -> Result<Option<Request>, ApplyCause> {
+        let request = match op {
+            Op::DeleteLink { link, .. } => message::delete_link(link),
+            Op::CreateDevice(device) => message::create_vxlan(device),
+            Op::SetMtu { link, mtu } => message::set_mtu(self.index(link)?, *mtu),
+            Op::SetMac { link, mac } => message::set_mac(self.index(link)?, *mac),
+            Op::SetUp { link } => message::set_up(self.index(link)?),
+            Op::SetSysctl { sysctl, value } => {
+                self.sysctls.ensure(&sysctl.to_string(), *value)?;
+                return Ok(None);
+            }
+            Op::AddAddress { link, address } => message::add_address(self.index(link)?, *address),
+            Op::DeleteAddress { link, address } => message::delete_address(self.index(link)?, *address),
+            Op::SetNeighbour { link, address, mac } => message::neighbour(self.index(link)?, *address, *mac),
+            Op::DeleteNeighbour { link, address } => message::delete_neighbour(self.index(link)?, *address),
+            Op::SetFdb { link, mac, remote } => message::set_forwarding_entry(self.index(link)?, *mac, *remote),
+            Op::DeleteFdb { link, mac, remote } => message::delete_forwarding_entry(self.index(link)?, *mac, *remote),
+            Op::AddRoute { destination, hop } => {
+                message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::New)
+            }
+            Op::ReplaceRoute { destination, hop } => {
+                message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::Replace)
+            }
+            Op::DeleteRoute { route } => message::delete_route(*route),
+        };
+        Ok(Some(request))
+    }
+
+    fn hop(&mut self, hop: &overlay::Hop) -> Result<Hop, ApplyCause> {
+        Ok(match hop {
+            overlay::Hop::Onlink { gateway, link } => {
+                Hop::Via { gateway: *gateway, index: self.index(link)?, reach: Reach::Onlink }
+            }
+            overlay::Hop::Link(link) => Hop::Link { index: self.index(link)? },
+            overlay::Hop::Blackhole => Hop::Blackhole,
+        })
+    }
+}
+
+impl Net for KernelNet {
+    fn read_back(&mut self) -> Result<Kernel, ReadBackError> {
+        let failed = |what: &'static str| move |source| ReadBackError { what, source };
+        let mut kernel = Kernel::default();
+        let dump = self.socket.dump(&message::all_links()).map_err(failed("links"))?;
+        kernel.links = parse::links(&dump).collect();
+        let dump = self.socket.dump(&message::all_addresses()).map_err(failed("addresses"))?;
+        for (index, net) in parse::addresses(&dump) {
+            kernel.addresses.entry(index).or_default().push(net);
+        }
+        let devices: Vec<_> = kernel.links.iter().filter(|(_, link)| link.overlay_family().is_some()).collect();
+        let devices: Vec<_> = devices.into_iter().map(|(index, link)| (*index, link.clone())).collect();
+        for (index, link) in &devices {
+            self.read_device(*index, link, &mut kernel)?;
+        }
+        for family in Family::ALL {
+            let dump = self.socket.dump(&message::main_routes(family)).map_err(failed("routes"))?;
+            let on_device = |link| devices.iter().any(|(index, _)| *index == link);
+            kernel.routes.extend(parse::routes(&dump).filter(|(key, route)| {
+                let ours = route.owner == overlay::Owner::Towpath;
+                ours || key.destination.prefix_len() == 0 || route.target.link().is_some_and(on_device)
+            }));
+            self.read_sysctl(Sysctl::Forwarding(family), &mut kernel);
+        }
+        Ok(kernel)
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<ApplyError> {
+        let mut failed = Vec::new();
+        let mut pending = Vec::new();
+        self.indexes.clear();
+        for op in ops {
+            let remakes_links = matches!(op, Op::CreateDevice(_) | Op::DeleteLink { .. });
+            if matches!(op, Op::SetSysctl { .. }) {
+                // Its file is there only once the device is.
+                self.flush(&mut pending, &mut failed);
+            }
+            match self.request(op) {
+                Ok(Some(request)) => pending.push((op, request)),
+                Ok(None) => {}
+                // What is to go went with its link.
+                Err(ApplyCause::NoLink(_)) if is_deletion(op) => {}
+                Err(source) => failed.push(ApplyError { op: op.clone(), advice: "", source }),
+            }
+            if remakes_links {
+                self.flush(&mut pending, &mut failed);
+                self.indexes.clear();
+            }
+        }
+        self.flush(&mut pending, &mut failed);
+        failed
+    }
+}
+
+const fn is_deletion(op: &Op) -> bool {
+    matches!(op, Op::DeleteAddress { .. } | Op::DeleteNeighbour { .. } | Op::DeleteFdb { .. })
+}
+
+/// What a person can do about a refusal.
+fn advice(op: &Op, error: &NetlinkError) -> &'static str {
+    match (op, error.errno()) {
+        (_, Some(Errno::EPERM)) => ": the agent needs the capability NET_ADMIN",
+        (Op::AddRoute { .. }, Some(Errno::EEXIST)) => {
+            ": another program has a route to this network; remove it, or the program"
+        }
+        (Op::CreateDevice(_), Some(Errno::EEXIST)) => {
+            ": another VXLAN device has this VNI and port; remove it or choose another VNI"
+        }
+        (Op::CreateDevice(_), Some(Errno::EADDRINUSE)) => ": another program has the UDP port; choose another",
+        (Op::CreateDevice(_), Some(Errno::EOPNOTSUPP)) => ": load the kernel module vxlan",
+        (Op::SetMtu { .. } | Op::CreateDevice(_), Some(Errno::EINVAL)) => ": does the MTU fit through the uplink?",
+        _ => "",
+    }
+}
