@@ -1,5 +1,7 @@
 //! ADD, DEL, CHECK, STATUS and GC of the real binary on nodes of throw-away namespaces.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod support;
 
 use std::{collections::BTreeSet, fs};
@@ -194,7 +196,8 @@ fn a_check_finds_what_was_changed_by_hand() {
     let file = node.address_dir().join("10.244.1.2");
     let neighbours = "for a in 169.254.1.1 fe80::ecee:eeff:feee:eeee; do \
         ip neighbour replace $a dev eth0 lladdr ee:ee:ee:ee:ee:ee nud permanent; done";
-    let cases: &[(&str, &dyn Fn(), &dyn Fn(), &str)] = &[
+    type Case<'a> = (&'a str, &'a dyn Fn(), &'a dyn Fn(), &'a str);
+    let cases: &[Case<'_>] = &[
         (
             "the route on the host",
             &|| drop(host(&format!("ip route delete 10.244.1.2 dev {link}"))),

@@ -1,5 +1,7 @@
 //! What a crash, a reboot or another plugin leaves behind.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod support;
 
 use std::{collections::BTreeSet, fs, net::IpAddr};

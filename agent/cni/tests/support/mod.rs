@@ -1,6 +1,11 @@
 //! A node in a throw-away network namespace, its folders in a temporary one, and a stand-in for its agent.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary has it as a module and uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary has it as a module and uses a part of it; a test that panics has failed"
+)]
 
 #[path = "../../../dataplane/tests/support/mod.rs"]
 mod namespace;
