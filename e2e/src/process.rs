@@ -16,8 +16,8 @@ use crate::run::{TAIL_LINES, log_tail};
 use crate::wait::wait_for;
 use crate::{cgroup, underlay};
 
-/// Time for a component to end after SIGTERM before it gets SIGKILL.
-const GRACE: Duration = Duration::from_secs(10);
+/// Time for a killed program to be gone.
+const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// A program of a cluster that runs on the machine itself, in one of the cluster's network namespaces.
 #[derive(Debug, Clone)]
@@ -112,21 +112,16 @@ impl Desk {
         Ok(Running { name: program.name.clone(), log, ended })
     }
 
-    /// Ends a program by its pid: SIGTERM, then SIGKILL.
+    /// Ends a program by its pid and at once, as a crash would: nothing of a cluster may depend on a goodbye.
     ///
     /// # Errors
-    /// When it is still there after that.
+    /// When it is still there after 10 s.
     pub fn stop(&self, name: &str) -> Result<()> {
         let file = self.pid_file(name);
         let Some(pid) = live_pid(&file)? else { return Ok(()) };
-        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            // It may end by itself at this very moment.
-            let _ = kill(Pid::from_raw(pid), signal);
-            if wait_for(&format!("the end of {name}"), GRACE, || Ok(live_pid(&file)?.is_none().then_some(()))).is_ok() {
-                return Ok(());
-            }
-        }
-        bail!("{name} (pid {pid}) does not end")
+        // It may end by itself at this very moment.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        wait_for(&format!("the end of {name} (pid {pid})"), KILL_BOUND, || Ok(live_pid(&file)?.is_none().then_some(())))
     }
 }
 

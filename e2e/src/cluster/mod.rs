@@ -343,6 +343,7 @@ impl Cluster {
         let node = self.node_numbered(number);
         node.create(&Authority::open(&self.pki_dir())?)?;
         let running = node.start()?;
+        node.admit()?;
         self.wait_registered(std::slice::from_ref(&node), || running.check())?;
         Ok(node.name())
     }

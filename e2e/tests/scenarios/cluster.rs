@@ -1,0 +1,155 @@
+//! Scenarios of the cluster itself: they need no pod network.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use towpath_e2e::cluster::{self, Component, condition};
+use towpath_e2e::run;
+use towpath_e2e::wait::wait_for;
+
+use crate::frame::{Frame, Scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "a fresh cluster has its nodes, not ready for want of a network", play: fresh_is_not_ready },
+    Scenario { name: "a cluster of a taken name is refused, and the one that has it lives on", play: taken_name },
+    Scenario { name: "the API server comes back with everything it knew", play: api_server_returns },
+    Scenario { name: "a node is added to a running cluster and removed again", play: add_and_remove },
+    Scenario { name: "a second cluster lives beside the first, and takes nothing with it", play: side_by_side },
+    Scenario { name: "removal leaves nothing of a cluster whose processes were killed", play: removal_after_kill },
+    Scenario { name: "removal leaves nothing of a cluster whose start was killed", play: removal_after_killed_start },
+    Scenario { name: "a component that fails is named, with the end of its log", play: failing_component },
+];
+
+/// A cluster that only one scenario uses.
+const OWN: &str = "e2e-own";
+
+fn fresh_is_not_ready(frame: &Frame) -> Result<()> {
+    let cluster = frame.shared()?;
+    let nodes = cluster.list(&["nodes"])?;
+    ensure!(nodes.len() == 3, "{} nodes", nodes.len());
+    for node in &nodes {
+        ensure!(
+            condition(node, "Ready") == "False",
+            "a node without a network says Ready={}",
+            condition(node, "Ready")
+        );
+    }
+    // As a person would: plain kubectl in the machine's own shell, with nothing but the kubeconfig.
+    let mut kubectl = Command::new(cluster.tools().kubectl());
+    let said = run::output(kubectl.env("KUBECONFIG", cluster.kubeconfig()).args(["get", "nodes", "--no-headers"]))?;
+    ensure!(said.matches("NotReady").count() == 3, "kubectl get nodes says {said}");
+    Ok(())
+}
+
+fn taken_name(frame: &Frame) -> Result<()> {
+    let cluster = frame.shared()?;
+    let up = Command::new(frame.launcher()).args(["up", "--name", cluster.name()]).output()?;
+    let said = String::from_utf8_lossy(&up.stderr);
+    ensure!(!up.status.success() && said.contains("exists already"), "up said {said}");
+    cluster.kubectl(&["get", "--raw=/readyz"]).map(drop)
+}
+
+fn api_server_returns(frame: &Frame) -> Result<()> {
+    let cluster = frame.shared()?;
+    cluster.kubectl(&["create", "configmap", "memory", "-n", "default"])?;
+    cluster.stop(Component::ApiServer)?;
+    ensure!(
+        !cluster.kubectl_raw(&["get", "--raw=/readyz", "--request-timeout=2s"])?.status.success(),
+        "the API server answers although it was stopped"
+    );
+    let running = cluster.start(Component::ApiServer)?;
+    cluster.wait_api(|| running.check())?;
+    cluster.kubectl(&["delete", "configmap", "memory", "-n", "default"]).map(drop)
+}
+
+fn add_and_remove(frame: &Frame) -> Result<()> {
+    let mut cluster = frame.shared()?;
+    let name = cluster.add_node()?;
+    ensure!(name == "n4", "the fourth node is called {name}");
+    let said = cluster.node(&name)?.exec(&["hostname"])?;
+    ensure!(said.trim() == name, "its host name is {said}");
+    cluster.remove_node(&name)?;
+    ensure!(cluster.get(&["node", &name])?.is_none(), "its object is still there");
+    ensure!(cluster.node(&name).is_err(), "the cluster still counts it");
+    ensure!(
+        !cluster::leftovers(frame.site()?, cluster.name())?.iter().any(|left| left.contains(".n4")),
+        "it left something"
+    );
+    Ok(())
+}
+
+fn side_by_side(frame: &Frame) -> Result<()> {
+    let first = frame.shared()?;
+    frame.with_cleanup(OWN, || {
+        let second = frame.fresh(OWN, 1)?;
+        second.kubectl(&["create", "namespace", "only-here"])?;
+        ensure!(first.get(&["namespace", "only-here"])?.is_none(), "both kubeconfigs lead to the same cluster");
+        let (one, two) = (first.node("n1")?, second.node("n1")?);
+        ensure!(one.addresses() == two.addresses(), "the same addresses serve both");
+        // Loading reaches the named cluster's nodes and no others.
+        let archive = second.tools().images().first().cloned().context("there are test images")?;
+        ensure!(second.load(&archive)? == ["towpath.local/pause:1"], "the pause image loads");
+        Ok(())
+    })?;
+    ensure!(cluster::leftovers(frame.site()?, OWN)?.is_empty(), "the second cluster left something");
+    first.kubectl(&["get", "--raw=/readyz"]).map(drop)
+}
+
+fn removal_after_kill(frame: &Frame) -> Result<()> {
+    frame.with_cleanup(OWN, || {
+        let cluster = frame.fresh(OWN, 2)?;
+        cluster.stop(Component::Etcd)?;
+        let first = cluster.node("n1")?.init_pid()?;
+        kill(Pid::from_raw(first), Signal::SIGKILL).context("kill a node's first process")?;
+        wait_for("the end of the node", Duration::from_secs(10), || {
+            Ok(cluster.node("n1")?.init_pid().is_err().then_some(()))
+        })?;
+        fs::remove_file(cluster.dir().join("cluster.json")).context("lose the record")
+    })?;
+    nothing_left(frame)
+}
+
+fn removal_after_killed_start(frame: &Frame) -> Result<()> {
+    let site = frame.site()?;
+    frame.with_cleanup(OWN, || {
+        let mut up = Command::new(frame.launcher());
+        let mut up =
+            up.args(["up", "--name", OWN, "--nodes", "1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let started = wait_for("the node's first process", Duration::from_secs(60), || {
+            Ok(site.cluster_dir(OWN).join("pid/n1-init").exists().then_some(()))
+        });
+        up.kill().context("kill the start")?;
+        up.wait()?;
+        started
+    })?;
+    nothing_left(frame)
+}
+
+fn failing_component(frame: &Frame) -> Result<()> {
+    let fake = tempfile::tempdir()?;
+    let containerd = fake.path().join("containerd");
+    fs::write(&containerd, "#!/bin/sh\necho the hold is full of water\nexit 7\n")?;
+    fs::set_permissions(&containerd, fs::Permissions::from_mode(0o755))?;
+    let path = format!("{}:{}", fake.path().display(), std::env::var("PATH")?);
+    let said = frame.with_cleanup(OWN, || {
+        let up =
+            Command::new(frame.launcher()).args(["up", "--name", OWN, "--nodes", "1"]).env("PATH", path).output()?;
+        ensure!(!up.status.success(), "it came up with a broken containerd");
+        Ok(String::from_utf8_lossy(&up.stderr).into_owned())
+    })?;
+    for part in ["n1 ended", "containerd ended", "exit status: 7", "the hold is full of water"] {
+        ensure!(said.contains(part), "the failure does not say {part:?}: {said}");
+    }
+    nothing_left(frame)
+}
+
+fn nothing_left(frame: &Frame) -> Result<()> {
+    let left = cluster::leftovers(frame.site()?, OWN)?;
+    ensure!(left.is_empty(), "still there: {}", left.join(", "));
+    Ok(())
+}
