@@ -18,11 +18,13 @@ mod kernel;
 mod message;
 mod parse;
 pub mod pod_link;
+mod pod_traces;
 mod socket;
 
 pub use fake::FakeNet;
 pub use kernel::KernelNet;
 pub use pod_link::{Deleted, PodLink, PodLinkError, PodLinkSpec};
+pub use pod_traces::PodTraces;
 pub use socket::{NetlinkError, TIMEOUT};
 
 /// The network of one namespace.
