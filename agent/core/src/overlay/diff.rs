@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::{
     Device, Hop, IfIndex, Kernel, LinkKind, LinkState, Op, Overlay, Owner, Path, Route, RouteKey, Target, Tunnel,
-    kernel::default_metric,
+    kernel::default_metric, notice::target,
 };
 use crate::{
     model::{Family, Mac},
@@ -183,11 +183,7 @@ fn route_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>, up: &mut 
         let family = Family::of_net(*destination);
         let key = RouteKey { destination: *destination, metric: default_metric(family) };
         let device = devices.index.get(&family).copied();
-        let target = match *path {
-            Path::Tunnel => device.map(|link| Target::Via { gateway: destination.network(), link }),
-            Path::Direct { gateway, uplink } => Some(Target::Via { gateway, link: uplink }),
-            Path::Blackhole => Some(Target::Blackhole),
-        };
+        let target = target(*path, key, || device);
         let there = have.routes.get(&key);
         if there.is_some_and(|route| route.owner == Owner::Towpath && Some(route.target) == target) {
             continue;

@@ -10,6 +10,7 @@
 mod diff;
 pub mod kernel;
 mod model;
+mod notice;
 mod op;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ pub use kernel::{
     IfIndex, Kernel, Learning, Link, LinkKind, LinkState, Owner, Route, RouteKey, Sysctl, Target, Tunnel,
 };
 pub use model::Refusal;
+pub use notice::{Notice, Presence};
 pub use op::{Hop, Op};
 pub use uplink::{InterfaceSpec, MtuError, Uplink, UplinkError, UplinkQuery, choose_uplink, device_mtu};
 pub use want::{Device, DirectRouting, Overlay, OverlayInput, OwnSide, Path, PeerConflict, want};

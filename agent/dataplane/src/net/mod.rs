@@ -13,6 +13,7 @@ use towpath_core::{
 
 use crate::sysctl::SysctlError;
 
+mod events;
 mod fake;
 mod kernel;
 mod message;
@@ -21,6 +22,7 @@ pub mod pod_link;
 mod pod_traces;
 mod socket;
 
+pub use events::NetEvents;
 pub use fake::FakeNet;
 pub use kernel::KernelNet;
 pub use pod_link::{Deleted, PodLink, PodLinkError, PodLinkSpec};

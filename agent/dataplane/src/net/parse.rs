@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
-    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
@@ -73,8 +73,22 @@ fn tunnel(data: &[InfoVxlan]) -> Option<Tunnel> {
     Some(Tunnel { vni: vni?, port: port?, local: local?, uplink: uplink?, learning })
 }
 
-/// An address that new connections may come from: global, and neither temporary, tentative nor deprecated.
+/// Whether new connections may come from an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Usable {
+    /// It is global, and neither temporary, tentative nor deprecated.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// An address that new connections may come from.
 pub(crate) fn address(message: &AddressMessage) -> Option<(IfIndex, IpNet)> {
+    any_address(message).filter(|(_, _, usable)| *usable == Usable::Yes).map(|(index, net, _)| (index, net))
+}
+
+/// Any address.
+pub(crate) fn any_address(message: &AddressMessage) -> Option<(IfIndex, IpNet, Usable)> {
     let unfit = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     let (mut local, mut address) = (None, None);
@@ -87,11 +101,10 @@ pub(crate) fn address(message: &AddressMessage) -> Option<(IfIndex, IpNet)> {
             _ => {}
         }
     }
-    let temporary =
-        message.header.family == AddressFamily::Inet6 && message.header.flags.contains(AddressHeaderFlags::Secondary);
+    let temporary = message.header.family == AddressFamily::Inet6 && flags.contains(AddressFlags::Secondary);
     let fit = message.header.scope == AddressScope::Universe && !flags.intersects(unfit) && !temporary;
     let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
-    fit.then_some((IfIndex(message.header.index), net))
+    Some((IfIndex(message.header.index), net, if fit { Usable::Yes } else { Usable::No }))
 }
 
 /// A permanent neighbour.
@@ -113,18 +126,22 @@ pub(crate) fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, 
 }
 
 fn neighbour_parts(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
-    let (mut address, mut link_address) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => address = Some(IpAddr::V4(*addr)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => address = Some(IpAddr::V6(*addr)),
-            // In the bridge family the address comes as bytes, because its own family says nothing about it.
-            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => address = ip(bytes),
-            NeighbourAttribute::LinkLayerAddress(bytes) => link_address = mac(bytes),
-            _ => {}
-        }
-    }
-    Some((address?, link_address?))
+    let link_address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
+        _ => None,
+    });
+    Some((neighbour_address(message)?, link_address?))
+}
+
+/// The address of a neighbour, or where a forwarding entry leads.
+pub(crate) fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some(IpAddr::V4(*addr)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => Some(IpAddr::V6(*addr)),
+        // In the bridge family the address comes as bytes, because its own family says nothing about it.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => ip(bytes),
+        _ => None,
+    })
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
