@@ -128,15 +128,28 @@ impl Display for Op {
 }
 
 /// `th dport` alone would read two bytes of any protocol, of an ICMP message its checksum: so the protocols that have
-/// ports come first, unless the protocol is looked up together with the port.
-struct PortGuard<'a>(&'a [Field]);
+/// ports come first, unless the protocol is looked up together with the port or has been matched before.
+const WITH_PORTS: &str = "meta l4proto { 6, 17, 132 } ";
 
-impl Display for PortGuard<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.contains(&Field::DestinationPort) && !self.0.contains(&Field::Proto) {
-            f.write_str("meta l4proto { 6, 17, 132 } ")?;
+fn read_any_protocol(fields: &[Field]) -> bool {
+    fields.contains(&Field::DestinationPort) && !fields.contains(&Field::Proto)
+}
+
+impl Match {
+    fn reads_any_protocol(&self) -> bool {
+        match self {
+            Self::Field(field, ..) => read_any_protocol(&[*field]),
+            Self::InSet(fields, ..) => read_any_protocol(fields),
+            Self::CtState(_)
+            | Self::InterfacePrefix(..)
+            | Self::MarkBits(_)
+            | Self::Family(_)
+            | Self::NeighbourDiscovery => false,
         }
-        Ok(())
+    }
+
+    const fn is_protocol_with_ports(&self) -> bool {
+        matches!(self, Self::Field(Field::Proto, Op::Is, Value::Proto(6 | 17 | 132)))
     }
 }
 
@@ -147,9 +160,9 @@ impl Display for Match {
                 let states: Vec<_> = states.iter().collect();
                 write!(f, "ct state {}", Joined(&states, ","))
             }
-            Self::Field(field, op, value) => write!(f, "{}{field}{op}{value}", PortGuard(&[*field])),
+            Self::Field(field, op, value) => write!(f, "{field}{op}{value}"),
             Self::InterfacePrefix(field, prefix) => write!(f, "{field} \"{prefix}*\""),
-            Self::InSet(fields, op, set) => write!(f, "{}{}{op}@{set}", PortGuard(fields), Joined(fields, " . ")),
+            Self::InSet(fields, op, set) => write!(f, "{}{op}@{set}", Joined(fields, " . ")),
             Self::MarkBits(bits) => write!(f, "meta mark & {bits:#x} == {bits:#x}"),
             Self::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
             Self::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
@@ -176,7 +189,7 @@ impl Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Verdict(verdict) => verdict.fmt(f),
-            Self::Dispatch(fields, map) => write!(f, "{}{} vmap @{map}", PortGuard(fields), Joined(fields, " . ")),
+            Self::Dispatch(fields, map) => write!(f, "{} vmap @{map}", Joined(fields, " . ")),
             Self::Masquerade => f.write_str("masquerade fully-random"),
         }
     }
@@ -185,7 +198,19 @@ impl Display for Action {
 /// The rule without its comment.
 impl Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.matches.iter().try_for_each(|m| write!(f, "{m} "))?;
+        let mut ports_are_ports = false;
+        for condition in &self.matches {
+            if condition.reads_any_protocol() && !ports_are_ports {
+                f.write_str(WITH_PORTS)?;
+                ports_are_ports = true;
+            }
+            ports_are_ports |= condition.is_protocol_with_ports();
+            write!(f, "{condition} ")?;
+        }
+        match &self.action {
+            Action::Dispatch(fields, _) if read_any_protocol(fields) && !ports_are_ports => f.write_str(WITH_PORTS)?,
+            Action::Dispatch(..) | Action::Verdict(_) | Action::Masquerade => {}
+        }
         self.action.fmt(f)
     }
 }
@@ -214,5 +239,34 @@ impl Display for ChainType {
 impl Display for Base {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "type {} hook {} priority {}; policy accept", self.chain_type, self.hook, self.priority)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names;
+
+    #[test]
+    fn the_table_is_called_as_everybody_calls_it() {
+        assert_eq!(TABLE, format!("inet {}", names::TABLE));
+    }
+
+    #[test]
+    fn a_port_is_read_only_of_protocols_that_have_ports() {
+        let port = Match::Field(Field::DestinationPort, Op::Is, Value::Port(80));
+        let protocol = |n| Match::Field(Field::Proto, Op::Is, Value::Proto(n));
+        for (matches, text, why) in [
+            (vec![port.clone()], "meta l4proto { 6, 17, 132 } th dport 80 drop", "alone"),
+            (vec![protocol(17), port.clone()], "meta l4proto 17 th dport 80 drop", "UDP's"),
+            (
+                vec![protocol(1), port.clone()],
+                "meta l4proto 1 meta l4proto { 6, 17, 132 } th dport 80 drop",
+                "ICMP has none",
+            ),
+            (vec![port.clone(), port], "meta l4proto { 6, 17, 132 } th dport 80 th dport 80 drop", "said once"),
+        ] {
+            assert_eq!(Rule::verdict(matches, Verdict::Drop).to_string(), text, "{why}");
+        }
     }
 }

@@ -1,0 +1,114 @@
+//! Whole tables as text. `UPDATE=1 cargo test -p towpath-core --test golden` writes them anew; the kernel tests load them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    net::IpAddr,
+    path::Path,
+};
+
+use ipnet::IpNet;
+use towpath_core::{
+    model::{Endpoint, PodId},
+    names::{ChainName, IfName, SetName},
+    ruleset::{Chain, Field, KeyType, Lookup, Match, Op, Rule, Set, Transaction, Value, Verdict},
+    table::{Masquerade, Policy, PolicyPart, TableInput, ToNodes, table},
+};
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn endpoints(pods: &[(&str, &[&str])]) -> BTreeMap<IfName, Endpoint> {
+    let endpoint = |(name, addresses): &(&str, &[&str])| {
+        let interface = IfName::of_pod("default", name);
+        let pod = PodId { namespace: "default".to_owned(), name: (*name).to_owned() };
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        (interface.clone(), Endpoint { pod, interface, addresses })
+    };
+    pods.iter().map(endpoint).collect()
+}
+
+fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// What a compiler would say of: `web` takes connections to TCP port 80 from one address only.
+fn one_policy() -> PolicyPart {
+    let set = SetName::new("peers.0123456789").unwrap();
+    let chain = ChainName::new("in.0123456789").unwrap();
+    let client = vec![Value::Addr("10.244.2.9".parse().unwrap()), Value::Proto(6), Value::Port(80)];
+    let key = vec![KeyType::Ipv4, KeyType::Proto, KeyType::Port];
+    let elements = BTreeSet::from([client]);
+    let fields = vec![Field::Source(towpath_core::model::Family::V4), Field::Proto, Field::DestinationPort];
+    let rules = vec![
+        Rule::verdict(vec![Match::InSet(fields, Op::Is, set.clone())], Verdict::Accept),
+        Rule::verdict(Vec::new(), Verdict::Drop),
+    ];
+    PolicyPart {
+        sets: BTreeMap::from([(set, Set { key, lookup: Lookup::Hash, elements })]),
+        chains: BTreeMap::from([(chain.clone(), Chain { base: None, rules })]),
+        ingress: BTreeMap::from([(IfName::of_pod("default", "web"), chain)]),
+        egress: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn a_dual_stack_node_with_a_policy() {
+    let pods =
+        endpoints(&[("client", &["10.244.1.2", "fd00:10:244:1::2"]), ("web", &["10.244.1.3", "fd00:10:244:1::3"])]);
+    let input = TableInput {
+        endpoints: &pods,
+        cluster_pod_cidrs: &nets(&["10.244.0.0/16", "fd00:10:244::/48"]),
+        node_pod_cidrs: &nets(&["10.244.1.0/24", "fd00:10:244:1::/64"]),
+        node_addresses: &addresses(&["172.30.0.11", "172.30.0.12", "fd00:172:30::11", "fd00:172:30::12"]),
+        vxlan_port: 8472,
+        masquerade: Masquerade::Enabled { not_to: nets(&["192.168.0.0/16", "192.168.4.0/24", "198.51.100.7/32"]) },
+        to_nodes: ToNodes::AsNode,
+        policy: Policy::Enforce(one_policy()),
+    };
+    golden("dual_stack_policy", input);
+}
+
+#[test]
+fn a_node_without_masquerade_and_without_policy() {
+    let pods = endpoints(&[("web", &["10.244.1.3"])]);
+    let input = TableInput {
+        endpoints: &pods,
+        cluster_pod_cidrs: &nets(&["10.244.0.0/16"]),
+        node_pod_cidrs: &nets(&["10.244.1.0/24"]),
+        node_addresses: &addresses(&["172.30.0.11"]),
+        vxlan_port: 4789,
+        masquerade: Masquerade::Disabled,
+        to_nodes: ToNodes::AsNode,
+        policy: Policy::Off,
+    };
+    golden("plain", input);
+}
+
+#[test]
+fn a_node_without_pods_that_routes_directly() {
+    let input = TableInput {
+        endpoints: &BTreeMap::new(),
+        cluster_pod_cidrs: &nets(&["10.244.0.0/16"]),
+        node_pod_cidrs: &nets(&["10.244.1.0/24"]),
+        node_addresses: &addresses(&["172.30.0.11", "172.30.0.12"]),
+        vxlan_port: 8472,
+        masquerade: Masquerade::Enabled { not_to: Vec::new() },
+        to_nodes: ToNodes::AsPod,
+        policy: Policy::Enforce(PolicyPart::default()),
+    };
+    golden("empty_direct", input);
+}
+
+fn golden(name: &str, input: TableInput<'_>) {
+    let have = Transaction::create(&table(input)).to_string();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.nft"));
+    if env::var_os("UPDATE").is_some() {
+        fs::write(&file, &have).unwrap();
+    }
+    let want = fs::read_to_string(&file).unwrap();
+    assert_eq!(have, want, "{name}.nft is not what the table is: look at the difference, then UPDATE=1");
+}

@@ -1,0 +1,104 @@
+//! Laws of the difference between rulesets, held against a table that refuses what the kernel refuses.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod rulesets;
+
+use proptest::prelude::*;
+use rulesets::{Dice, chain, ruleset, set};
+use towpath_core::ruleset::{Foreign, Ruleset, Step, Transaction, diff, diff_between, fake::FakeTable};
+
+fn any_ruleset() -> impl Strategy<Value = Ruleset> {
+    prop::collection::vec(any::<u8>(), 0..160).prop_map(|bytes| ruleset(&mut Dice::new(bytes)))
+}
+
+/// Somebody else's doing.
+#[derive(Debug, Clone)]
+enum Mischief {
+    Thing(Foreign),
+    Rule(&'static str),
+}
+
+fn any_mischief() -> impl Strategy<Value = Vec<Mischief>> {
+    let one = prop_oneof![
+        prop::sample::select(vec!["x1", "x2", "y"]).prop_map(|name| Mischief::Thing(Foreign::Set(set(name)))),
+        prop::sample::select(vec!["x3", "x4", "y"]).prop_map(|name| Mischief::Thing(Foreign::Map(set(name)))),
+        prop::sample::select(vec!["top-1", "z"]).prop_map(|name| Mischief::Thing(Foreign::Chain(chain(name)))),
+        Just(Mischief::Thing(Foreign::Other("flowtable f".to_owned()))),
+        prop::sample::select(vec!["top-2", "leaf.1"]).prop_map(Mischief::Rule),
+    ];
+    prop::collection::vec(one, 0..4)
+}
+
+/// A table with `have` in it and what somebody else did. Rules that name what he replaces are gone, as they must be
+/// before he can replace it.
+fn tampered(have: &Ruleset, mischief: Vec<Mischief>) -> FakeTable {
+    let mut table = FakeTable::default();
+    let mut have = have.clone();
+    for thing in &mischief {
+        if let Mischief::Thing(Foreign::Set(_) | Foreign::Map(_)) = thing {
+            have.chains.values_mut().for_each(|chain| chain.rules.clear());
+        }
+    }
+    table.apply(&Transaction::create(&have)).unwrap();
+    for thing in mischief {
+        match thing {
+            Mischief::Thing(Foreign::Set(name)) => table.add_foreign(match table.read_back() {
+                Some(have) if have.foreign.contains(&Foreign::Map(name.clone())) => Foreign::Map(name),
+                _ => Foreign::Set(name),
+            }),
+            Mischief::Thing(Foreign::Map(name)) => table.add_foreign(match table.read_back() {
+                Some(have) if have.foreign.contains(&Foreign::Set(name.clone())) => Foreign::Set(name),
+                _ => Foreign::Map(name),
+            }),
+            Mischief::Thing(thing) => table.add_foreign(thing),
+            Mischief::Rule(name) => table.add_foreign_rule(&chain(name)),
+        }
+    }
+    table
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn whatever_there_is_becomes_what_is_wanted_in_one_legal_transaction(
+        have in any_ruleset(), want in any_ruleset(), mischief in any_mischief(),
+    ) {
+        let mut table = tampered(&have, mischief);
+        let transaction = diff(&want, table.read_back().as_ref());
+        table.apply(&transaction).map_err(|e| TestCaseError::fail(format!("{e}\n{transaction}")))?;
+        prop_assert_eq!(table.read_back(), Some(want.installed()));
+        prop_assert!(diff(&want, table.read_back().as_ref()).is_empty(), "a second time there is nothing to do");
+    }
+
+    #[test]
+    fn without_a_table_all_of_it_is_made(want in any_ruleset()) {
+        let mut table = FakeTable::default();
+        table.apply(&diff(&want, None)).unwrap();
+        prop_assert_eq!(table.ruleset(), Some(want.clone()));
+        table.apply(&Transaction::replace(&want)).unwrap();
+        prop_assert_eq!(table.ruleset(), Some(want));
+        table.apply(&Transaction::delete()).unwrap();
+        prop_assert_eq!(table.read_back(), None);
+    }
+
+    #[test]
+    fn the_way_between_two_wants_is_the_same_as_that_from_a_read_back(have in any_ruleset(), want in any_ruleset()) {
+        prop_assert_eq!(diff_between(&want, &have), diff(&want, Some(&have.installed())));
+    }
+
+    #[test]
+    fn an_element_more_or_less_costs_one_step(want in any_ruleset()) {
+        for (name, full) in &want.sets {
+            let Some(element) = full.elements.first().cloned() else { continue };
+            let mut have = want.clone();
+            have.sets.get_mut(name).unwrap().elements.remove(&element);
+            let one = std::collections::BTreeSet::from([element]);
+            let more = diff_between(&want, &have);
+            prop_assert_eq!(more.steps(), &[Step::AddTable, Step::AddElements(name.clone(), one.clone())]);
+            let less = diff_between(&have, &want);
+            prop_assert_eq!(less.steps(), &[Step::AddTable, Step::DeleteElements(name.clone(), one)]);
+        }
+    }
+}

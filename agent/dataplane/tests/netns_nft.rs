@@ -1,0 +1,212 @@
+//! Our table in a real kernel: what is written is read back, what somebody breaks is seen and mended.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+#[path = "../../core/tests/rulesets/mod.rs"]
+mod rulesets;
+mod support;
+
+use std::{collections::BTreeSet, fs, path::Path, sync::mpsc, thread, time::Duration};
+
+use proptest::{prelude::*, test_runner::TestRunner};
+use rulesets::{Dice, addr, chain, everything, interface, ruleset, set};
+use support::{enter_new_namespace, sh};
+use towpath_core::ruleset::{Foreign, Ruleset, Step, Transaction, diff};
+use towpath_dataplane::nft::{Nft, NftCommand, NftError, NftEvents, TableChange};
+
+/// In a namespace of the calling thread's own, with the table in it.
+fn with(want: &Ruleset) -> NftCommand {
+    enter_new_namespace();
+    let mut nft = NftCommand::open().unwrap();
+    nft.apply(&Transaction::create(want)).unwrap();
+    nft
+}
+
+#[test]
+fn every_form_is_read_back_as_it_was_written() {
+    let want = everything();
+    let mut nft = with(&want);
+    assert_eq!(nft.read_back().unwrap(), Some(want.installed()));
+}
+
+#[test]
+fn where_there_is_no_table_none_is_read_back_and_deleting_it_is_no_error() {
+    let mut nft = with(&everything());
+    for why in ["the table goes", "there was none"] {
+        nft.apply(&Transaction::delete()).unwrap();
+        assert_eq!(nft.read_back().unwrap(), None, "{why}");
+    }
+}
+
+#[test]
+fn the_way_between_any_two_rulesets_is_one_that_the_kernel_takes() {
+    let bytes = || prop::collection::vec(any::<u8>(), 40..160);
+    enter_new_namespace();
+    let mut nft = NftCommand::open().unwrap();
+    let mut runner = TestRunner::new(ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() });
+    let nft = std::cell::RefCell::new(&mut nft);
+    let result = runner.run(&(bytes(), bytes()), |(have, want)| {
+        let mut nft = nft.borrow_mut();
+        for want in [have, want].map(|bytes| ruleset(&mut Dice::new(bytes))) {
+            let transaction = diff(&want, nft.read_back().unwrap().as_ref());
+            nft.apply(&transaction).map_err(|e| TestCaseError::fail(format!("{e}\n{transaction}")))?;
+            prop_assert_eq!(nft.read_back().unwrap(), Some(want.installed()));
+        }
+        Ok(())
+    });
+    result.unwrap();
+}
+
+#[test]
+fn what_somebody_breaks_is_seen_and_mended_in_one_transaction() {
+    let want = everything();
+    let mut nft = with(&want);
+    for (edit, why) in [
+        ("delete element inet towpath set-0 { 10.0.0.1 }", "an element less"),
+        ("add element inet towpath set-0 { 10.9.9.9 }", "an element more"),
+        ("delete element inet towpath map.0 { 10.0.0.1 }", "a pod without policy"),
+        ("flush set inet towpath set-1", "no element"),
+        ("flush chain inet towpath forward", "no rule"),
+        ("insert rule inet towpath forward accept", "a foreign rule in front"),
+        ("add rule inet towpath in.0123456789ab counter accept comment \"mine\"", "a foreign rule behind"),
+        ("chain inet towpath base1 { policy drop; }", "another policy of a base chain"),
+        ("add chain inet towpath base3 { type filter hook forward priority 1; policy drop; }", "the same, by add"),
+        (
+            "delete chain inet towpath base0; add chain inet towpath base0 { type filter hook input priority 7; }",
+            "moved",
+        ),
+        ("add chain inet towpath theirs; add rule inet towpath theirs accept", "a foreign chain"),
+        (
+            "add chain inet towpath theirs; add map inet towpath theirs { type mark : verdict; }; \
+             add element inet towpath theirs { 1 : jump theirs }; \
+             add rule inet towpath forward mark vmap @theirs",
+            "a foreign map that names a foreign chain",
+        ),
+        ("add set inet towpath theirs { type ipv4_addr; flags timeout; }", "a foreign set"),
+        ("add element inet towpath set-0 { 10.8.8.8 comment \"mine\" }", "an element with a comment"),
+        ("add counter inet towpath theirs; add rule inet towpath base1 counter name theirs", "a counter"),
+        ("table inet towpath { flags dormant; }", "the table is asleep"),
+        ("delete table inet towpath", "no table"),
+        ("flush ruleset", "nothing at all"),
+    ] {
+        sh(&format!("nft '{edit}'"));
+        let have = nft.read_back().unwrap();
+        assert_ne!(have, Some(want.installed()), "{why}: seen");
+        let repair = diff(&want, have.as_ref());
+        nft.apply(&repair).unwrap_or_else(|e| panic!("{why}: {e}\n{repair}"));
+        assert_eq!(nft.read_back().unwrap(), Some(want.installed()), "{why}: mended");
+    }
+}
+
+#[test]
+fn other_tables_are_neither_seen_nor_touched() {
+    let mut nft = with(&everything());
+    let foreign = "add table ip towpath; add chain ip towpath c { type filter hook input priority 0; }; \
+        add table inet other; add set inet other s { type ipv4_addr; }; add element inet other s { 10.0.0.1 }";
+    sh(&format!("nft '{foreign}'"));
+    let before = sh("nft list table ip towpath; nft list table inet other");
+    assert_eq!(nft.read_back().unwrap(), Some(everything().installed()));
+    nft.apply(&Transaction::replace(&everything())).unwrap();
+    nft.apply(&Transaction::delete()).unwrap();
+    assert_eq!(sh("nft list table ip towpath; nft list table inet other"), before);
+}
+
+#[test]
+fn a_transaction_that_is_refused_changes_nothing_and_says_why() {
+    let want = everything();
+    let mut nft = with(&want);
+    let steps =
+        [Step::DeleteElements(set("set-0"), BTreeSet::from([vec![addr("10.0.0.1")]])), Step::DeleteSet(set("absent"))];
+    match nft.apply(&steps.into_iter().collect()) {
+        Err(NftError::Refused { stderr }) => assert!(stderr.contains("No such file or directory"), "{stderr}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(nft.read_back().unwrap(), Some(want.installed()));
+}
+
+#[test]
+fn the_golden_tables_load_and_read_back_without_anything_foreign() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/golden");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    for file in files {
+        let script = fs::read_to_string(&file).unwrap();
+        thread::spawn(move || {
+            enter_new_namespace();
+            let mut nft = NftCommand::open().unwrap();
+            sh(&format!("nft -f '{}'", file.display()));
+            let have = nft.read_back().unwrap().unwrap();
+            assert_eq!(have.foreign, BTreeSet::<Foreign>::new(), "{}", file.display());
+            let rules = have.chains.values().flat_map(|chain| &chain.rules);
+            assert!(rules.clone().all(Option::is_some), "{}", file.display());
+            let written = script.lines().filter(|line| line.starts_with("add rule")).count();
+            assert_eq!(rules.count(), written, "{}", file.display());
+        })
+        .join()
+        .unwrap();
+    }
+}
+
+/// Changes of our table, as a thread of the calling thread's namespace hears them, within a bound.
+struct Listener(mpsc::Receiver<TableChange>);
+
+impl Listener {
+    fn new() -> Self {
+        let mut events = NftEvents::open().unwrap();
+        let (send, receive) = mpsc::channel();
+        thread::spawn(move || {
+            while let Ok(change) = events.next_change() {
+                if send.send(change).is_err() {
+                    break;
+                }
+            }
+        });
+        Self(receive)
+    }
+
+    fn next(&self) -> TableChange {
+        self.0.recv_timeout(Duration::from_secs(10)).expect("a change within ten seconds")
+    }
+}
+
+#[test]
+fn the_kernel_tells_of_changes_of_our_table_and_ours_are_known() {
+    let mut nft = with(&everything());
+    let events = Listener::new();
+    let element = BTreeSet::from([vec![addr("10.7.7.7")]]);
+    let ours: Transaction = [Step::AddElements(set("set-0"), element.clone())].into_iter().collect();
+    nft.apply(&ours).unwrap();
+    let change = events.next();
+    assert!(nft.is_own(&change), "{change:?}");
+
+    sh("nft add table inet other; nft add chain inet other c; nft add chain inet towpath theirs");
+    let change = events.next();
+    assert!(!nft.is_own(&change), "{change:?}: somebody else's; and of the other table nothing was told");
+    assert!(matches!(&change, TableChange::Changed { process, .. } if process == "nft"), "{change:?}");
+
+    let back: Transaction = [Step::DeleteElements(set("set-0"), element)].into_iter().collect();
+    nft.apply(&back).unwrap();
+    let change = events.next();
+    assert!(nft.is_own(&change), "{change:?}");
+    sh("nft flush ruleset");
+    let change = events.next();
+    assert!(!nft.is_own(&change), "{change:?}: a flush of everything is told, too");
+}
+
+#[test]
+fn a_great_change_is_told_once() {
+    let mut want = everything();
+    let mut nft = with(&want);
+    let events = Listener::new();
+    let many = (0..5000_u32).map(|n| vec![interface("tow0123456789a"), addr(&format!("10.1.{}.{}", n / 250, n % 250))]);
+    want.sets.get_mut(&set("set-5")).unwrap().elements.extend(many);
+    want.chains.get_mut(&chain("base1")).unwrap().rules.clear();
+    let have = nft.read_back().unwrap();
+    nft.apply(&diff(&want, have.as_ref())).unwrap();
+    let change = events.next();
+    assert!(nft.is_own(&change) || change == TableChange::Overrun, "{change:?}");
+    nft.apply(&Transaction::delete()).unwrap();
+    let change = events.next();
+    assert!(nft.is_own(&change) || change == TableChange::Overrun, "{change:?}");
+}
