@@ -1,6 +1,6 @@
 //! CHECK: is everything still as ADD answered?
 
-use std::{net::IpAddr, path::Path};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -48,8 +48,9 @@ pub(crate) fn check(conf: &NetConf, attachment: &Attachment, netns: &Path) -> Re
         .map_err(CniError::Local)?
         .ok_or_else(|| CniError::Differs(vec![format!("the node has no record of {attachment}")]))?;
     let mut differs = Vec::new();
-    if addresses != endpoint.addresses {
-        differs.push(format!("prevResult has {addresses:?} and the node's record {:?}", endpoint.addresses));
+    let recorded: BTreeSet<IpAddr> = endpoint.addresses.iter().copied().collect();
+    if addresses != recorded {
+        differs.push(format!("prevResult has the addresses {addresses:?} and the node's record {recorded:?}"));
     }
     differs.extend(unreserved(conf, attachment, &endpoint)?);
     match PodLink::check(&open, &spec_of(&endpoint), mac) {
@@ -61,7 +62,7 @@ pub(crate) fn check(conf: &NetConf, attachment: &Attachment, netns: &Path) -> Re
 }
 
 /// MAC and addresses of the pod's end in a result.
-fn ours(prev: &Value, attachment: &Attachment) -> Result<(Mac, Vec<IpAddr>), CniError> {
+fn ours(prev: &Value, attachment: &Attachment) -> Result<(Mac, BTreeSet<IpAddr>), CniError> {
     let broken = |why: String| CniError::Config(format!("prevResult: {why}"));
     let result = PrevResult::deserialize(prev).map_err(|e| broken(e.to_string()))?;
     let is_ours = |i: &Interface| i.name == attachment.ifname().as_str() && !i.sandbox.is_empty();
