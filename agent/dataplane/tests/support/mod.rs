@@ -3,6 +3,7 @@
 //! A namespace has no name and lives as long as its open file, so nothing is left behind, however a test ends.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::{
     fs::File,
@@ -16,18 +17,18 @@ use nix::sched::{CloneFlags, unshare};
 use towpath_dataplane::netns::run_in;
 
 /// Moves the calling thread into a network namespace of its own.
-pub fn enter_new_namespace() {
+pub(crate) fn enter_new_namespace() {
     unshare(CloneFlags::CLONE_NEWNET).expect("kernel tests need root, or `unshare -Urn`");
 }
 
 /// A throw-away network namespace.
-pub struct Namespace {
+pub(crate) struct Namespace {
     file: File,
 }
 
 impl Namespace {
     /// A new one, with nothing in it but a loopback interface that is down.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = thread::spawn(|| {
             enter_new_namespace();
             File::open("/proc/thread-self/ns/net").unwrap()
@@ -36,38 +37,38 @@ impl Namespace {
     }
 
     /// The calling thread's.
-    pub fn current() -> Self {
+    pub(crate) fn current() -> Self {
         Self { file: File::open("/proc/thread-self/ns/net").unwrap() }
     }
 
     /// A path by which this process can open it.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 
     /// Runs a function in it.
-    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         run_in(self.file.as_fd(), f).unwrap()
     }
 
     /// Runs a command in it that must succeed, and gives its output.
-    pub fn sh(&self, command: &str) -> String {
+    pub(crate) fn sh(&self, command: &str) -> String {
         self.run(|| sh(command))
     }
 
     /// Runs a command in it that may fail.
-    pub fn try_sh(&self, command: &str) -> Result<String, String> {
+    pub(crate) fn try_sh(&self, command: &str) -> Result<String, String> {
         self.run(|| try_sh(command))
     }
 }
 
 /// Runs a command in the calling thread's namespace that must succeed, and gives its output.
-pub fn sh(command: &str) -> String {
+pub(crate) fn sh(command: &str) -> String {
     try_sh(command).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Runs a command in the calling thread's namespace that may fail.
-pub fn try_sh(command: &str) -> Result<String, String> {
+pub(crate) fn try_sh(command: &str) -> Result<String, String> {
     let output = Command::new("sh").arg("-ec").arg(command).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() {
