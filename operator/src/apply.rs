@@ -1,0 +1,252 @@
+//! Carries a plan out. The only place that writes to the API, but for the lease.
+
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::ConfigMap};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams},
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use towpath_crds::{NetworkConfig, NetworkConfigStatus, names};
+
+use crate::{
+    metrics::{Metrics, WriteLabels},
+    notice::{Notice, Severity},
+    plan::{FinalizerStep, Plan, Stripped, Write},
+    render::{Child, ChildKind},
+};
+
+/// A step that failed. Whatever was done before stands; the next plan starts from there.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Adding or removing the finalizer.
+    #[error("change the finalizer of NetworkConfig {name}")]
+    Finalizer {
+        /// The object.
+        name: String,
+        /// What the API said.
+        source: kube::Error,
+    },
+    /// Server-side apply of a child.
+    #[error("apply {kind} {name}")]
+    Apply {
+        /// Kind of the child.
+        kind: &'static str,
+        /// The child.
+        name: String,
+        /// What the API said.
+        source: kube::Error,
+    },
+    /// Removal of foreign fields.
+    #[error("remove foreign fields from the DaemonSet")]
+    Strip(#[source] Box<kube::Error>),
+    /// Deletion of a child.
+    #[error("delete {kind} {name}")]
+    Delete {
+        /// Kind of the child.
+        kind: &'static str,
+        /// The child.
+        name: String,
+        /// What the API said.
+        source: kube::Error,
+    },
+    /// Publication of the status.
+    #[error("publish the status of NetworkConfig {name}")]
+    Status {
+        /// The object.
+        name: String,
+        /// What the API said.
+        source: kube::Error,
+    },
+}
+
+impl ApplyError {
+    /// The step, as a label.
+    #[must_use]
+    pub const fn category(&self) -> &'static str {
+        match self {
+            Self::Finalizer { .. } => "finalizer",
+            Self::Apply { .. } => "apply",
+            Self::Strip(_) => "strip",
+            Self::Delete { .. } => "delete",
+            Self::Status { .. } => "status",
+        }
+    }
+}
+
+/// Writes to the API as one field manager.
+#[derive(Clone)]
+pub struct Executor {
+    client: Client,
+    recorder: Recorder,
+    metrics: Metrics,
+}
+
+impl Executor {
+    /// An executor; `instance` names this replica in Events.
+    #[must_use]
+    pub fn new(client: Client, instance: &str, metrics: Metrics) -> Self {
+        let reporter =
+            Reporter { controller: format!("{}/operator", names::GROUP), instance: Some(instance.to_owned()) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, recorder, metrics }
+    }
+
+    /// Carries the plan out: finalizer on, children, status, Events, finalizer off.
+    ///
+    /// # Errors
+    /// The first step that failed. Events are told best-effort: one that cannot be written is logged.
+    pub async fn execute(&self, config: &NetworkConfig, plan: &Plan) -> Result<(), ApplyError> {
+        if plan.finalizer == FinalizerStep::Add {
+            self.finalizer(config, plan.finalizer).await?;
+        }
+        let written = self.steps(config, plan).await;
+        // The status tells of the former failure, so it goes out also when a write fails again.
+        if let Some(status) = &plan.status {
+            self.status(config, status).await?;
+        }
+        for notice in &plan.notices {
+            self.tell(config, notice).await;
+        }
+        written?;
+        if plan.finalizer == FinalizerStep::Remove {
+            self.finalizer(config, plan.finalizer).await?;
+        }
+        Ok(())
+    }
+
+    async fn steps(&self, config: &NetworkConfig, plan: &Plan) -> Result<(), ApplyError> {
+        for step in &plan.steps {
+            self.write(&step.write).await?;
+            if let Some(notice) = &step.notice {
+                self.tell(config, notice).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, write: &Write) -> Result<(), ApplyError> {
+        match write {
+            Write::Apply(child) => match child.kind {
+                ChildKind::ConfigMap => self.apply::<ConfigMap>(child).await,
+                ChildKind::DaemonSet => self.apply::<DaemonSet>(child).await,
+            },
+            Write::Strip(stripped) => self.strip(stripped).await,
+            Write::Delete(ChildKind::ConfigMap, name) => self.delete::<ConfigMap>(ChildKind::ConfigMap, name).await,
+            Write::Delete(ChildKind::DaemonSet, name) => self.delete::<DaemonSet>(ChildKind::DaemonSet, name).await,
+        }
+    }
+
+    fn children<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), names::NAMESPACE)
+    }
+
+    fn count(&self, kind: &'static str, step: &'static str) {
+        self.metrics.writes.get_or_create(&WriteLabels { kind, step }).inc();
+    }
+
+    async fn apply<K>(&self, child: &Child) -> Result<(), ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let kind = child.kind.as_str();
+        self.count(kind, "apply");
+        // Forced: what we want of our own objects is complete, and another owner's value is drift.
+        let params = PatchParams::apply(names::OPERATOR_FIELD_MANAGER).force();
+        let result = self.children::<K>().patch(&child.name, &params, &Patch::Apply(&child.value)).await;
+        result.map_err(|source| ApplyError::Apply { kind, name: child.name.clone(), source })?;
+        tracing::info!(kind, name = child.name, intent = child.intent, "object applied");
+        Ok(())
+    }
+
+    async fn strip(&self, stripped: &Stripped) -> Result<(), ApplyError> {
+        self.count(ChildKind::DaemonSet.as_str(), "strip");
+        let removals: Vec<Value> = stripped.fields.iter().map(|path| json!({"op": "remove", "path": path})).collect();
+        // Positions in lists hold only for the object that was read.
+        let test = json!({"op": "test", "path": "/metadata/generation", "value": stripped.generation});
+        let patch = std::iter::once(test).chain(removals).collect::<Value>();
+        let patch =
+            serde_json::from_value(patch).map_err(|e| ApplyError::Strip(Box::new(kube::Error::SerdeError(e))))?;
+        let params =
+            PatchParams { field_manager: Some(names::OPERATOR_FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let result = self.children::<DaemonSet>().patch(names::AGENT, &params, &Patch::<()>::Json(patch)).await;
+        result.map_err(|source| ApplyError::Strip(Box::new(source)))?;
+        tracing::info!(fields = ?stripped.fields, "foreign fields removed");
+        Ok(())
+    }
+
+    async fn delete<K>(&self, kind: ChildKind, name: &str) -> Result<(), ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let kind = kind.as_str();
+        self.count(kind, "delete");
+        match self.children::<K>().delete(name, &DeleteParams::background()).await {
+            Ok(_) => tracing::info!(kind, name, "object deleted"),
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(source) => return Err(ApplyError::Delete { kind, name: name.to_owned(), source }),
+        }
+        Ok(())
+    }
+
+    async fn status(&self, config: &NetworkConfig, status: &NetworkConfigStatus) -> Result<(), ApplyError> {
+        self.count("NetworkConfig", "status");
+        let name = config.name_any();
+        let patch = json!({
+            "apiVersion": names::API_VERSION,
+            "kind": "NetworkConfig",
+            "metadata": { "name": name },
+            "status": status,
+        });
+        let params = PatchParams::apply(names::OPERATOR_FIELD_MANAGER).force();
+        let configs: Api<NetworkConfig> = Api::all(self.client.clone());
+        let result = configs.patch_status(&name, &params, &Patch::Apply(&patch)).await;
+        result.map(|_| ()).map_err(|source| ApplyError::Status { name, source })
+    }
+
+    async fn finalizer(&self, config: &NetworkConfig, step: FinalizerStep) -> Result<(), ApplyError> {
+        self.count("NetworkConfig", "finalizer");
+        let others = config.finalizers().iter().filter(|f| *f != names::FINALIZER).cloned();
+        let ours = (step == FinalizerStep::Add).then(|| names::FINALIZER.to_owned());
+        let finalizers: Vec<String> = others.chain(ours).collect();
+        // With the version that was read, so that another's finalizer that came meanwhile is not lost.
+        let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": config.resource_version()}});
+        let name = config.name_any();
+        let configs: Api<NetworkConfig> = Api::all(self.client.clone());
+        match configs.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(_) => Ok(()),
+            // Gone already: what the removal wanted.
+            Err(kube::Error::Api(status)) if status.code == 404 && step == FinalizerStep::Remove => Ok(()),
+            Err(source) => Err(ApplyError::Finalizer { name, source }),
+        }
+    }
+
+    async fn tell(&self, config: &NetworkConfig, notice: &Notice) {
+        self.count("Event", "event");
+        let reason = notice.reason.as_str();
+        tracing::info!(reason, note = notice.note, "event");
+        let event = Event {
+            type_: match notice.reason.severity() {
+                Severity::Normal => EventType::Normal,
+                Severity::Warning => EventType::Warning,
+            },
+            reason: reason.to_owned(),
+            note: Some(notice.note.clone()),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &config.object_ref(&())).await {
+            tracing::warn!(reason, error = %error, "event was not written");
+        }
+    }
+}

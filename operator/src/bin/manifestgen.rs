@@ -1,0 +1,27 @@
+//! Writes the install bundle as YAML: `manifestgen manifests`.
+
+use std::{env, fs, path::PathBuf, process::ExitCode};
+
+use towpath_operator::install;
+
+fn main() -> ExitCode {
+    let Some(folder) = env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("usage: manifestgen FOLDER");
+        return ExitCode::FAILURE;
+    };
+    let path = folder.join("install.yaml");
+    let texts: Result<Vec<String>, _> = install::bundle().iter().map(serde_yaml::to_string).collect();
+    let written = texts
+        .map_err(|error| error.to_string())
+        .and_then(|texts| fs::write(&path, texts.join("---\n")).map_err(|error| error.to_string()));
+    match written {
+        Ok(()) => {
+            println!("{}", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("write {}: {error}", path.display());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Compares a child as we want it with the child as it is. Pure.
+//!
+//! The API server fills in defaults, so *have* is always richer than *want*: it is in shape when every wanted field has
+//! the wanted value and nobody else has added fields to the spec. What others added is known by `managedFields`, which
+//! name the owner of every field; server-side apply alone would leave such a field (a node selector that keeps the
+//! agents off every node) for ever.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use serde_json::{Map, Value};
+
+/// Fields of a spec that people may add to without our minding: `kubectl rollout restart` writes a template annotation.
+const FREE: &[&[&str]] = &[&["spec", "template", "metadata", "annotations"]];
+
+/// Whether every wanted field has the wanted value.
+#[must_use]
+pub fn holds(want: &Value, have: &Value) -> bool {
+    match (want, have) {
+        (Value::Object(want), Value::Object(have)) => want.iter().all(|(key, want)| match have.get(key) {
+            Some(have) if key == "requests" || key == "limits" => amounts_hold(want, have),
+            Some(have) => holds(want, have),
+            None => false,
+        }),
+        (Value::Array(want), Value::Array(have)) => {
+            want.len() == have.len() && want.iter().zip(have).all(|(want, have)| holds(want, have))
+        }
+        (want, have) => want == have,
+    }
+}
+
+/// The API server rewrites amounts (0.5 becomes 500m), so they are compared by value.
+fn amounts_hold(want: &Value, have: &Value) -> bool {
+    let (Some(want), Some(have)) = (want.as_object(), have.as_object()) else { return false };
+    want.len() == have.len()
+        && want.iter().all(|(key, want)| match (want.as_str(), have.get(key).and_then(Value::as_str)) {
+            (Some(want), Some(have)) => want == have || quantity(want).is_some_and(|w| Some(w) == quantity(have)),
+            _ => false,
+        })
+}
+
+/// The value of a Kubernetes quantity. Values that differ by less than a billionth of themselves count as equal.
+fn quantity(text: &str) -> Option<u128> {
+    const SCALES: [(&str, f64); 16] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("Pi", 1_125_899_906_842_624.0),
+        ("Ei", 1_152_921_504_606_846_976.0),
+        ("n", 1e-9),
+        ("u", 1e-6),
+        ("m", 1e-3),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("P", 1e15),
+        ("E", 1e18),
+        ("", 1.0),
+    ];
+    let (number, scale) = SCALES.iter().find_map(|(suffix, scale)| {
+        let number = text.strip_suffix(suffix)?.parse::<f64>().ok()?;
+        Some((number, scale))
+    })?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "amounts are positive; a cast saturates"
+    )]
+    let nanos = (number * scale * 1e9).round() as u128;
+    Some(nanos)
+}
+
+/// JSON pointers of fields below `spec` that somebody else owns and that we do not want, deepest position in a list
+/// last removed first, so that they can be removed one after the other.
+#[must_use]
+pub fn strays(want: &Value, have: &Value, owners: &[ManagedFieldsEntry], manager: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in owners {
+        let ours = entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply");
+        if ours || entry.subresource.as_deref() == Some("status") {
+            continue;
+        }
+        let Some(spec) = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:spec")) else { continue };
+        let place = Place { want: want.get("spec"), have: have.get("spec"), path: vec!["spec".to_owned()] };
+        collect(spec, &place, &mut found);
+    }
+    found.sort_by(|a, b| b.cmp(a));
+    found.dedup();
+    found.into_iter().map(|path| pointer(&path)).collect()
+}
+
+struct Place<'a> {
+    want: Option<&'a Value>,
+    have: Option<&'a Value>,
+    path: Vec<String>,
+}
+
+/// Walks the owned fields; reports the topmost that exist but are not wanted.
+fn collect(owned: &Value, place: &Place<'_>, found: &mut Vec<Vec<String>>) {
+    if place.have.is_none() || FREE.iter().any(|free| place.path.iter().map(String::as_str).eq(free.iter().copied())) {
+        return;
+    }
+    if place.want.is_none() {
+        found.push(place.path.clone());
+        return;
+    }
+    for (key, inner) in owned.as_object().into_iter().flatten() {
+        let next = if let Some(field) = key.strip_prefix("f:") {
+            Some((child(place.want, field), child(place.have, field), field.to_owned()))
+        } else if let Some(keys) = key.strip_prefix("k:") {
+            item(place, keys)
+        } else {
+            None
+        };
+        if let Some((want, have, segment)) = next {
+            let mut path = place.path.clone();
+            path.push(segment);
+            collect(inner, &Place { want, have, path }, found);
+        }
+    }
+}
+
+fn child<'a>(value: Option<&'a Value>, field: &str) -> Option<&'a Value> {
+    value.and_then(|v| v.get(field))
+}
+
+type Next<'a> = (Option<&'a Value>, Option<&'a Value>, String);
+
+/// The list item that has these keys, in both; the position is that in *have*.
+fn item<'a>(place: &Place<'a>, keys: &str) -> Option<Next<'a>> {
+    let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
+    let fits = |value: &&Value| keys.iter().all(|(key, want)| value.get(key) == Some(want));
+    let have = place.have?.as_array()?;
+    let position = have.iter().position(|v| fits(&v))?;
+    let want = place.want.and_then(Value::as_array).and_then(|items| items.iter().find(fits));
+    Some((want, have.get(position), format!("{position:06}")))
+}
+
+/// List positions were padded so that they sort; here they lose it.
+fn pointer(path: &[String]) -> String {
+    let mut text = String::new();
+    for segment in path {
+        text.push('/');
+        match segment.parse::<usize>() {
+            Ok(position) if segment.len() == 6 => text.push_str(&position.to_string()),
+            _ => text.push_str(&segment.replace('~', "~0").replace('/', "~1")),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "drift_tests.rs"]
+mod tests;

@@ -1,0 +1,90 @@
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn what_the_api_server_adds_is_no_difference_and_what_it_changes_is() {
+    let want = json!({"spec": {"containers": [{"name": "a", "image": "i:1"}], "hostNetwork": true}});
+    let cases = [
+        (
+            json!({"spec": {"containers": [{"name": "a", "image": "i:1", "tty": false}], "hostNetwork": true, "x": 1}}),
+            true,
+            "defaults",
+        ),
+        (json!({"spec": {"containers": [{"name": "a", "image": "i:2"}], "hostNetwork": true}}), false, "another image"),
+        (json!({"spec": {"containers": [{"name": "a", "image": "i:1"}]}}), false, "a field is gone"),
+        (
+            json!({"spec": {"containers": [{"name": "a", "image": "i:1"}, {"name": "b"}], "hostNetwork": true}}),
+            false,
+            "a container too many",
+        ),
+    ];
+    for (have, same, why) in cases {
+        assert_eq!(holds(&want, &have), same, "{why}");
+    }
+}
+
+#[test]
+fn amounts_are_compared_by_value() {
+    for (want, have, same) in [
+        ("0.5", "500m", true),
+        ("64Mi", "67108864", true),
+        ("1024Mi", "1Gi", true),
+        ("100m", "200m", false),
+        ("1e3", "1k", true),
+        ("1M", "1Mi", false),
+    ] {
+        let amounts = |text: &str| json!({"requests": {"cpu": text}});
+        assert_eq!(holds(&amounts(want), &amounts(have)), same, "{want} and {have}");
+    }
+}
+
+fn owners(manager: &str, operation: &str, fields: &Value) -> ManagedFieldsEntry {
+    serde_json::from_value(
+        json!({"manager": manager, "operation": operation, "fieldsType": "FieldsV1", "fieldsV1": fields}),
+    )
+    .unwrap()
+}
+
+#[test]
+fn what_others_add_to_the_spec_is_found_by_its_owner() {
+    let want = json!({"spec": {"template": {
+        "metadata": {"annotations": {"ours": "1"}},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "containers": [{"name": "agent", "env": [{"name": "A", "value": "1"}]}]}}}});
+    let have = json!({"spec": {"template": {
+        "metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/os": "linux", "example.org/no~such": "x"},
+            "containers": [
+                {"name": "agent", "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}, {"name": "C"}], "tty": true},
+                {"name": "extra"}]}}}});
+    let fields = json!({"f:spec": {"f:template": {
+        "f:metadata": {"f:annotations": {".": {}, "f:kubectl.kubernetes.io/restartedAt": {}}},
+        "f:spec": {
+            "f:nodeSelector": {"f:example.org/no~such": {}},
+            "f:containers": {
+                "k:{\"name\":\"agent\"}": {"f:env": {"k:{\"name\":\"B\"}": {".": {}, "f:name": {}}, "k:{\"name\":\"C\"}": {".": {}}}, "f:tty": {}},
+                "k:{\"name\":\"extra\"}": {".": {}, "f:name": {}}}}}}});
+    let entries = [owners("kubectl-edit", "Update", &fields)];
+    assert_eq!(
+        strays(&want, &have, &entries, "us"),
+        [
+            "/spec/template/spec/nodeSelector/example.org~1no~0such",
+            "/spec/template/spec/containers/1",
+            "/spec/template/spec/containers/0/tty",
+            "/spec/template/spec/containers/0/env/2",
+            "/spec/template/spec/containers/0/env/1",
+        ],
+        "the restart annotation is free; later positions go first"
+    );
+    assert!(strays(&want, &have, &[owners("us", "Apply", &fields)], "us").is_empty(), "our own fields are no strays");
+}
+
+#[test]
+fn the_status_belongs_to_others() {
+    let mut entry = owners("kube-controller-manager", "Update", &json!({"f:spec": {"f:x": {}}}));
+    entry.subresource = Some("status".to_owned());
+    assert!(strays(&json!({"spec": {}}), &json!({"spec": {"x": 1}}), &[entry], "us").is_empty());
+}

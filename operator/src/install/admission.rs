@@ -1,0 +1,68 @@
+//! An agent writes what is of its own node, and nothing of another: RBAC cannot say that, an admission policy can.
+//!
+//! The node's name comes from the token: tokens of pods carry it since Kubernetes 1.30 (KEP-4193). A token without it is
+//! refused.
+
+use serde_json::{Value, json};
+use towpath_crds::names;
+
+use super::metadata;
+
+const NAME: &str = "towpath-agent-own-node";
+const NODE_CLAIM: &str = "authentication.kubernetes.io/node-name";
+
+pub(super) fn objects() -> [Value; 2] {
+    let agent = format!("system:serviceaccount:{}:{}", names::NAMESPACE, names::AGENT);
+    let api = "admissionregistration.k8s.io/v1";
+    [
+        json!({
+            "apiVersion": api,
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": metadata(NAME, None),
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": { "resourceRules": [
+                    {
+                        "apiGroups": [names::GROUP],
+                        "apiVersions": [names::VERSION],
+                        "resources": ["networknodes", "networknodes/status"],
+                        "operations": ["CREATE", "UPDATE", "DELETE"],
+                    },
+                    {
+                        "apiGroups": [""],
+                        "apiVersions": ["v1"],
+                        "resources": ["nodes/status"],
+                        "operations": ["UPDATE"],
+                    },
+                ] },
+                "matchConditions": [
+                    { "name": "by-an-agent", "expression": format!("request.userInfo.username == '{agent}'") },
+                ],
+                "variables": [
+                    {
+                        "name": "target",
+                        "expression": "request.operation == 'DELETE' ? oldObject.metadata.name : object.metadata.name",
+                    },
+                    {
+                        "name": "node",
+                        "expression": format!(
+                            "'{NODE_CLAIM}' in request.userInfo.extra ? request.userInfo.extra['{NODE_CLAIM}'][0] : ''"
+                        ),
+                    },
+                ],
+                "validations": [{
+                    "expression": "variables.node == variables.target",
+                    "messageExpression": "'an agent writes only what is of its own node: the token is of node \"' + variables.node \
+                                          + '\", the object is of \"' + variables.target + '\"'",
+                    "reason": "Forbidden",
+                }],
+            },
+        }),
+        json!({
+            "apiVersion": api,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": metadata(NAME, None),
+            "spec": { "policyName": NAME, "validationActions": ["Deny"] },
+        }),
+    ]
+}

@@ -1,0 +1,233 @@
+//! Leader election on a Lease (coordination.k8s.io/v1), as client-go does it.
+//!
+//! Clocks of other machines are not trusted: a lease has expired when its record has not changed for its duration by
+//! our own clock. A leader that could not renew for [`RENEW_DEADLINE`] ends its process, before another can have taken
+//! over. On a planned end the lease is released, so that the standby takes over at its next look.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use towpath_crds::names;
+
+use crate::metrics::Metrics;
+
+/// How long a lease holds after its last renewal, in seconds.
+const DURATION_SECONDS: i32 = 15;
+/// How long a leader goes on without a renewal. Shorter than the lease by more than two looks.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// Time between two looks.
+const LOOK: Duration = Duration::from_secs(2);
+/// Longest time for one request.
+const REQUEST: Duration = Duration::from_secs(4);
+
+/// Whether this replica works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// It waits, and watches.
+    Standby,
+    /// It works.
+    Leading,
+}
+
+/// The election ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The lease was lost or could not be renewed.
+    #[error("the lease {name} was lost: ending, so that two never work at once")]
+    Lost {
+        /// The lease.
+        name: &'static str,
+    },
+}
+
+/// What to do about a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// There is none: create it.
+    Create,
+    /// Nobody holds it, or not any more: take it.
+    Take,
+    /// We hold it: renew it.
+    Renew,
+    /// Another holds it.
+    Wait,
+}
+
+/// What to do about this lease, which has not changed for `unchanged`.
+fn decide(lease: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> Step {
+    let Some(lease) = lease else { return Step::Create };
+    let holder = lease.holder_identity.as_deref().unwrap_or_default();
+    let duration = u64::try_from(lease.lease_duration_seconds.unwrap_or(DURATION_SECONDS)).unwrap_or(0);
+    match holder {
+        "" => Step::Take,
+        holder if holder == me => Step::Renew,
+        _ if unchanged >= Duration::from_secs(duration) => Step::Take,
+        _ => Step::Wait,
+    }
+}
+
+/// Takes part in the election under the name `me`.
+pub struct Election {
+    leases: Api<Lease>,
+    me: String,
+    metrics: Metrics,
+}
+
+/// The last record seen, and since when it stands.
+struct Seen {
+    record: Option<LeaseSpec>,
+    since: Instant,
+}
+
+impl Election {
+    /// An election. The client must not retry by itself: a renewal that hangs is a lost lease.
+    #[must_use]
+    pub fn new(client: Client, me: &str, metrics: Metrics) -> Self {
+        Self { leases: Api::namespaced(client, names::NAMESPACE), me: me.to_owned(), metrics }
+    }
+
+    /// Runs until `stop`, then releases the lease.
+    ///
+    /// # Errors
+    /// When leadership was lost: the process must end.
+    pub async fn run(
+        &self,
+        tell: &watch::Sender<Leadership>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), LeaseError> {
+        let mut seen = Seen { record: None, since: Instant::now() };
+        let mut renewed: Option<Instant> = None;
+        loop {
+            match timeout(REQUEST, self.look(&mut seen)).await {
+                Ok(Ok(Leadership::Leading)) => {
+                    if renewed.is_none() {
+                        tracing::info!(holder = self.me, "leading");
+                    }
+                    renewed = Some(Instant::now());
+                    self.metrics.leader.set(1);
+                    tell.send_replace(Leadership::Leading);
+                }
+                Ok(Ok(Leadership::Standby)) if renewed.is_some() => {
+                    return Err(LeaseError::Lost { name: names::OPERATOR });
+                }
+                Ok(Ok(Leadership::Standby)) => {}
+                Ok(Err(error)) => tracing::warn!(error = %error, "lease request failed"),
+                Err(_) => tracing::warn!(seconds = REQUEST.as_secs(), "lease request took too long"),
+            }
+            if renewed.is_some_and(|at| at.elapsed() >= RENEW_DEADLINE) {
+                return Err(LeaseError::Lost { name: names::OPERATOR });
+            }
+            tokio::select! {
+                _ = stop.changed() => break,
+                () = sleep(LOOK) => {}
+            }
+        }
+        if renewed.is_some() {
+            self.release().await;
+        }
+        Ok(())
+    }
+
+    async fn look(&self, seen: &mut Seen) -> Result<Leadership, kube::Error> {
+        let have = self.leases.get_opt(names::OPERATOR).await?;
+        let record = have.as_ref().and_then(|lease| lease.spec.clone());
+        if record != seen.record {
+            *seen = Seen { record: record.clone(), since: Instant::now() };
+        }
+        let step = decide(record.as_ref(), &self.me, seen.since.elapsed());
+        let now = MicroTime(Timestamp::now());
+        let former = record.unwrap_or_default();
+        let spec = match step {
+            Step::Wait => return Ok(Leadership::Standby),
+            Step::Renew => LeaseSpec { renew_time: Some(now), ..former },
+            Step::Create | Step::Take => LeaseSpec {
+                holder_identity: Some(self.me.clone()),
+                lease_duration_seconds: Some(DURATION_SECONDS),
+                acquire_time: Some(now.clone()),
+                renew_time: Some(now),
+                lease_transitions: Some(former.lease_transitions.unwrap_or(0) + 1),
+                ..LeaseSpec::default()
+            },
+        };
+        let written = match have {
+            None => self.leases.create(&PostParams::default(), &lease(spec)).await,
+            // The object carries the version that was read: whoever comes second is refused.
+            Some(have) => {
+                let want = Lease { spec: Some(spec), ..have };
+                self.leases.replace(names::OPERATOR, &PostParams::default(), &want).await
+            }
+        };
+        match written {
+            Ok(_) => Ok(Leadership::Leading),
+            Err(kube::Error::Api(status)) if status.code == 409 && step != Step::Renew => Ok(Leadership::Standby),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn release(&self) {
+        let release = async {
+            let Some(have) = self.leases.get_opt(names::OPERATOR).await? else { return Ok(()) };
+            let former = have.spec.clone().unwrap_or_default();
+            if former.holder_identity.as_deref() != Some(self.me.as_str()) {
+                return Ok(());
+            }
+            let spec = LeaseSpec { holder_identity: None, renew_time: Some(MicroTime(Timestamp::now())), ..former };
+            let want = Lease { spec: Some(spec), ..have };
+            self.leases.replace(names::OPERATOR, &PostParams::default(), &want).await.map(|_| ())
+        };
+        match timeout(REQUEST, release).await {
+            Ok(Ok(())) => tracing::info!("lease released"),
+            Ok(Err(error)) => tracing::warn!(error = %error, "lease was not released: it runs out by itself"),
+            Err(_) => tracing::warn!("lease was not released in time: it runs out by itself"),
+        }
+        self.metrics.leader.set(0);
+    }
+}
+
+fn lease(spec: LeaseSpec) -> Lease {
+    let metadata = ObjectMeta {
+        name: Some(names::OPERATOR.to_owned()),
+        namespace: Some(names::NAMESPACE.to_owned()),
+        ..ObjectMeta::default()
+    };
+    Lease { metadata, spec: Some(spec) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_taken_only_when_nobody_holds_it_or_its_record_stands_still() {
+        let held = |holder: &str| LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: Some(15),
+            ..LeaseSpec::default()
+        };
+        let free = LeaseSpec::default();
+        let cases = [
+            (None, 0, Step::Create, "there is none"),
+            (Some(free), 0, Step::Take, "released"),
+            (Some(held("")), 0, Step::Take, "released, as others write it"),
+            (Some(held("me")), 0, Step::Renew, "ours"),
+            (Some(held("me")), 99, Step::Renew, "ours, after a restart of the container"),
+            (Some(held("other")), 14, Step::Wait, "it may still renew"),
+            (Some(held("other")), 15, Step::Take, "it has gone"),
+        ];
+        for (lease, unchanged, want, why) in cases {
+            assert_eq!(decide(lease.as_ref(), "me", Duration::from_secs(unchanged)), want, "{why}");
+        }
+    }
+}

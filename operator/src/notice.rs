@@ -1,0 +1,177 @@
+//! Events: what happened, told once. They speak of transitions, never of states.
+
+use towpath_crds::{
+    NetworkConfigStatus,
+    condition::{self, ConfigCondition, ConfigReason},
+};
+
+/// Why an Event was written. Like the reasons of conditions these are API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeReason {
+    /// Agents are being replaced for a new revision or image.
+    RolloutStarted,
+    /// Ready became true.
+    AllNodesReady,
+    /// Ready was true and is no longer.
+    NodesNotReady,
+    /// Somebody else changed or deleted one of our objects; it is back.
+    DriftRepaired,
+    /// A preflight check began to fail.
+    PreflightFailed,
+    /// The spec began to contradict itself.
+    InvalidConfiguration,
+    /// The NetworkConfig is gone; the data plane goes on.
+    Orphaned,
+    /// Removal of the data plane began.
+    TeardownStarted,
+    /// Every node is clean.
+    TeardownComplete,
+    /// Time ran out: some nodes are not clean.
+    TeardownIncomplete,
+}
+
+impl NoticeReason {
+    /// The word as it stands in the Event.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RolloutStarted => "RolloutStarted",
+            Self::AllNodesReady => "AllNodesReady",
+            Self::NodesNotReady => "NodesNotReady",
+            Self::DriftRepaired => "DriftRepaired",
+            Self::PreflightFailed => "PreflightFailed",
+            Self::InvalidConfiguration => "InvalidConfiguration",
+            Self::Orphaned => "Orphaned",
+            Self::TeardownStarted => "TeardownStarted",
+            Self::TeardownComplete => "TeardownComplete",
+            Self::TeardownIncomplete => "TeardownIncomplete",
+        }
+    }
+
+    /// Whether somebody should look.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::RolloutStarted
+            | Self::AllNodesReady
+            | Self::Orphaned
+            | Self::TeardownStarted
+            | Self::TeardownComplete => Severity::Normal,
+            Self::NodesNotReady
+            | Self::DriftRepaired
+            | Self::PreflightFailed
+            | Self::InvalidConfiguration
+            | Self::TeardownIncomplete => Severity::Warning,
+        }
+    }
+}
+
+/// Severity of an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// For the record.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+/// One Event to write about the NetworkConfig.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Why.
+    pub reason: NoticeReason,
+    /// What happened, for people.
+    pub note: String,
+}
+
+impl Notice {
+    /// A notice; the note is cut to the kilobyte that the API admits.
+    #[must_use]
+    pub fn new(reason: NoticeReason, note: impl Into<String>) -> Self {
+        let mut note: String = note.into();
+        if note.len() > 1000 {
+            let end = (0..=1000).rev().find(|&i| note.is_char_boundary(i)).unwrap_or(0);
+            note.truncate(end);
+        }
+        Self { reason, note }
+    }
+}
+
+/// What the step from one status to the next is worth telling.
+#[must_use]
+pub fn on_transition(before: Option<&NetworkConfigStatus>, after: &NetworkConfigStatus) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    let before = before.map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let was = |type_: ConfigCondition| condition::find(before, type_.as_str());
+    let is = |type_: ConfigCondition| condition::find(&after.conditions, type_.as_str());
+
+    if let Some(now) = is(ConfigCondition::PreflightPassed).filter(|c| c.status == "False") {
+        let told = was(ConfigCondition::PreflightPassed).is_some_and(|c| c.status == "False" && c.reason == now.reason);
+        if !told {
+            let invalid = now.reason == ConfigReason::InvalidConfiguration.as_str();
+            let reason = if invalid { NoticeReason::InvalidConfiguration } else { NoticeReason::PreflightFailed };
+            notices.push(Notice::new(reason, format!("{}: {}", now.reason, now.message)));
+        }
+    }
+    if let Some(now) = is(ConfigCondition::Ready) {
+        let was_ready = was(ConfigCondition::Ready).is_some_and(|c| c.status == "True");
+        let told = was(ConfigCondition::Ready).is_some_and(|c| c.reason == now.reason);
+        if now.status == "True" && !was_ready {
+            notices.push(Notice::new(NoticeReason::AllNodesReady, &now.message));
+        }
+        if now.reason == ConfigReason::NodesNotReady.as_str() && !told {
+            notices.push(Notice::new(NoticeReason::NodesNotReady, &now.message));
+        }
+    }
+    notices
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use towpath_crds::condition::{Truth, Verdict};
+
+    use super::*;
+    use crate::testing::now;
+
+    fn status(verdicts: &[(ConfigCondition, Truth, ConfigReason)]) -> NetworkConfigStatus {
+        let verdicts = verdicts
+            .iter()
+            .map(|&(type_, status, reason)| Verdict { type_, status, reason, message: "m".to_owned() })
+            .collect();
+        let conditions = condition::fold(&[], verdicts, Some(1), &Time(now()));
+        NetworkConfigStatus { conditions, ..NetworkConfigStatus::default() }
+    }
+
+    #[test]
+    fn a_transition_is_told_once() {
+        use ConfigCondition::{PreflightPassed, Ready};
+        use Truth::{False, True};
+        let ready = status(&[(Ready, True, ConfigReason::AllNodesReady)]);
+        let sick = status(&[(Ready, False, ConfigReason::NodesNotReady)]);
+        let rolling = status(&[(Ready, False, ConfigReason::RolloutInProgress)]);
+        let overlap = status(&[(PreflightPassed, False, ConfigReason::CIDROverlap)]);
+        let missing = status(&[(PreflightPassed, False, ConfigReason::PodCIDRMissing)]);
+        let invalid = status(&[(PreflightPassed, False, ConfigReason::InvalidConfiguration)]);
+        let cases: [(Option<&NetworkConfigStatus>, &NetworkConfigStatus, &[NoticeReason], &str); 9] = [
+            (None, &ready, &[NoticeReason::AllNodesReady], "first"),
+            (Some(&ready), &ready, &[], "still"),
+            (Some(&ready), &sick, &[NoticeReason::NodesNotReady], "broke"),
+            (Some(&sick), &sick, &[], "still broken"),
+            (Some(&ready), &rolling, &[], "a rollout is told by whoever starts it"),
+            (None, &overlap, &[NoticeReason::PreflightFailed], "failed"),
+            (Some(&overlap), &overlap, &[], "still failing"),
+            (Some(&overlap), &missing, &[NoticeReason::PreflightFailed], "failing for another reason"),
+            (None, &invalid, &[NoticeReason::InvalidConfiguration], "a contradiction"),
+        ];
+        for (before, after, want, why) in cases {
+            let have: Vec<_> = on_transition(before, after).iter().map(|n| n.reason).collect();
+            assert_eq!(have, want, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_note_fits_into_an_event() {
+        assert!(Notice::new(NoticeReason::Orphaned, "ä".repeat(2000)).note.len() <= 1024);
+    }
+}

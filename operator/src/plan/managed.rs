@@ -1,0 +1,111 @@
+//! The plan of every day: discover, validate, check, render, repair, and tell how it stands.
+
+use ipnet::IpNet;
+use towpath_crds::{
+    NetworkConfig,
+    config_status::{Effective, EffectiveBackend, EffectiveCidrs, EffectiveMtu, MtuRange, ValueSource},
+    names,
+};
+
+use super::{Context, Draft, FinalizerStep, Plan, bare, children, has_finalizer, publish};
+use crate::{
+    discover::{self, PodNetwork},
+    preflight, render, spec,
+    status::{self, Findings, Stage, nodes},
+};
+
+pub(super) fn plan(context: &Context<'_>, config: &NetworkConfig) -> Plan {
+    let world = context.world;
+    let mut draft = Draft { finalizer: (!has_finalizer(config)).then_some(FinalizerStep::Add), ..Draft::default() };
+    let declared = match spec::pod_cidrs(&config.spec) {
+        Ok(cidrs) => cidrs,
+        Err(problems) => return publish(context, config, bare(Stage::Invalid { problems }, context), draft),
+    };
+    let former = config.status.as_ref().and_then(|s| s.effective.as_ref()?.pod_cidrs.as_ref());
+    let network = discover::pod_network(&declared, &world.nodes, former);
+    let outcome = preflight::run(&preflight::Inputs {
+        network: network.as_ref(),
+        mtu: config.spec.mtu,
+        nodes: &world.nodes,
+        reports: &world.reports,
+        service_cidrs: &world.service_cidrs,
+        now: context.now,
+    });
+
+    let revision = network.as_ref().and_then(|network| {
+        let agent_config = render::agent_config(&config.spec, &network.cidrs);
+        let revision = agent_config.revision();
+        let config_map = render::config_map(&agent_config);
+        // What passed once is kept in shape even while a check fails; its ConfigMap tells that it passed.
+        if outcome.failure.is_some() && world.config_maps.get(&config_map.name).is_none() {
+            return None;
+        }
+        let spec = &config.spec;
+        let daemon_set =
+            render::daemon_set(&spec.agent, &spec.images, &context.me.image, &revision, render::AgentTask::Run);
+        draft.steps.extend(children::repair(context, config_map, daemon_set, &revision));
+        draft.steps.extend(children::leftovers(world, &revision));
+        Some(revision)
+    });
+
+    let fleet = fleet(context, revision.as_deref());
+    draft.again_at = earliest(outcome.again_at, fleet.as_ref().and_then(|f| f.again_at));
+    let findings = Findings {
+        stage: outcome.failure.map_or(Stage::Live, |failure| Stage::Held { failure }),
+        fleet,
+        effective: Some(effective(context, config, network.as_ref())),
+        checks: outcome.checks,
+        versions: Some(status::versions(&context.me.version, &world.reports)),
+        error: context.memory.error.clone(),
+    };
+    publish(context, config, findings, draft)
+}
+
+/// How the nodes stand against the wanted revision, or while that is held against the one that runs.
+fn fleet(context: &Context<'_>, wanted: Option<&str>) -> Option<nodes::Fleet> {
+    let world = context.world;
+    let daemon_set = world.daemon_sets.get(names::AGENT).map(AsRef::as_ref);
+    let running = daemon_set.map(children::json_of);
+    let revision = wanted.or_else(|| children::template_revision(running.as_ref()?))?;
+    Some(nodes::fold(&nodes::Inputs {
+        nodes: &world.nodes,
+        reports: &world.reports,
+        pods: &world.pods,
+        daemon_set,
+        revision,
+        now: context.now,
+    }))
+}
+
+fn effective(context: &Context<'_>, config: &NetworkConfig, network: Option<&PodNetwork>) -> Effective {
+    let services: Vec<IpNet> =
+        context.world.service_cidrs.iter().flat_map(|(_, cidrs)| cidrs.iter().copied()).collect();
+    let source = if services.is_empty() { ValueSource::Unknown } else { ValueSource::ServiceCIDRObjects };
+    Effective {
+        pod_cidrs: network.map(|network| EffectiveCidrs { value: texts(&network.cidrs), source: network.source }),
+        service_cidrs: Some(EffectiveCidrs { value: texts(&services), source }),
+        mtu: mtu(context, config.spec.mtu),
+        backend: Some(EffectiveBackend { value: config.spec.backend.type_, source: ValueSource::Spec }),
+    }
+}
+
+fn mtu(context: &Context<'_>, wanted: Option<i32>) -> Option<EffectiveMtu> {
+    if let Some(mtu) = wanted {
+        return Some(EffectiveMtu { value: MtuRange { min: mtu, max: mtu }, source: ValueSource::Spec });
+    }
+    let reported = || context.world.reports.iter().flat_map(|(_, report)| report.mtus.iter().copied());
+    let value = MtuRange { min: reported().min()?, max: reported().max()? };
+    Some(EffectiveMtu { value, source: ValueSource::NodeReports })
+}
+
+/// The first eight, which is what the status holds.
+fn texts(cidrs: &[IpNet]) -> Vec<String> {
+    cidrs.iter().take(8).map(ToString::to_string).collect()
+}
+
+fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,308 @@
+//! Checks the configuration against the cluster before anything is rolled out. Pure.
+//!
+//! A failed check holds what is *new*. What was rolled out before is kept in shape meanwhile, because a node that joins
+//! without a podCIDR must not leave the other nodes without repairs.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use towpath_crds::{
+    condition::ConfigReason,
+    config_status::{Check, CheckResult},
+};
+
+use crate::{
+    discover::PodNetwork,
+    facts::{NodeFacts, ReportFacts},
+    spec::family_name,
+    table::Table,
+};
+
+/// How long a new Node may be without podCIDR: its allocator runs after the object is created.
+const ALLOCATION_GRACE: SignedDuration = SignedDuration::from_secs(30);
+/// Bytes that VXLAN adds over IPv4: outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348).
+const OVERHEAD_V4: i32 = 50;
+/// Bytes that VXLAN adds over IPv6, whose header has 40 bytes.
+const OVERHEAD_V6: i32 = 70;
+/// How many nodes a message names.
+const NAMED: usize = 5;
+
+/// What is checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The pod network, if one is known.
+    pub network: Option<&'a PodNetwork>,
+    /// The MTU that the spec asks for.
+    pub mtu: Option<i32>,
+    /// The nodes.
+    pub nodes: &'a Table<NodeFacts>,
+    /// What their agents report.
+    pub reports: &'a Table<ReportFacts>,
+    /// The ranges of Services; the table says whether the cluster tells.
+    pub service_cidrs: &'a Table<Vec<IpNet>>,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// The outcome of all checks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Every check in order.
+    pub checks: Vec<Check>,
+    /// The first failure, if any.
+    pub failure: Option<Failure>,
+    /// When the outcome may change by itself.
+    pub again_at: Option<Timestamp>,
+}
+
+/// A failed check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason for conditions.
+    pub reason: ConfigReason,
+    /// What was found and what to do.
+    pub message: String,
+}
+
+enum Finding {
+    Passed(String),
+    Skipped(String),
+    Failed(ConfigReason, String),
+}
+
+/// Runs every check.
+#[must_use]
+pub fn run(inputs: &Inputs<'_>) -> Outcome {
+    let findings = [
+        ("PodNetworkKnown", pod_network_known(inputs)),
+        ("NodesHavePodCIDRs", nodes_have_pod_cidrs(inputs)),
+        ("NodePodCIDRsFit", node_pod_cidrs_fit(inputs)),
+        ("NoOverlapWithServices", no_overlap_with_services(inputs)),
+        ("NoOverlapWithNodes", no_overlap_with_nodes(inputs)),
+        ("MTUFitsUplinks", mtu_fits_uplinks(inputs)),
+    ];
+    let mut outcome = Outcome { checks: Vec::new(), failure: None, again_at: end_of_grace(inputs) };
+    for (name, finding) in findings {
+        let (result, message) = match finding {
+            Finding::Passed(message) => (CheckResult::Passed, message),
+            Finding::Skipped(message) => (CheckResult::Skipped, message),
+            Finding::Failed(reason, message) => {
+                outcome.failure.get_or_insert(Failure { reason, message: message.clone() });
+                (CheckResult::Failed, message)
+            }
+        };
+        outcome.checks.push(Check { name: name.to_owned(), result, message });
+    }
+    outcome
+}
+
+/// The pod network's ranges; none while it is unknown.
+fn cidrs<'a>(inputs: &Inputs<'a>) -> &'a [IpNet] {
+    inputs.network.map(|network| network.cidrs.as_slice()).unwrap_or_default()
+}
+
+fn pod_network_known(inputs: &Inputs<'_>) -> Finding {
+    match inputs.network {
+        Some(network) => Finding::Passed(format!("pods live in {}", join(&network.cidrs))),
+        None => Finding::Failed(
+            ConfigReason::PodCIDRMissing,
+            "no pod network is known: set spec.podCIDRs, or run kube-controller-manager with --allocate-node-cidrs and \
+             --cluster-cidr so that Nodes get podCIDRs"
+                .to_owned(),
+        ),
+    }
+}
+
+fn is_in_grace(node: &NodeFacts, now: Timestamp) -> bool {
+    node.created.is_some_and(|created| now < created + ALLOCATION_GRACE)
+}
+
+fn end_of_grace(inputs: &Inputs<'_>) -> Option<Timestamp> {
+    let waiting = inputs.nodes.iter().map(|(_, node)| node).filter(|node| node.pod_cidrs.is_empty());
+    waiting
+        .filter(|node| is_in_grace(node, inputs.now))
+        .filter_map(|node| node.created)
+        .min()
+        .map(|at| at + ALLOCATION_GRACE)
+}
+
+fn nodes_have_pod_cidrs(inputs: &Inputs<'_>) -> Finding {
+    let mut without = Vec::new();
+    let mut waiting = 0;
+    for (name, node) in inputs.nodes.iter() {
+        if let Some(missing) = cidrs(inputs).iter().find(|c| !node.pod_cidrs.iter().any(|n| same_family(c, n))) {
+            if is_in_grace(node, inputs.now) {
+                waiting += 1;
+            } else {
+                without.push(format!("{name} ({})", family_name(missing)));
+            }
+        }
+    }
+    if without.is_empty() {
+        return match waiting {
+            0 => Finding::Passed(format!("{} nodes have their share", inputs.nodes.len())),
+            n => Finding::Passed(format!("{n} new nodes have yet to get their share")),
+        };
+    }
+    Finding::Failed(
+        ConfigReason::PodCIDRMissing,
+        format!(
+            "no podCIDR on {}: run kube-controller-manager with --allocate-node-cidrs and a --cluster-cidr that has room, \
+             or set spec.podCIDR of the Node when you create it",
+            name_some(&without)
+        ),
+    )
+}
+
+fn node_pod_cidrs_fit(inputs: &Inputs<'_>) -> Finding {
+    let network = cidrs(inputs);
+    let shares: Vec<(&str, IpNet)> =
+        inputs.nodes.iter().flat_map(|(name, node)| node.pod_cidrs.iter().map(move |cidr| (name, *cidr))).collect();
+    let outside: Vec<String> = shares
+        .iter()
+        .filter(|(_, share)| network.iter().any(|n| same_family(n, share)))
+        .filter(|(_, share)| !network.iter().any(|n| n.contains(share)))
+        .map(|(name, share)| format!("{name} ({share})"))
+        .collect();
+    if !outside.is_empty() {
+        return Finding::Failed(
+            ConfigReason::PodCIDRConflict,
+            format!(
+                "podCIDRs outside the pod network {}: {}: widen spec.podCIDRs, or re-create these Nodes with a podCIDR inside",
+                join(network),
+                name_some(&outside)
+            ),
+        );
+    }
+    let twice = overlapping_shares(&shares);
+    if !twice.is_empty() {
+        return Finding::Failed(
+            ConfigReason::PodCIDRConflict,
+            format!("nodes share pod addresses: {}: re-create one Node of each pair", name_some(&twice)),
+        );
+    }
+    Finding::Passed(format!("{} podCIDRs lie inside and apart", shares.len()))
+}
+
+/// Pairs of nodes whose shares overlap. CIDRs nest or are apart, so sorted neighbours are enough.
+fn overlapping_shares(shares: &[(&str, IpNet)]) -> Vec<String> {
+    let mut sorted: Vec<_> =
+        shares.iter().map(|(name, share)| (share.network(), share.prefix_len(), *share, *name)).collect();
+    sorted.sort();
+    let mut pairs = Vec::new();
+    let mut widest: Option<(IpNet, &str)> = None;
+    for (_, _, share, name) in sorted {
+        match widest {
+            Some((wide, owner)) if wide.contains(&share) => {
+                if owner != name {
+                    pairs.push(format!("{owner} ({wide}) and {name} ({share})"));
+                }
+            }
+            _ => widest = Some((share, name)),
+        }
+    }
+    pairs
+}
+
+fn no_overlap_with_services(inputs: &Inputs<'_>) -> Finding {
+    if !inputs.service_cidrs.is_served() || inputs.service_cidrs.is_empty() {
+        return Finding::Skipped(
+            "the cluster has no ServiceCIDR objects (networking.k8s.io/v1, Kubernetes 1.33)".to_owned(),
+        );
+    }
+    for (_, services) in inputs.service_cidrs.iter() {
+        for service in services {
+            if let Some(pods) = cidrs(inputs).iter().find(|pods| overlap(pods, service)) {
+                return Finding::Failed(
+                    ConfigReason::CIDROverlap,
+                    format!("pods ({pods}) and Services ({service}) overlap: {}", other_range(inputs)),
+                );
+            }
+        }
+    }
+    Finding::Passed("pods and Services are apart".to_owned())
+}
+
+fn no_overlap_with_nodes(inputs: &Inputs<'_>) -> Finding {
+    let mut inside = Vec::new();
+    for (name, node) in inputs.nodes.iter() {
+        for address in &node.addresses {
+            if cidrs(inputs).iter().any(|pods| pods.contains(address)) {
+                inside.push(format!("{name} ({address})"));
+            }
+        }
+    }
+    if inside.is_empty() {
+        return Finding::Passed("pods and nodes are apart".to_owned());
+    }
+    Finding::Failed(
+        ConfigReason::CIDROverlap,
+        format!(
+            "node addresses lie inside the pod network {}: {}: {}",
+            join(cidrs(inputs)),
+            name_some(&inside),
+            other_range(inputs)
+        ),
+    )
+}
+
+fn other_range(inputs: &Inputs<'_>) -> &'static str {
+    match inputs.network.map(|network| network.source) {
+        Some(towpath_crds::config_status::ValueSource::Spec) => "choose another range in spec.podCIDRs",
+        _ => "the range was derived from Node.spec.podCIDRs; name the right one in spec.podCIDRs",
+    }
+}
+
+fn mtu_fits_uplinks(inputs: &Inputs<'_>) -> Finding {
+    let Some(mtu) = inputs.mtu else {
+        return Finding::Passed("each node takes its uplink's MTU minus the overhead".to_owned());
+    };
+    let mut known = 0;
+    let mut small = Vec::new();
+    for (name, report) in inputs.reports.iter().filter(|(name, _)| inputs.nodes.get(name).is_some()) {
+        let Some(uplink) = &report.uplink else { continue };
+        known += 1;
+        let overhead = if uplink.addresses.iter().any(IpAddr::is_ipv6) { OVERHEAD_V6 } else { OVERHEAD_V4 };
+        if mtu + overhead > uplink.mtu {
+            small.push((uplink.mtu - overhead, format!("{name} ({} has {})", uplink.name, uplink.mtu)));
+        }
+    }
+    let most = small.iter().map(|(fits, _)| *fits).min();
+    match most {
+        Some(most) => Finding::Failed(
+            ConfigReason::MTUTooLarge,
+            format!(
+                "spec.mtu {mtu} does not fit the uplink of {}: set it to at most {most}, or leave it unset",
+                name_some(&small.into_iter().map(|(_, text)| text).collect::<Vec<_>>())
+            ),
+        ),
+        None if known == 0 => Finding::Skipped("no node has reported its uplink yet".to_owned()),
+        None => Finding::Passed(format!("{mtu} fits {known} uplinks")),
+    }
+}
+
+fn same_family(a: &IpNet, b: &IpNet) -> bool {
+    family_name(a) == family_name(b)
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+fn join(cidrs: &[IpNet]) -> String {
+    cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The first few, and how many more.
+pub(crate) fn name_some(names: &[String]) -> String {
+    let shown = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+#[path = "preflight_tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+//! Health, readiness and metrics over HTTP.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+
+use axum::{Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use k8s_openapi::jiff::Timestamp;
+use prometheus_client::registry::Registry;
+
+use crate::metrics;
+
+/// A loop that has not turned for this many seconds hangs. It turns at least every minute.
+const HANGS_AFTER: i64 = 180;
+
+/// Signs of life of the reconcile loop, written there and read here.
+#[derive(Clone, Debug, Default)]
+pub struct Vitals(Arc<Signs>);
+
+#[derive(Debug, Default)]
+struct Signs {
+    turned_at: AtomicI64,
+    synced: AtomicBool,
+}
+
+impl Vitals {
+    /// The loop has turned.
+    pub fn turned(&self, now: Timestamp) {
+        self.0.turned_at.store(now.as_second(), Ordering::Relaxed);
+    }
+
+    /// Every watch has listed once.
+    pub fn synced(&self) {
+        self.0.synced.store(true, Ordering::Relaxed);
+    }
+
+    fn is_alive(&self, now: Timestamp) -> bool {
+        now.as_second() - self.0.turned_at.load(Ordering::Relaxed) < HANGS_AFTER
+    }
+
+    fn is_synced(&self) -> bool {
+        self.0.synced.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    vitals: Vitals,
+    registry: Arc<Registry>,
+}
+
+/// Serves until the process ends. A standby replica is ready too: it watches, and waits for the lease.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn run(address: SocketAddr, vitals: Vitals, registry: Registry) -> std::io::Result<()> {
+    let shared = Shared { vitals, registry: Arc::new(registry) };
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(scrape))
+        .with_state(shared);
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    axum::serve(listener, router).await
+}
+
+async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
+    match shared.vitals.is_alive(Timestamp::now()) {
+        true => (StatusCode::OK, "ok\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the reconcile loop hangs\n"),
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
+    match shared.vitals.is_synced() {
+        true => (StatusCode::OK, "ok\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the first list of some watch is not complete\n"),
+    }
+}
+
+async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match metrics::render(&shared.registry) {
+        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::now;
+
+    #[test]
+    fn a_loop_that_stands_still_is_not_healthy() {
+        let vitals = Vitals::default();
+        assert!(!vitals.is_alive(now()), "never turned");
+        vitals.turned(now());
+        assert!(vitals.is_alive(now()));
+        assert!(!vitals.is_alive(Timestamp::from_second(now().as_second() + HANGS_AFTER).unwrap()));
+    }
+}

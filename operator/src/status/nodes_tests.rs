@@ -1,0 +1,143 @@
+use serde_json::json;
+
+use super::*;
+use crate::{
+    facts::Ready,
+    testing::{node, now, report, table},
+};
+
+fn daemon_set(desired: i32, updated: i32) -> DaemonSet {
+    serde_json::from_value(json!({
+        "metadata": {"generation": 3},
+        "status": {"observedGeneration": 3, "desiredNumberScheduled": desired, "updatedNumberScheduled": updated,
+                   "currentNumberScheduled": desired, "numberMisscheduled": 0, "numberReady": desired},
+    }))
+    .unwrap()
+}
+
+fn pod(node: &str, health: PodHealth) -> PodFacts {
+    PodFacts { node: Some(node.to_owned()), health }
+}
+
+/// One node n0 in the given condition.
+fn one(kubelet: Kubelet, pod_health: Option<PodHealth>, report: Option<ReportFacts>) -> Fleet {
+    let mut n0 = node(0, &["10.244.0.0/24"]);
+    n0.kubelet = kubelet;
+    fold(&Inputs {
+        nodes: &table([("n0".to_owned(), n0)]),
+        reports: &table(report.map(|r| ("n0".to_owned(), r))),
+        pods: &table(pod_health.map(|h| ("p".to_owned(), pod("n0", h)))),
+        daemon_set: Some(&daemon_set(1, 1)),
+        revision: "r",
+        now: now(),
+    })
+}
+
+#[test]
+fn a_node_is_what_its_kubelet_its_pod_and_its_report_say_together() {
+    use Kubelet::{Heard, Silent};
+    let ok = || Some(PodHealth::Ready);
+    let not_ready = |reason: &str| ReportFacts {
+        ready: Some(Ready { truth: false, reason: reason.to_owned(), message: "no uplink".to_owned() }),
+        ..report("r")
+    };
+    let old = ReportFacts { at: Some(now() - SILENCE), ..report("r") };
+    let cases = [
+        (one(Heard, ok(), Some(report("r"))), (1, 0, 0, 0), None, "all is well"),
+        (
+            one(Silent, ok(), Some(report("r"))),
+            (0, 0, 1, 0),
+            Some("NodeUnreachable"),
+            "a dead node's old report is no news",
+        ),
+        (
+            one(Heard, Some(PodHealth::Failing("ImagePullBackOff".to_owned())), None),
+            (0, 1, 0, 0),
+            Some("ImagePullBackOff"),
+            "the kubelet's word reaches the user",
+        ),
+        (one(Heard, ok(), None), (0, 0, 0, 1), Some("AgentStarting"), "no report yet"),
+        (one(Heard, None, None), (0, 0, 0, 1), Some("AgentMissing"), "no pod yet"),
+        (one(Heard, ok(), Some(old)), (0, 0, 1, 0), Some("AgentSilent"), "fifteen minutes without a keep-alive"),
+        (
+            one(Heard, ok(), Some(report("q"))),
+            (0, 0, 0, 1),
+            Some("OldRevision"),
+            "ready, but with the old configuration",
+        ),
+        (
+            one(Heard, ok(), Some(not_ready("TunnelNotReady"))),
+            (0, 1, 0, 0),
+            Some("TunnelNotReady"),
+            "the agent's own word",
+        ),
+        (one(Heard, ok(), Some(not_ready("Starting"))), (0, 0, 0, 1), Some("Starting"), "on its way"),
+        (one(Heard, Some(PodHealth::Ending), Some(report("r"))), (0, 0, 0, 1), Some("AgentStarting"), "being replaced"),
+    ];
+    for (fleet, (ready, degraded, unreachable, pending), reason, why) in cases {
+        let have = (fleet.ready, fleet.degraded, fleet.unreachable, fleet.pending);
+        assert_eq!(have, (ready, degraded, unreachable, pending), "{why}");
+        assert_eq!(fleet.desired, 1, "{why}");
+        assert_eq!(fleet.worst.first().map(|w| w.reason.as_str()), reason, "{why}");
+    }
+}
+
+#[test]
+fn the_new_pod_counts_while_the_old_one_ends() {
+    let fleet = fold(&Inputs {
+        nodes: &table([("n0".to_owned(), node(0, &[]))]),
+        reports: &table([("n0".to_owned(), report("r"))]),
+        pods: &table([("a".to_owned(), pod("n0", PodHealth::Ending)), ("b".to_owned(), pod("n0", PodHealth::Ready))]),
+        daemon_set: Some(&daemon_set(1, 1)),
+        revision: "r",
+        now: now(),
+    });
+    assert_eq!(fleet.ready, 1);
+}
+
+#[test]
+fn a_node_that_the_agents_do_not_tolerate_is_not_waited_for() {
+    let fleet = fold(&Inputs {
+        nodes: &table([("n0".to_owned(), node(0, &[])), ("tainted".to_owned(), node(1, &[]))]),
+        reports: &table([("n0".to_owned(), report("r"))]),
+        pods: &table([("p".to_owned(), pod("n0", PodHealth::Ready))]),
+        daemon_set: Some(&daemon_set(1, 1)),
+        revision: "r",
+        now: now(),
+    });
+    assert_eq!((fleet.desired, fleet.ready), (1, 1));
+}
+
+#[test]
+fn the_worst_come_first_and_ten_at_most() {
+    let names: Vec<String> = (0..30).map(|i| format!("n{i:02}")).collect();
+    let bad = ReportFacts {
+        ready: Some(Ready { truth: false, reason: "X".to_owned(), message: String::new() }),
+        ..report("r")
+    };
+    let fleet = fold(&Inputs {
+        nodes: &table(names.iter().map(|n| (n.clone(), node(0, &[])))),
+        reports: &table(names.iter().map(|n| (n.clone(), if n == "n29" { bad.clone() } else { report("q") }))),
+        pods: &table(names.iter().map(|n| (n.clone(), pod(n, PodHealth::Ready)))),
+        daemon_set: Some(&daemon_set(30, 30)),
+        revision: "r",
+        now: now(),
+    });
+    assert_eq!((fleet.worst.len(), fleet.worst[0].node.as_str()), (10, "n29"));
+    assert_eq!((fleet.degraded, fleet.pending), (1, 29));
+}
+
+#[test]
+fn the_fold_looks_again_when_the_oldest_report_grows_silent() {
+    let fleet = one(Kubelet::Heard, Some(PodHealth::Ready), Some(report("r")));
+    assert_eq!(fleet.again_at, Some(now() - SignedDuration::from_secs(60) + SILENCE));
+}
+
+#[test]
+fn a_template_that_the_controller_has_not_seen_is_not_rolled_out() {
+    let mut ds = daemon_set(3, 3);
+    assert_eq!(rollout(Some(&ds)), Rollout::Complete);
+    ds.metadata.generation = Some(4);
+    assert_eq!(rollout(Some(&ds)), Rollout::Unfinished { updated: 0 });
+    assert_eq!(rollout(Some(&daemon_set(3, 2))), Rollout::Unfinished { updated: 2 });
+}

@@ -1,0 +1,176 @@
+//! A mirror of one kind of object, folded from watch steps. Pure: time and network are elsewhere.
+
+use std::collections::BTreeMap;
+
+/// One step of a watch, already reduced to the facts that count.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step<T> {
+    /// A complete list begins.
+    Listing,
+    /// One object of the list.
+    Listed(String, T),
+    /// The list is complete: what it did not name is gone.
+    ListDone,
+    /// One object was added or changed.
+    Set(String, T),
+    /// One object is gone.
+    Gone(String),
+    /// This cluster does not serve the kind.
+    NotServed,
+}
+
+/// Whether a step changed anything that a plan could depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A new plan is due.
+    Changed,
+    /// Nothing new.
+    Same,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knowledge {
+    /// No list has been completed yet.
+    Unknown,
+    /// The objects are those of the cluster, as of the last step.
+    Synced,
+    /// The cluster does not serve the kind.
+    NotServed,
+}
+
+/// The objects of one kind by name.
+#[derive(Clone, Debug)]
+pub struct Table<T> {
+    objects: BTreeMap<String, T>,
+    incoming: BTreeMap<String, T>,
+    knowledge: Knowledge,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), incoming: BTreeMap::new(), knowledge: Knowledge::Unknown }
+    }
+}
+
+impl<T: PartialEq> Table<T> {
+    /// Folds one step in.
+    pub fn apply(&mut self, step: Step<T>) -> Effect {
+        match step {
+            Step::Listing => {
+                self.incoming.clear();
+                Effect::Same
+            }
+            Step::Listed(name, object) => {
+                self.incoming.insert(name, object);
+                Effect::Same
+            }
+            Step::ListDone => {
+                let listed = std::mem::take(&mut self.incoming);
+                let same = self.knowledge == Knowledge::Synced && self.objects == listed;
+                self.objects = listed;
+                self.knowledge = Knowledge::Synced;
+                if same { Effect::Same } else { Effect::Changed }
+            }
+            Step::Set(name, object) => {
+                if self.objects.get(&name) == Some(&object) {
+                    return Effect::Same;
+                }
+                self.objects.insert(name, object);
+                Effect::Changed
+            }
+            Step::Gone(name) => self.objects.remove(&name).map_or(Effect::Same, |_| Effect::Changed),
+            Step::NotServed => {
+                let same = self.knowledge == Knowledge::NotServed;
+                self.objects.clear();
+                self.knowledge = Knowledge::NotServed;
+                if same { Effect::Same } else { Effect::Changed }
+            }
+        }
+    }
+}
+
+impl<T> Table<T> {
+    /// Whether the first list is complete, or known never to come.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.knowledge != Knowledge::Unknown
+    }
+
+    /// Whether the cluster serves the kind.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.knowledge != Knowledge::NotServed
+    }
+
+    /// The object of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&T> {
+        self.objects.get(name)
+    }
+
+    /// All objects by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.objects.iter().map(|(name, object)| (name.as_str(), object))
+    }
+
+    /// Number of objects.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there is no object.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(names: &[(&str, i32)]) -> Table<i32> {
+        let mut table = Table::default();
+        table.apply(Step::Listing);
+        for (name, value) in names {
+            table.apply(Step::Listed((*name).to_owned(), *value));
+        }
+        assert_eq!(table.apply(Step::ListDone), Effect::Changed, "the first list is news, even an empty one");
+        table
+    }
+
+    #[test]
+    fn a_list_is_in_force_only_when_it_is_complete() {
+        let mut table = Table::default();
+        table.apply(Step::Listing);
+        table.apply(Step::Listed("a".to_owned(), 1));
+        assert!(!table.is_synced() && table.is_empty(), "half a list is no list");
+        table.apply(Step::ListDone);
+        assert!(table.is_synced() && table.get("a") == Some(&1));
+    }
+
+    #[test]
+    fn a_second_list_takes_away_what_it_does_not_name() {
+        let mut table = listed(&[("a", 1), ("b", 2)]);
+        table.apply(Step::Listing);
+        table.apply(Step::Listed("b".to_owned(), 2));
+        assert_eq!(table.len(), 2, "the old list holds until the new one is complete");
+        assert_eq!(table.apply(Step::ListDone), Effect::Changed);
+        assert_eq!(table.iter().collect::<Vec<_>>(), [("b", &2)]);
+    }
+
+    #[test]
+    fn only_what_changes_the_facts_counts_as_a_change() {
+        let cases = [
+            (Step::Set("a".to_owned(), 1), Effect::Same, "the same facts again"),
+            (Step::Set("a".to_owned(), 2), Effect::Changed, "other facts"),
+            (Step::Gone("x".to_owned()), Effect::Same, "never known"),
+            (Step::Gone("a".to_owned()), Effect::Changed, "known"),
+            (Step::NotServed, Effect::Changed, "the kind is gone"),
+        ];
+        for (step, want, why) in cases {
+            assert_eq!(listed(&[("a", 1)]).apply(step), want, "{why}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Watches as one stream of changes. Each object is reduced to its facts here; nothing else of it is kept.
+
+use std::fmt::Debug;
+
+use futures::{StreamExt, stream::BoxStream, stream::SelectAll};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{ConfigMap, Node, Pod},
+    networking::v1::ServiceCIDR,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::de::DeserializeOwned;
+use towpath_crds::{NetworkConfig, NetworkNode, names};
+
+use crate::{
+    facts::{NodeFacts, PodFacts, ReportFacts},
+    metrics::{KindLabel, Metrics},
+    table::Step,
+    world::Change,
+};
+
+/// Every watch of the operator.
+pub type Changes = SelectAll<BoxStream<'static, Change>>;
+
+/// What it means that the cluster does not serve a kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// It is an older cluster: an answer.
+    Answer,
+    /// Our own installation is incomplete: a failure, tried again.
+    Failure,
+}
+
+/// Opens every watch. They recover by themselves, with back-off.
+pub fn changes(client: &Client, metrics: &Metrics) -> Changes {
+    let here = names::NAMESPACE;
+    let agents = watcher::Config::default().labels(&format!("{}={}", names::LABEL_NAME, names::AGENT));
+    let the_set = watcher::Config::default().fields(&format!("metadata.name={}", names::AGENT));
+    let all = watcher::Config::default;
+    let opener = Opener { metrics: metrics.clone(), absence: Absence::Failure };
+    let services = Opener { absence: Absence::Answer, ..opener.clone() };
+    let mut changes = SelectAll::new();
+    changes.push(opener.open(Api::all(client.clone()), all(), trimmed::<NetworkConfig>, Change::Config));
+    changes.push(opener.open(Api::all(client.clone()), all(), |node: Node| NodeFacts::from(&node), Change::Node));
+    changes.push(opener.open(
+        Api::all(client.clone()),
+        all(),
+        |node: NetworkNode| ReportFacts::from(&node),
+        Change::Report,
+    ));
+    changes.push(services.open(Api::all(client.clone()), all(), service_cidrs, Change::ServiceCidr));
+    let pods = Api::namespaced(client.clone(), here);
+    changes.push(opener.open(pods, agents.clone(), |pod: Pod| PodFacts::from(&pod), Change::Pod));
+    // Who owns which field of the DaemonSet is needed to find what others added.
+    changes.push(opener.open(Api::namespaced(client.clone(), here), the_set, Box::<DaemonSet>::new, Change::DaemonSet));
+    changes.push(opener.open(Api::namespaced(client.clone(), here), agents, trimmed::<ConfigMap>, Change::ConfigMap));
+    changes
+}
+
+fn trimmed<K: Resource>(mut object: K) -> Box<K> {
+    object.managed_fields_mut().clear();
+    Box::new(object)
+}
+
+fn service_cidrs(object: ServiceCIDR) -> Vec<ipnet::IpNet> {
+    let cidrs = object.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
+    cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect()
+}
+
+#[derive(Clone)]
+struct Opener {
+    metrics: Metrics,
+    absence: Absence,
+}
+
+impl Opener {
+    fn open<K, T>(
+        &self,
+        api: Api<DeserializeGuard<K>>,
+        config: watcher::Config,
+        facts: fn(K) -> T,
+        wrap: fn(Step<T>) -> Change,
+    ) -> BoxStream<'static, Change>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
+        T: 'static,
+    {
+        let opener = self.clone();
+        let steps = watcher(api, config).default_backoff().filter_map(move |event| {
+            let step = match event {
+                Ok(event) => Some(opener.step(event, facts)),
+                Err(error) => opener.failure::<K, T>(&error),
+            };
+            std::future::ready(step.map(wrap))
+        });
+        steps.boxed()
+    }
+
+    fn step<K, T>(&self, event: watcher::Event<DeserializeGuard<K>>, facts: fn(K) -> T) -> Step<T>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        match event {
+            watcher::Event::Init => Step::Listing,
+            watcher::Event::InitApply(object) => self.read(object, facts, Step::Listed),
+            watcher::Event::InitDone => Step::ListDone,
+            watcher::Event::Apply(object) => self.read(object, facts, Step::Set),
+            watcher::Event::Delete(object) => Step::Gone(object.name_any()),
+        }
+    }
+
+    /// One object that cannot be read must not stop the watch: it is told, and left out.
+    fn read<K, T>(&self, object: DeserializeGuard<K>, facts: fn(K) -> T, step: fn(String, T) -> Step<T>) -> Step<T>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let name = object.name_any();
+        match object.0 {
+            Ok(object) => step(name, facts(object)),
+            Err(invalid) => {
+                let kind = kind_of::<K>();
+                self.metrics.unreadable.get_or_create(&KindLabel { kind }).inc();
+                tracing::error!(kind, name, error = %invalid.error, "object left out: it cannot be read");
+                Step::Gone(name)
+            }
+        }
+    }
+
+    fn failure<K: Resource<DynamicType = ()>, T>(&self, error: &watcher::Error) -> Option<Step<T>> {
+        let kind = kind_of::<K>();
+        if self.absence == Absence::Answer && is_not_found(error) {
+            tracing::debug!(kind, "kind is not served");
+            return Some(Step::NotServed);
+        }
+        self.metrics.watch_failures.get_or_create(&KindLabel { kind }).inc();
+        tracing::warn!(kind, error = %error, "watch failed, tried again");
+        None
+    }
+}
+
+fn is_not_found(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+}
+
+/// The kind's name as a label.
+fn kind_of<K: Resource<DynamicType = ()>>() -> &'static str {
+    match K::kind(&()) {
+        std::borrow::Cow::Borrowed(kind) => kind,
+        std::borrow::Cow::Owned(_) => "other",
+    }
+}
