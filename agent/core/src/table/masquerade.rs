@@ -45,7 +45,7 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
         }
         rules.push(masquerade([in_set(destination, "pods", family)]));
     }
-    add_chain(all, "masquerade", base(ChainType::Nat, Hook::Postrouting, SOURCE_NAT), rules);
+    add_chain(all, "leaving", base(ChainType::Nat, Hook::Postrouting, SOURCE_NAT), rules);
 }
 
 /// RFC 5771 and RFC 4291, section 2.7.

@@ -8,7 +8,7 @@
 //! | `guard-forward` | forward, −1 | no pod sends to the overlay's port, but to another pod's |
 //! | `egress`, `egress-host` | forward and input, 0 | the sending pod's policy |
 //! | `ingress` | forward, 1 | the receiving pod's policy, also for what egress has accepted |
-//! | `masquerade` | postrouting, source NAT (100) | who leaves the cluster does so with the node's address |
+//! | `leaving` | postrouting, source NAT (100) | who leaves the cluster does so with the node's address |
 //!
 //! Each begins with one look at the interface's name or at the port: traffic that is no pod's pays no more. A pod's
 //! interface that is not known is dropped by `antispoof` before connection tracking sees the packet. What the node
