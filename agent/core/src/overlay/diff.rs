@@ -189,12 +189,39 @@ fn route_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>, up: &mut 
             continue;
         }
         let Some(hop) = hop(*path, *destination, devices, have) else { continue };
-        let may_replace = there.is_some_and(|route| route.owner == Owner::Towpath || on(route, device));
-        up.push(if may_replace {
-            Op::ReplaceRoute { destination: *destination, hop }
-        } else {
-            Op::AddRoute { destination: *destination, hop }
-        });
+        let place = place(there, target.and_then(Target::link), device);
+        up.extend(put(key, hop, place));
+    }
+}
+
+/// How a route gets to its place.
+enum Place {
+    /// There is none, or one of another program.
+    Add,
+    /// One that may go is there.
+    Replace,
+    /// One that must go first is there: while an IPv6 route leads a gateway's address to another link, the kernel takes
+    /// no route with this gateway (`ip6_route_check_nh_onlink`), and ours lies in the very network it is the gateway of.
+    Remake,
+}
+
+fn place(there: Option<&Route>, link: Option<IfIndex>, device: Option<IfIndex>) -> Place {
+    match there {
+        Some(route) if route.owner == Owner::Towpath => {
+            let moves = route.target.link().is_some_and(|there| Some(there) != link);
+            if moves { Place::Remake } else { Place::Replace }
+        }
+        Some(route) if on(route, device) => Place::Replace,
+        Some(_) | None => Place::Add,
+    }
+}
+
+fn put(route: RouteKey, hop: Hop, place: Place) -> Vec<Op> {
+    let destination = route.destination;
+    match (place, destination) {
+        (Place::Add, _) => vec![Op::AddRoute { destination, hop }],
+        (Place::Replace, _) | (Place::Remake, IpNet::V4(_)) => vec![Op::ReplaceRoute { destination, hop }],
+        (Place::Remake, IpNet::V6(_)) => vec![Op::DeleteRoute { route }, Op::AddRoute { destination, hop }],
     }
 }
 

@@ -180,8 +180,8 @@ impl fmt::Display for Sysctl {
 /// What the kernel holds in one network namespace.
 ///
 /// Neighbours and forwarding entries are only those on devices with an overlay's name ([`Link::overlay_family`]) and
-/// permanent. Routes are those of the main table that are ours, lead to everywhere (default routes), or leave through
-/// such a device.
+/// permanent. Routes are those of the main table that are ours, lead to everywhere (default routes), or were given by a
+/// program and leave through such a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kernel {
     /// All links whose name we could write ourselves.

@@ -3,6 +3,10 @@
 //! It is the reference for the order of changes, the heart of the fake in `towpath-dataplane`, and the way in which the
 //! agent follows its own changes without reading everything back.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use super::{
     Device, Hop, IfIndex, Kernel, Link, LinkKind, LinkState, Op, Owner, Route, RouteKey, Sysctl, Target,
     kernel::default_metric,
@@ -24,6 +28,9 @@ pub enum Refusal {
     /// There is no such thing (ENOENT, ESRCH).
     #[error("it does not exist")]
     Missing,
+    /// An IPv6 route leads its gateway to another link (EINVAL, `ip6_route_check_nh_onlink`).
+    #[error("the gateway is routed to another link")]
+    GatewayElsewhere,
     /// The link is of another kind (EOPNOTSUPP).
     #[error("link {0} is no VXLAN device")]
     WrongKind(IfName),
@@ -168,11 +175,20 @@ impl Kernel {
             Hop::Link(link) => Target::Link(self.index_up(link)?),
             Hop::Blackhole => Target::Blackhole,
         };
+        if let Target::Via { gateway: gateway @ IpAddr::V6(_), link } = target {
+            let covers =
+                |(key, _): &(&RouteKey, &Route)| key.destination.prefix_len() > 0 && key.destination.contains(&gateway);
+            let longest = self.routes.iter().filter(covers).max_by_key(|(key, _)| key.destination.prefix_len());
+            let leads_to = longest.and_then(|(_, route)| route.target.link());
+            if leads_to.is_some_and(|there| there != link) {
+                return Err(Refusal::GatewayElsewhere);
+            }
+        }
         self.routes.insert(key, Route { target, owner: Owner::Towpath });
         Ok(())
     }
 }
 
-fn route_key(destination: ipnet::IpNet) -> RouteKey {
+fn route_key(destination: IpNet) -> RouteKey {
     RouteKey { destination, metric: default_metric(Family::of_net(destination)) }
 }

@@ -52,6 +52,7 @@ fn errno(refusal: &Refusal) -> Errno {
     match refusal {
         Refusal::NoLink(_) => Errno::ENODEV,
         Refusal::LinkDown(_) => Errno::ENETDOWN,
+        Refusal::GatewayElsewhere => Errno::EINVAL,
         Refusal::Exists => Errno::EEXIST,
         Refusal::Missing => Errno::ENOENT,
         Refusal::WrongKind(_) => Errno::EOPNOTSUPP,

@@ -157,8 +157,10 @@ impl Net for KernelNet {
             let dump = self.socket.dump(&message::main_routes(family)).map_err(failed("routes"))?;
             let on_device = |link| devices.iter().any(|(index, _)| *index == link);
             kernel.routes.extend(parse::routes(&dump).filter(|(key, route)| {
+                const RTPROT_KERNEL: u8 = 2;
                 let ours = route.owner == overlay::Owner::Towpath;
-                ours || key.destination.prefix_len() == 0 || route.target.link().is_some_and(on_device)
+                let given = route.owner != overlay::Owner::Other(RTPROT_KERNEL);
+                ours || key.destination.prefix_len() == 0 || given && route.target.link().is_some_and(on_device)
             }));
             self.read_sysctl(Sysctl::Forwarding(family), &mut kernel);
         }
@@ -202,6 +204,9 @@ fn advice(op: &Op, error: &NetlinkError) -> &'static str {
         (_, Some(Errno::EPERM)) => ": the agent needs the capability NET_ADMIN",
         (Op::AddRoute { .. }, Some(Errno::EEXIST)) => {
             ": another program has a route to this network; remove it, or the program"
+        }
+        (Op::AddRoute { .. } | Op::ReplaceRoute { .. }, Some(Errno::EINVAL)) => {
+            ": a route to a larger network may lead elsewhere; remove it"
         }
         (Op::CreateDevice(_), Some(Errno::EEXIST)) => {
             ": another VXLAN device has this VNI and port; remove it or choose another VNI"

@@ -1,0 +1,452 @@
+//! The overlay in the kernel: nodes are network namespaces on one bridge, pods are namespaces behind them.
+
+mod support;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use support::Namespace;
+use towpath_core::{
+    model::{Endpoint, Family, Mac, NodeName, Peer, PodId, Vni},
+    names::IfName,
+    overlay::{
+        DirectRouting, InterfaceSpec, Kernel, Op, Overlay, OverlayInput, OwnSide, UplinkQuery, choose_uplink,
+        device_mtu, diff, teardown, want,
+    },
+};
+use towpath_dataplane::{
+    net::{KernelNet, Net, PodLink, PodLinkSpec},
+    netns::Netns,
+    sysctl::Sysctls,
+};
+
+/// The nodes' link.
+struct Underlay {
+    bridge: Namespace,
+    nodes: Vec<Node>,
+}
+
+/// A node: a namespace with the interface `uplink` on the bridge, and the addresses 172.30.0.n and fd00:30::n.
+struct Node {
+    number: u8,
+    namespace: Namespace,
+}
+
+/// What a test may set differently.
+#[derive(Clone, Copy)]
+struct Settings {
+    vni: u32,
+    port: u16,
+    direct: DirectRouting,
+    mtu: Option<u32>,
+}
+
+const DEFAULTS: Settings = Settings { vni: 1, port: 8472, direct: DirectRouting::Disabled, mtu: None };
+
+impl Underlay {
+    fn new(nodes: u8) -> Self {
+        let bridge = Namespace::new();
+        bridge.sh("ip link add br0 type bridge; ip link set br0 up");
+        let nodes = (1..=nodes).map(|number| Node::on(&bridge, number)).collect();
+        Self { bridge, nodes }
+    }
+
+    fn peers(&self, n: usize) -> Vec<Peer> {
+        self.nodes.iter().take(n).flat_map(Node::as_peers).collect()
+    }
+
+    /// Brings all nodes to what they want.
+    fn converge(&self, settings: Settings) {
+        let peers = self.peers(self.nodes.len());
+        for node in &self.nodes {
+            node.converge(settings, &peers);
+        }
+    }
+}
+
+impl Node {
+    fn on(bridge: &Namespace, number: u8) -> Self {
+        let namespace = Namespace::new();
+        let netns = namespace.path();
+        // The path names a file of this process, which a child opens by the process's number.
+        let netns = netns.to_string_lossy().replace("self", &std::process::id().to_string());
+        bridge.sh(&format!(
+            "ip link add port{number} type veth peer name uplink netns {netns}; ip link set port{number} master br0 up"
+        ));
+        namespace.sh(&format!(
+            "sysctl -qw net.ipv6.conf.uplink.accept_dad=0 # else it could ask for no neighbour for a second
+             ip link set lo up; ip link set uplink up
+             ip addr add 172.30.0.{number}/24 dev uplink
+             ip addr add fd00:30::{number}/64 dev uplink nodad
+             ip route add default via 172.30.0.254"
+        ));
+        Self { number, namespace }
+    }
+
+    fn name(&self) -> NodeName {
+        NodeName(format!("n{}", self.number))
+    }
+
+    fn pod_cidr(&self, family: Family) -> IpNet {
+        let n = self.number;
+        match family {
+            Family::V4 => format!("10.244.{n}.0/24").parse().unwrap(),
+            Family::V6 => format!("fd00:244:0:{n}::/64").parse().unwrap(),
+        }
+    }
+
+    fn address(&self, family: Family) -> IpAddr {
+        let n = self.number;
+        match family {
+            Family::V4 => format!("172.30.0.{n}").parse().unwrap(),
+            Family::V6 => format!("fd00:30::{n}").parse().unwrap(),
+        }
+    }
+
+    fn mac(&self, family: Family) -> Mac {
+        Mac::locally_administered([0, 0, 0, 0, if family == Family::V4 { 4 } else { 6 }, self.number])
+    }
+
+    fn as_peers(&self) -> Vec<Peer> {
+        Family::ALL
+            .into_iter()
+            .map(|family| Peer {
+                node: self.name(),
+                pod_cidr: self.pod_cidr(family),
+                public_ip: self.address(family),
+                vtep_mac: self.mac(family),
+            })
+            .collect()
+    }
+
+    fn want(&self, settings: Settings, peers: &[Peer], have: &Kernel) -> Overlay {
+        let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
+        let uplink = choose_uplink(have, query).unwrap();
+        let own = |family| OwnSide {
+            pod_cidr: self.pod_cidr(family),
+            local: uplink.addresses[&family],
+            mac: self.mac(family),
+        };
+        let families: BTreeMap<_, _> = Family::ALL.into_iter().map(|family| (family, own(family))).collect();
+        let (overlay, conflicts) = want(&OverlayInput {
+            node: &self.name(),
+            vni: Vni::new(settings.vni).unwrap(),
+            port: settings.port,
+            mtu: device_mtu(uplink.mtu, settings.mtu, &Family::ALL).unwrap(),
+            uplink: &uplink,
+            direct_routing: settings.direct,
+            families: &families,
+            peers,
+            endpoints: &[self.endpoint()],
+        });
+        assert_eq!(conflicts, []);
+        overlay
+    }
+
+    /// Reads back, compares, applies until nothing is left to do, and gives what was done.
+    fn converge(&self, settings: Settings, peers: &[Peer]) -> Vec<Op> {
+        self.namespace.run(|| {
+            let mut net = KernelNet::open(Sysctls::default()).unwrap();
+            let have = net.read_back().unwrap();
+            let want = self.want(settings, peers, &have);
+            let ops = diff(&want, &have);
+            let failed = net.apply(&ops);
+            assert!(failed.is_empty(), "{failed:#?}");
+            let rest = diff(&want, &net.read_back().unwrap());
+            assert_eq!(rest, [], "a second time there is nothing to do");
+            ops
+        })
+    }
+
+    fn read_back(&self) -> Kernel {
+        self.namespace.run(|| KernelNet::open(Sysctls::default()).unwrap().read_back().unwrap())
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        let pod = PodId { namespace: "default".to_owned(), name: format!("pod{}", self.number) };
+        let interface = IfName::of_pod(&pod.namespace, &pod.name);
+        Endpoint { pod, interface, addresses: Family::ALL.into_iter().map(|f| self.pod_address(f)).collect() }
+    }
+
+    fn pod_address(&self, family: Family) -> IpAddr {
+        let n = self.number;
+        match family {
+            Family::V4 => format!("10.244.{n}.9").parse().unwrap(),
+            Family::V6 => format!("fd00:244:0:{n}::9").parse().unwrap(),
+        }
+    }
+
+    /// Makes the node's pod and gives its namespace.
+    fn add_pod(&self, mtu: u32) -> Namespace {
+        let pod = Namespace::new();
+        let Endpoint { interface, addresses, .. } = self.endpoint();
+        let spec = PodLinkSpec { host: interface, pod: IfName::new("eth0").unwrap(), addresses, mtu };
+        self.namespace.run(|| {
+            PodLink::create(&Netns::open(&pod.path()).unwrap(), &spec).unwrap().connect(&spec).unwrap();
+        });
+        pod
+    }
+}
+
+fn assert_pings(from: &Namespace, to: IpAddr, why: &str) {
+    let result = from.try_sh(&format!("ping -c 1 -W 2 {to}"));
+    assert!(result.is_ok(), "{why}: {result:?}");
+}
+
+#[test]
+fn pods_on_three_nodes_reach_each_other_in_both_families_with_packets_of_full_size() {
+    let underlay = Underlay::new(3);
+    underlay.converge(DEFAULTS);
+    let pods: Vec<_> = underlay.nodes.iter().map(|node| node.add_pod(1430)).collect();
+    for (pod, node) in pods.iter().zip(&underlay.nodes) {
+        for other in underlay.nodes.iter().filter(|other| other.number != node.number) {
+            for family in Family::ALL {
+                assert_pings(pod, other.pod_address(family), &format!("n{} to n{}", node.number, other.number));
+            }
+            let to = other.pod_address(Family::V4);
+            pod.sh(&format!("ping -c 1 -W 2 -M do -s {} {to}", 1430 - 28));
+            // From a host the device's own address is the source, so that the answer comes back through the tunnel.
+            assert_pings(&node.namespace, to, "host to pod");
+        }
+    }
+    assert!(pods[0].try_sh("ping -c 1 -W 1 10.244.1.77").is_err(), "an unused address of our own answers nothing");
+}
+
+#[test]
+fn a_device_reads_as_a_conforming_one() {
+    let underlay = Underlay::new(1);
+    underlay.converge(DEFAULTS);
+    let text = underlay.nodes[0].namespace.sh("ip -d link show flannel.1");
+    for part in [
+        "mtu 1430",
+        "vxlan id 1 local 172.30.0.1 dev uplink srcport 0 0 dstport 8472 nolearning",
+        "udpcsum noudp6zerocsumtx noudp6zerocsumrx",
+        "UP",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let text = underlay.nodes[0].namespace.sh("ip -d link show flannel-v6.1");
+    assert!(text.contains("vxlan id 1 local fd00:30::1 dev uplink srcport 0 0 dstport 8472 nolearning"), "{text}");
+    let addresses = underlay.nodes[0].namespace.sh("ip addr show");
+    assert!(addresses.contains("inet 10.244.1.0/32 scope global flannel.1"), "{addresses}");
+    assert!(addresses.contains("inet6 fd00:244:0:1::/128 scope global"), "{addresses}");
+}
+
+#[test]
+fn whatever_is_deleted_or_changed_by_hand_comes_back() {
+    let underlay = Underlay::new(2);
+    underlay.converge(DEFAULTS);
+    let node = &underlay.nodes[0];
+    let pod = node.add_pod(1430);
+    let peers = underlay.peers(2);
+    let host = node.endpoint().interface;
+    let fdb = |family| underlay.nodes[1].mac(family);
+    for change in [
+        "ip neigh del 10.244.2.0 dev flannel.1".to_owned(),
+        "ip -6 neigh del fd00:244:0:2:: dev flannel-v6.1".to_owned(),
+        "ip neigh replace 10.244.2.0 lladdr 02:00:00:00:00:99 nud permanent dev flannel.1".to_owned(),
+        "ip neigh change 10.244.2.0 nud stale dev flannel.1".to_owned(),
+        format!("bridge fdb del {} dev flannel.1 dst 172.30.0.2", fdb(Family::V4)),
+        format!("bridge fdb del {} dev flannel-v6.1 dst fd00:30::2", fdb(Family::V6)),
+        format!("bridge fdb replace {} dev flannel.1 dst 172.30.0.77 permanent", fdb(Family::V4)),
+        "ip route del 10.244.2.0/24".to_owned(),
+        "ip -6 route del fd00:244:0:2::/64".to_owned(),
+        "ip route del blackhole 10.244.1.0/24".to_owned(),
+        "ip -6 route del blackhole fd00:244:0:1::/64".to_owned(),
+        "ip route replace 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink".to_owned(),
+        format!("ip route del 10.244.1.9 dev {host}"),
+        format!("ip -6 route del fd00:244:0:1::9 dev {host}"),
+        "ip addr del 10.244.1.0/32 dev flannel.1".to_owned(),
+        "ip addr del fd00:244:0:1::/128 dev flannel-v6.1".to_owned(),
+        "ip addr add 10.9.9.9/32 dev flannel.1".to_owned(),
+        "ip link set flannel.1 down".to_owned(),
+        "ip link set flannel-v6.1 down".to_owned(),
+        "ip link set flannel.1 address 02:00:00:00:00:98".to_owned(),
+        "ip link set flannel.1 mtu 1300".to_owned(),
+        "ip link del flannel.1".to_owned(),
+        "ip link del flannel-v6.1".to_owned(),
+        "sysctl -qw net.ipv4.ip_forward=0".to_owned(),
+        "sysctl -qw net.ipv6.conf.flannel-v6/1.accept_ra=1".to_owned(),
+    ] {
+        let before = node.read_back();
+        node.namespace.sh(&change);
+        assert_ne!(node.read_back(), before, "{change}: seen");
+        assert!(!node.converge(DEFAULTS, &peers).is_empty(), "{change}: repaired");
+        let mut after = node.read_back();
+        // A device that was made again has another number; nothing else differs.
+        if change.starts_with("ip link del") {
+            assert_eq!(after.links.len(), before.links.len(), "{change}");
+            assert_eq!(after.routes.len(), before.routes.len(), "{change}");
+        } else {
+            after.addresses.values_mut().for_each(|nets| nets.sort_unstable());
+            assert_eq!(after, before, "{change}");
+        }
+    }
+    underlay.nodes[1].converge(DEFAULTS, &peers);
+    let _other = underlay.nodes[1].add_pod(1430);
+    for family in Family::ALL {
+        assert_pings(&pod, underlay.nodes[1].pod_address(family), "after all of it");
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_changed_is_replaced_and_one_that_can_is_not() {
+    let underlay = Underlay::new(2);
+    let node = &underlay.nodes[0];
+    let peers = underlay.peers(2);
+    let index = || node.read_back().link(&IfName::new("flannel.1").unwrap()).map(|(index, _)| index);
+    for (made, replaced, why) in [
+        ("ip link add flannel.1 type vxlan id 7 dev uplink local 172.30.0.1 dstport 8472 nolearning", true, "VNI"),
+        ("ip link add flannel.1 type vxlan id 1 dev uplink local 172.30.0.1 dstport 4789 nolearning", true, "port"),
+        ("ip link add flannel.1 type vxlan id 1 dev uplink local 172.30.0.9 dstport 8472 nolearning", true, "address"),
+        ("ip link add flannel.1 type vxlan id 1 dev uplink local 172.30.0.1 dstport 8472 learning", true, "learning"),
+        ("ip link add flannel.1 type vxlan id 1 local 172.30.0.1 dstport 8472 nolearning", true, "no uplink"),
+        ("ip link add flannel.1 type bridge", true, "another kind"),
+        (
+            "ip link add flannel.1 mtu 1300 type vxlan id 1 dev uplink local 172.30.0.1 dstport 8472 nolearning",
+            false,
+            "MTU, MAC, down",
+        ),
+    ] {
+        node.namespace.sh(&format!("ip link show flannel.1 >/dev/null 2>&1 && ip link del flannel.1; {made}"));
+        let before = index();
+        let ops = node.converge(DEFAULTS, &peers);
+        assert_eq!(index() != before, replaced, "{why}: {ops:#?}");
+    }
+}
+
+#[test]
+fn mtu_and_mac_change_in_place_and_the_neighbours_survive_it() {
+    let underlay = Underlay::new(2);
+    underlay.converge(DEFAULTS);
+    let node = &underlay.nodes[0];
+    let peers = underlay.peers(2);
+    let ops = node.converge(Settings { mtu: Some(1400), ..DEFAULTS }, &peers);
+    assert!(ops.iter().all(|op| matches!(op, Op::SetMtu { mtu: 1400, .. })) && ops.len() == 2, "{ops:#?}");
+    node.namespace.sh("ip link set flannel.1 address 02:00:00:00:00:97");
+    assert!(!node.namespace.sh("ip neigh show dev flannel.1").contains("PERMANENT"), "the kernel forgets them");
+    node.converge(Settings { mtu: Some(1400), ..DEFAULTS }, &peers);
+    assert!(node.namespace.sh("ip neigh show dev flannel.1").contains("10.244.2.0 lladdr 02:00:00:00:04:02 PERMANENT"));
+}
+
+#[test]
+fn what_belonged_to_a_peer_goes_with_it_and_its_new_mac_takes_the_old_ones_place() {
+    let underlay = Underlay::new(3);
+    underlay.converge(DEFAULTS);
+    let node = &underlay.nodes[0];
+    let mut peers = underlay.peers(2);
+    node.converge(DEFAULTS, &peers);
+    let state = node
+        .namespace
+        .sh("ip route; ip -6 route; ip neigh; bridge fdb show dev flannel.1; bridge fdb show dev flannel-v6.1");
+    for gone in ["10.244.3.0", "fd00:244:0:3::", "172.30.0.3", "fd00:30::3"] {
+        assert!(!state.contains(gone), "{gone} in {state}");
+    }
+    assert!(state.contains("10.244.2.0/24 via 10.244.2.0 dev flannel.1 proto 157 onlink"), "{state}");
+
+    let mac: Mac = "02:00:00:00:00:aa".parse().unwrap();
+    for peer in &mut peers {
+        if peer.node == underlay.nodes[1].name() {
+            peer.vtep_mac = mac;
+        }
+    }
+    node.converge(DEFAULTS, &peers);
+    let fdb = node.namespace.sh("bridge fdb show dev flannel.1");
+    assert!(fdb.contains("02:00:00:00:00:aa dst 172.30.0.2 self permanent"), "{fdb}");
+    assert!(!fdb.contains("02:00:00:00:04:02"), "{fdb}");
+}
+
+#[test]
+fn another_vni_and_the_end_of_a_peer_on_the_same_link_leave_nothing_behind() {
+    let underlay = Underlay::new(2);
+    underlay.converge(DEFAULTS);
+    underlay.converge(Settings { vni: 7, ..DEFAULTS });
+    let node = &underlay.nodes[0];
+    assert!(node.namespace.try_sh("ip link show flannel.1").is_err(), "the old device is gone");
+    underlay.converge(Settings { direct: DirectRouting::Enabled, vni: 7, ..DEFAULTS });
+    let state = node.namespace.sh("ip route; bridge fdb show dev flannel.7; ip neigh show dev flannel.7");
+    assert!(state.contains("10.244.2.0/24 via 172.30.0.2 dev uplink proto 157"), "{state}");
+    assert!(!state.contains("02:00:00:00:04:02"), "no neighbour and no forwarding entry: {state}");
+    let (a, _b) = (underlay.nodes[0].add_pod(1430), underlay.nodes[1].add_pod(1430));
+    for family in Family::ALL {
+        assert_pings(&a, underlay.nodes[1].pod_address(family), "without the tunnel");
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_never_touched() {
+    let underlay = Underlay::new(2);
+    let node = &underlay.nodes[0];
+    let foreign = "ip route add 10.99.0.0/16 via 172.30.0.2
+        ip route add 10.98.0.0/16 dev uplink proto 99
+        ip -6 route add fd00:99::/64 via fd00:30::2
+        ip route add 10.244.2.0/24 via 172.30.0.2 metric 50
+        ip neigh add 172.30.0.50 lladdr 02:00:00:00:00:50 nud permanent dev uplink
+        ip link add vxlan9 type vxlan id 9 dev uplink local 172.30.0.1 dstport 4789
+        ip link set vxlan9 up; bridge fdb append 02:00:00:00:00:51 dev vxlan9 dst 172.30.0.51
+        ip route add 10.97.0.0/16 dev vxlan9";
+    node.namespace.sh(foreign);
+    // Without what the kernel itself adds over time, such as counters of the entries in use.
+    let show = || {
+        node.namespace.sh(
+            "ip route; ip -6 route; ip neigh show nud permanent; bridge fdb show dev vxlan9; ip -br link show vxlan9",
+        )
+    };
+    let before = show();
+    underlay.converge(DEFAULTS);
+    node.namespace.run(|| {
+        let mut net = KernelNet::open(Sysctls::default()).unwrap();
+        let ops = teardown(&net.read_back().unwrap());
+        let failed = net.apply(&ops);
+        assert!(failed.is_empty(), "{failed:#?}");
+    });
+    assert_eq!(show(), before, "after the overlay came and went");
+}
+
+#[test]
+fn another_programs_route_in_the_way_is_named_and_flannels_own_is_taken_over() {
+    let underlay = Underlay::new(2);
+    let node = &underlay.nodes[0];
+    let peers = underlay.peers(2);
+    node.namespace.sh("ip route add 10.244.2.0/24 via 172.30.0.2 proto bird");
+    node.namespace.run(|| {
+        let mut net = KernelNet::open(Sysctls::default()).unwrap();
+        let have = net.read_back().unwrap();
+        let failed = net.apply(&diff(&node.want(DEFAULTS, &peers, &have), &have));
+        let [error] = failed.as_slice() else { panic!("{failed:#?}") };
+        assert_eq!(
+            error.to_string(),
+            "could not add route 10.244.2.0/24 via 10.244.2.0 dev flannel.1: another program has a route to this network; remove it, or the program"
+        );
+    });
+    assert!(node.namespace.sh("ip route").contains("10.244.2.0/24 via 172.30.0.2 dev uplink proto bird"));
+    node.namespace.sh("ip route del 10.244.2.0/24; ip route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink");
+    let ops = node.converge(DEFAULTS, &peers);
+    assert!(matches!(ops.as_slice(), [Op::ReplaceRoute { .. }]), "{ops:#?}");
+}
+
+#[test]
+fn a_failed_change_stops_no_other_and_a_link_that_is_gone_takes_its_entries_along() {
+    let underlay = Underlay::new(2);
+    underlay.converge(DEFAULTS);
+    let node = &underlay.nodes[0];
+    node.namespace.run(|| {
+        let link = IfName::new("gone").unwrap();
+        let address = node.pod_address(Family::V4);
+        let mut net = KernelNet::open(Sysctls::default()).unwrap();
+        let failed = net.apply(&[
+            Op::SetMtu { link: link.clone(), mtu: 1400 },
+            Op::DeleteNeighbour { link: link.clone(), address },
+            Op::DeleteLink { link: link.clone(), why: "test".to_owned() },
+            Op::SetMtu { link: IfName::new("flannel.1").unwrap(), mtu: 9000 },
+            Op::SetMtu { link: IfName::new("flannel.1").unwrap(), mtu: 1399 },
+        ]);
+        let texts: Vec<_> = failed.iter().map(|error| format!("{error}: {}", error.source)).collect();
+        assert_eq!(texts.len(), 2, "{texts:#?}");
+        assert!(texts[0].starts_with("could not set the MTU of gone to 1400: there is no link gone"), "{texts:#?}");
+        assert!(texts[1].starts_with("could not set the MTU of flannel.1 to 9000: does the MTU fit"), "{texts:#?}");
+        let have = net.read_back().unwrap();
+        assert_eq!(have.link(&IfName::new("flannel.1").unwrap()).unwrap().1.mtu, 1399, "the last one was made");
+    });
+    drop(underlay.bridge);
+}
