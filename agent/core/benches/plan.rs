@@ -29,8 +29,11 @@ const LOCAL: usize = 250;
 const POLICIES: usize = 1_000;
 const RUNS: usize = 15;
 
+/// The policy of this number, and its namespace.
+type MakePolicy = fn(usize) -> (String, Policy);
+
 fn main() {
-    let scenarios: [(&str, fn(usize) -> (String, Policy)); 2] =
+    let scenarios: [(&str, MakePolicy); 2] =
         [("policies spread over all namespaces", spread_policy), ("all policies on every pod here", stacked_policy)];
     for (name, policy) in scenarios {
         let cluster = Cluster::new(policy);
@@ -65,7 +68,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(policy: fn(usize) -> (String, Policy)) -> Self {
+    fn new(policy: MakePolicy) -> Self {
         let mut snapshot = Snapshot::default();
         let mut endpoints = BTreeMap::new();
         for n in 0..NAMESPACES {

@@ -3,6 +3,8 @@
 //! `PROPTEST_CASES=100000` tries more clusters (each with some hundred packets); the seed of a failing run is in its
 //! output, and `PROPTEST_RNG_SEED=<seed>` repeats it.
 
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
 #[path = "support/cluster.rs"]
 mod cluster;
 

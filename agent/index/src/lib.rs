@@ -13,8 +13,6 @@ mod network_policy;
 mod node;
 mod peers;
 mod pod;
-#[cfg(test)]
-mod tests;
 
 pub use self::{
     event::{Change, Concern, Dirty, Event},

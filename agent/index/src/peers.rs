@@ -21,6 +21,8 @@ pub struct PeerView {
     pub peers: BTreeMap<Family, BTreeSet<Peer>>,
     /// Those that cannot, with the reason. This node itself is here if its own podCIDR is the trouble.
     pub skipped: Vec<Skipped>,
+    /// Parts of Nodes that cannot be used, whether the node is connected or not.
+    pub problems: Vec<(NodeName, NodeProblem)>,
     /// Those that have no podCIDR yet, or have not published where they are: they are new.
     pub waiting: BTreeSet<(NodeName, Family)>,
 }
@@ -30,7 +32,7 @@ pub struct PeerView {
 pub struct Skipped {
     /// The node.
     pub node: NodeName,
-    /// The family; a reason that concerns the Node as a whole is told once, with IPv4.
+    /// The family.
     pub family: Family,
     /// Why.
     pub reason: SkipReason,
@@ -88,9 +90,7 @@ pub(crate) fn view(me: &NodeName, nodes: &BTreeMap<NodeName, NodeRecord>, networ
     by_age.sort_by_key(|(name, node)| (*name != me, node.created.is_none(), node.created.clone(), *name));
     let mut sorter = Sorter { me, vni, cidrs: BTreeMap::new(), addresses: BTreeMap::new(), view: PeerView::default() };
     for (name, node) in &by_age {
-        for problem in &node.problems {
-            sorter.skip(name, Family::V4, SkipReason::Node(problem.clone()));
-        }
+        sorter.view.problems.extend(node.problems.iter().map(|problem| ((*name).clone(), problem.clone())));
     }
     for family in Family::ALL {
         let networks: Vec<&IpNet> = networks.iter().filter(|net| Family::of_net(**net) == family).collect();
@@ -104,7 +104,7 @@ pub(crate) fn view(me: &NodeName, nodes: &BTreeMap<NodeName, NodeRecord>, networ
                     sorter.view.peers.entry(family).or_default().insert(peer);
                 }
                 Ok(None) => {}
-                Err(reason) => sorter.skip(name, family, reason),
+                Err(reason) => sorter.view.skipped.push(Skipped { node: (*name).clone(), family, reason }),
             }
         }
     }
@@ -121,10 +121,6 @@ struct Sorter<'a> {
 }
 
 impl<'a> Sorter<'a> {
-    fn skip(&mut self, node: &NodeName, family: Family, reason: SkipReason) {
-        self.view.skipped.push(Skipped { node: node.clone(), family, reason });
-    }
-
     /// The node as a peer. `None`: it is this node, or it is not ready.
     fn peer(
         &mut self,

@@ -1,0 +1,166 @@
+//! A small cluster on which policies are tried: every pod is on this node and has an address of both families.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use serde_json::{Value, json};
+use towpath_core::{
+    model::{Endpoint, Family, PodId, Protocol},
+    names::IfName,
+    policy::{
+        compile::compile,
+        eval::{Packet, Party, Transport, eval},
+    },
+    ruleset::{self, Hook, Outcome},
+    table::{Masquerade, Policy, TableInput, ToNodes, table},
+};
+use towpath_index::Index;
+
+use crate::objects::{Object, namespace, object, pod, policy, synced};
+
+fn ips(n: u8) -> [String; 2] {
+    [format!("10.0.0.{n}"), format!("fd00::{n}")]
+}
+
+fn cluster_pod(namespace: &str, name: &str, n: u8, labels: Value) -> Value {
+    let [v4, v6] = ips(n);
+    pod(namespace, name, labels, &[&v4, &v6])
+}
+
+/// Namespaces: a (team=red), b (team=blue), c without labels.
+fn objects() -> Vec<Object> {
+    let mut web = cluster_pod("a", "web", 1, json!({ "app": "web" }));
+    web["spec"]["containers"] = json!([{ "name": "c", "ports": [
+        { "name": "http", "containerPort": 8080 }, { "name": "dns", "containerPort": 53, "protocol": "UDP" }
+    ] }]);
+    web["spec"]["initContainers"] = json!([{ "name": "i", "ports": [{ "name": "init", "containerPort": 9000 }] }]);
+    let db = cluster_pod("a", "db", 2, json!({ "app": "db", "tier": "back" }));
+    let mut web_b = cluster_pod("b", "web", 3, json!({ "app": "web" }));
+    web_b["spec"]["containers"] = json!([{ "name": "c", "ports": [{ "name": "http", "containerPort": 80 }] }]);
+    let client = cluster_pod("b", "client", 4, json!({ "role": "client" }));
+    let mut done = cluster_pod("b", "done", 5, json!({ "role": "client" }));
+    done["status"]["phase"] = json!("Succeeded");
+    let mut leaving = cluster_pod("b", "leaving", 6, json!({ "role": "client" }));
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let other = cluster_pod("c", "other", 7, json!({}));
+    let mut host = cluster_pod("b", "host", 8, json!({ "role": "client", "app": "web" }));
+    host["spec"]["hostNetwork"] = json!(true);
+    let pods = [web, db, web_b, client, done, leaving, other, host].map(object);
+    let namespaces = [("a", json!({ "team": "red" })), ("b", json!({ "team": "blue" })), ("c", json!({}))];
+    pods.into_iter().chain(namespaces.map(|(name, labels)| namespace(name, labels))).collect()
+}
+
+/// The endings of the addresses of who is not a pod with a network of its own; the rest are pods.
+fn address(who: &str, family: Family) -> IpAddr {
+    let pods = ["a/web", "a/db", "b/web", "b/client", "b/done", "b/leaving", "c/other", "b/host"];
+    let text = match (pods.iter().position(|p| *p == who), who.strip_prefix("outside.")) {
+        (Some(n), _) => ips(u8::try_from(n).unwrap() + 1)[usize::from(family == Family::V6)].clone(),
+        (None, Some(n)) if family == Family::V4 => format!("192.0.2.{n}"),
+        (None, Some(n)) => format!("2001:db8::{n}"),
+        (None, None) => panic!("nobody is called {who}"),
+    };
+    text.parse().unwrap()
+}
+
+/// The same policy for IPv6: `192.0.2.` is `2001:db8::` there, and `10.0.0.` is `fd00::`.
+fn of_family(spec: &Value, family: Family) -> Value {
+    let text = spec.to_string();
+    let text = match family {
+        Family::V4 => text,
+        Family::V6 => text
+            .replace("192.0.2.", "2001:db8::")
+            .replace("10.0.0.", "fd00::")
+            .replace("0.0.0.0/0", "::/0")
+            .replace("/24", "/120")
+            .replace("/28", "/124")
+            .replace("/32", "/128"),
+    };
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The pods that have an interface on this node.
+fn endpoints(index: &Index) -> BTreeMap<IfName, Endpoint> {
+    let ids = ["a/web", "a/db", "b/web", "b/client", "b/leaving", "c/other"];
+    ids.into_iter()
+        .map(|who| {
+            let pod = id(who);
+            assert!(index.pod_known(&pod), "{who}");
+            let interface = IfName::of_pod(&pod.namespace, &pod.name);
+            let addresses = Family::ALL.map(|family| address(who, family)).to_vec();
+            (interface.clone(), Endpoint { pod, interface, addresses })
+        })
+        .collect()
+}
+
+fn id(who: &str) -> PodId {
+    let (namespace, name) = who.split_once('/').unwrap();
+    PodId { namespace: namespace.to_owned(), name: name.to_owned() }
+}
+
+fn transport(text: &str) -> Transport {
+    let (protocol, port) = text.split_once(' ').unwrap_or((text, ""));
+    let with = |protocol| Transport::Port(protocol, port.parse().unwrap());
+    match protocol {
+        "tcp" => with(Protocol::Tcp),
+        "udp" => with(Protocol::Udp),
+        "sctp" => with(Protocol::Sctp),
+        "icmp" => Transport::Other(1),
+        other => panic!("{other} is no protocol"),
+    }
+}
+
+/// Tries packets like `b/client > a/web tcp 80` against policies of namespace `a`: in both families, with the evaluator
+/// and with the compiled table. `allowed` and `denied` list packets.
+pub(crate) fn check(why: &str, specs: &[Value], allowed: &[&str], denied: &[&str]) {
+    for family in Family::ALL {
+        let policies = specs.iter().enumerate().map(|(n, s)| policy("a", &format!("p{n}"), of_family(s, family)));
+        let index = synced(objects().into_iter().chain(policies));
+        let all = allowed.iter().map(|p| (p, true)).chain(denied.iter().map(|p| (p, false)));
+        for (packet, want) in all {
+            let (from, rest) = packet.split_once(" > ").unwrap();
+            let (to, transport) = rest.split_once(' ').unwrap();
+            let (by_eval, by_table) = decide(&index, (from, to), family, self::transport(transport));
+            assert_eq!(by_eval, want, "{why}: {packet} over {family}, evaluated");
+            assert_eq!(by_table, want, "{why}: {packet} over {family}, compiled");
+        }
+    }
+}
+
+fn decide(index: &Index, (from, to): (&str, &str), family: Family, transport: Transport) -> (bool, bool) {
+    let snapshot = index.snapshot().unwrap();
+    let endpoints = endpoints(index);
+    let end = |who: &str| {
+        let here = endpoints.values().find(|e| format!("{}", e.pod) == who);
+        let interface = here.map_or_else(|| IfName::new("eth0").unwrap(), |e| e.interface.clone());
+        (Party { address: address(who, family), pod: here.map(|e| e.pod.clone()) }, interface)
+    };
+    let ((from, in_interface), (to, out_interface)) = (end(from), end(to));
+    let rules = table(TableInput {
+        endpoints: &endpoints,
+        cluster_pod_cidrs: &[],
+        node_pod_cidrs: &[],
+        node_addresses: &BTreeSet::new(),
+        vxlan_port: 8472,
+        masquerade: Masquerade::Disabled,
+        to_nodes: ToNodes::AsNode,
+        policy: Policy::Enforce(compile(snapshot, &endpoints)),
+    });
+    let packet = ruleset::Packet {
+        in_interface: Some(in_interface),
+        out_interface: Some(out_interface),
+        source: from.address,
+        destination: to.address,
+        transport: match transport {
+            Transport::Port(protocol, destination) => {
+                ruleset::Transport::Ports { protocol: protocol.number(), destination }
+            }
+            Transport::Other(number) => ruleset::Transport::Other(number),
+        },
+        state: None,
+        mark: 0,
+    };
+    let by_table = rules.interpret(Hook::Forward, &packet).unwrap() == Outcome::Accepted;
+    (eval(snapshot, &Packet { from, to, transport }).allows(), by_table)
+}

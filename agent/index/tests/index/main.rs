@@ -1,0 +1,12 @@
+//! The index from outside: objects in, answers out.
+
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+#![allow(clippy::needless_pass_by_value, reason = "objects written in place read better without a reference")]
+
+mod cluster;
+mod nodes;
+mod objects;
+mod pods;
+mod prop_fold;
+mod rejected;
+mod semantics;

@@ -1,0 +1,113 @@
+//! Short ways to write Kubernetes objects.
+
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod},
+    networking::v1::NetworkPolicy,
+};
+use serde_json::{Value, json};
+use towpath_core::model::NodeName;
+use towpath_index::{Change, Dirty, Event, Index};
+
+/// An object of any watched kind.
+#[derive(Debug, Clone)]
+pub(crate) enum Object {
+    Node(Box<Node>),
+    Pod(Box<Pod>),
+    Namespace(Box<Namespace>),
+    NetworkPolicy(Box<NetworkPolicy>),
+}
+
+impl Object {
+    pub(crate) fn applied(self) -> Event {
+        self.event(Change::Applied, Change::Applied, Change::Applied, Change::Applied)
+    }
+
+    pub(crate) fn deleted(self) -> Event {
+        self.event(Change::Deleted, Change::Deleted, Change::Deleted, Change::Deleted)
+    }
+
+    pub(crate) fn listed(self) -> Event {
+        self.event(Change::Listed, Change::Listed, Change::Listed, Change::Listed)
+    }
+
+    fn event(
+        self,
+        node: fn(Node) -> Change<Node>,
+        pod: fn(Pod) -> Change<Pod>,
+        namespace: fn(Namespace) -> Change<Namespace>,
+        policy: fn(NetworkPolicy) -> Change<NetworkPolicy>,
+    ) -> Event {
+        match self {
+            Self::Node(object) => Event::Node(Box::new(node(*object))),
+            Self::Pod(object) => Event::Pod(Box::new(pod(*object))),
+            Self::Namespace(object) => Event::Namespace(Box::new(namespace(*object))),
+            Self::NetworkPolicy(object) => Event::NetworkPolicy(Box::new(policy(*object))),
+        }
+    }
+}
+
+/// An object from its JSON, which needs `kind`, `metadata` and what the test is about.
+pub(crate) fn object(json: Value) -> Object {
+    match json["kind"].as_str() {
+        Some("Node") => Object::Node(serde_json::from_value(json).unwrap()),
+        Some("Pod") => Object::Pod(serde_json::from_value(json).unwrap()),
+        Some("Namespace") => Object::Namespace(serde_json::from_value(json).unwrap()),
+        Some("NetworkPolicy") => Object::NetworkPolicy(serde_json::from_value(json).unwrap()),
+        kind => panic!("{kind:?} is not watched"),
+    }
+}
+
+pub(crate) fn namespace(name: &str, labels: Value) -> Object {
+    object(json!({ "kind": "Namespace", "metadata": { "name": name, "labels": labels } }))
+}
+
+/// A running pod with a network of its own.
+pub(crate) fn pod(namespace: &str, name: &str, labels: Value, ips: &[&str]) -> Value {
+    let ips: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
+    json!({
+        "kind": "Pod",
+        "metadata": { "namespace": namespace, "name": name, "labels": labels },
+        "spec": { "containers": [], "nodeName": "me" },
+        "status": { "phase": "Running", "podIPs": ips },
+    })
+}
+
+pub(crate) fn policy(namespace: &str, name: &str, spec: Value) -> Object {
+    object(json!({ "kind": "NetworkPolicy", "metadata": { "namespace": namespace, "name": name }, "spec": spec }))
+}
+
+pub(crate) fn me() -> NodeName {
+    NodeName("me".to_owned())
+}
+
+/// One event for each watched kind.
+pub(crate) fn of_every_kind(
+    node: Change<Node>,
+    pod: Change<Pod>,
+    namespace: Change<Namespace>,
+    policy: Change<NetworkPolicy>,
+) -> [Event; 4] {
+    [
+        Event::Node(Box::new(node)),
+        Event::Pod(Box::new(pod)),
+        Event::Namespace(Box::new(namespace)),
+        Event::NetworkPolicy(Box::new(policy)),
+    ]
+}
+
+/// A list of all objects of all kinds.
+pub(crate) fn list(index: &mut Index, objects: impl IntoIterator<Item = Object>) -> Dirty {
+    let mut dirty = Dirty::nothing();
+    let started = of_every_kind(Change::ListStarted, Change::ListStarted, Change::ListStarted, Change::ListStarted);
+    let done = of_every_kind(Change::ListDone, Change::ListDone, Change::ListDone, Change::ListDone);
+    let listed = objects.into_iter().map(Object::listed);
+    started.into_iter().chain(listed).chain(done).for_each(|event| dirty.merge(index.apply(event)));
+    dirty
+}
+
+/// An index that has synced with these objects.
+pub(crate) fn synced(objects: impl IntoIterator<Item = Object>) -> Index {
+    let mut index = Index::new(me());
+    assert_eq!(list(&mut index, objects), Dirty::everything(), "the end of the first lists makes everything stale");
+    index
+}

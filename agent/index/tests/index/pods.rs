@@ -1,0 +1,136 @@
+//! Pods and the interfaces of this node.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use towpath_core::{
+    model::{Endpoint, PodId},
+    names::IfName,
+    policy::ir::Pod,
+};
+use towpath_index::{Concern, Index};
+
+use crate::objects::{list, namespace, object, pod, policy, synced};
+
+fn id(name: &str) -> PodId {
+    PodId { namespace: "a".to_owned(), name: name.to_owned() }
+}
+
+fn web(ips: &[&str]) -> Value {
+    pod("a", "web", json!({ "app": "web" }), ips)
+}
+
+fn endpoint(name: &str, addresses: &[&str]) -> Endpoint {
+    let pod = id(name);
+    let interface = IfName::of_pod(&pod.namespace, &pod.name);
+    Endpoint { pod, interface, addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
+}
+
+fn known<'a>(index: &'a Index, name: &str) -> &'a Pod {
+    &index.snapshot().unwrap().pods[&id(name)]
+}
+
+fn addresses(index: &Index, name: &str) -> Vec<String> {
+    known(index, name).addresses.iter().map(IpAddr::to_string).collect()
+}
+
+#[test]
+fn a_pods_addresses_are_those_that_the_api_reports() {
+    let mut pod = web(&["10.0.0.1", "fd00::1", "nonsense"]);
+    pod["status"]["podIP"] = json!("10.0.0.1");
+    let index = synced([object(pod)]);
+    assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "what is no address is passed over");
+    let mut old = web(&[]);
+    old["status"] = json!({ "podIP": "10.0.0.9" });
+    assert_eq!(addresses(&synced([object(old)]), "web"), ["10.0.0.9"], "the single field alone counts, too");
+}
+
+#[test]
+fn a_pod_that_has_run_to_its_end_is_gone_at_once() {
+    for phase in ["Succeeded", "Failed"] {
+        let mut index = synced([object(web(&["10.0.0.1"]))]);
+        assert!(index.pod_known(&id("web")));
+        let mut done = web(&["10.0.0.1"]);
+        done["status"]["phase"] = json!(phase);
+        assert!(index.apply(object(done.clone()).applied()).contains(Concern::Policy), "{phase}");
+        assert!(!index.pod_known(&id("web")), "{phase}");
+        assert!(index.apply(object(done.clone()).applied()).is_empty(), "{phase}: it went before");
+        let _ = list(&mut index, [object(done)]);
+        assert!(!index.pod_known(&id("web")), "{phase}: a list does not bring it back");
+    }
+}
+
+#[test]
+fn an_endpoints_address_counts_before_the_api_reports_it() {
+    let mut index = synced([object(web(&[]))]);
+    assert!(index.set_local_endpoint(endpoint("web", &["10.0.0.1"])).contains(Concern::Policy));
+    assert_eq!(addresses(&index, "web"), ["10.0.0.1"]);
+    assert!(index.set_local_endpoint(endpoint("web", &["10.0.0.1"])).is_empty(), "the same again");
+    assert!(
+        index.apply(object(web(&["10.0.0.1"])).applied()).is_empty(),
+        "that the API reports it now changes nothing"
+    );
+    let _ = index.apply(object(web(&["10.0.0.1", "fd00::1"])).applied());
+    assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "both sources count");
+    assert!(index.remove_local_endpoint(&endpoint("web", &[]).interface).contains(Concern::Policy));
+    assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "what the API says stays");
+    assert!(index.remove_local_endpoint(&endpoint("web", &[]).interface).is_empty(), "it went before");
+}
+
+#[test]
+fn an_endpoint_may_come_before_its_pod_and_leaves_nothing_behind() {
+    let mut index = synced([]);
+    let _ = index.set_local_endpoint(endpoint("web", &["10.0.0.1"]));
+    assert!(!index.pod_known(&id("web")) && index.endpoints().len() == 1);
+    let _ = index.apply(object(web(&[])).applied());
+    assert_eq!(addresses(&index, "web"), ["10.0.0.1"]);
+    let _ = index.set_local_endpoint(endpoint("web", &["10.0.0.2"]));
+    assert_eq!(addresses(&index, "web"), ["10.0.0.2"], "the old address went with the old endpoint");
+    let _ = index.remove_local_endpoint(&endpoint("web", &[]).interface);
+    assert!(addresses(&index, "web").is_empty());
+}
+
+#[test]
+fn an_interface_that_changes_hands_takes_its_address_along() {
+    let mut index = synced([object(web(&[])), object(pod("a", "db", json!({}), &[]))]);
+    let mut first = endpoint("web", &["10.0.0.1"]);
+    let _ = index.set_local_endpoint(first.clone());
+    first.pod = id("db");
+    let _ = index.set_local_endpoint(first);
+    assert!(addresses(&index, "web").is_empty());
+    assert_eq!(addresses(&index, "db"), ["10.0.0.1"]);
+}
+
+#[test]
+fn a_list_removes_what_is_not_in_it() {
+    let before = || {
+        [
+            object(web(&["10.0.0.1"])),
+            object(pod("a", "db", json!({}), &["10.0.0.2"])),
+            namespace("a", json!({ "team": "red" })),
+            policy("a", "p", json!({ "podSelector": {} })),
+        ]
+    };
+    let mut index = synced(before());
+    assert!(list(&mut index, before()).is_empty(), "the same list again");
+    assert!(list(&mut index, [object(web(&["10.0.0.1"]))]).contains(Concern::Policy));
+    let snapshot = index.snapshot().unwrap();
+    assert_eq!(snapshot.pods.keys().collect::<Vec<_>>(), [&id("web")]);
+    assert!(snapshot.namespaces.is_empty() && snapshot.tiers[0].policies.is_empty());
+}
+
+#[test]
+fn objects_without_a_name_are_passed_over() {
+    let mut index = synced([object(web(&["10.0.0.1"]))]);
+    for json in [
+        json!({ "kind": "Pod", "metadata": {} }),
+        json!({ "kind": "Pod", "metadata": { "name": "x" } }),
+        json!({ "kind": "Node", "metadata": {} }),
+        json!({ "kind": "Namespace", "metadata": {} }),
+        json!({ "kind": "NetworkPolicy", "metadata": { "name": "x" } }),
+    ] {
+        assert!(index.apply(object(json.clone()).applied()).is_empty(), "{json}");
+        assert!(index.apply(object(json.clone()).deleted()).is_empty(), "{json}");
+    }
+    assert!(index.pod_known(&id("web")));
+}

@@ -1,0 +1,100 @@
+//! Parts of policies that cannot be used: each is named, allows nothing, and leaves the rest in force.
+
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::check,
+    objects::{policy, synced},
+};
+
+/// The path and reason of each rejected part of a policy with this spec.
+fn rejected(spec: &Value) -> Vec<(String, String)> {
+    let index = synced([policy("a", "p", spec.clone())]);
+    index.rejected().map(|r| (r.path.clone(), r.reason.clone())).collect()
+}
+
+#[test]
+fn what_cannot_be_understood_matches_nothing_and_is_named() {
+    let peer = |peer: Value| json!({ "podSelector": {}, "ingress": [{ "from": [peer, { "podSelector": {} }] }] });
+    let port = |port: Value| json!({ "podSelector": {}, "ingress": [{ "ports": [port] }] });
+    let block = |cidr: &str, except: Value| peer(json!({ "ipBlock": { "cidr": cidr, "except": except } }));
+    let expression = |e: Value| peer(json!({ "namespaceSelector": { "matchExpressions": [e] } }));
+    for (spec, path, why) in [
+        (peer(json!({})), "spec.ingress[0].from[0]", "a peer that says nothing is not everybody"),
+        (block("10.0.0.0/133", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "133 bits"),
+        (block("10.0.0.1", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "an address is no range"),
+        (block("0.0.0.0/0", json!(["10.0.0.0/8", "x"])), "spec.ingress[0].from[0].ipBlock.except[1]", "a hole unknown"),
+        (
+            peer(json!({ "ipBlock": { "cidr": "0.0.0.0/0" }, "podSelector": {} })),
+            "spec.ingress[0].from[0]",
+            "a block with a selector",
+        ),
+        (
+            expression(json!({ "key": "team", "operator": "Near", "values": ["red"] })),
+            "spec.ingress[0].from[0].namespaceSelector.matchExpressions[0]",
+            "an operator of tomorrow",
+        ),
+        (
+            expression(json!({ "key": "team", "operator": "NotIn" })),
+            "spec.ingress[0].from[0].namespaceSelector.matchExpressions[0]",
+            "NotIn nothing would be everything",
+        ),
+        (port(json!({ "port": 0 })), "spec.ingress[0].ports[0]", "no port"),
+        (port(json!({ "port": 65536 })), "spec.ingress[0].ports[0]", "no port"),
+        (port(json!({ "port": 80, "endPort": 79 })), "spec.ingress[0].ports[0]", "backwards"),
+        (port(json!({ "endPort": 79 })), "spec.ingress[0].ports[0].endPort", "an end without a beginning"),
+        (port(json!({ "port": "http", "endPort": 79 })), "spec.ingress[0].ports[0].endPort", "a name has no end"),
+        (port(json!({ "port": "80" })), "spec.ingress[0].ports[0].port", "a number as text"),
+        (
+            port(json!({ "port": 80, "protocol": "QUIC" })),
+            "spec.ingress[0].ports[0].protocol",
+            "a protocol of tomorrow",
+        ),
+    ] {
+        let rejected = rejected(&spec);
+        assert_eq!(rejected.len(), 1, "{why}: {rejected:?}");
+        assert_eq!(rejected[0].0, path, "{why}");
+        assert!(rejected[0].1.len() > 20, "{why}: the reason is a sentence: {}", rejected[0].1);
+        check(why, &[spec], &[], &["outside.1 > a/web tcp 80", "b/web > a/web tcp 80", "b/web > a/web icmp"]);
+    }
+}
+
+#[test]
+fn the_rest_of_a_policy_counts() {
+    let bad = json!({ "ipBlock": { "cidr": "nonsense" } });
+    let spec =
+        json!({ "podSelector": {}, "ingress": [{ "from": [bad, { "podSelector": {} }], "ports": [{ "port": 80 }] }] });
+    check(
+        "the good peer counts",
+        &[spec],
+        &["a/db > a/web tcp 80"],
+        &["a/db > a/web tcp 81", "outside.1 > a/web tcp 80"],
+    );
+}
+
+#[test]
+fn a_policy_whose_own_selector_cannot_be_understood_isolates_more_and_allows_nothing() {
+    let spec = json!({
+        "podSelector": { "matchLabels": { "app": "web" }, "matchExpressions": [{ "key": "x", "operator": "Near" }] },
+        "ingress": [{}]
+    });
+    assert_eq!(rejected(&spec)[0].0, "spec.podSelector.matchExpressions[0]");
+    check("the part that is understood selects", &[spec], &["a/web > a/db tcp 1"], &["a/db > a/web tcp 1"]);
+}
+
+#[test]
+fn an_unknown_policy_type_is_named_and_the_others_count() {
+    let spec = json!({ "podSelector": {}, "policyTypes": ["Ingress", "Sideways"] });
+    assert_eq!(rejected(&spec)[0].0, "spec.policyTypes[1]");
+    check("ingress counts", &[spec], &["a/web > b/web tcp 1"], &["b/web > a/web tcp 1"]);
+    let spec = json!({ "podSelector": {}, "policyTypes": ["Sideways"] });
+    check("nothing left is as unset", &[spec], &["a/web > b/web tcp 1"], &["b/web > a/web tcp 1"]);
+}
+
+#[test]
+fn a_corrected_policy_is_no_longer_named() {
+    let mut index = synced([policy("a", "p", json!({ "podSelector": {}, "ingress": [{ "ports": [{ "port": 0 }] }] }))]);
+    assert_eq!(index.rejected().count(), 1);
+    let _ = index.apply(policy("a", "p", json!({ "podSelector": {} })).applied());
+    assert_eq!(index.rejected().count(), 0);
+}
