@@ -12,6 +12,7 @@ pub mod network_config;
 #[expect(clippy::duplicated_attributes, reason = "columns")]
 pub mod network_node;
 pub mod schema;
+pub mod yaml;
 
 pub use agent_config::AgentConfig;
 pub use config_status::NetworkConfigStatus;

@@ -224,7 +224,8 @@ pub enum MasqueradeMode {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Policy {
-    /// Enforce: NetworkPolicies hold. Off: they are ignored and every pod is open. Default: Enforce.
+    /// Enforce: NetworkPolicies hold. "Off" (in quotes, because YAML takes a bare Off for a boolean): they are ignored and
+    /// every pod is open. Default: Enforce.
     #[serde(default)]
     pub mode: PolicyMode,
 }

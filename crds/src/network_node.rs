@@ -113,6 +113,8 @@ pub struct Uplink {
 pub enum ChosenBy {
     /// It carries the default route.
     DefaultRoute,
+    /// There is no default route, and it has the Node's internal address.
+    NodeAddress,
     /// It has a name from `spec.interface.names`.
     Name,
     /// It has an address inside `spec.interface.cidrs`.

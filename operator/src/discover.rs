@@ -51,47 +51,43 @@ mod tests {
 
     #[test]
     fn the_network_is_the_specs_word_else_the_cover_of_the_nodes() {
-        type Found = Option<(&'static [&'static str], ValueSource)>;
-        let cases: [(&[&str], &[&[&str]], &[&str], Found, &str); 7] = [
+        let cases = [
+            (vec!["10.9.0.0/16"], vec![vec!["10.244.0.0/24"]], vec![], "Spec 10.9.0.0/16", "the spec wins"),
+            (vec![], vec![vec!["10.244.0.0/24"]], vec![], "NodePodCIDRs 10.244.0.0/24", "one node"),
             (
-                &["10.9.0.0/16"],
-                &[&["10.244.0.0/24"]],
-                &[],
-                Some((&["10.9.0.0/16"], ValueSource::Spec)),
-                "the spec wins",
-            ),
-            (&[], &[&["10.244.0.0/24"]], &[], Some((&["10.244.0.0/24"], ValueSource::NodePodCIDRs)), "one node"),
-            (
-                &[],
-                &[&["10.244.0.0/24"], &["10.244.1.0/24"], &["10.244.2.0/24"]],
-                &[],
-                Some((&["10.244.0.0/22"], ValueSource::NodePodCIDRs)),
+                vec![],
+                vec![vec!["10.244.0.0/24"], vec!["10.244.1.0/24"], vec!["10.244.2.0/24"]],
+                vec![],
+                "NodePodCIDRs 10.244.0.0/22",
                 "three nodes need a /22",
             ),
             (
-                &[],
-                &[&["10.244.0.0/24"]],
-                &["10.244.0.0/22"],
-                Some((&["10.244.0.0/22"], ValueSource::NodePodCIDRs)),
+                vec![],
+                vec![vec!["10.244.0.0/24"]],
+                vec!["10.244.0.0/22"],
+                "NodePodCIDRs 10.244.0.0/22",
                 "a node that leaves does not shrink it",
             ),
             (
-                &[],
-                &[&["fd00:1::/64", "10.244.0.0/24"], &["fd00:1:0:1::/64", "10.244.1.0/24"]],
-                &[],
-                Some((&["10.244.0.0/23", "fd00:1::/63"], ValueSource::NodePodCIDRs)),
+                vec![],
+                vec![vec!["fd00:1::/64", "10.244.0.0/24"], vec!["fd00:1:0:1::/64", "10.244.1.0/24"]],
+                vec![],
+                "NodePodCIDRs 10.244.0.0/23 fd00:1::/63",
                 "one range per family, IPv4 first",
             ),
-            (&[], &[&[]], &[], None, "nobody tells"),
-            (&[], &[], &[], None, "no nodes"),
+            (vec![], vec![vec![]], vec![], "unknown", "nobody tells"),
+            (vec![], vec![], vec![], "unknown", "no nodes"),
         ];
         for (spec, nodes, former, want, why) in cases {
-            let former = EffectiveCidrs {
-                value: former.iter().map(|&c| c.to_owned()).collect(),
-                source: ValueSource::NodePodCIDRs,
-            };
-            let have = pod_network(&nets(spec), &node_table(nodes), Some(&former));
-            assert_eq!(have, want.map(|(cidrs, source)| PodNetwork { cidrs: nets(cidrs), source }), "{why}");
+            let value = former.into_iter().map(str::to_owned).collect();
+            let former = EffectiveCidrs { value, source: ValueSource::NodePodCIDRs };
+            let nodes: Vec<&[&str]> = nodes.iter().map(Vec::as_slice).collect();
+            let have = pod_network(&nets(&spec), &node_table(&nodes), Some(&former));
+            let have = have.map(|network| {
+                let cidrs = network.cidrs.iter().map(ToString::to_string);
+                std::iter::once(format!("{:?}", network.source)).chain(cidrs).collect::<Vec<_>>().join(" ")
+            });
+            assert_eq!(have.as_deref().unwrap_or("unknown"), want, "{why}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
-use towpath_crds::schema;
+use towpath_crds::{schema, yaml};
 
 fn main() -> ExitCode {
     let Some(folder) = env::args_os().nth(1).map(PathBuf::from) else {
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     };
     for (name, crd) in schema::crds() {
         let path = folder.join(name);
-        let written = serde_yaml::to_string(&crd).map_err(|error| error.to_string()).and_then(|text| {
+        let written = yaml::to_string(&crd).map_err(|error| error.to_string()).and_then(|text| {
             fs::create_dir_all(&folder).and_then(|()| fs::write(&path, text)).map_err(|error| error.to_string())
         });
         if let Err(error) = written {

@@ -2,6 +2,7 @@
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
+use towpath_crds::yaml;
 use towpath_operator::install;
 
 fn main() -> ExitCode {
@@ -10,7 +11,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let path = folder.join("install.yaml");
-    let texts: Result<Vec<String>, _> = install::bundle().iter().map(serde_yaml::to_string).collect();
+    let texts: Result<Vec<String>, _> = install::bundle().iter().map(yaml::to_string).collect();
     let written = texts
         .map_err(|error| error.to_string())
         .and_then(|texts| fs::write(&path, texts.join("---\n")).map_err(|error| error.to_string()));
