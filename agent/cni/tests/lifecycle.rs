@@ -7,7 +7,7 @@ mod support;
 use std::{collections::BTreeSet, fs};
 
 use serde_json::{Value, json};
-use support::{Behaviour, Node, Pod, addresses, answered, netns_path};
+use support::{Behaviour, Node, Pod, addresses, answered};
 use towpath_dataplane::local::{Reply, Request};
 
 const BOTH: &[&str] = &["10.244.1.0/24", "fd00:244:1::/64"];
@@ -314,7 +314,7 @@ fn a_collection_spares_valid_pods_whose_record_is_lost() {
 fn a_namespace_that_is_none_is_an_error_of_its_own() {
     let node = Node::new(BOTH);
     let _agent = node.good_agent();
-    let host = netns_path(&node.host);
+    let host = node.host.path();
     let file = node.paths.node_file();
     for (netns, why) in
         [("/run/netns/gone", "there is none"), (file.to_str().unwrap(), "a file"), (host.as_str(), "the host's own")]

@@ -168,7 +168,7 @@ fn another_interface_of_the_same_pod_is_refused_and_does_not_harm_the_first() {
     let _agent = node.good_agent();
     let pod = Pod::new("c1");
     let given = addresses(&node.add(&pod));
-    let netns = support::netns_path(&pod.netns);
+    let netns = pod.netns.path();
     let env = [
         ("CNI_COMMAND", "ADD"),
         ("CNI_CONTAINERID", "c1"),

@@ -7,7 +7,6 @@
     reason = "each test binary has it as a module and uses a part of it; a test that panics has failed"
 )]
 
-#[path = "../../../dataplane/tests/support/mod.rs"]
 mod namespace;
 
 use std::{
@@ -214,8 +213,7 @@ impl Node {
 
     /// Starts it for a pod.
     pub fn start_for(&self, command: &str, pod: &Pod, conf: &Value) -> Child {
-        // The plugin is another process: a path of its own would be one to nowhere.
-        let netns = netns_path(&pod.netns);
+        let netns = pod.netns.path();
         let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", pod.name);
         let env = [
             ("CNI_COMMAND", command),
@@ -278,11 +276,6 @@ impl Node {
         let drafts = fs::read_dir(self.paths.endpoints()).map_or(0, Iterator::count);
         assert_eq!(drafts, 0, "files beside the records: {why}");
     }
-}
-
-/// A path to a namespace by which any process can open it.
-pub fn netns_path(netns: &Namespace) -> String {
-    netns.path().to_str().unwrap().replace("self", &std::process::id().to_string())
 }
 
 /// Waits for the plugin's answer.
