@@ -1,0 +1,33 @@
+//! What the daemon hears, from wherever it comes: one channel, one order.
+
+use towpath_index::Event;
+
+use crate::{
+    cni_server::CniRequest,
+    kernel::{Done, Notice},
+};
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// In the API.
+    Watch(Event),
+    /// The CNI plugin asks.
+    Cni(CniRequest),
+    /// A job is done.
+    Done(Done),
+    /// The kernel tells.
+    Notice(Notice),
+}
+
+macro_rules! from {
+    ($($type:ty => $variant:ident),*) => {$(
+        impl From<$type> for Input {
+            fn from(value: $type) -> Self {
+                Self::$variant(value)
+            }
+        }
+    )*};
+}
+
+from!(Event => Watch, CniRequest => Cni, Done => Done, Notice => Notice);

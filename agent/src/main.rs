@@ -1,0 +1,9 @@
+//! `towpath-agent`: keeps one node's overlay, policies and CNI configuration as the cluster wants them.
+
+use clap::Parser;
+use towpath_agent::{cli::Cli, run};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    run::run(Cli::parse()).await
+}

@@ -1,0 +1,460 @@
+//! The node's state machine: what is known, what the kernel has, and what to do next.
+//!
+//! Level-triggered. An input only marks what it makes stale; what to do follows from the plan and from what the kernel
+//! holds. There is no I/O and no clock here: time comes in with the inputs, effects go out as values, so that every
+//! history can be replayed in a test.
+//!
+//! Expected flow: all kinds listed → read back → plan → apply → settle; then the same from the plan on after each
+//! event, and from the read on after a notice of the kernel, a failure or the timer. Nothing is written before every
+//! watch has listed once: until then the rules of the last run stay in force.
+
+mod pods;
+mod report;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use tokio::sync::oneshot;
+use towpath_core::{
+    model::{Family, Mac, NodeName},
+    overlay::{self, Kernel, Op},
+    ruleset::{self, Installed},
+};
+use towpath_dataplane::local::{EndpointFile, Listing, NodeState, Reply, Request};
+use towpath_index::{Dirty, Index};
+use tracing::{debug, info, warn};
+
+use self::pods::Pods;
+use crate::{
+    cni_server::CniRequest,
+    input::Input,
+    kernel::{Applied, Change, Done, Job, Notice, Part, ReadError},
+    plan::{Known, Plan, plan},
+    publish::{NodeWish, Report},
+    settings::Settings,
+};
+
+/// How long changes are gathered before what they hint at is read back.
+const GATHER: Duration = Duration::from_millis(100);
+/// Time between two full read-backs when nobody tells of any change, less or more a fifth.
+const RESYNC: Duration = Duration::from_secs(300);
+/// Bounds of the pause after a failure; it doubles with each in a row.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
+
+/// Something to be done by the outside.
+#[derive(Debug)]
+pub enum Effect {
+    /// Ask the kernel's thread. One at a time.
+    Job(Job),
+    /// Answer the CNI plugin.
+    Reply(oneshot::Sender<Reply>, Reply),
+    /// Write our Node's annotations and condition.
+    Node(NodeWish),
+    /// Write our NetworkNode.
+    Report(Box<Report>),
+    /// Pods can be added from now on, with these values: write the files for plugin and runtime.
+    Open(NodeState),
+    /// A pod's start waited this long for its rules.
+    Waited(Duration),
+    /// A change of the kernel took this long, and so many parts of it failed.
+    Applied {
+        /// All of it.
+        took: Duration,
+        /// Parts.
+        failed: u64,
+    },
+}
+
+/// Now, by the clock that never goes back and by the one on the wall.
+#[derive(Debug, Clone)]
+pub struct Now {
+    /// For pauses and limits.
+    pub instant: Instant,
+    /// For people.
+    pub time: Time,
+}
+
+/// What a node is from start to end.
+#[derive(Debug)]
+pub struct Identity {
+    /// Its Node's name.
+    pub me: NodeName,
+    /// When the agent started.
+    pub started_at: Time,
+    /// MACs for VTEPs that have none yet, one per family.
+    pub macs: BTreeMap<Family, Mac>,
+    /// 0 to 999: where between four fifths and six fifths this node's timers stand.
+    pub jitter: u32,
+}
+
+/// What happened to our things without us.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drift {
+    /// Repaired entries since the start.
+    pub repairs: u64,
+    /// The latest.
+    pub last: Option<(String, Time)>,
+}
+
+/// How the last change of a kind went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing was tried yet.
+    Untried,
+    /// All is as planned.
+    Done,
+    /// It was refused: the first refusal, in words.
+    Failed(String),
+}
+
+/// A part of the kernel's state as we believe it to be, and when to look again.
+#[derive(Debug)]
+struct Belief<T> {
+    have: Option<T>,
+    look: Instant,
+}
+
+impl<T> Belief<T> {
+    fn look_by(&mut self, at: Instant) {
+        self.look = self.look.min(at);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.look <= now
+    }
+}
+
+/// What the kernel's thread is doing for us.
+#[derive(Debug, PartialEq, Eq)]
+enum Busy {
+    No,
+    Reading,
+    /// These, beside the table.
+    Applying(Vec<Op>),
+}
+
+/// The node.
+#[derive(Debug)]
+pub struct Node {
+    settings: Settings,
+    identity: Identity,
+    index: Index,
+    pods: Pods,
+    net: Belief<Kernel>,
+    table: Belief<Option<Installed>>,
+    busy: Busy,
+    /// Whether the plan must be made again.
+    stale: bool,
+    /// Whether the next difference is somebody else's doing: nothing has changed but what was read.
+    watching_drift: bool,
+    plan: Option<Plan>,
+    overlay_outcome: Outcome,
+    table_outcome: Outcome,
+    failures: u32,
+    generation: u64,
+    last_apply: Duration,
+    drift: Drift,
+    opened: Option<NodeState>,
+    conditions: Vec<Condition>,
+}
+
+impl Node {
+    /// A node that knows nothing of the cluster yet, with the pods that were there before the agent.
+    #[must_use]
+    pub fn new(settings: Settings, identity: Identity, pods: Vec<EndpointFile>, now: Instant) -> Self {
+        let mut index = Index::new(identity.me.clone());
+        let mut known = Pods::default();
+        known.found(pods, &mut index);
+        Self {
+            settings,
+            identity,
+            index,
+            pods: known,
+            net: Belief { have: None, look: now },
+            table: Belief { have: None, look: now },
+            busy: Busy::No,
+            stale: true,
+            watching_drift: false,
+            plan: None,
+            overlay_outcome: Outcome::Untried,
+            table_outcome: Outcome::Untried,
+            failures: 0,
+            generation: 0,
+            last_apply: Duration::ZERO,
+            drift: Drift::default(),
+            opened: None,
+            conditions: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened and says what to do.
+    pub fn step(&mut self, now: &Now, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for input in inputs {
+            self.take(now, input, &mut effects);
+        }
+        let dirty = self.pods.expire(now.instant, &mut self.index, &mut effects);
+        self.mark(&dirty);
+        if self.busy == Busy::No && self.index.synced() {
+            self.decide(now, &mut effects);
+        }
+        effects
+    }
+
+    /// When to call [`Node::step`] at the latest, even if nothing happens.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Instant> {
+        let looks = (self.busy == Busy::No && self.index.synced()).then(|| self.net.look.min(self.table.look));
+        looks.into_iter().chain(self.pods.next_deadline()).min()
+    }
+
+    /// Pod interfaces.
+    pub(crate) fn endpoints(&self) -> usize {
+        self.index.endpoints().len()
+    }
+
+    /// Wanted peers of all families.
+    pub(crate) fn peers(&self) -> usize {
+        self.plan.as_ref().map_or(0, |plan| plan.peers.peers.values().map(BTreeSet::len).sum())
+    }
+
+    /// What somebody else changed and we put right.
+    pub(crate) const fn drift(&self) -> &Drift {
+        &self.drift
+    }
+
+    fn take(&mut self, now: &Now, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Watch(event) => {
+                let dirty = self.index.apply(event);
+                self.mark(&dirty);
+            }
+            Input::Cni(request) => self.asked(now.instant, request, effects),
+            Input::Notice(Notice::Net(notices)) => {
+                if notices.iter().any(|notice| self.is_news(notice)) {
+                    self.net.look_by(now.instant + GATHER);
+                }
+            }
+            Input::Notice(Notice::Table) => self.table.look_by(now.instant),
+            Input::Done(done) => {
+                let busy = std::mem::replace(&mut self.busy, Busy::No);
+                match done {
+                    Done::Net(read) => self.have_net(now.instant, read),
+                    Done::Table(read) => self.have_table(now.instant, read),
+                    Done::Applied(applied) => {
+                        let ops = if let Busy::Applying(ops) = busy { ops } else { Vec::new() };
+                        self.applied(now, &ops, applied, effects);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether it tells more than that our plan has come true.
+    fn is_news(&self, notice: &overlay::Notice) -> bool {
+        let path = self.plan.as_ref().and_then(|plan| plan.path.as_ref());
+        match (path, &self.net.have) {
+            (Some(path), Some(have)) => !path.overlay.expects(notice, have),
+            _ => true,
+        }
+    }
+
+    fn mark(&mut self, dirty: &Dirty) {
+        if !dirty.is_empty() {
+            self.stale = true;
+            self.watching_drift = false;
+        }
+    }
+
+    fn asked(&mut self, now: Instant, request: CniRequest, effects: &mut Vec<Effect>) {
+        let CniRequest { request, reply } = request;
+        match request {
+            Request::Add { endpoint } => {
+                let dirty = self.pods.add(now, endpoint, reply, &mut self.index, effects);
+                self.mark(&dirty);
+            }
+            Request::Del { container_id, ifname } => {
+                let dirty = self.pods.remove(&container_id, &ifname, &mut self.index);
+                self.mark(&dirty);
+                effects.push(Effect::Reply(reply, Reply::Ok));
+            }
+            Request::Status => {
+                let answer = self
+                    .not_ready()
+                    .map_or(Reply::Ok, |why| Reply::error(50, "the pod network of this node is not ready", &why));
+                effects.push(Effect::Reply(reply, answer));
+            }
+        }
+    }
+
+    fn have_net(&mut self, now: Instant, read: Result<(Box<Kernel>, Listing), ReadError>) {
+        match read {
+            Ok((kernel, listing)) => {
+                for damaged in &listing.damaged {
+                    warn!(error = damaged as &dyn Error, "pod's record left out");
+                }
+                let dirty = self.pods.reconcile(listing.endpoints, &mut self.index);
+                self.mark(&dirty);
+                let differs = self.net.have.as_ref() != Some(&*kernel);
+                if differs || matches!(self.overlay_outcome, Outcome::Failed(_)) {
+                    self.watching_drift |= !self.stale && self.overlay_outcome == Outcome::Done;
+                    self.stale = true;
+                }
+                self.net = Belief { have: Some(*kernel), look: now + self.resync() };
+            }
+            Err(error) => {
+                self.net.look = now + self.failed(&error);
+            }
+        }
+    }
+
+    fn have_table(&mut self, now: Instant, read: Result<Option<Box<Installed>>, ReadError>) {
+        match read {
+            Ok(installed) => {
+                let installed = installed.map(|i| *i);
+                if self.table.have.as_ref() != Some(&installed) {
+                    self.watching_drift |= !self.stale && self.table.have.is_some();
+                    self.stale = true;
+                }
+                self.table = Belief { have: Some(installed), look: now + self.resync() };
+            }
+            Err(error) => {
+                self.table.look = now + self.failed(&error);
+            }
+        }
+    }
+
+    /// Counts a failure, says so, and returns how long to wait.
+    fn failed(&mut self, error: &(dyn Error + 'static)) -> Duration {
+        let (least, most) = BACK_OFF;
+        let pause = least.saturating_mul(1 << self.failures.min(16)).min(most);
+        if self.failures == 0 {
+            warn!(error, retry_ms = pause.as_millis(), "kernel not asked or not changed; tried again");
+        } else {
+            debug!(error, retry_ms = pause.as_millis(), "kernel not asked or not changed; tried again");
+        }
+        self.failures += 1;
+        pause
+    }
+
+    fn resync(&self) -> Duration {
+        RESYNC * (800 + self.identity.jitter * 2 / 5) / 1000
+    }
+
+    /// Reads what is not known well enough, else brings the kernel nearer to the plan, else tells how things stand.
+    fn decide(&mut self, now: &Now, effects: &mut Vec<Effect>) {
+        let due = [(self.table.is_due(now.instant), Part::Table), (self.net.is_due(now.instant), Part::Net)];
+        if let Some((_, part)) = due.into_iter().find(|(due, _)| *due) {
+            if part == Part::Net {
+                self.pods.reading();
+            }
+            self.busy = Busy::Reading;
+            effects.push(Effect::Job(Job::Read(part)));
+            return;
+        }
+        let (Some(net), Some(table)) = (&self.net.have, &self.table.have) else { return };
+        if self.stale {
+            let known = Known {
+                settings: &self.settings,
+                me: &self.identity.me,
+                index: &self.index,
+                have: net,
+                macs: &self.identity.macs,
+            };
+            let Some(plan) = plan(known) else { return };
+            let change = Change {
+                table: ruleset::diff(&plan.table, table.as_ref()),
+                net: plan.path.as_ref().map(|path| overlay::diff(&path.overlay, net)).unwrap_or_default(),
+            };
+            self.stale = false;
+            self.pods.planned(&self.index);
+            self.plan = Some(plan);
+            if std::mem::take(&mut self.watching_drift) {
+                self.count_drift(&change, now);
+            }
+            if !change.is_empty() {
+                self.busy = Busy::Applying(change.net.clone());
+                effects.push(Effect::Job(Job::Apply(change)));
+                return;
+            }
+            self.done(now, effects);
+        }
+        self.settle(now, effects);
+    }
+
+    fn count_drift(&mut self, change: &Change, now: &Now) {
+        let ops = change.net.iter().filter(|op| self.pods.is_settled(op)).map(ToString::to_string);
+        let steps =
+            change.table.steps().iter().filter(|step| **step != ruleset::Step::AddTable).map(ToString::to_string);
+        let repaired: Vec<String> = ops.chain(steps).collect();
+        let Some(first) = repaired.first() else { return };
+        info!(repairs = repaired.len(), first, "somebody changed our kernel state; put right");
+        self.drift.repairs += repaired.len() as u64;
+        self.drift.last = Some((first.clone(), now.time.clone()));
+    }
+
+    fn applied(&mut self, now: &Now, ops: &[Op], applied: Applied, effects: &mut Vec<Effect>) {
+        self.last_apply = applied.took;
+        let failed = applied.failed.len() as u64 + u64::from(applied.table.is_err());
+        effects.push(Effect::Applied { took: applied.took, failed });
+        let complete = applied.is_complete();
+        match (applied.table, applied.failed.first()) {
+            (Err(error), _) => {
+                let pause = self.failed(&error);
+                self.table = Belief { have: None, look: now.instant + pause };
+                let why = in_full(&error);
+                self.pods.refuse(&why, effects);
+                self.table_outcome = Outcome::Failed(why);
+                return;
+            }
+            (Ok(()), Some(first)) => {
+                let pause = self.failed(first);
+                self.net.look_by(now.instant + pause);
+                let count = applied.failed.len();
+                self.overlay_outcome =
+                    Outcome::Failed(format!("{count} of {} changes failed, the first: {}", ops.len(), in_full(first)));
+            }
+            (Ok(()), None) => self.follow(ops, now.instant),
+        }
+        self.generation += 1;
+        self.table.have = self.plan.as_ref().map(|plan| Some(plan.table.installed()));
+        self.table_outcome = Outcome::Done;
+        if complete {
+            self.done(now, effects);
+        }
+    }
+
+    /// Does to our belief what was done to the kernel, so that one more peer costs one more peer. A new device has got a
+    /// number that only the kernel knows: then it is read back.
+    fn follow(&mut self, ops: &[Op], now: Instant) {
+        let is_guess = |op: &Op| matches!(op, Op::CreateDevice(_) | Op::DeleteLink { .. });
+        let Some(have) = &mut self.net.have else { return };
+        let followed = ops.iter().all(|op| !is_guess(op) && have.execute(op).is_ok());
+        if !followed {
+            self.net.look_by(now);
+        }
+    }
+
+    /// The kernel is as planned.
+    fn done(&mut self, now: &Now, effects: &mut Vec<Effect>) {
+        self.failures = 0;
+        self.overlay_outcome = Outcome::Done;
+        self.table_outcome = Outcome::Done;
+        self.pods.answer(now.instant, effects);
+    }
+}
+
+/// An error with its sources, on one line.
+fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

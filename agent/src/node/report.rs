@@ -1,0 +1,302 @@
+//! How the node stands: conditions, numbers, and what is therefore to be published.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use towpath_core::{
+    model::Family,
+    overlay::{self, Device},
+};
+use towpath_crds::{
+    condition::{self, NodeCondition, NodeReason, Truth, Verdict},
+    network_config::PolicyMode,
+    network_node::{
+        Addresses, AgentProcess, ChosenBy, Drift as DriftReport, NetworkNodeStatus, PolicyReport, RejectedPolicy,
+        Repair, Tunnel, Uplink,
+    },
+};
+use towpath_dataplane::local::NodeState;
+use towpath_index::{NetworkUnavailable as Condition, flannel};
+
+use super::{Effect, Node, Now, Outcome};
+use crate::{
+    plan::{Path, PathProblem, Plan},
+    publish::{NetworkUnavailable, NodeWish, Report},
+};
+
+/// How many unusable policies are named.
+const MAX_REJECTED: usize = 10;
+/// How many bytes of a reason are kept; the schema takes 512 characters.
+const MAX_REASON: usize = 500;
+
+type NodeVerdict = Verdict<NodeCondition, NodeReason>;
+
+impl Node {
+    /// Everything has been tried: tell how it stands.
+    pub(super) fn settle(&mut self, now: &Now, effects: &mut Vec<Effect>) {
+        let Some(plan) = &self.plan else { return };
+        let verdicts = self.verdicts(plan);
+        let conditions = condition::fold(&self.conditions, verdicts, None, &now.time);
+        if let Some(path) = &plan.path
+            && self.overlay_is_up()
+            && self.table_outcome == Outcome::Done
+        {
+            let state = NodeState { pod_cidrs: path.own.values().map(|own| own.pod_cidr).collect(), mtu: path.mtu };
+            if self.opened.as_ref() != Some(&state) {
+                effects.push(Effect::Open(state.clone()));
+                self.opened = Some(state);
+            }
+        }
+        effects.extend(self.wish(plan).map(Effect::Node));
+        if let Some(node) = self.index.own_node() {
+            let report = Report { node_uid: node.uid.clone(), status: self.status(plan, conditions.clone()) };
+            effects.push(Effect::Report(Box::new(report)));
+        }
+        self.conditions = conditions;
+    }
+
+    /// Why pods cannot be added, in words; `None` if they can.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        if !self.index.synced() {
+            return Some("the agent has not heard from the API server since it started".to_owned());
+        }
+        let failed = |outcome: &Outcome| match outcome {
+            Outcome::Failed(why) => Some(why.clone()),
+            Outcome::Untried => Some("the agent has just started".to_owned()),
+            Outcome::Done => None,
+        };
+        let problem = || self.plan.as_ref().and_then(|plan| plan.problem.as_ref()).map(ToString::to_string);
+        problem().or_else(|| failed(&self.table_outcome)).or_else(|| failed(&self.overlay_outcome))
+    }
+
+    /// Whether pods reach other nodes, apart from peers that are left out for their own faults.
+    fn overlay_is_up(&self) -> bool {
+        let complete = |plan: &Plan| plan.path.is_some() && plan.problem.is_none();
+        self.overlay_outcome == Outcome::Done && self.plan.as_ref().is_some_and(complete)
+    }
+
+    fn verdicts(&self, plan: &Plan) -> Vec<NodeVerdict> {
+        let (tunnel, policy) = (self.tunnel_verdict(plan), self.policy_verdict());
+        let (status, reason, message) = match (tunnel.status, policy.status) {
+            (Truth::True, Truth::True) => {
+                (Truth::True, NodeReason::DataPathReady, "pods have their network and their policies".to_owned())
+            }
+            (Truth::True, _) => (Truth::False, NodeReason::PolicyNotSynced, policy.message.clone()),
+            _ => (Truth::False, NodeReason::TunnelNotReady, tunnel.message.clone()),
+        };
+        vec![Verdict { type_: NodeCondition::Ready, status, reason, message }, tunnel, policy]
+    }
+
+    fn tunnel_verdict(&self, plan: &Plan) -> NodeVerdict {
+        let verdict = |status, reason, message| Verdict { type_: NodeCondition::TunnelReady, status, reason, message };
+        if let Some(problem) = &plan.problem {
+            return verdict(Truth::False, reason_of(problem), problem.to_string());
+        }
+        match &self.overlay_outcome {
+            Outcome::Untried => {
+                return verdict(Truth::False, NodeReason::Starting, "nothing is programmed yet".to_owned());
+            }
+            Outcome::Failed(why) => return verdict(Truth::False, NodeReason::ProgrammingFailed, why.clone()),
+            Outcome::Done => {}
+        }
+        let skipped = plan.peers.skipped.iter().map(|s| format!("node {}: {}", s.node, s.reason));
+        let conflicts = plan.path.iter().flat_map(|path| &path.conflicts).map(ToString::to_string);
+        let left_out: Vec<String> = skipped.chain(conflicts).collect();
+        if let Some(first) = left_out.first() {
+            let count = left_out.len();
+            return verdict(Truth::False, NodeReason::InvalidPeer, format!("{count} peers are left out; {first}"));
+        }
+        verdict(Truth::True, NodeReason::PeersProgrammed, format!("{} peers are programmed", self.peers()))
+    }
+
+    fn policy_verdict(&self) -> NodeVerdict {
+        let verdict = |status, reason, message: &str| Verdict {
+            type_: NodeCondition::PolicySynced,
+            status,
+            reason,
+            message: message.to_owned(),
+        };
+        match (&self.table_outcome, self.settings.policy) {
+            (Outcome::Untried, _) => verdict(Truth::False, NodeReason::Starting, "no rules are written yet"),
+            (Outcome::Failed(why), _) => verdict(Truth::False, NodeReason::ApplyFailed, why),
+            (Outcome::Done, PolicyMode::Off) => {
+                verdict(Truth::True, NodeReason::PolicyOff, "spec.policy.mode is Off: every pod is open")
+            }
+            (Outcome::Done, PolicyMode::Enforce) => {
+                verdict(Truth::True, NodeReason::RulesInForce, "the kernel has the rules of all policies")
+            }
+        }
+    }
+
+    fn status(
+        &self,
+        plan: &Plan,
+        conditions: Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>,
+    ) -> NetworkNodeStatus {
+        let path = plan.path.as_ref();
+        let pod_cidrs = self.index.own_node().map(|node| node.pod_cidrs.values().map(ToString::to_string).collect());
+        NetworkNodeStatus {
+            conditions,
+            last_report_time: None,
+            config_revision: Some(self.settings.revision.clone()),
+            agent: Some(AgentProcess {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                started_at: self.identity.started_at.clone(),
+            }),
+            uplink: path.map(|path| uplink(&path.uplink)),
+            tunnels: path.map(|path| self.tunnels(plan, path)).unwrap_or_default(),
+            pod_cidrs: pod_cidrs.unwrap_or_default(),
+            addresses: path.map(|path| self.addresses(path)),
+            policy: Some(self.policy_report()),
+            drift: Some(DriftReport {
+                repairs: i64::try_from(self.drift.repairs).unwrap_or(i64::MAX),
+                last_repair: self.drift.last.clone().map(|(object, time)| Repair { object: cut(object, 128), time }),
+            }),
+        }
+    }
+
+    fn tunnels(&self, plan: &Plan, path: &Path) -> Vec<Tunnel> {
+        let tunnel = |(family, device): (&Family, &Device)| {
+            let expected = self.expected_peers(plan, *family);
+            Tunnel {
+                device: device.name.to_string(),
+                vni: int(device.tunnel.vni.value()),
+                port: i32::from(device.tunnel.port),
+                mtu: int(device.mtu),
+                mac: device.mac.to_string(),
+                peers_expected: int(expected),
+                peers_programmed: int(self.programmed_peers(plan, path, *family)),
+            }
+        };
+        path.overlay.devices.iter().map(tunnel).collect()
+    }
+
+    /// All other nodes that the cluster has, those that are left out and those that are still to come included.
+    fn expected_peers(&self, plan: &Plan, family: Family) -> usize {
+        let me = &self.identity.me;
+        let peers = plan.peers.peers.get(&family).map_or(0, BTreeSet::len);
+        let skipped = plan.peers.skipped.iter().filter(|s| s.family == family && s.node != *me).count();
+        let waiting = plan.peers.waiting.iter().filter(|(node, f)| *f == family && node != me).count();
+        peers + skipped + waiting
+    }
+
+    /// Peers whose route stands as planned.
+    fn programmed_peers(&self, plan: &Plan, path: &Path, family: Family) -> usize {
+        let Some(have) = &self.net.have else { return 0 };
+        let peers = plan.peers.peers.get(&family).into_iter().flatten();
+        let missing = overlay::diff(&path.overlay, have);
+        let touched = |peer: &&towpath_core::model::Peer| {
+            let gateway = peer.pod_cidr.network();
+            !missing.iter().any(|op| match op {
+                overlay::Op::SetNeighbour { address, .. } => *address == gateway,
+                overlay::Op::SetFdb { mac, .. } => *mac == peer.vtep_mac,
+                overlay::Op::AddRoute { destination, .. } | overlay::Op::ReplaceRoute { destination, .. } => {
+                    *destination == peer.pod_cidr
+                }
+                _ => false,
+            })
+        };
+        let conflicts = path.conflicts.len();
+        peers.filter(touched).count().saturating_sub(conflicts)
+    }
+
+    fn addresses(&self, path: &Path) -> Addresses {
+        let capacity = |(family, own): (&Family, &overlay::OwnSide)| {
+            let bits = u32::from(family.host_prefix_len() - own.pod_cidr.prefix_len());
+            // Not handed out: the network address, which is the VTEP's own; in IPv4 the broadcast address too.
+            let kept = if *family == Family::V4 { 2 } else { 1 };
+            1_i64.checked_shl(bits.min(62)).unwrap_or(i64::MAX).saturating_sub(kept).max(0)
+        };
+        let used: usize = path.own.keys().map(|family| self.pods.addresses(*family)).sum();
+        Addresses {
+            used: i64::try_from(used).unwrap_or(i64::MAX),
+            capacity: path.own.iter().map(capacity).fold(0, i64::saturating_add),
+        }
+    }
+
+    fn policy_report(&self) -> PolicyReport {
+        let mut rejected: BTreeMap<String, String> = BTreeMap::new();
+        for part in self.index.rejected() {
+            let reason = rejected.entry(part.policy.to_string()).or_default();
+            if !reason.is_empty() {
+                reason.push_str("; ");
+            }
+            reason.push_str(&format!("{}: {}", part.path, part.reason));
+        }
+        let rejected = rejected.into_iter().take(MAX_REJECTED);
+        PolicyReport {
+            generation: i64::try_from(self.generation).unwrap_or(i64::MAX),
+            endpoints: int(self.index.endpoints().len()),
+            policies: int(self.policies()),
+            last_apply_millis: int(self.last_apply.as_millis()),
+            rejected: rejected
+                .map(|(policy, reason)| RejectedPolicy { policy, reason: cut(reason, MAX_REASON) })
+                .collect(),
+        }
+    }
+
+    /// Policies known.
+    pub(crate) fn policies(&self) -> usize {
+        self.index.snapshot().map_or(0, |snapshot| snapshot.tiers.iter().map(|tier| tier.policies.len()).sum())
+    }
+
+    /// What our Node should carry, if it does not yet.
+    fn wish(&self, plan: &Plan) -> Option<NodeWish> {
+        let node = self.index.own_node()?;
+        let published = plan.path.as_ref().map(|path| &path.published);
+        let annotations =
+            published.map(|published| flannel::annotations(self.settings.vni, published)).unwrap_or_default();
+        let annotations: BTreeMap<String, Option<String>> = annotations
+            .into_iter()
+            .filter(|(name, want)| node.annotations.get(*name) != want.as_ref())
+            .map(|(name, want)| (name.to_owned(), want))
+            .collect();
+        let up = self.overlay_is_up() && self.opened.is_some();
+        let message = if up {
+            "the overlay is up and policies are in force".to_owned()
+        } else {
+            self.not_ready().unwrap_or_default()
+        };
+        let condition = NetworkUnavailable { unavailable: !up, message };
+        let stands = match &node.network_unavailable {
+            Condition::Unset => false,
+            Condition::True { reason } => !up && reason == condition.reason(),
+            Condition::False { reason } => up && reason == condition.reason(),
+        };
+        (!stands || !annotations.is_empty()).then_some(NodeWish { annotations, network_unavailable: Some(condition) })
+    }
+}
+
+const fn reason_of(problem: &PathProblem) -> NodeReason {
+    match problem {
+        PathProblem::NoNode(_) | PathProblem::NoPodCidr(_) => NodeReason::PodCIDRMissing,
+        PathProblem::PodCidr(..) => NodeReason::PodCIDROutsideNetwork,
+        PathProblem::Annotation(_) => NodeReason::InvalidAnnotation,
+        PathProblem::Uplink(_) => NodeReason::UplinkNotFound,
+        PathProblem::Mtu(_) => NodeReason::MTUTooLarge,
+    }
+}
+
+fn uplink(uplink: &overlay::Uplink) -> Uplink {
+    Uplink {
+        name: uplink.name.to_string(),
+        index: int(uplink.index.0),
+        mtu: int(uplink.mtu),
+        addresses: uplink.addresses.values().map(ToString::to_string).collect(),
+        chosen_by: match uplink.chosen_by {
+            overlay::uplink::ChosenBy::DefaultRoute(_) => ChosenBy::DefaultRoute,
+            overlay::uplink::ChosenBy::NodeAddress(_) => ChosenBy::NodeAddress,
+            overlay::uplink::ChosenBy::Name => ChosenBy::Name,
+            overlay::uplink::ChosenBy::Cidr(_) => ChosenBy::Cidr,
+            overlay::uplink::ChosenBy::Address(_) => ChosenBy::Annotation,
+        },
+    }
+}
+
+/// A number for the API, which has no unsigned ones.
+fn int<N: TryInto<i32>>(number: N) -> i32 {
+    number.try_into().unwrap_or(i32::MAX)
+}
+
+fn cut(text: String, most: usize) -> String {
+    if text.chars().count() <= most { text } else { text.chars().take(most - 1).chain(['…']).collect() }
+}

@@ -1,0 +1,141 @@
+//! The process: starts the parts, joins them, and ends.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::Context;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::Client;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch as latest},
+    time::{self, Instant as TokioInstant},
+};
+use towpath_core::model::{Family, Mac};
+use towpath_crds::names;
+use towpath_dataplane::{
+    local::{Endpoints, Paths},
+    net::{KernelNet, NetEvents},
+    nft::{NftCommand, NftEvents},
+    sysctl::Sysctls,
+};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::{Cli, Command},
+    cni_server,
+    effects::Hands,
+    health,
+    input::Input,
+    kernel::{self, Reach},
+    metrics::Metrics,
+    node::{Identity, Node, Now},
+    settings::Settings,
+    teardown, watch,
+};
+
+/// Where the host's `/proc/sys/net` is mounted: a container that is not privileged has its own read-only.
+const HOST_SYSCTLS: &str = "/host/proc/sys/net";
+
+/// Does what the command line says, until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If a part cannot be started. What fails later is tried again and reported, not an end.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let settings = Settings::read(&cli.config)?;
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(EnvFilter::new(settings.log_filter)).init();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let work = async {
+        match cli.command {
+            Command::Run => serve(cli, settings).await,
+            Command::Teardown => teardown::run(cli.node, settings.vni).await,
+        }
+    };
+    tokio::select! {
+        ended = work => ended,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+    .inspect(|()| info!("ended; the network stays as it is"))
+}
+
+/// Opens the kernel as this process reaches it.
+pub(crate) fn reach(paths: &Paths) -> anyhow::Result<Reach<KernelNet, NftCommand>> {
+    let host = std::path::Path::new(HOST_SYSCTLS);
+    let sysctls = if host.exists() { Sysctls::below(host) } else { Sysctls::default() };
+    Ok(Reach {
+        net: KernelNet::open(sysctls).context("open route netlink")?,
+        nft: NftCommand::open().context("open nf_tables")?,
+        endpoints: Endpoints::new(paths),
+    })
+}
+
+async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
+    let paths = Paths::default();
+    let (to, mut inputs) = mpsc::unbounded_channel::<Input>();
+    // Listening begins before the first read-back, so that no change falls between the two.
+    let (net_events, table_events) = (NetEvents::open()?, NftEvents::open()?);
+    let reach = reach(&paths)?;
+    let pods = reach.endpoints.list().context("list the pods of this node")?.endpoints;
+    let jobs = kernel::spawn(reach, to.clone())?;
+    kernel::listen_net(net_events, to.clone())?;
+    kernel::listen_table(table_events, jobs.clone())?;
+
+    let metrics = Arc::new(Metrics::default());
+    let (readiness, is_ready) = latest::channel(Some("the agent has just started".to_owned()));
+    let addr = SocketAddr::from((Ipv6Addr::UNSPECIFIED, names::AGENT_PORT));
+    tokio::spawn(health::serve(addr, is_ready, Arc::clone(&metrics)));
+    let socket = cni_server::bind(&paths.socket()).context("listen for the CNI plugin")?;
+    tokio::spawn(cni_server::serve(socket, to.clone()));
+    let client = Client::try_default().await.context("find the API server: is the ServiceAccount mounted?")?;
+    watch::spawn(&client, &to);
+    info!(node = %cli.node, revision = settings.revision, pods = pods.len(), "started");
+
+    let mut hands = Hands::new(client, cli.node.clone(), paths, jobs, metrics, readiness);
+    let identity = Identity { me: cli.node, started_at: Time(Timestamp::now()), macs: draw_macs()?, jitter: jitter()? };
+    let mut node = Node::new(settings, identity, pods, Instant::now());
+    let mut batch = Vec::new();
+    loop {
+        let wake = node.wake_at().map(TokioInstant::from_std);
+        tokio::select! {
+            _ = inputs.recv_many(&mut batch, 1024) => {}
+            () = sleep_until(wake) => {}
+        }
+        let now = Now { instant: Instant::now(), time: Time(Timestamp::now()) };
+        for effect in node.step(&now, batch.drain(..)) {
+            hands.carry_out(effect)?;
+        }
+        hands.show(&node);
+    }
+}
+
+async fn sleep_until(wake: Option<TokioInstant>) {
+    match wake {
+        Some(at) => time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn draw_macs() -> anyhow::Result<BTreeMap<Family, Mac>> {
+    Family::ALL.into_iter().map(|family| Ok((family, Mac::locally_administered(draw()?)))).collect()
+}
+
+fn jitter() -> anyhow::Result<u32> {
+    Ok(u32::from(u16::from_ne_bytes(draw()?)) % 1000)
+}
+
+/// Random bytes from the kernel.
+fn draw<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let read = |bytes: &mut [u8]| -> io::Result<()> { File::open("/dev/urandom")?.read_exact(bytes) };
+    read(&mut bytes).inspect_err(|error| warn!(%error, "no random bytes")).context("read /dev/urandom")?;
+    Ok(bytes)
+}
