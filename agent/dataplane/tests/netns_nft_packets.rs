@@ -1,0 +1,378 @@
+//! The table in a real kernel, asked by real packets: what gets through, and with which source address.
+//!
+//! A node with pods; on its first link another node, which is also the outside; on its second the pods of a third node.
+//! A datagram that must not arrive is followed by one that must, through the same queues: when that is there, the first
+//! would be.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use support::Namespace;
+use towpath_core::{
+    model::{Endpoint, Family, PodId},
+    names::{ChainName, IfName},
+    ruleset::{Chain, Field, Match, Op, Rule, Value, Verdict, diff},
+    table::{Masquerade, Policy, PolicyPart, TableInput, ToNodes, table},
+};
+use towpath_dataplane::{
+    net::{PodLink, PodLinkSpec},
+    netns::Netns,
+    nft::{Nft, NftCommand},
+};
+
+/// Who has which address, by family.
+const ADDRESSES: [(&str, [&str; 2]); 10] = [
+    ("a", ["10.244.1.2", "fd00:244:1::2"]),
+    ("b", ["10.244.1.3", "fd00:244:1::3"]),
+    ("forged", ["10.244.9.9", "fd00:244:9::9"]),
+    ("node", ["172.30.0.11", "fd00:172::11"]),
+    ("node's second", ["10.99.0.1", "fd00:99::1"]),
+    ("peer", ["172.30.0.12", "fd00:172::12"]),
+    ("outside", ["198.51.100.7", "2001:db8::7"]),
+    ("friend", ["203.0.113.7", "2001:db8:f::7"]),
+    ("remote", ["10.244.2.2", "fd00:244:2::2"]),
+    ("service", ["10.96.0.1", "fd00:96::1"]),
+];
+
+const OVERLAY: u16 = 8472;
+const OTHER: u16 = 5000;
+/// Marked as kube-proxy marks it, among other bits, on its way through the node.
+const MARKED: u16 = 7777;
+
+fn address(who: &str, family: Family) -> IpAddr {
+    let (_, [v4, v6]) = ADDRESSES.iter().find(|(name, _)| *name == who).unwrap();
+    let text = match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    };
+    text.parse().unwrap()
+}
+
+struct World {
+    node: Namespace,
+    a: Namespace,
+    b: Namespace,
+    /// The other node and the outside.
+    peer: Namespace,
+    /// The pods of a third node.
+    remote: Namespace,
+    policy: Policy,
+    masquerade: Masquerade,
+    to_nodes: ToNodes,
+    known: Vec<&'static str>,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self {
+            node: Namespace::new(),
+            a: Namespace::new(),
+            b: Namespace::new(),
+            peer: Namespace::new(),
+            remote: Namespace::new(),
+            policy: Policy::Off,
+            masquerade: Masquerade::Enabled {
+                not_to: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()],
+            },
+            to_nodes: ToNodes::AsNode,
+            known: vec!["a", "b"],
+        };
+        world.lay_links();
+        world.pod("a", &world.a);
+        world.pod("b", &world.b);
+        world.a.sh("ip addr add 10.244.9.9/32 dev lo; ip addr add fd00:244:9::9/128 dev lo nodad");
+        world.node.sh("nft -f - <<'END'
+            table inet others {
+                chain forward { type filter hook forward priority 0; udp dport 7777 meta mark set 0xc001; }
+                chain prerouting { type nat hook prerouting priority -100;
+                    ip daddr 10.96.0.1 udp dport 53 dnat ip to 172.30.0.12:8472
+                    ip daddr 10.96.0.1 udp dport 54 dnat ip to 172.30.0.12:5000
+                    ip6 daddr fd00:96::1 udp dport 53 dnat ip6 to [fd00:172::12]:8472
+                    ip6 daddr fd00:96::1 udp dport 54 dnat ip6 to [fd00:172::12]:5000
+                }
+            }
+END");
+        world.apply();
+        world
+    }
+
+    fn lay_links(&self) {
+        let namespaces = [(&self.peer, "eth0"), (&self.remote, "eth1")];
+        for (other, link) in namespaces {
+            // `ip` does not have the file open: it looks it up with this process.
+            let netns = other.path().to_string_lossy().replace("self", &std::process::id().to_string());
+            let command = format!("ip link add {link} type veth peer name eth0 netns {netns}");
+            self.node.sh(&command);
+        }
+        self.node.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0
+             ip link set lo up; ip link set eth0 up; ip link set eth1 up
+             ip addr add 172.30.0.11/24 dev eth0; ip addr add fd00:172::11/64 dev eth0 nodad
+             ip addr add 10.99.0.1/24 dev eth1; ip addr add fd00:99::1/64 dev eth1 nodad
+             ip route add default via 172.30.0.12; ip route add default via fd00:172::12
+             ip route add 10.244.2.0/24 via 10.99.0.2; ip route add fd00:244:2::/64 via fd00:99::2");
+        self.peer.sh("ip link set lo up; ip link set eth0 up
+             ip addr add 172.30.0.12/24 dev eth0; ip addr add fd00:172::12/64 dev eth0 nodad
+             for a in 198.51.100.7/32 203.0.113.7/32; do ip addr add $a dev lo; done
+             for a in 2001:db8::7/128 2001:db8:f::7/128; do ip addr add $a dev lo nodad; done
+             ip route add 10.244.0.0/16 via 172.30.0.11; ip route add fd00:244::/32 via fd00:172::11");
+        self.remote.sh("ip link set lo up; ip link set eth0 up
+             ip addr add 10.99.0.2/24 dev eth0; ip addr add fd00:99::2/64 dev eth0 nodad
+             ip addr add 10.244.2.2/32 dev lo; ip addr add fd00:244:2::2/128 dev lo nodad
+             ip route add default via 10.99.0.1; ip route add default via fd00:99::1");
+    }
+
+    fn pod(&self, name: &str, namespace: &Namespace) {
+        let spec = PodLinkSpec {
+            host: IfName::of_pod("default", name),
+            pod: IfName::new("eth0").unwrap(),
+            addresses: Family::ALL.map(|family| address(name, family)).to_vec(),
+            mtu: 1450,
+        };
+        self.node.run(|| {
+            let netns = Netns::open(&namespace.path()).unwrap();
+            PodLink::create(&netns, &spec).unwrap().connect(&spec).unwrap();
+        });
+    }
+
+    /// Brings the node's table to what is wanted.
+    fn apply(&self) {
+        let endpoint = |name: &&str| {
+            let interface = IfName::of_pod("default", name);
+            let pod = PodId { namespace: "default".to_owned(), name: (*name).to_owned() };
+            let addresses = Family::ALL.map(|family| address(name, family)).to_vec();
+            (interface.clone(), Endpoint { pod, interface, addresses })
+        };
+        let nodes = ["node", "peer"].map(|who| Family::ALL.map(|family| address(who, family)));
+        let want = table(TableInput {
+            endpoints: &self.known.iter().map(endpoint).collect(),
+            cluster_pod_cidrs: &["10.244.0.0/16".parse().unwrap(), "fd00:244::/32".parse().unwrap()],
+            node_pod_cidrs: &["10.244.1.0/24".parse().unwrap(), "fd00:244:1::/64".parse().unwrap()],
+            node_addresses: &nodes.into_iter().flatten().collect(),
+            vxlan_port: OVERLAY,
+            masquerade: self.masquerade.clone(),
+            to_nodes: self.to_nodes,
+            policy: self.policy.clone(),
+        });
+        self.node.run(|| {
+            let mut nft = NftCommand::open().unwrap();
+            let have = nft.read_back().unwrap();
+            nft.apply(&diff(&want, have.as_ref())).unwrap();
+            assert_eq!(nft.read_back().unwrap(), Some(want.installed()));
+        });
+    }
+
+    /// Where somebody is.
+    fn home(&self, who: &str) -> &Namespace {
+        match who {
+            "a" | "forged" => &self.a,
+            "b" => &self.b,
+            "node" | "node's second" => &self.node,
+            "peer" | "outside" | "friend" => &self.peer,
+            "remote" => &self.remote,
+            other => panic!("{other} is nowhere"),
+        }
+    }
+
+    /// Sends a datagram from somebody's namespace and address to `to`, which arrives at `at`, and one behind it that
+    /// must arrive. Gives the source that the first one was seen with.
+    fn seen(&self, family: Family, first: &Datagram, second: &Datagram) -> Option<IpAddr> {
+        let receiver = |datagram: &Datagram| {
+            let to = SocketAddr::new(address(datagram.at.0, family), datagram.at.1);
+            self.home(datagram.at.0).run(|| UdpSocket::bind(to)).unwrap()
+        };
+        let receivers = [receiver(first), receiver(second)];
+        for datagram in [first, second] {
+            let from = SocketAddr::new(address(datagram.from, family), 0);
+            let to = SocketAddr::new(address(datagram.to.0, family), datagram.to.1);
+            self.home(datagram.from).run(|| UdpSocket::bind(from).unwrap().send_to(b"towpath", to).unwrap());
+        }
+        receivers[1].set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        receivers[1].recv_from(&mut [0; 16]).expect("the second datagram must arrive");
+        receivers[0].set_nonblocking(true).unwrap();
+        match receivers[0].recv_from(&mut [0; 16]) {
+            Ok((_, source)) => Some(source.ip()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => None,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    /// Checks in both families with which source, if at all, a datagram arrives.
+    fn check(&self, datagram: (&'static str, &'static str, u16), expected: Option<&str>, why: &str) {
+        let (from, to, port) = datagram;
+        let honest = if from == "forged" { "a" } else { from };
+        for family in Family::ALL {
+            let first = Datagram { from, to: (to, port), at: (to, port) };
+            // The second one comes with an honest address and goes where everybody may go.
+            let second = match port {
+                OVERLAY => Datagram { from: honest, to: (to, OTHER), at: (to, OTHER) },
+                _ => Datagram { from: honest, to: (to, 5001), at: (to, 5001) },
+            };
+            let seen = self.seen(family, &first, &second);
+            assert_eq!(seen, expected.map(|who| address(who, family)), "{family} {from} to {to} port {port}: {why}");
+        }
+    }
+}
+
+/// One datagram: whose address it has, where it is sent, where it arrives.
+struct Datagram {
+    from: &'static str,
+    to: (&'static str, u16),
+    at: (&'static str, u16),
+}
+
+#[test]
+fn packets_get_where_they_may_with_the_address_that_they_should_have() {
+    let world = World::new();
+    for (datagram, expected, why) in [
+        (("a", "outside", OTHER), Some("node"), "leaves with the node's address"),
+        (("a", "friend", OTHER), Some("a"), "a network that sees pods' addresses"),
+        (("a", "remote", OTHER), Some("a"), "pod to pod"),
+        (("a", "b", OTHER), Some("a"), "pod to pod on the node"),
+        (("a", "peer", OTHER), Some("node"), "to another node"),
+        (("a", "node", OTHER), Some("a"), "to its own node"),
+        (("a", "outside", MARKED), Some("a"), "kube-proxy's to masquerade: not ours, whatever other bits there are"),
+        (("node", "a", OTHER), Some("node"), "the node to its pod"),
+        (("outside", "a", OTHER), Some("outside"), "outside to a local pod: the client's address"),
+        (("outside", "remote", OTHER), Some("node's second"), "outside to a remote pod: the answer comes back here"),
+        (("forged", "outside", OTHER), None, "an address that is not the pod's"),
+        (("forged", "b", OTHER), None, "nor towards another pod"),
+        (("forged", "node", OTHER), None, "nor towards the node"),
+    ] {
+        world.check(datagram, expected, why);
+    }
+}
+
+#[test]
+fn nobody_but_nodes_puts_packets_into_the_overlay() {
+    let world = World::new();
+    for (datagram, expected, why) in [
+        (("a", "peer", OVERLAY), None, "a pod to another node"),
+        (("a", "node", OVERLAY), None, "a pod to its own node"),
+        (("a", "node's second", OVERLAY), None, "at an address that the cluster does not know"),
+        (("a", "outside", OVERLAY), None, "what is no pod may be a node"),
+        (("a", "remote", OVERLAY), Some("a"), "a pod to a pod"),
+        (("a", "b", OVERLAY), Some("a"), "a pod to a pod on the node"),
+        (("peer", "node", OVERLAY), Some("peer"), "a node"),
+        (("outside", "node", OVERLAY), None, "somebody else"),
+        (("remote", "node", OVERLAY), None, "a remote pod"),
+        (("node", "peer", OVERLAY), Some("node"), "we are a node"),
+    ] {
+        world.check(datagram, expected, why);
+    }
+    for family in Family::ALL {
+        let through = |port, at| Datagram { from: "a", to: ("service", port), at: ("peer", at) };
+        let seen = world.seen(family, &through(53, OVERLAY), &through(54, OTHER));
+        assert_eq!(seen, None, "{family}: nor through a Service whose backend is a node");
+    }
+}
+
+#[test]
+fn a_flow_that_was_established_does_not_keep_the_overlay_open() {
+    let world = World::new();
+    let (node, peer) = (address("node", Family::V4), address("peer", Family::V4));
+    let ours = world.node.run(|| UdpSocket::bind((node, OVERLAY))).unwrap();
+    let theirs = world.peer.run(|| UdpSocket::bind((peer, 0))).unwrap();
+    for socket in [&ours, &theirs] {
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    }
+    let (port, mut buffer) = (theirs.local_addr().unwrap().port(), [0; 16]);
+    theirs.send_to(b"1", (node, OVERLAY)).unwrap();
+    assert_eq!(ours.recv_from(&mut buffer).unwrap().1, SocketAddr::new(peer, port));
+    ours.send_to(b"2", (peer, port)).unwrap();
+    theirs.recv_from(&mut buffer).unwrap();
+
+    world.node.sh("nft delete element inet towpath nodes4 { 172.30.0.12 }");
+    theirs.send_to(b"3", (node, OVERLAY)).unwrap();
+    let second = Datagram { from: "peer", to: ("node", OTHER), at: ("node", OTHER) };
+    let first = Datagram { from: "peer", to: ("node", 5001), at: ("node", 5001) };
+    assert!(world.seen(Family::V4, &first, &second).is_some());
+    ours.set_nonblocking(true).unwrap();
+    assert_eq!(ours.recv_from(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock, "it is a node no longer");
+}
+
+#[test]
+fn an_interface_that_is_not_known_is_closed_until_it_is() {
+    let mut world = World::new();
+    world.known = vec!["a"];
+    world.apply();
+    for family in Family::ALL {
+        for (from, to) in [("b", "outside"), ("b", "node"), ("a", "b"), ("outside", "b")] {
+            let first = Datagram { from, to: (to, OTHER), at: (to, OTHER) };
+            let open = if from == "b" { "a" } else { from };
+            let target = if to == "b" { "a" } else { to };
+            let target = if open == target { "node" } else { target };
+            let second = Datagram { from: open, to: (target, 5001), at: (target, 5001) };
+            assert_eq!(world.seen(family, &first, &second), None, "{family}: {from} to {to}");
+        }
+    }
+    world.known = vec!["a", "b"];
+    world.apply();
+    world.check(("b", "outside", OTHER), Some("node"), "now it is known");
+    world.check(("a", "b", OTHER), Some("a"), "and reached");
+}
+
+#[test]
+fn masquerade_that_is_off_is_off_and_nodes_see_pods_where_they_are_routed() {
+    let mut world = World::new();
+    world.to_nodes = ToNodes::AsPod;
+    world.apply();
+    world.check(("a", "peer", OTHER), Some("a"), "direct routing");
+    world.check(("a", "outside", OTHER), Some("node"), "outside is outside");
+    world.masquerade = Masquerade::Disabled;
+    world.apply();
+    for (datagram, expected) in
+        [(("a", "outside", OTHER), "a"), (("a", "peer", OTHER), "a"), (("outside", "remote", OTHER), "outside")]
+    {
+        world.check(datagram, Some(expected), "off");
+    }
+}
+
+/// For B: TCP 80 in, nothing out.
+fn one_policy() -> Policy {
+    let chain = |name, rules| (ChainName::new(name).unwrap(), Chain { base: None, rules });
+    let is = |field, value| Match::Field(field, Op::Is, value);
+    let http = vec![is(Field::Proto, Value::Proto(6)), is(Field::DestinationPort, Value::Port(80))];
+    let into = chain("in.b", vec![Rule::verdict(http, Verdict::Accept)]);
+    let out = chain("out.b", vec![Rule::verdict(Vec::new(), Verdict::Drop)]);
+    let b = IfName::of_pod("default", "b");
+    Policy::Enforce(PolicyPart {
+        sets: BTreeMap::new(),
+        ingress: BTreeMap::from([(b.clone(), into.0.clone())]),
+        egress: BTreeMap::from([(b, out.0.clone())]),
+        chains: BTreeMap::from([into, out]),
+    })
+}
+
+#[test]
+fn a_pods_policy_counts_in_both_directions_and_answers_and_neighbours_pass() {
+    let mut world = World::new();
+    world.policy = one_policy();
+    world.apply();
+    for family in Family::ALL {
+        let connect = |from: &str, to: &str, port: u16| {
+            let to_address = SocketAddr::new(address(to, family), port);
+            let _listener = world.home(to).run(|| TcpListener::bind(to_address)).unwrap();
+            let bound = Duration::from_millis(500);
+            world.home(from).run(|| TcpStream::connect_timeout(&to_address, bound)).is_ok()
+        };
+        // IPv6 neighbours are looked for here for the first time, under a policy that lets B send nothing.
+        assert!(connect("a", "b", 80), "{family}: what its policy allows, and its answers");
+        assert!(connect("node", "b", 81), "{family}: the node to its own pod, always");
+        assert!(connect("outside", "b", 80), "{family}: from outside");
+        for (from, to, port) in [("a", "b", 81), ("outside", "b", 81), ("b", "a", 80), ("b", "node", 80)] {
+            assert!(!connect(from, to, port), "{family}: {from} to {to} port {port}");
+        }
+        let ping = |from: &Namespace, to: &str| from.try_sh(&format!("ping -n -c 1 -W 1 {}", address(to, family)));
+        ping(&world.node, "b").expect("the node's echo request is answered");
+        ping(&world.a, "b").expect_err("a policy that names a port lets no echo request in");
+        ping(&world.b, "a").expect_err("nor out");
+    }
+}
