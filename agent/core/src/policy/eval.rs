@@ -216,3 +216,108 @@ impl Case<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{
+        model::Labels,
+        policy::ir::{Block, Namespaces, PodSelector, Policy, Tier},
+        selector::Selector,
+    };
+
+    fn id(name: &str) -> PolicyId {
+        PolicyId { namespace: "a".to_owned(), name: name.to_owned() }
+    }
+
+    fn rule_of(policy: &str, rule: usize) -> RuleId {
+        RuleId { policy: id(policy), rule }
+    }
+
+    /// A tier of policies for the pod `a/web` with these ingress rules each: the action, and the sender it is about.
+    fn tier(default: TierDefault, policies: &[(&str, &[(Action, &str)])]) -> Tier {
+        let rule = |(action, from): &(Action, &str)| Rule {
+            action: *action,
+            peers: Peers::Of(vec![Peer::Block(Block { net: from.parse().unwrap(), except: BTreeSet::new() })]),
+            ports: Ports::Any,
+        };
+        let policy = |rules: &[(Action, &str)]| Policy {
+            subject: PodSelector { namespaces: Namespaces::Named("a".to_owned()), pods: Selector::everything() },
+            ingress: Some(rules.iter().map(rule).collect()),
+            egress: None,
+        };
+        let policies = policies.iter().map(|(name, rules)| (id(name), policy(rules))).collect();
+        Tier { name: "t".to_owned(), default, policies }
+    }
+
+    fn ingress(tiers: Vec<Tier>) -> Trail {
+        let web = PodId { namespace: "a".to_owned(), name: "web".to_owned() };
+        let to = Party { address: IpAddr::from([10, 0, 0, 1]), pod: Some(web.clone()) };
+        let pod = Pod {
+            labels: Labels::new(),
+            addresses: BTreeSet::from([to.address]),
+            named_ports: BTreeSet::new(),
+            kind: PodKind::Endpoint,
+            node: None,
+        };
+        let snapshot = Snapshot { pods: [(web, pod)].into(), tiers, ..Snapshot::default() };
+        let from = Party { address: IpAddr::from([192, 0, 2, 1]), pod: None };
+        let packet = Packet { from, to, transport: Transport::Port(Protocol::Tcp, 80) };
+        let verdict = eval(&snapshot, &packet);
+        assert_eq!(verdict.egress.outcome, Outcome::NoEndpoint, "the sender is outside of the cluster");
+        assert_eq!(verdict.allows(), verdict.ingress.outcome.allows());
+        verdict.ingress
+    }
+
+    #[test]
+    fn the_trail_names_what_decided() {
+        use Action::{Allow, Deny, Pass};
+        const ME: &str = "192.0.2.0/24";
+        const OTHER: &str = "198.51.100.0/24";
+        let deny = TierDefault::Deny;
+        let unrestricted = Outcome::Unrestricted;
+        for (tiers, passed_by, outcome, why) in [
+            (vec![], vec![], unrestricted.clone(), "no policy"),
+            (
+                vec![tier(deny, &[("p", &[(Allow, OTHER), (Allow, ME)])])],
+                vec![],
+                Outcome::AllowedBy(rule_of("p", 1)),
+                "the second rule",
+            ),
+            (
+                vec![tier(deny, &[("p", &[(Allow, OTHER)]), ("q", &[])])],
+                vec![],
+                Outcome::IsolatedBy(vec![id("p"), id("q")]),
+                "all policies that isolate, in order",
+            ),
+            (
+                vec![tier(deny, &[("p", &[(Deny, ME)]), ("q", &[(Allow, ME)])])],
+                vec![],
+                Outcome::DeniedBy(rule_of("p", 0)),
+                "the first match wins",
+            ),
+            (
+                vec![tier(deny, &[("p", &[(Pass, ME), (Deny, ME)])]), tier(deny, &[("q", &[(Allow, ME)])])],
+                vec![rule_of("p", 0)],
+                Outcome::AllowedBy(rule_of("q", 0)),
+                "a pass leaves the tier, and the next one decides",
+            ),
+            (
+                vec![tier(deny, &[("p", &[(Pass, ME)])])],
+                vec![rule_of("p", 0)],
+                unrestricted.clone(),
+                "a pass out of the last tier allows",
+            ),
+            (
+                vec![tier(TierDefault::Pass, &[("p", &[(Deny, OTHER)])]), tier(deny, &[])],
+                vec![],
+                unrestricted,
+                "a default that passes, and a tier that selects nobody",
+            ),
+        ] {
+            assert_eq!(ingress(tiers), Trail { passed_by, outcome }, "{why}");
+        }
+    }
+}

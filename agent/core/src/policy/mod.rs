@@ -1,7 +1,9 @@
 //! Who may talk to whom. One ordered representation for every kind of policy ([`ir`]), one evaluator that is short
-//! and obviously right ([`eval`]), and one compiler to lookups ([`compile`]). The two are independent on purpose:
-//! a property test on random clusters holds them together.
+//! and obviously right ([`mod@eval`]), and one compiler to lookups ([`mod@compile`]). The two are independent on
+//! purpose: a property test on random clusters holds them together.
 
 pub mod compile;
 pub mod eval;
 pub mod ir;
+
+pub use self::{compile::compile, eval::eval};

@@ -6,8 +6,8 @@
 //! pods that come and go change elements only, and equal content is one object for all chains.
 //!
 //! From scratch every time. Its three steps are what later work can keep between changes: which policies apply to a
-//! local pod ([`Subjects`]), what a chain says (a function of those policies alone), and which pods are in a set
-//! ([`Members`]).
+//! local pod (`subjects`), what a chain says (a function of those policies alone), and which pods are in a set
+//! (`members`).
 
 mod interval;
 mod members;

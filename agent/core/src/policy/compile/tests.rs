@@ -1,1 +1,148 @@
+use std::net::IpAddr;
 
+use super::*;
+use crate::{
+    model::{Labels, PodId, Protocol},
+    policy::ir::{Block, Namespaces, Peer, Peers, Pod, PodSelector, Policy, PolicyId, Port, Ports, Tier},
+    selector::Selector,
+};
+
+fn all_of(namespace: &str) -> PodSelector {
+    PodSelector { namespaces: Namespaces::Named(namespace.to_owned()), pods: Selector::everything() }
+}
+
+fn allow(peers: Peers, ports: Ports) -> Rule {
+    Rule { action: Action::Allow, peers, ports }
+}
+
+fn port(number: u16) -> Ports {
+    Ports::Of(vec![Port::Numbers(Protocol::Tcp, number, number)])
+}
+
+fn labelled(app: &str) -> Peers {
+    let namespaces = Namespaces::Matching(Selector::everything());
+    Peers::Of(vec![Peer::Pods(PodSelector { namespaces, pods: Selector::equals("app", app) })])
+}
+
+/// Three pods in namespace `a`, all on this node, and one policy per list of ingress rules, for all of them.
+fn cluster(policies: Vec<Vec<Rule>>) -> (Snapshot, BTreeMap<IfName, Endpoint>) {
+    let mut snapshot = Snapshot::default();
+    let mut endpoints = BTreeMap::new();
+    snapshot.namespaces.insert("a".to_owned(), Labels::new());
+    for n in 1..=3_u8 {
+        let pod = PodId { namespace: "a".to_owned(), name: format!("pod{n}") };
+        let address = IpAddr::from([10, 0, 0, n]);
+        let interface = IfName::of_pod(&pod.namespace, &pod.name);
+        let endpoint = Endpoint { pod: pod.clone(), interface: interface.clone(), addresses: vec![address] };
+        endpoints.insert(interface, endpoint);
+        snapshot.pods.insert(
+            pod,
+            Pod {
+                labels: Labels::from([("app".to_owned(), n.to_string())]),
+                addresses: BTreeSet::from([address]),
+                named_ports: BTreeSet::new(),
+                kind: PodKind::Endpoint,
+                node: None,
+            },
+        );
+    }
+    let policies = policies.into_iter().enumerate().map(|(n, rules)| {
+        let id = PolicyId { namespace: "a".to_owned(), name: format!("p{n:04}") };
+        (id, Policy { subject: all_of("a"), ingress: Some(rules), egress: None })
+    });
+    let tier = Tier { name: "t".to_owned(), default: TierDefault::Deny, policies: policies.collect() };
+    snapshot.tiers.push(tier);
+    (snapshot, endpoints)
+}
+
+fn only_chain(part: &PolicyPart) -> &Chain {
+    let [chain] = part.chains.values().collect::<Vec<_>>()[..] else { panic!("{:#?}", part.chains) };
+    chain
+}
+
+#[test]
+fn pods_with_the_same_policies_share_a_chain_and_pods_without_have_none() {
+    let (snapshot, endpoints) = cluster(vec![vec![allow(labelled("1"), port(80))]]);
+    let part = compile(&snapshot, &endpoints);
+    assert_eq!((part.chains.len(), part.ingress.len()), (1, 3), "one chain for three pods");
+    assert!(part.egress.is_empty(), "nothing isolates them there");
+    assert!(part.ingress.values().all(|name| name.as_str().starts_with("in.")), "{:?}", part.ingress);
+    let (snapshot, endpoints) = cluster(Vec::new());
+    assert_eq!(compile(&snapshot, &endpoints), PolicyPart::default(), "no policy, nothing programmed");
+}
+
+#[test]
+fn a_thousand_policies_cost_a_packet_what_one_does() {
+    let policy = |n: u16| vec![allow(labelled(&n.to_string()), port(n)), allow(Peers::Any, port(n + 10_000))];
+    let (snapshot, endpoints) = cluster((1..=1000).map(policy).collect());
+    let part = compile(&snapshot, &endpoints);
+    assert_eq!(only_chain(&part).rules.len(), 3, "pods with ports, ports, drop: {:#?}", only_chain(&part));
+    assert_eq!(part.sets.len(), 2);
+}
+
+#[test]
+fn a_chain_grows_with_the_alternations_of_action_only() {
+    let rule = |action| Rule { action, ..allow(labelled("1"), port(80)) };
+    let rules = [[Action::Allow; 3], [Action::Deny; 3], [Action::Allow; 3]].concat().into_iter().map(rule).collect();
+    let (snapshot, endpoints) = cluster(vec![rules]);
+    let part = compile(&snapshot, &endpoints);
+    assert_eq!(only_chain(&part).rules.len(), 4, "three runs and the default");
+    assert_eq!(part.sets.len(), 1, "equal content is one set");
+}
+
+#[test]
+fn behind_a_rule_for_everything_there_is_nothing() {
+    let everything =
+        vec![allow(Peers::Any, Ports::Any), Rule { action: Action::Deny, ..allow(labelled("1"), Ports::Any) }];
+    let (snapshot, endpoints) = cluster(vec![everything]);
+    let part = compile(&snapshot, &endpoints);
+    assert_eq!(only_chain(&part).rules, [NftRule::verdict(Vec::new(), Verdict::Accept)]);
+    assert!(part.sets.is_empty(), "no set that nobody looks into");
+}
+
+#[test]
+fn a_pod_that_comes_is_an_element_and_nothing_else() {
+    let (mut snapshot, endpoints) = cluster(vec![vec![allow(labelled("9"), Ports::Any)]]);
+    let before = compile(&snapshot, &endpoints);
+    assert!(before.sets.values().all(|set| set.elements.is_empty()), "the set is there before its first pod");
+    let mut pod = snapshot.pods.values().next().cloned().unwrap();
+    pod.labels.insert("app".to_owned(), "9".to_owned());
+    pod.addresses = BTreeSet::from([IpAddr::from([10, 0, 0, 9])]);
+    snapshot.pods.insert(PodId { namespace: "b".to_owned(), name: "new".to_owned() }, pod.clone());
+    assert_eq!(compile(&snapshot, &endpoints), before, "its namespace is not known yet: it is not let in");
+    snapshot.namespaces.insert("b".to_owned(), Labels::new());
+    let after = compile(&snapshot, &endpoints);
+    assert_eq!((&after.chains, &after.ingress), (&before.chains, &before.ingress));
+    let elements: Vec<_> = after.sets.values().flat_map(|set| &set.elements).collect();
+    assert_eq!(elements, [&vec![crate::ruleset::Value::Addr(IpAddr::from([10, 0, 0, 9]))]]);
+}
+
+#[test]
+fn an_interface_of_an_unknown_pod_drops_everything() {
+    let (mut snapshot, endpoints) = cluster(Vec::new());
+    snapshot.pods.clear();
+    let part = compile(&snapshot, &endpoints);
+    assert_eq!((part.ingress.len(), part.egress.len()), (3, 3));
+    assert!(part.chains.values().all(|c| c.rules == [NftRule::verdict(Vec::new(), Verdict::Drop)]), "{part:#?}");
+}
+
+#[test]
+fn networks_are_merged_and_only_of_families_that_the_pod_has() {
+    let block = |net: &str| Peer::Block(Block { net: net.parse().unwrap(), except: BTreeSet::new() });
+    let peers = Peers::Of(["10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/8", "fd00::/64"].map(block).to_vec());
+    let (snapshot, endpoints) = cluster(vec![vec![allow(peers, Ports::Any)]]);
+    let part = compile(&snapshot, &endpoints);
+    let sets: Vec<_> = part.sets.values().collect();
+    assert_eq!(sets.len(), 1, "the pods have no IPv6 address: {sets:#?}");
+    let merged = vec![crate::ruleset::Value::Net("10.0.0.0/7".parse().unwrap())];
+    assert_eq!(sets[0].elements, BTreeSet::from([merged]));
+}
+
+#[test]
+fn names_say_what_is_in_a_set_and_meet_none_of_the_tables_own() {
+    let (snapshot, endpoints) = cluster(vec![vec![allow(labelled("1"), port(80)), allow(labelled("2"), Ports::Any)]]);
+    let part = compile(&snapshot, &endpoints);
+    let names: Vec<&str> = part.sets.keys().map(SetName::as_str).collect();
+    assert!(names[0].starts_with("podports4.") && names[1].starts_with("pods4."), "{names:?}");
+    assert!(names.iter().all(|name| name.len() < 32), "short enough for people: {names:?}");
+}
