@@ -284,3 +284,90 @@ fn as_base(object: &Object) -> Option<Option<Base>> {
     let priority = object.get("prio")?.as_i64()?.try_into().ok()?;
     Some(Some(Base { chain_type, hook, priority }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one object in the listing becomes.
+    fn parsed(object: &str) -> Installed {
+        parse(format!(r#"{{"nftables": [{{"metainfo": {{"version": "1.0.6"}}}}, {object}]}}"#).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_other_releases_say_otherwise_means_the_same() {
+        let elements = r#""elem": [{"prefix": {"addr": "10.0.0.0", "len": 8}}]"#;
+        let set = |flags: &str| {
+            parsed(&format!(
+                r#"{{"set": {{"family": "inet", "name": "s", "table": "towpath", "type": "ipv4_addr", {flags}, {elements}}}}}"#
+            ))
+        };
+        assert_eq!(set(r#""flags": ["interval"]"#), set(r#""flags": "interval""#), "one flag as a text");
+        assert_eq!(set(r#""flags": ["interval"]"#).sets.len(), 1);
+    }
+
+    #[test]
+    fn what_we_do_not_make_is_foreign_and_nothing_is_skipped() {
+        let set = |rest: &str| format!(r#"{{"set": {{"family": "inet", "name": "s", "table": "towpath", {rest}}}}}"#);
+        let map = |rest: &str| format!(r#"{{"map": {{"family": "inet", "name": "m", "table": "towpath", {rest}}}}}"#);
+        let chain =
+            |rest: &str| format!(r#"{{"chain": {{"family": "inet", "table": "towpath", "name": "c", {rest}}}}}"#);
+        let (s, m) = (SetName::new("s").unwrap(), SetName::new("m").unwrap());
+        let c = Foreign::Chain(ChainName::new("c").unwrap());
+        let (s, m, other) = (Foreign::Set(s), Foreign::Map(m), |text: &str| Foreign::Other(text.to_owned()));
+        for (object, foreign, why) in [
+            (set(r#""type": "mark""#), &s, "a type of key"),
+            (set(r#""type": "ipv4_addr", "size": 5"#), &s, "a size would refuse elements one day"),
+            (set(r#""type": "ipv4_addr", "flags": ["timeout"]"#), &s, "elements that go by themselves"),
+            (set(r#""type": "ipv4_addr", "flags": ["interval", "timeout"]"#), &s, "one flag too many"),
+            (
+                set(r#""type": "ipv4_addr", "elem": [{"elem": {"val": "10.0.0.1", "comment": "x"}}]"#),
+                &s,
+                "an element with more",
+            ),
+            (set(r#""type": "ipv4_addr", "elem": ["::1"]"#), &s, "an element of another family"),
+            (set(r#""type": "inet_service", "elem": [70000]"#), &s, "no port"),
+            (set(r#""type": ["ipv4_addr", "inet_service"], "elem": ["10.0.0.1"]"#), &s, "half a key"),
+            (map(r#""type": "ipv4_addr", "map": "mark""#), &m, "a map of values"),
+            (map(r#""type": "ipv4_addr", "map": "verdict", "elem": [["10.0.0.1", {"queue": null}]]"#), &m, "a verdict"),
+            (chain(r#""type": "filter", "hook": "input", "prio": 0, "policy": "drop""#), &c, "a policy"),
+            (chain(r#""type": "route", "hook": "output", "prio": 0, "policy": "accept""#), &c, "a type of chain"),
+            (
+                chain(r#""type": "filter", "hook": "ingress", "dev": "eth0", "prio": 0, "policy": "accept""#),
+                &c,
+                "a device",
+            ),
+            (chain(r#""comment": "mine""#), &c, "a comment"),
+            (
+                r#"{"table": {"family": "inet", "name": "towpath", "flags": "dormant"}}"#.to_owned(),
+                &other("flags or a comment of the table"),
+                "asleep",
+            ),
+            (r#"{"flowtable": {"family": "inet", "name": "f"}}"#.to_owned(), &other("flowtable f"), "another kind"),
+            (r#"{"chain": {"name": "a/b"}}"#.to_owned(), &other("chain \"a/b\""), "a name that we cannot have"),
+        ] {
+            let have = parsed(&object);
+            assert_eq!(have.foreign.into_iter().collect::<Vec<_>>(), [foreign.clone()], "{why}");
+            assert!(have.sets.is_empty() && have.maps.is_empty() && have.chains.is_empty(), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_rule_without_our_comment_is_there_but_is_not_ours() {
+        let chain = r#"{"chain": {"family": "inet", "table": "towpath", "name": "c", "handle": 1}}"#;
+        let rule = |rest: &str| {
+            format!(r#"{{"rule": {{"family": "inet", "chain": "c", "expr": [{{"accept": null}}]{rest}}}}}"#)
+        };
+        let comments = ["", r#", "comment": "towpath:0123456789ab""#, r#", "comment": "towpath:0123""#];
+        let rules: Vec<_> = comments.iter().map(|comment| rule(comment)).collect();
+        let have = parsed(&format!("{chain}, {}", rules.join(", ")));
+        let have = &have.chains[&ChainName::new("c").unwrap()];
+        assert_eq!(have.rules, [None, "towpath:0123456789ab".parse().ok(), None]);
+    }
+
+    #[test]
+    fn a_listing_that_is_cut_off_is_an_error() {
+        assert!(parse(br#"{"nftables": [{"chain": {"name": "c""#).is_err());
+        assert!(parse(b"").is_err());
+    }
+}
