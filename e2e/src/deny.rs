@@ -28,7 +28,7 @@ pub fn check(site: &Site, progress: &Progress) -> Result<()> {
     })?;
     // The database of advisories would have to be fetched from outside; the three other checks need nothing.
     let mut command = Command::new(dir.join("bin/cargo-deny"));
-    command.current_dir(site.root()).args(["--log-level", "warn", "--offline", "check", "--config", CONFIG]);
+    command.current_dir(site.root()).args(["--config", CONFIG, "--log-level", "warn", "--offline", "check"]);
     let status = command.args(["bans", "licenses", "sources"]).status().context("start cargo-deny")?;
     ensure!(status.success(), "the dependencies do not pass {CONFIG}");
     Ok(())

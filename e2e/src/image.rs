@@ -36,6 +36,9 @@ pub struct Built {
 /// When a build fails: the message shows the end of its log.
 pub fn build(site: &Site, progress: &Progress) -> Result<Built> {
     toolchain::require_packages(DEBIAN, progress)?;
+    fs::create_dir_all(site.target().join("image")).context("create target/image")?;
+    // Two at once would write the same archive and the same logs.
+    let _lock = toolchain::lock(&site.target().join("image/.lock"), "the image", progress)?;
     let target = cargo_target(site)?;
     cargo(
         site,
@@ -55,7 +58,6 @@ pub fn build(site: &Site, progress: &Progress) -> Result<Built> {
         program("opt/towpath/cni/towpath", target.join(STATIC_TARGET).join("release/towpath")),
     ];
     let archive = site.image_archive();
-    fs::create_dir_all(site.target().join("image")).context("create target/image")?;
     let image = Image {
         naming: Naming::AlsoByContent(NAME.into()),
         layers: vec![Layer::Tar(base), Layer::Entries(ours)],
