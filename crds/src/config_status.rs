@@ -17,7 +17,7 @@ pub struct NetworkConfigStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// The values in force, each with where it came from.
+    /// The values that the spec comes down to in this cluster, each with where it came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<Effective>,
     /// The nodes, counted.
@@ -31,7 +31,7 @@ pub struct NetworkConfigStatus {
     pub versions: Option<Versions>,
 }
 
-/// The values in force, each with where it came from.
+/// The values that the spec comes down to in this cluster, each with where it came from.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Effective {

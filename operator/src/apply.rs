@@ -4,7 +4,6 @@ use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::ConfigMap};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
-    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -12,9 +11,10 @@ use towpath_crds::{NetworkConfig, NetworkConfigStatus, names};
 
 use crate::{
     metrics::{Metrics, WriteLabels},
-    notice::{Notice, Severity},
+    notice::Notice,
     plan::{FinalizerStep, Plan, Stripped, Write},
     render::{Child, ChildKind},
+    teller::Teller,
 };
 
 /// A step that failed. Whatever was done before stands; the next plan starts from there.
@@ -76,10 +76,9 @@ impl ApplyError {
 }
 
 /// Writes to the API as one field manager.
-#[derive(Clone)]
 pub struct Executor {
     client: Client,
-    recorder: Recorder,
+    teller: Teller,
     metrics: Metrics,
 }
 
@@ -87,10 +86,7 @@ impl Executor {
     /// An executor; `instance` names this replica in Events.
     #[must_use]
     pub fn new(client: Client, instance: &str, metrics: Metrics) -> Self {
-        let reporter =
-            Reporter { controller: format!("{}/operator", names::GROUP), instance: Some(instance.to_owned()) };
-        let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, recorder, metrics }
+        Self { teller: Teller::new(client.clone(), instance), client, metrics }
     }
 
     /// Carries the plan out: finalizer on, children, status, Events, finalizer off.
@@ -233,20 +229,6 @@ impl Executor {
 
     async fn tell(&self, config: &NetworkConfig, notice: &Notice) {
         self.count("Event", "event");
-        let reason = notice.reason.as_str();
-        tracing::info!(reason, note = notice.note, "event");
-        let event = Event {
-            type_: match notice.reason.severity() {
-                Severity::Normal => EventType::Normal,
-                Severity::Warning => EventType::Warning,
-            },
-            reason: reason.to_owned(),
-            note: Some(notice.note.clone()),
-            action: "Reconcile".to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = self.recorder.publish(&event, &config.object_ref(&())).await {
-            tracing::warn!(reason, error = %error, "event was not written");
-        }
+        self.teller.tell(config, notice).await;
     }
 }

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 
 /// Fields of a spec that people may add to without our minding: `kubectl rollout restart` writes a template annotation.
 const FREE: &[&[&str]] = &[&["spec", "template", "metadata", "annotations"]];
+/// Maps that have one owner as a whole (`x-kubernetes-map-type: atomic`): an entry more is another value.
+const ATOMIC: &[&str] = &["nodeSelector", "matchLabels", "fieldRef"];
 
 /// Whether every wanted field has the wanted value.
 #[must_use]
@@ -17,6 +19,7 @@ pub fn holds(want: &Value, have: &Value) -> bool {
     match (want, have) {
         (Value::Object(want), Value::Object(have)) => want.iter().all(|(key, want)| match have.get(key) {
             Some(have) if key == "requests" || key == "limits" => amounts_hold(want, have),
+            Some(have) if ATOMIC.contains(&key.as_str()) => want == have,
             Some(have) => holds(want, have),
             None => false,
         }),

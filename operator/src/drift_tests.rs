@@ -25,6 +25,13 @@ fn what_the_api_server_adds_is_no_difference_and_what_it_changes_is() {
 }
 
 #[test]
+fn an_entry_more_in_an_atomic_map_is_another_value() {
+    let want = json!({"nodeSelector": {"kubernetes.io/os": "linux"}});
+    assert!(!holds(&want, &json!({"nodeSelector": {"kubernetes.io/os": "linux", "no/such": "x"}})));
+    assert!(holds(&want, &json!({"nodeSelector": {"kubernetes.io/os": "linux"}, "more": {}})));
+}
+
+#[test]
 fn amounts_are_compared_by_value() {
     for (want, have, same) in [
         ("0.5", "500m", true),
@@ -51,19 +58,18 @@ fn what_others_add_to_the_spec_is_found_by_its_owner() {
     let want = json!({"spec": {"template": {
         "metadata": {"annotations": {"ours": "1"}},
         "spec": {
-            "nodeSelector": {"kubernetes.io/os": "linux"},
             "containers": [{"name": "agent", "env": [{"name": "A", "value": "1"}]}]}}}});
     let have = json!({"spec": {"template": {
         "metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}},
         "spec": {
-            "nodeSelector": {"kubernetes.io/os": "linux", "example.org/no~such": "x"},
+            "overhead": {"example.org/no~such": "x"},
             "containers": [
                 {"name": "agent", "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}, {"name": "C"}], "tty": true},
                 {"name": "extra"}]}}}});
     let fields = json!({"f:spec": {"f:template": {
         "f:metadata": {"f:annotations": {".": {}, "f:kubectl.kubernetes.io/restartedAt": {}}},
         "f:spec": {
-            "f:nodeSelector": {"f:example.org/no~such": {}},
+            "f:overhead": {"f:example.org/no~such": {}},
             "f:containers": {
                 "k:{\"name\":\"agent\"}": {"f:env": {"k:{\"name\":\"B\"}": {".": {}, "f:name": {}}, "k:{\"name\":\"C\"}": {".": {}}}, "f:tty": {}},
                 "k:{\"name\":\"extra\"}": {".": {}, "f:name": {}}}}}}});
@@ -71,7 +77,7 @@ fn what_others_add_to_the_spec_is_found_by_its_owner() {
     assert_eq!(
         strays(&want, &have, &entries, "us"),
         [
-            "/spec/template/spec/nodeSelector/example.org~1no~0such",
+            "/spec/template/spec/overhead",
             "/spec/template/spec/containers/1",
             "/spec/template/spec/containers/0/tty",
             "/spec/template/spec/containers/0/env/2",

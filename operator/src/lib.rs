@@ -19,6 +19,7 @@ pub mod serve;
 pub mod spec;
 pub mod status;
 pub mod table;
+pub mod teller;
 pub mod watch;
 pub mod world;
 

@@ -27,12 +27,14 @@ pub(super) fn objects() -> [Value; 2] {
                         "apiVersions": [names::VERSION],
                         "resources": ["networknodes", "networknodes/status"],
                         "operations": ["CREATE", "UPDATE", "DELETE"],
+                        "scope": "*",
                     },
                     {
                         "apiGroups": [""],
                         "apiVersions": ["v1"],
                         "resources": ["nodes/status"],
                         "operations": ["UPDATE"],
+                        "scope": "*",
                     },
                 ] },
                 "matchConditions": [
