@@ -23,17 +23,19 @@ use crate::{
 /// Lists the changes that turn what the kernel has into what is wanted, in the order in which they must be made.
 #[must_use]
 pub fn diff(want: &Overlay, have: &Kernel) -> Vec<Op> {
-    let replaced = replaced_devices(want, have);
-    if replaced.is_empty() {
+    let mut ops = replaced_devices(want, have);
+    ops.extend(want.devices.values().flat_map(|device| device_changes(device, have, &ops)).collect::<Vec<_>>());
+    if ops.is_empty() {
         return changes(want, have);
     }
-    // What goes with a device must be made again: compare with what is left without it.
+    // With a device go its entries, with a MAC the neighbours: compare with what is left once the devices are right.
     let mut left = have.clone();
-    for op in &replaced {
+    for op in &ops {
         let executed = left.execute(op);
-        debug_assert!(executed.is_ok(), "a link that was read back can be deleted: {executed:?}");
+        debug_assert!(executed.is_ok(), "what was read back can be changed: {executed:?}");
     }
-    replaced.into_iter().chain(changes(want, &left)).collect()
+    ops.extend(changes(want, &left));
+    ops
 }
 
 /// Lists the changes that remove everything of ours, pods' links included.
@@ -93,13 +95,9 @@ fn changes(want: &Overlay, have: &Kernel) -> Vec<Op> {
     let devices = Devices { want: &want.devices, index };
     let mut up = Vec::new();
     let mut down = Vec::new();
-    for device in want.devices.values() {
-        up.extend(device_changes(device, have));
-    }
     up.extend(sysctl_changes(want, have));
     address_changes(&devices, have, &mut up, &mut down);
-    let neighbours_lost = neighbour_changes(want, have, &devices, &up);
-    up.extend(neighbours_lost);
+    up.extend(neighbour_changes(want, have, &devices));
     up.extend(fdb_changes(want, have, &devices));
     route_changes(want, have, &devices, &mut up);
     pod_route_changes(want, have, &mut up);
@@ -111,9 +109,12 @@ fn changes(want: &Overlay, have: &Kernel) -> Vec<Op> {
     up
 }
 
-fn device_changes(want: &Device, have: &Kernel) -> Vec<Op> {
+fn device_changes(want: &Device, have: &Kernel, replaced: &[Op]) -> Vec<Op> {
+    let goes = |op: &Op| matches!(op, Op::DeleteLink { link, .. } if *link == want.name);
     let link = want.name.clone();
-    let Some((_, have)) = have.link(&want.name) else { return vec![Op::CreateDevice(want.clone())] };
+    let Some((_, have)) = have.link(&want.name).filter(|_| !replaced.iter().any(goes)) else {
+        return vec![Op::CreateDevice(want.clone())];
+    };
     let mut ops = Vec::new();
     if have.mtu != want.mtu {
         ops.push(Op::SetMtu { link: link.clone(), mtu: want.mtu });
@@ -148,18 +149,13 @@ fn address_changes(devices: &Devices<'_>, have: &Kernel, up: &mut Vec<Op>, down:
     }
 }
 
-/// A device that gets another MAC loses its neighbours, so that all of them must be set again.
-fn neighbour_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>, before: &[Op]) -> Vec<Op> {
-    let forgotten = |name: &IfName| before.iter().any(|op| matches!(op, Op::SetMac { link, .. } if link == name));
-    want.neighbours
-        .iter()
-        .filter_map(|(address, mac)| {
-            let family = Family::of(*address);
-            let link = devices.name(family)?;
-            let kept = !forgotten(link) && have_neighbour(have, devices, *address) == Some(*mac);
-            (!kept).then(|| Op::SetNeighbour { link: link.clone(), address: *address, mac: *mac })
-        })
-        .collect()
+fn neighbour_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<Op> {
+    let set = |address: &IpAddr, mac: &Mac| {
+        let link = devices.name(Family::of(*address))?.clone();
+        let there = have_neighbour(have, devices, *address) == Some(*mac);
+        (!there).then_some(Op::SetNeighbour { link, address: *address, mac: *mac })
+    };
+    want.neighbours.iter().filter_map(|(address, mac)| set(address, mac)).collect()
 }
 
 fn have_neighbour(have: &Kernel, devices: &Devices<'_>, address: IpAddr) -> Option<Mac> {

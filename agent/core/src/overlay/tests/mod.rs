@@ -1,0 +1,155 @@
+//! A small cluster to test with: this node is `me`, its peers are numbered, both IP families.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::*;
+use crate::{
+    model::{Endpoint, Family, Mac, NodeName, Peer, PodId, Vni},
+    names::IfName,
+};
+
+mod diff;
+mod notice;
+mod prop;
+mod uplink;
+mod want;
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn pod_cidr(family: Family, node: u8) -> IpNet {
+    match family {
+        Family::V4 => net(&format!("10.244.{node}.0/24")),
+        Family::V6 => net(&format!("fd00:244:0:{node}::/64")),
+    }
+}
+
+fn public_ip(family: Family, host: u8) -> IpAddr {
+    match family {
+        Family::V4 => addr(&format!("172.30.0.{host}")),
+        Family::V6 => addr(&format!("fd00:30::{host}")),
+    }
+}
+
+fn mac(family: Family, number: u8) -> Mac {
+    Mac::locally_administered([0, 0, 0, 0, if family == Family::V4 { 4 } else { 6 }, number])
+}
+
+fn peer(family: Family, node: u8) -> Peer {
+    Peer {
+        node: NodeName(format!("n{node}")),
+        pod_cidr: pod_cidr(family, node),
+        public_ip: public_ip(family, node),
+        vtep_mac: mac(family, node),
+    }
+}
+
+fn link(text: &str, mtu: u32) -> Link {
+    Link {
+        name: name(text),
+        mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+        mtu,
+        state: LinkState::Up,
+        kind: LinkKind::Other("device".to_owned()),
+    }
+}
+
+/// A node as it comes: loopback, an uplink with a default route, and the links of two pods.
+fn fresh() -> Kernel {
+    let mut kernel = Kernel::default();
+    kernel.links.insert(IfIndex(1), link("lo", 65536));
+    kernel.links.insert(IfIndex(2), link("uplink", 1500));
+    for pod in 1..=2 {
+        kernel.links.insert(IfIndex(10 + u32::from(pod)), link(endpoint(pod).interface.as_str(), 1430));
+    }
+    kernel.addresses.insert(IfIndex(2), vec![net("172.30.0.99/24"), net("fd00:30::99/64")]);
+    let target = Target::Via { gateway: addr("172.30.0.254"), link: IfIndex(2) };
+    kernel
+        .routes
+        .insert(RouteKey { destination: net("0.0.0.0/0"), metric: 0 }, Route { target, owner: Owner::Other(3) });
+    kernel
+}
+
+fn endpoint(number: u8) -> Endpoint {
+    let pod = PodId { namespace: "default".to_owned(), name: format!("pod{number}") };
+    let interface = IfName::of_pod(&pod.namespace, &pod.name);
+    let addresses = vec![addr(&format!("10.244.99.{}", number + 1)), addr(&format!("fd00:244:0:99::{}", number + 1))];
+    Endpoint { pod, interface, addresses }
+}
+
+/// An input that a test changes before it asks what is wanted.
+#[derive(Debug, Clone)]
+struct Cluster {
+    vni: u32,
+    port: u16,
+    mtu: u32,
+    direct: DirectRouting,
+    families: BTreeMap<Family, OwnSide>,
+    peers: Vec<Peer>,
+    endpoints: Vec<Endpoint>,
+}
+
+impl Cluster {
+    /// Peers 1 to n in both families.
+    fn of(peers: u8) -> Self {
+        let own =
+            |family| OwnSide { pod_cidr: pod_cidr(family, 99), local: public_ip(family, 99), mac: mac(family, 99) };
+        Self {
+            vni: 1,
+            port: 8472,
+            mtu: 1430,
+            direct: DirectRouting::Disabled,
+            families: Family::ALL.into_iter().map(|family| (family, own(family))).collect(),
+            peers: (1..=peers).flat_map(|n| Family::ALL.map(|family| peer(family, n))).collect(),
+            endpoints: Vec::new(),
+        }
+    }
+
+    fn want_all(&self) -> (Overlay, Vec<PeerConflict>) {
+        let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
+        super::want(&OverlayInput {
+            node: &NodeName("me".to_owned()),
+            vni: Vni::new(self.vni).unwrap(),
+            port: self.port,
+            mtu: self.mtu,
+            uplink: &choose_uplink(&fresh(), query).unwrap(),
+            direct_routing: self.direct,
+            families: &self.families,
+            peers: &self.peers,
+            endpoints: &self.endpoints,
+        })
+    }
+
+    /// What is wanted, if no peers are in conflict.
+    fn want(&self) -> Overlay {
+        let (overlay, conflicts) = self.want_all();
+        assert_eq!(conflicts, []);
+        overlay
+    }
+}
+
+/// Carries out everything; nothing may be refused.
+fn execute(kernel: &mut Kernel, ops: &[Op]) {
+    for op in ops {
+        kernel.execute(op).unwrap_or_else(|refusal| panic!("{op}: {refusal}; all: {ops:#?}"));
+    }
+}
+
+/// A node that has all that is wanted.
+fn converged(want: &Overlay) -> Kernel {
+    let mut kernel = fresh();
+    let ops = super::diff(want, &kernel);
+    execute(&mut kernel, &ops);
+    kernel
+}

@@ -1,0 +1,114 @@
+use super::*;
+use crate::overlay::uplink::{ChosenBy, MIN_MTU};
+
+fn choose(kernel: &Kernel, spec: InterfaceSpec, families: &[Family]) -> Result<Uplink, UplinkError> {
+    choose_uplink(kernel, UplinkQuery { spec: &spec, families, prefer: &[addr("10.0.0.5")] })
+}
+
+/// Two fit links beside the usual: `fast` without a default route, and `down`.
+fn kernel() -> Kernel {
+    let mut kernel = fresh();
+    kernel.links.insert(IfIndex(3), link("fast", 9000));
+    kernel.addresses.insert(IfIndex(3), vec![net("10.0.0.100/32"), net("10.0.0.4/24"), net("10.0.0.5/24")]);
+    let down = Link { state: LinkState::Down, ..link("down", 1500) };
+    kernel.links.insert(IfIndex(4), down);
+    kernel.addresses.insert(IfIndex(4), vec![net("10.1.0.4/24")]);
+    kernel.links.insert(IfIndex(5), link("flannel.1", 1450));
+    kernel.addresses.insert(IfIndex(5), vec![net("10.244.99.0/32")]);
+    kernel
+}
+
+#[test]
+fn the_uplink_is_chosen_as_the_user_says() {
+    use InterfaceSpec as Spec;
+    for (spec, link, address, chosen_by, why) in [
+        (Spec::DefaultRoute, "uplink", "172.30.0.99", ChosenBy::DefaultRoute(Family::V4), "the usual"),
+        (Spec::Names(vec![name("fast")]), "fast", "10.0.0.5", ChosenBy::Name, "the Node's address is preferred"),
+        (Spec::Names(vec![name("none"), name("down"), name("fast")]), "fast", "10.0.0.5", ChosenBy::Name, "first fit"),
+        (Spec::Cidrs(vec![net("10.1.0.0/16"), net("10.0.0.0/30")]), "none", "", ChosenBy::Name, "outside, or down"),
+        (Spec::Cidrs(vec![net("10.0.0.4/32")]), "fast", "10.0.0.4", ChosenBy::Cidr(net("10.0.0.4/32")), "by network"),
+        (Spec::Address(addr("10.0.0.100")), "fast", "10.0.0.100", ChosenBy::Address(addr("10.0.0.100")), "by address"),
+        (Spec::Cidrs(vec![net("10.244.0.0/16")]), "none", "", ChosenBy::Name, "the overlay carries not itself"),
+    ] {
+        let found = choose(&kernel(), spec, &[Family::V4]);
+        if link == "none" {
+            assert!(found.is_err(), "{why}: {found:?}");
+            continue;
+        }
+        let found = found.unwrap();
+        assert_eq!((found.name.as_str(), &found.chosen_by), (link, &chosen_by), "{why}");
+        assert_eq!(found.addresses[&Family::V4], addr(address), "{why}");
+    }
+}
+
+#[test]
+fn of_default_routes_the_least_metric_wins_and_a_blackhole_is_none() {
+    let mut kernel = kernel();
+    let add = |kernel: &mut Kernel, metric, target| {
+        let key = RouteKey { destination: net("0.0.0.0/0"), metric };
+        kernel.routes.insert(key, Route { target, owner: Owner::Other(3) });
+    };
+    kernel.routes.clear();
+    add(&mut kernel, 1, Target::Blackhole);
+    add(&mut kernel, 200, Target::Via { gateway: addr("172.30.0.254"), link: IfIndex(2) });
+    add(&mut kernel, 100, Target::Link(IfIndex(3)));
+    assert_eq!(choose(&kernel, InterfaceSpec::DefaultRoute, &[Family::V4]).unwrap().name, name("fast"));
+    add(&mut kernel, 50, Target::Link(IfIndex(4)));
+    assert_eq!(
+        choose(&kernel, InterfaceSpec::DefaultRoute, &[Family::V4]),
+        Err(UplinkError::DefaultRouteUnfit(IfIndex(4))),
+        "never another than the one that traffic takes"
+    );
+}
+
+#[test]
+fn without_a_default_route_the_nodes_address_decides() {
+    let mut kernel = kernel();
+    kernel.routes.clear();
+    let found = choose(&kernel, InterfaceSpec::DefaultRoute, &[Family::V4]).unwrap();
+    assert_eq!((found.name.as_str(), found.chosen_by), ("fast", ChosenBy::NodeAddress(addr("10.0.0.5"))));
+    kernel.addresses.remove(&IfIndex(3));
+    assert_eq!(choose(&kernel, InterfaceSpec::DefaultRoute, &[Family::V4]), Err(UplinkError::NoDefaultRoute));
+}
+
+#[test]
+fn an_address_of_a_network_goes_before_a_single_one() {
+    let mut kernel = kernel();
+    kernel.addresses.insert(IfIndex(3), vec![net("10.0.0.100/32"), net("10.0.0.4/24")]);
+    let found = choose(&kernel, InterfaceSpec::Names(vec![name("fast")]), &[Family::V4]).unwrap();
+    assert_eq!(found.addresses[&Family::V4], addr("10.0.0.4"), "10.0.0.100/32 looks like a virtual IP");
+    assert!(found.reaches(addr("10.0.0.77")) && !found.reaches(addr("10.0.1.77")));
+    kernel.addresses.insert(IfIndex(3), vec![net("10.0.0.100/32")]);
+    let found = choose(&kernel, InterfaceSpec::Names(vec![name("fast")]), &[Family::V4]).unwrap();
+    assert_eq!(found.addresses[&Family::V4], addr("10.0.0.100"), "better than none");
+    assert!(!found.reaches(addr("10.0.0.101")), "nothing is on the link itself");
+}
+
+#[test]
+fn a_link_without_an_address_of_a_family_is_refused_by_name() {
+    let error = choose(&kernel(), InterfaceSpec::Names(vec![name("fast")]), &Family::ALL).unwrap_err();
+    assert_eq!(error, UplinkError::NoAddress { name: name("fast"), family: Family::V6 });
+    let error = choose(&kernel(), InterfaceSpec::Names(vec![name("eth9")]), &[Family::V4]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "none of the links eth9 in spec.interface.names is there and up; there are lo, uplink, fast"
+    );
+}
+
+#[test]
+fn the_mtu_leaves_room_for_the_outer_header() {
+    const V4: &[Family] = &[Family::V4];
+    for (uplink, configured, families, expected, why) in [
+        (1500, None, V4, Ok(1450), "flannel's number"),
+        (1500, None, &Family::ALL, Ok(1430), "the larger header counts for both families"),
+        (9000, None, V4, Ok(8950), "jumbo frames"),
+        (1500, Some(1400), V4, Ok(1400), "less is fine"),
+        (1500, Some(1450), V4, Ok(1450), "just fits"),
+        (1500, Some(1451), V4, Err(MtuError::TooLarge { configured: 1451, largest: 1450, uplink: 1500 }), "too large"),
+        (1330, None, V4, Ok(MIN_MTU), "the least"),
+        (1329, None, V4, Err(MtuError::UplinkTooSmall { uplink: 1329, largest: 1279 }), "below what IPv6 needs"),
+        (20, None, V4, Err(MtuError::UplinkTooSmall { uplink: 20, largest: 0 }), "no underflow"),
+    ] {
+        assert_eq!(device_mtu(uplink, configured, families), expected, "{why}");
+    }
+}
