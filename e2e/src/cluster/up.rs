@@ -12,6 +12,7 @@ use crate::process::Running;
 use crate::progress::Progress;
 use crate::site::Site;
 use crate::toolchain::Tools;
+use crate::wait::wait_for;
 use crate::{cgroup, underlay};
 
 impl Cluster {
@@ -54,7 +55,7 @@ impl Cluster {
             running.push(node.start()?);
         }
         let check = |running: &[Running]| running.iter().try_for_each(Running::check);
-        let port = self.wait("the loopback port", Duration::from_secs(10), || {
+        let port = wait_for("the loopback port", Duration::from_secs(10), || {
             check(&running)?;
             Ok(fs::read_to_string(self.port_file()).ok())
         })?;
@@ -66,7 +67,7 @@ impl Cluster {
         nodes.iter().try_for_each(Node::admit)?;
         self.apply(&coredns::manifests(self.spec().family))?;
         self.wait_registered(&nodes, || check(&running))?;
-        self.wait("the default ServiceAccount", Duration::from_secs(60), || {
+        wait_for("the default ServiceAccount", Duration::from_secs(60), || {
             check(&running)?;
             self.get(&["serviceaccount", "default", "-n", "default"])
         })?;
