@@ -10,6 +10,8 @@
 
 mod pods;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

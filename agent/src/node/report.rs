@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use towpath_core::{
+    ipam::Range,
     model::Family,
     overlay::{self, Device},
 };
@@ -200,16 +201,14 @@ impl Node {
     }
 
     fn addresses(&self, path: &Path) -> Addresses {
-        let capacity = |(family, own): (&Family, &overlay::OwnSide)| {
-            let bits = u32::from(family.host_prefix_len() - own.pod_cidr.prefix_len());
-            // Not handed out: the network address, which is the VTEP's own; in IPv4 the broadcast address too.
-            let kept = if *family == Family::V4 { 2 } else { 1 };
-            1_i64.checked_shl(bits.min(62)).unwrap_or(i64::MAX).saturating_sub(kept).max(0)
+        // A podCIDR too small to hand anything out has room for nobody.
+        let capacity = |own: &overlay::OwnSide| {
+            Range::new(own.pod_cidr).map_or(0, |range| i64::try_from(range.capacity()).unwrap_or(i64::MAX))
         };
         let used: usize = path.own.keys().map(|family| self.pods.addresses(*family)).sum();
         Addresses {
             used: i64::try_from(used).unwrap_or(i64::MAX),
-            capacity: path.own.iter().map(capacity).fold(0, i64::saturating_add),
+            capacity: path.own.values().map(capacity).fold(0, i64::saturating_add),
         }
     }
 
