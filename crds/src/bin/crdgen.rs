@@ -1,14 +1,11 @@
-//! Writes the CRDs as YAML into the folder given, one file each: `crdgen manifests/crds`.
+//! Writes the CRDs as YAML, one file each, into the folder given, else into `manifests/crds` of the current one.
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use towpath_crds::{schema, yaml};
 
 fn main() -> ExitCode {
-    let Some(folder) = env::args_os().nth(1).map(PathBuf::from) else {
-        eprintln!("usage: crdgen FOLDER");
-        return ExitCode::FAILURE;
-    };
+    let folder = env::args_os().nth(1).map_or_else(|| PathBuf::from("manifests/crds"), PathBuf::from);
     for (name, crd) in schema::crds() {
         let path = folder.join(name);
         let written = yaml::to_string(&crd).map_err(|error| error.to_string()).and_then(|text| {

@@ -1,4 +1,4 @@
-//! Writes the install bundle as YAML: `manifestgen manifests`.
+//! Writes the install bundle as YAML into the folder given, else into `manifests` of the current one.
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
@@ -6,10 +6,7 @@ use towpath_crds::yaml;
 use towpath_operator::install;
 
 fn main() -> ExitCode {
-    let Some(folder) = env::args_os().nth(1).map(PathBuf::from) else {
-        eprintln!("usage: manifestgen FOLDER");
-        return ExitCode::FAILURE;
-    };
+    let folder = env::args_os().nth(1).map_or_else(|| PathBuf::from("manifests"), PathBuf::from);
     let path = folder.join("install.yaml");
     let texts: Result<Vec<String>, _> = install::bundle().iter().map(yaml::to_string).collect();
     let written = texts
