@@ -53,7 +53,11 @@ fn selector() -> impl Strategy<Value = Selector> {
         1 => key().prop_map(Selector::Exists),
         1 => key().prop_map(Selector::DoesNotExist),
     ];
-    vec(part, 0..=2).prop_map(Selector::all)
+    // Most of them find something: what selects nothing tries nothing.
+    prop_oneof![
+        1 => Just(Selector::everything()),
+        2 => vec(part, 1..=2).prop_map(Selector::all),
+    ]
 }
 
 fn pod_selector() -> impl Strategy<Value = PodSelector> {
@@ -125,7 +129,7 @@ fn policy(actions: Vec<Action>) -> impl Strategy<Value = Policy> {
 }
 
 fn tier(default: TierDefault, actions: Vec<Action>) -> impl Strategy<Value = Tier> {
-    vec((select(NAMESPACES.to_vec()), policy(actions)), 0..=4).prop_map(move |policies| {
+    vec((select(NAMESPACES.to_vec()), policy(actions)), 1..=5).prop_map(move |policies| {
         let id = |n, namespace: &str| PolicyId { namespace: namespace.to_owned(), name: format!("p{n}") };
         let policies = policies.into_iter().enumerate().map(|(n, (namespace, p))| (id(n, namespace), p)).collect();
         Tier { name: format!("{default:?}"), default, policies }
@@ -143,7 +147,7 @@ fn tiers() -> impl Strategy<Value = Vec<Tier>> {
 /// Clusters of up to eight pods; most of them are on this node, and one interface may belong to a pod that is unknown.
 pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     let namespaces = vec(proptest::option::weighted(0.9, labels()), NAMESPACES.len());
-    let pods = vec((select(NAMESPACES.to_vec()), pod(), proptest::bool::weighted(0.7)), 1..=8);
+    let pods = vec((select(NAMESPACES.to_vec()), pod(), proptest::bool::weighted(0.8)), 2..=8);
     (namespaces, pods, tiers(), proptest::bool::weighted(0.2)).prop_map(|(labels, pods, tiers, stranger)| {
         let namespaces = NAMESPACES.iter().zip(labels).filter_map(|(n, l)| Some(((*n).to_owned(), l?))).collect();
         let mut snapshot = Snapshot { namespaces, pods: BTreeMap::new(), tiers };
