@@ -168,7 +168,7 @@ fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
-fn node_object(name: &str, number: u8, annotations: Value) -> k8s_openapi::api::core::v1::Node {
+fn node_object(name: &str, number: u8, annotations: &Value) -> k8s_openapi::api::core::v1::Node {
     object(json!({
         "metadata": { "name": name, "uid": format!("uid-{name}"), "annotations": annotations },
         "spec": { "podCIDRs": [format!("10.244.{number}.0/24")] },
@@ -183,7 +183,7 @@ fn peer(name: &str, number: u8) -> k8s_openapi::api::core::v1::Node {
         "flannel.alpha.coreos.com/backend-data": data,
         "flannel.alpha.coreos.com/public-ip": format!("192.0.2.{number}"),
     });
-    node_object(name, number, annotations)
+    node_object(name, number, &annotations)
 }
 
 fn pod_event(name: &str) -> Input {
@@ -209,7 +209,7 @@ fn listed<K>(event: fn(Box<IndexChange<K>>) -> Event, objects: Vec<K>) -> Vec<In
 /// Two nodes, a namespace, no pods, no policies.
 fn cluster() -> Vec<Input> {
     let namespace = object(json!({ "metadata": { "name": "default" } }));
-    let mut inputs = listed(Event::Node, vec![node_object("n1", 1, json!({})), peer("n2", 2)]);
+    let mut inputs = listed(Event::Node, vec![node_object("n1", 1, &json!({})), peer("n2", 2)]);
     inputs.extend(listed(Event::Namespace, vec![namespace]));
     inputs.extend(listed(Event::Pod, Vec::new()));
     inputs.extend(listed(Event::NetworkPolicy, Vec::new()));
@@ -283,7 +283,7 @@ fn what_somebody_deletes_comes_back_and_is_counted() {
     world.pass(GATHER);
     assert_eq!((world.reach.net.kernel.fdb.len(), world.node.drift.repairs), (1, 1));
 
-    world.reach.nft.table = towpath_core::ruleset::fake::FakeTable::default();
+    world.reach.nft.table = ruleset::fake::FakeTable::default();
     world.hear([Input::Notice(Notice::Table)]);
     assert!(world.reach.nft.table.read_back().is_some(), "at once");
     assert!(world.node.drift.repairs > 1);
@@ -381,7 +381,7 @@ fn a_peer_with_damaged_data_is_named_and_the_others_work() {
 #[test]
 fn what_stands_in_the_way_of_the_overlay_is_said_and_the_pods_rules_stand_all_the_same() {
     let no_cidr = object(json!({ "metadata": { "name": "n1", "uid": "u" } }));
-    let outside = node_object("n1", 1, json!({}));
+    let outside = node_object("n1", 1, &json!({}));
     let outside = {
         let mut node = outside;
         node.spec.as_mut().unwrap().pod_cidrs = Some(vec!["10.9.0.0/24".to_owned()]);
@@ -390,7 +390,7 @@ fn what_stands_in_the_way_of_the_overlay_is_said_and_the_pods_rules_stand_all_th
     for (node, kernel, reason, why) in [
         (no_cidr, kernel(), "PodCIDRMissing", "no IPv4 podCIDR"),
         (outside, kernel(), "PodCIDROutsideNetwork", "10.9.0.0/24"),
-        (node_object("n1", 9, json!({})), Kernel::default(), "UplinkNotFound", "no default route"),
+        (node_object("n1", 9, &json!({})), Kernel::default(), "UplinkNotFound", "no default route"),
     ] {
         let mut world = World::with(kernel);
         let mut inputs = cluster();
