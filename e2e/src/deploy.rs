@@ -82,10 +82,13 @@ fn load(cluster: &Cluster, built: &Built) -> Result<()> {
 fn wait_operator(cluster: &Cluster) -> Result<()> {
     wait_for("a rolled out operator", OPERATOR_BOUND, || {
         let operator = cluster.get(&["deployment", "towpath-operator", "-n", NAMESPACE])?.unwrap_or_default();
-        let (status, wanted) = (&operator["status"], &operator["spec"]["replicas"]);
+        let (status, wanted) = (&operator["status"], operator["spec"]["replicas"].as_u64().unwrap_or_default());
+        let count = |field: &str| status[field].as_u64().unwrap_or_default();
         let observed = status["observedGeneration"] == operator["metadata"]["generation"];
-        let all = ["replicas", "updatedReplicas", "availableReplicas"].iter().all(|count| status[count] == *wanted);
-        Ok((observed && all).then_some(()))
+        let replaced = count("replicas") == wanted && count("updatedReplicas") == wanted;
+        // Two replicas use the same port of their node, so on a cluster of one node the second waits for another.
+        let available = count("availableReplicas") >= wanted.min(cluster.nodes().len() as u64);
+        Ok((observed && replaced && available && wanted > 0).then_some(()))
     })?;
     cluster.progress().say("the operator is available");
     Ok(())

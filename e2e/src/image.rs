@@ -16,6 +16,8 @@ use crate::toolchain::{self, recipe_hash};
 pub const NAME: &str = concat!("towpath.local/towpath:", env!("CARGO_PKG_VERSION"));
 /// What the programs run besides themselves.
 const PACKAGES: &str = "nftables,conntrack";
+/// mmdebstrap copies these from the machine, so that hooks may use the network.
+const FORGET: &str = r#"rm -f "$1/etc/resolv.conf" "$1/etc/hostname""#;
 /// What making the image needs on this machine.
 const DEBIAN: &[&str] = &["gcc", "libc6-dev", "mmdebstrap"];
 /// The CNI plugin runs on any host, so it brings its C library along; that needs the target to be named.
@@ -74,11 +76,13 @@ fn base(site: &Site, progress: &Progress) -> Result<PathBuf> {
     let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let codename = codename.context("/etc/os-release names no Debian release: the image is made on Debian")?;
-    let name = format!("base-{codename}-{}", recipe_hash([PACKAGES.as_bytes()]));
+    let name = format!("base-{codename}-{}", recipe_hash([PACKAGES.as_bytes(), FORGET.as_bytes()]));
     let dir = toolchain::once(site, &name, progress, |dir| {
         progress.say("making the image's base from Debian packages, once");
         let mut command = Command::new("mmdebstrap");
-        command.args(["--variant=extract", &format!("--include={PACKAGES}"), codename]).arg(dir.join("base.tar"));
+        // The same bytes whenever it is made, and nothing of the machine that makes it.
+        command.env("SOURCE_DATE_EPOCH", "0").args(["--variant=extract", &format!("--extract-hook={FORGET}")]);
+        command.args([&format!("--include={PACKAGES}"), codename]).arg(dir.join("base.tar"));
         run::logged(&mut command, "the image's base", &site.target().join("log/build-base.log"), progress)
     })?;
     Ok(dir.join("base.tar"))
