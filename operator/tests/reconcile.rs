@@ -1,0 +1,134 @@
+//! The operator against an API server in memory: what it writes, counted.
+
+use serde_json::json;
+use tokio::task::LocalSet;
+use towpath_operator::lease::Leadership;
+
+mod support;
+use support::Rig;
+
+/// Runs a scenario with time that passes as soon as everybody waits.
+fn scenario(run: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, run);
+}
+
+/// The names of the children carry the revision, which is of no interest here.
+fn kinds(writes: &[String]) -> Vec<&str> {
+    writes.iter().map(|w| if w.contains("configmaps/") { "PATCH configmaps" } else { w.as_str() }).collect()
+}
+
+#[test]
+fn a_rollout_takes_these_writes_and_a_network_in_shape_none() {
+    scenario(async {
+        let rig = Rig::start(&json!({}), Leadership::Leading, 0);
+        let writes = rig.pass().await;
+        assert_eq!(
+            kinds(&writes),
+            [
+                "PATCH networkconfigs/default",
+                "PATCH configmaps",
+                "PATCH daemonsets/towpath-agent",
+                "POST event RolloutStarted",
+                "PATCH networkconfigs/default/status",
+                "PATCH networkconfigs/default/status",
+                "POST event AllNodesReady",
+            ]
+        );
+        rig.server().edit("networkconfigs/default", |config| config["metadata"]["resourceVersion"] = json!("2"));
+        rig.server().edit("daemonsets/towpath-agent", |set| set["metadata"]["resourceVersion"] = json!("3"));
+        assert_eq!(rig.pass().await, Vec::<String>::new(), "looked again, found nothing to do");
+    });
+}
+
+#[test]
+fn a_standby_writes_nothing() {
+    scenario(async {
+        let rig = Rig::start(&json!({}), Leadership::Standby, 0);
+        assert_eq!(rig.pass().await, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn an_edited_daemon_set_is_restored_by_one_write_and_one_event() {
+    scenario(async {
+        let rig = Rig::start(&json!({}), Leadership::Leading, 0);
+        rig.pass().await;
+        rig.server().edit("daemonsets/towpath-agent", |set| {
+            set["spec"]["template"]["spec"]["containers"][0]["image"] = json!("example.org/other:1");
+        });
+        assert_eq!(rig.pass().await, ["PATCH daemonsets/towpath-agent", "POST event DriftRepaired"]);
+        let image =
+            rig.server().object("daemonsets/towpath-agent")["spec"]["template"]["spec"]["containers"][0]["image"]
+                .clone();
+        assert_eq!(image, "towpath.local/towpath:0.1.0");
+    });
+}
+
+#[test]
+fn a_write_that_fails_is_tried_again_with_pauses_and_told_meanwhile() {
+    scenario(async {
+        let rig = Rig::start(&json!({}), Leadership::Leading, 4);
+        let writes = rig.pass().await;
+        let tries = writes.iter().filter(|w| *w == "PATCH daemonsets/towpath-agent").count();
+        assert_eq!(tries, 5, "four failures and a success: {writes:?}");
+        let told = rig.server().reconciling.clone();
+        assert!(told.contains(&"RetryingAfterError".to_owned()), "{told:?}");
+        let last = rig.server().object("networkconfigs/default");
+        let types: Vec<_> =
+            last["status"]["conditions"].as_array().unwrap().iter().map(|c| c["type"].clone()).collect();
+        assert_eq!(types, ["Ready", "PreflightPassed"], "the failure is forgotten when it is over");
+    });
+}
+
+#[test]
+fn an_api_server_that_fails_for_long_is_asked_once_a_minute() {
+    scenario(async {
+        let rig = Rig::start(&json!({}), Leadership::Leading, usize::MAX);
+        rig.pass().await;
+        let writes = rig.pass().await;
+        let tries = writes.iter().filter(|w| *w == "PATCH daemonsets/towpath-agent").count();
+        assert!((9..=11).contains(&tries), "{tries} in ten minutes: {writes:?}");
+        assert!(!writes.iter().any(|w| w.contains("event")), "a rollout that has not started is not told: {writes:?}");
+    });
+}
+
+#[test]
+fn a_failed_check_writes_a_status_and_an_event_and_no_daemon_set() {
+    scenario(async {
+        let rig = Rig::start(&json!({"podCIDRs": ["10.9.0.0/16"]}), Leadership::Leading, 0);
+        let writes = rig.pass().await;
+        assert_eq!(
+            kinds(&writes),
+            ["PATCH networkconfigs/default", "PATCH networkconfigs/default/status", "POST event PreflightFailed"]
+        );
+    });
+}
+
+#[test]
+fn an_orphaned_network_loses_the_finalizer_and_nothing_else() {
+    scenario(async {
+        let rig = Rig::start(&json!({"deletionPolicy": "Orphan"}), Leadership::Leading, 0);
+        rig.pass().await;
+        rig.server().edit("networkconfigs/default", |config| {
+            config["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        });
+        assert_eq!(rig.pass().await, ["POST event Orphaned", "PATCH networkconfigs/default"]);
+        assert_eq!(rig.server().object("networkconfigs/default")["metadata"]["finalizers"], json!([]));
+    });
+}
+
+#[test]
+fn a_teardown_whose_time_is_over_deletes_every_child() {
+    scenario(async {
+        let rig = Rig::start(&json!({"deletionPolicy": "Teardown"}), Leadership::Leading, 0);
+        rig.pass().await;
+        rig.server().edit("networkconfigs/default", |config| {
+            config["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        });
+        let writes = rig.pass().await;
+        assert_eq!(writes[0], "DELETE daemonsets/towpath-agent");
+        assert!(writes[1].starts_with("DELETE configmaps/towpath-agent-"), "{writes:?}");
+        assert_eq!(writes[2..], ["POST event TeardownIncomplete", "PATCH networkconfigs/default"]);
+    });
+}

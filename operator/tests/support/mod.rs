@@ -1,0 +1,241 @@
+//! An API server in memory, as far as the operator writes to it, and the watches that it feeds.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use axum::http::{Method, Request, Response};
+use futures::channel::mpsc::{UnboundedSender, unbounded};
+use k8s_openapi::jiff::Timestamp;
+use kube::{Client, client::Body};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::sleep};
+use towpath_crds::names;
+use towpath_operator::{
+    apply::Executor,
+    facts::{Kubelet, NodeFacts, PodFacts, PodHealth, Ready, ReportFacts},
+    lease::Leadership,
+    metrics::Metrics,
+    plan::Identity,
+    reconcile::Reconciler,
+    serve::Vitals,
+    table::Step,
+    world::Change,
+};
+
+/// The cluster's nodes.
+const NODES: [&str; 2] = ["n0", "n1"];
+
+/// The objects of the API server, what was asked of it, and where its watches lead.
+pub(crate) struct Server {
+    objects: BTreeMap<String, Value>,
+    changes: UnboundedSender<Change>,
+    /// Every request that changes something, as `METHOD resource/name`; of an Event its reason.
+    pub(crate) writes: Vec<String>,
+    /// How many writes to the DaemonSet are still to fail.
+    pub(crate) failures: usize,
+    /// Reasons of the Reconciling condition, in the order in which they were published.
+    pub(crate) reconciling: Vec<String>,
+}
+
+impl Server {
+    /// The object under this `resource/name`.
+    pub(crate) fn object(&self, key: &str) -> Value {
+        self.objects.get(key).cloned().unwrap_or(Value::Null)
+    }
+
+    /// Changes an object behind the operator's back.
+    pub(crate) fn edit(&mut self, key: &str, change: impl FnOnce(&mut Value)) {
+        let mut object = self.object(key);
+        change(&mut object);
+        self.store(key, object);
+    }
+
+    fn store(&mut self, key: &str, object: Value) {
+        let name = key.rsplit('/').next().unwrap_or_default().to_owned();
+        let change = match key.split('/').next() {
+            Some("networkconfigs") => Change::Config(Step::Set(name, typed(&object))),
+            Some("daemonsets") => Change::DaemonSet(Step::Set(name, typed(&object))),
+            Some("configmaps") => Change::ConfigMap(Step::Set(name, typed(&object))),
+            _ => return,
+        };
+        self.objects.insert(key.to_owned(), object);
+        self.changes.unbounded_send(change).unwrap();
+    }
+
+    fn remove(&mut self, key: &str) {
+        let name = key.rsplit('/').next().unwrap_or_default().to_owned();
+        self.objects.remove(key);
+        let change = match key.split('/').next() {
+            Some("daemonsets") => Change::DaemonSet(Step::Gone(name)),
+            _ => Change::ConfigMap(Step::Gone(name)),
+        };
+        self.changes.unbounded_send(change).unwrap();
+    }
+
+    fn answer(&mut self, method: &Method, path: &str, body: Value) -> Result<Value, u16> {
+        let mut parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let status = parts.last() == Some(&"status");
+        if status {
+            parts.pop();
+        }
+        if path.contains("/events") {
+            self.writes.push(format!("{method} event {}", body["reason"].as_str().unwrap_or_default()));
+            return Ok(body);
+        }
+        let key = parts[parts.len() - 2..].join("/");
+        self.writes.push(format!("{method} {key}{}", if status { "/status" } else { "" }));
+        if method == Method::DELETE {
+            self.remove(&key);
+            return Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}));
+        }
+        if key.starts_with("daemonsets/") {
+            if self.failures > 0 {
+                self.failures -= 1;
+                return Err(500);
+            }
+            self.store(&key, with_controller(body, &self.object(&key)));
+            self.agents_come_up(&key);
+        } else if key.starts_with("networkconfigs/") {
+            let mut config = self.object(&key);
+            if status {
+                config["status"] = body["status"].clone();
+                let conditions = body["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                let reason = conditions.iter().find(|c| c["type"] == "Reconciling").map(|c| c["reason"].clone());
+                self.reconciling.extend(reason.and_then(|r| r.as_str().map(str::to_owned)));
+            } else {
+                config["metadata"]["finalizers"] = body["metadata"]["finalizers"].clone();
+            }
+            self.store(&key, config);
+        } else {
+            self.store(&key, body);
+        }
+        Ok(self.object(&key))
+    }
+
+    /// Every node gets a pod that is ready and reports the revision of the DaemonSet.
+    fn agents_come_up(&self, key: &str) {
+        let template = &self.object(key)["spec"]["template"]["metadata"]["annotations"];
+        let revision = template[names::ANNOTATION_REVISION].as_str().map(str::to_owned);
+        for node in NODES {
+            let pod = PodFacts { node: Some(node.to_owned()), health: PodHealth::Ready };
+            let report = ReportFacts {
+                revision: revision.clone(),
+                at: Some(Timestamp::now()),
+                ready: Some(Ready { truth: true, reason: "DataPathReady".to_owned(), message: String::new() }),
+                ..ReportFacts::default()
+            };
+            self.changes.unbounded_send(Change::Pod(Step::Set(format!("agent-{node}"), pod))).unwrap();
+            self.changes.unbounded_send(Change::Report(Step::Set(node.to_owned(), report))).unwrap();
+        }
+    }
+}
+
+/// What API server and DaemonSet controller add to a DaemonSet.
+fn with_controller(mut object: Value, former: &Value) -> Value {
+    let generation = former["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+    object["metadata"]["generation"] = json!(generation);
+    object["status"] = json!({"observedGeneration": generation, "desiredNumberScheduled": 2, "updatedNumberScheduled": 2,
+        "currentNumberScheduled": 2, "numberMisscheduled": 0, "numberReady": 2});
+    object
+}
+
+fn typed<T: DeserializeOwned>(object: &Value) -> Box<T> {
+    Box::new(serde_json::from_value(object.clone()).unwrap())
+}
+
+/// An operator at work against the server.
+pub(crate) struct Rig {
+    server: Arc<Mutex<Server>>,
+    /// Dropped at the end; until then the operator runs.
+    _channels: (watch::Sender<Leadership>, watch::Sender<bool>),
+}
+
+impl Rig {
+    /// Starts an operator over two nodes and this NetworkConfig, whose first `failures` writes to the DaemonSet fail.
+    /// Must run inside a `LocalSet`, with time paused.
+    pub(crate) fn start(spec: &Value, leading: Leadership, failures: usize) -> Self {
+        let (changes, stream) = unbounded();
+        let server =
+            Server { objects: BTreeMap::new(), changes, writes: Vec::new(), failures, reconciling: Vec::new() };
+        let server = Arc::new(Mutex::new(server));
+        let metrics = Metrics::default();
+        let reconciler = Reconciler {
+            executor: Executor::new(client(&server), "op", metrics.clone()),
+            me: Identity { image: "towpath.local/towpath:0.1.0".to_owned(), version: "0.1.0".to_owned() },
+            metrics,
+            vitals: Vitals::default(),
+        };
+        let (leadership, leads) = watch::channel(leading);
+        let (stop, stops) = watch::channel(false);
+        tokio::task::spawn_local(async move { reconciler.run(stream, leads, stops).await });
+        let rig = Self { server, _channels: (leadership, stop) };
+        rig.list(spec);
+        rig
+    }
+
+    /// The server.
+    pub(crate) fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap()
+    }
+
+    /// Lets ten minutes pass, and returns what was written meanwhile.
+    pub(crate) async fn pass(&self) -> Vec<String> {
+        sleep(Duration::from_secs(600)).await;
+        std::mem::take(&mut self.server().writes)
+    }
+
+    /// The first list of every watch.
+    fn list(&self, spec: &Value) {
+        let mut server = self.server();
+        let changes = server.changes.clone();
+        let send = |change| changes.unbounded_send(change).unwrap();
+        send(Change::Config(Step::ListDone));
+        send(Change::Pod(Step::ListDone));
+        send(Change::Report(Step::ListDone));
+        send(Change::DaemonSet(Step::ListDone));
+        send(Change::ConfigMap(Step::ListDone));
+        send(Change::ServiceCidr(Step::NotServed));
+        for (index, name) in NODES.into_iter().enumerate() {
+            let facts = NodeFacts {
+                pod_cidrs: vec![format!("10.244.{index}.0/24").parse().unwrap()],
+                addresses: Vec::new(),
+                kubelet: Kubelet::Heard,
+                created: None,
+            };
+            send(Change::Node(Step::Listed(name.to_owned(), facts)));
+        }
+        send(Change::Node(Step::ListDone));
+        let config = json!({"apiVersion": names::API_VERSION, "kind": "NetworkConfig",
+            "metadata": {"name": "default", "uid": "u", "generation": 1, "resourceVersion": "1"}, "spec": spec});
+        server.store("networkconfigs/default", config);
+    }
+}
+
+fn client(server: &Arc<Mutex<Server>>) -> Client {
+    let server = Arc::clone(server);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let server = Arc::clone(&server);
+        async move {
+            let (head, body) = request.into_parts();
+            let bytes = body.collect_bytes().await.unwrap_or_default();
+            let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+            let answer = server.lock().unwrap().answer(&head.method, head.uri.path(), body);
+            let (code, value) = match answer {
+                Ok(value) => (200, value),
+                Err(code) => (
+                    code,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                    "message": "out of order", "reason": "InternalError"}),
+                ),
+            };
+            let body = Body::from(value.to_string().into_bytes());
+            Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+        }
+    });
+    Client::new(service, names::NAMESPACE)
+}
