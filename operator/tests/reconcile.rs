@@ -1,4 +1,5 @@
 //! The operator against an API server in memory: what it writes, counted.
+#![expect(clippy::unwrap_used, reason = "a step that fails ends the test")]
 
 use serde_json::json;
 use tokio::task::LocalSet;
