@@ -1,192 +1,24 @@
 //! The overlay in the kernel: nodes are network namespaces on one bridge, pods are namespaces behind them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod support;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
-use support::Namespace;
+use support::{
+    Namespace,
+    nodes::{DEFAULTS, Settings, Underlay},
+};
 use towpath_core::{
-    model::{Endpoint, Family, Mac, NodeName, Peer, PodId, Vni},
+    model::{Family, Mac},
     names::IfName,
-    overlay::{
-        DirectRouting, InterfaceSpec, Kernel, Op, Overlay, OverlayInput, OwnSide, UplinkQuery, choose_uplink,
-        device_mtu, diff, teardown, want,
-    },
+    overlay::{DirectRouting, Op, diff, teardown},
 };
 use towpath_dataplane::{
-    net::{KernelNet, Net, PodLink, PodLinkSpec},
-    netns::Netns,
+    net::{KernelNet, Net},
     sysctl::Sysctls,
 };
-
-/// The nodes' link.
-struct Underlay {
-    bridge: Namespace,
-    nodes: Vec<Node>,
-}
-
-/// A node: a namespace with the interface `uplink` on the bridge, and the addresses 172.30.0.n and fd00:30::n.
-struct Node {
-    number: u8,
-    namespace: Namespace,
-}
-
-/// What a test may set differently.
-#[derive(Clone, Copy)]
-struct Settings {
-    vni: u32,
-    port: u16,
-    direct: DirectRouting,
-    mtu: Option<u32>,
-}
-
-const DEFAULTS: Settings = Settings { vni: 1, port: 8472, direct: DirectRouting::Disabled, mtu: None };
-
-impl Underlay {
-    fn new(nodes: u8) -> Self {
-        let bridge = Namespace::new();
-        bridge.sh("ip link add br0 type bridge; ip link set br0 up");
-        let nodes = (1..=nodes).map(|number| Node::on(&bridge, number)).collect();
-        Self { bridge, nodes }
-    }
-
-    fn peers(&self, n: usize) -> Vec<Peer> {
-        self.nodes.iter().take(n).flat_map(Node::as_peers).collect()
-    }
-
-    /// Brings all nodes to what they want.
-    fn converge(&self, settings: Settings) {
-        let peers = self.peers(self.nodes.len());
-        for node in &self.nodes {
-            node.converge(settings, &peers);
-        }
-    }
-}
-
-impl Node {
-    fn on(bridge: &Namespace, number: u8) -> Self {
-        let namespace = Namespace::new();
-        let netns = namespace.path();
-        // The path names a file of this process, which a child opens by the process's number.
-        let netns = netns.to_string_lossy().replace("self", &std::process::id().to_string());
-        bridge.sh(&format!(
-            "ip link add port{number} type veth peer name uplink netns {netns}; ip link set port{number} master br0 up"
-        ));
-        namespace.sh(&format!(
-            "sysctl -qw net.ipv6.conf.uplink.accept_dad=0 # else it could ask for no neighbour for a second
-             ip link set lo up; ip link set uplink up
-             ip addr add 172.30.0.{number}/24 dev uplink
-             ip addr add fd00:30::{number}/64 dev uplink nodad
-             ip route add default via 172.30.0.254"
-        ));
-        Self { number, namespace }
-    }
-
-    fn name(&self) -> NodeName {
-        NodeName(format!("n{}", self.number))
-    }
-
-    fn pod_cidr(&self, family: Family) -> IpNet {
-        let n = self.number;
-        match family {
-            Family::V4 => format!("10.244.{n}.0/24").parse().unwrap(),
-            Family::V6 => format!("fd00:244:0:{n}::/64").parse().unwrap(),
-        }
-    }
-
-    fn address(&self, family: Family) -> IpAddr {
-        let n = self.number;
-        match family {
-            Family::V4 => format!("172.30.0.{n}").parse().unwrap(),
-            Family::V6 => format!("fd00:30::{n}").parse().unwrap(),
-        }
-    }
-
-    fn mac(&self, family: Family) -> Mac {
-        Mac::locally_administered([0, 0, 0, 0, if family == Family::V4 { 4 } else { 6 }, self.number])
-    }
-
-    fn as_peers(&self) -> Vec<Peer> {
-        Family::ALL
-            .into_iter()
-            .map(|family| Peer {
-                node: self.name(),
-                pod_cidr: self.pod_cidr(family),
-                public_ip: self.address(family),
-                vtep_mac: self.mac(family),
-            })
-            .collect()
-    }
-
-    fn want(&self, settings: Settings, peers: &[Peer], have: &Kernel) -> Overlay {
-        let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
-        let uplink = choose_uplink(have, query).unwrap();
-        let own = |family| OwnSide {
-            pod_cidr: self.pod_cidr(family),
-            local: uplink.addresses[&family],
-            mac: self.mac(family),
-        };
-        let families: BTreeMap<_, _> = Family::ALL.into_iter().map(|family| (family, own(family))).collect();
-        let (overlay, conflicts) = want(&OverlayInput {
-            node: &self.name(),
-            vni: Vni::new(settings.vni).unwrap(),
-            port: settings.port,
-            mtu: device_mtu(uplink.mtu, settings.mtu, &Family::ALL).unwrap(),
-            uplink: &uplink,
-            direct_routing: settings.direct,
-            families: &families,
-            peers,
-            endpoints: &[self.endpoint()],
-        });
-        assert_eq!(conflicts, []);
-        overlay
-    }
-
-    /// Reads back, compares, applies until nothing is left to do, and gives what was done.
-    fn converge(&self, settings: Settings, peers: &[Peer]) -> Vec<Op> {
-        self.namespace.run(|| {
-            let mut net = KernelNet::open(Sysctls::default()).unwrap();
-            let have = net.read_back().unwrap();
-            let want = self.want(settings, peers, &have);
-            let ops = diff(&want, &have);
-            let failed = net.apply(&ops);
-            assert!(failed.is_empty(), "{failed:#?}");
-            let rest = diff(&want, &net.read_back().unwrap());
-            assert_eq!(rest, [], "a second time there is nothing to do");
-            ops
-        })
-    }
-
-    fn read_back(&self) -> Kernel {
-        self.namespace.run(|| KernelNet::open(Sysctls::default()).unwrap().read_back().unwrap())
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        let pod = PodId { namespace: "default".to_owned(), name: format!("pod{}", self.number) };
-        let interface = IfName::of_pod(&pod.namespace, &pod.name);
-        Endpoint { pod, interface, addresses: Family::ALL.into_iter().map(|f| self.pod_address(f)).collect() }
-    }
-
-    fn pod_address(&self, family: Family) -> IpAddr {
-        let n = self.number;
-        match family {
-            Family::V4 => format!("10.244.{n}.9").parse().unwrap(),
-            Family::V6 => format!("fd00:244:0:{n}::9").parse().unwrap(),
-        }
-    }
-
-    /// Makes the node's pod and gives its namespace.
-    fn add_pod(&self, mtu: u32) -> Namespace {
-        let pod = Namespace::new();
-        let Endpoint { interface, addresses, .. } = self.endpoint();
-        let spec = PodLinkSpec { host: interface, pod: IfName::new("eth0").unwrap(), addresses, mtu };
-        self.namespace.run(|| {
-            PodLink::create(&Netns::open(&pod.path()).unwrap(), &spec).unwrap().connect(&spec).unwrap();
-        });
-        pod
-    }
-}
 
 fn assert_pings(from: &Namespace, to: IpAddr, why: &str) {
     let result = from.try_sh(&format!("ping -c 1 -W 2 {to}"));

@@ -1,5 +1,7 @@
 //! Pod links in the kernel: a test is a host, in a network namespace of its own, with pods in others.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod support;
 
 use std::net::IpAddr;

@@ -107,9 +107,14 @@ pub(crate) fn any_address(message: &AddressMessage) -> Option<(IfIndex, IpNet, U
     Some((IfIndex(message.header.index), net, if fit { Usable::Yes } else { Usable::No }))
 }
 
+/// States are bits: `bridge fdb` writes permanent together with NOARP.
+fn is_permanent(message: &NeighbourMessage) -> bool {
+    u16::from(message.header.state) & u16::from(NeighbourState::Permanent) != 0
+}
+
 /// A permanent neighbour.
 pub(crate) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Mac)> {
-    if message.header.state != NeighbourState::Permanent {
+    if !is_permanent(message) {
         return None;
     }
     let (address, mac) = neighbour_parts(message)?;
@@ -118,7 +123,7 @@ pub(crate) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr)
 
 /// A permanent forwarding entry of a VXLAN device.
 pub(crate) fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
-    if message.header.state != NeighbourState::Permanent || message.header.family != AddressFamily::Bridge {
+    if !is_permanent(message) || message.header.family != AddressFamily::Bridge {
         return None;
     }
     let (remote, mac) = neighbour_parts(message)?;

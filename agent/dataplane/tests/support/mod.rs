@@ -5,6 +5,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+pub mod nodes;
+
 use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd},

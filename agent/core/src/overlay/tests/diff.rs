@@ -1,5 +1,4 @@
 use super::*;
-use crate::overlay::diff as differences;
 
 fn kinds(ops: &[Op]) -> Vec<&'static str> {
     let mut kinds: Vec<_> = ops
@@ -29,13 +28,9 @@ fn kinds(ops: &[Op]) -> Vec<&'static str> {
 #[test]
 fn up_goes_device_address_neighbour_entry_route_and_down_the_reverse() {
     let want = Cluster::of(2).want();
-    assert_eq!(kinds(&differences(&want, &fresh())), ["device", "sysctl", "address", "neighbour", "fdb", "route"]);
+    assert_eq!(kinds(&diff(&want, &fresh())), ["device", "sysctl", "address", "neighbour", "fdb", "route"]);
     let mut have = converged(&want);
-    assert_eq!(
-        kinds(&differences(&Cluster::of(0).want(), &have))[..2],
-        ["delete route", "delete fdb"],
-        "a peer leaves"
-    );
+    assert_eq!(kinds(&diff(&Cluster::of(0).want(), &have))[..2], ["delete route", "delete fdb"], "a peer leaves");
     let ops = teardown(&have);
     assert_eq!(kinds(&ops), ["delete route", "delete link"]);
     execute(&mut have, &ops);
@@ -48,8 +43,8 @@ fn up_goes_device_address_neighbour_entry_route_and_down_the_reverse() {
 #[test]
 fn one_more_peer_costs_three_changes_per_family() {
     let have = converged(&Cluster::of(50).want());
-    assert_eq!(differences(&Cluster::of(51).want(), &have).len(), 6);
-    assert_eq!(differences(&Cluster::of(49).want(), &have).len(), 6);
+    assert_eq!(diff(&Cluster::of(51).want(), &have).len(), 6);
+    assert_eq!(diff(&Cluster::of(49).want(), &have).len(), 6);
 }
 
 #[test]
@@ -59,7 +54,7 @@ fn a_peers_new_mac_removes_the_old_forwarding_entry_after_the_new_one_is_there()
     cluster.families.remove(&Family::V6);
     let have = {
         let mut have = have;
-        let ops = differences(&cluster.want(), &have);
+        let ops = diff(&cluster.want(), &have);
         execute(&mut have, &ops);
         have
     };
@@ -67,7 +62,7 @@ fn a_peers_new_mac_removes_the_old_forwarding_entry_after_the_new_one_is_there()
     let device = name("flannel.1");
     let (old, new, remote) = (mac(Family::V4, 1), mac(Family::V4, 77), addr("172.30.0.1"));
     assert_eq!(
-        differences(&cluster.want(), &have),
+        diff(&cluster.want(), &have),
         [
             Op::SetNeighbour { link: device.clone(), address: addr("10.244.1.0"), mac: new },
             Op::SetFdb { link: device.clone(), mac: new, remote },
@@ -81,7 +76,7 @@ fn a_replaced_device_says_why_and_gets_all_its_entries_again() {
     let mut cluster = Cluster::of(2);
     let have = converged(&cluster.want());
     cluster.port = 4789;
-    let ops = differences(&cluster.want(), &have);
+    let ops = diff(&cluster.want(), &have);
     let Op::DeleteLink { why, .. } = &ops[0] else { panic!("{ops:#?}") };
     assert_eq!(why, "port 8472 should be 4789");
     assert_eq!(
@@ -96,9 +91,9 @@ fn mtu_and_mac_change_in_place_and_a_new_mac_costs_all_neighbours() {
     let mut cluster = Cluster::of(2);
     let have = converged(&cluster.want());
     cluster.mtu = 1400;
-    assert_eq!(kinds(&differences(&cluster.want(), &have)), ["mtu"]);
+    assert_eq!(kinds(&diff(&cluster.want(), &have)), ["mtu"]);
     cluster.families.get_mut(&Family::V4).unwrap().mac = mac(Family::V4, 55);
-    assert_eq!(kinds(&differences(&cluster.want(), &have)), ["mtu", "mac", "mtu", "neighbour"]);
+    assert_eq!(kinds(&diff(&cluster.want(), &have)), ["mtu", "mac", "mtu", "neighbour"]);
 }
 
 #[test]
@@ -109,7 +104,7 @@ fn a_pods_route_comes_back_while_its_link_is_there_and_never_goes() {
     let pods = have.routes.iter().filter(|(_, route)| matches!(route.target, Target::Link(_))).count();
     assert_eq!(pods, 2, "pod 1 in both families; pod 7 has no link");
     cluster.endpoints.clear();
-    assert_eq!(differences(&cluster.want(), &have), [], "the CNI plugin removes it, with the link");
+    assert_eq!(diff(&cluster.want(), &have), [], "the CNI plugin removes it, with the link");
 }
 
 #[test]
@@ -122,10 +117,10 @@ fn only_our_own_routes_are_removed() {
     };
     add(&mut have, "10.244.7.0/24", 0, Owner::Other(3));
     add(&mut have, "10.244.99.0/24", 50, Owner::Other(3));
-    assert_eq!(differences(&want, &have), []);
+    assert_eq!(diff(&want, &have), []);
     add(&mut have, "10.244.8.0/24", 0, Owner::Towpath);
     add(&mut have, "10.244.99.0/24", 60, Owner::Towpath);
-    let ops = differences(&want, &have);
+    let ops = diff(&want, &have);
     assert!(ops.len() == 2 && kinds(&ops) == ["delete route"], "{ops:#?}");
 }
 
@@ -134,7 +129,7 @@ fn an_ipv6_route_that_moves_to_another_link_is_deleted_first() {
     let mut cluster = Cluster::of(1);
     let mut have = converged(&cluster.want());
     cluster.vni = 7;
-    let ops = differences(&cluster.want(), &have);
+    let ops = diff(&cluster.want(), &have);
     execute(&mut have, &ops);
     let moved: Vec<_> = ops.iter().filter(|op| op.to_string().contains("fd00:244:0:1::/64")).collect();
     assert!(matches!(moved.as_slice(), [Op::DeleteRoute { .. }, Op::AddRoute { .. }]), "{moved:#?}");
@@ -142,7 +137,7 @@ fn an_ipv6_route_that_moves_to_another_link_is_deleted_first() {
 
 #[test]
 fn a_change_says_what_it_does() {
-    let ops = differences(&Cluster::of(1).want(), &fresh());
+    let ops = diff(&Cluster::of(1).want(), &fresh());
     let texts: Vec<_> = ops.iter().map(ToString::to_string).collect();
     for text in [
         "create flannel.1 (VNI 1, port 8472, local 172.30.0.99, uplink 2, MTU 1430)",

@@ -11,8 +11,9 @@ use crate::{
 };
 
 mod diff;
+mod laws;
 mod notice;
-mod prop;
+
 mod uplink;
 mod want;
 
@@ -118,7 +119,7 @@ impl Cluster {
 
     fn want_all(&self) -> (Overlay, Vec<PeerConflict>) {
         let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
-        super::want(&OverlayInput {
+        want(&OverlayInput {
             node: &NodeName("me".to_owned()),
             vni: Vni::new(self.vni).unwrap(),
             port: self.port,
@@ -149,7 +150,7 @@ fn execute(kernel: &mut Kernel, ops: &[Op]) {
 /// A node that has all that is wanted.
 fn converged(want: &Overlay) -> Kernel {
     let mut kernel = fresh();
-    let ops = super::diff(want, &kernel);
+    let ops = diff(want, &kernel);
     execute(&mut kernel, &ops);
     kernel
 }

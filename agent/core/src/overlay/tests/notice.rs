@@ -43,7 +43,7 @@ fn our_own_changes_are_no_news() {
         change(&mut cluster);
         let want = cluster.want();
         let before = kernel.clone();
-        let ops = crate::overlay::diff(&want, &kernel);
+        let ops = diff(&want, &kernel);
         assert!(!ops.is_empty());
         execute(&mut kernel, &ops);
         let notices = notices(&before, &kernel);

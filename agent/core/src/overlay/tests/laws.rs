@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{model::host_net, overlay::diff as differences};
+use crate::model::host_net;
 
 /// Something that somebody does by hand. Numbers choose what of those that are there.
 #[derive(Debug, Clone)]
@@ -203,10 +203,10 @@ proptest! {
         }
         let untouched = foreign(&kernel);
         let want = after.want();
-        let ops = differences(&want, &kernel);
+        let ops = diff(&want, &kernel);
         execute(&mut kernel, &ops);
         assert_holds(&want, &kernel)?;
-        prop_assert_eq!(differences(&want, &kernel), Vec::new(), "a second time there is nothing to do");
+        prop_assert_eq!(diff(&want, &kernel), Vec::new(), "a second time there is nothing to do");
         prop_assert_eq!(foreign(&kernel), untouched, "what is not ours is as it was");
     }
 
@@ -217,7 +217,7 @@ proptest! {
         // Same devices; only peers and how they are reached differ. IPv6 routes that change links are the exception.
         let after = Cluster { peers: after.peers, ..before.clone() };
         let kernel = converged(&before.want());
-        let ops = differences(&after.want(), &kernel);
+        let ops = diff(&after.want(), &kernel);
         let is_removal = |op: &Op| matches!(
             op,
             Op::DeleteRoute { .. } | Op::DeleteFdb { .. } | Op::DeleteNeighbour { .. } | Op::DeleteLink { .. }

@@ -1,0 +1,141 @@
+//! What the kernel announces: news arrives, noise and our own changes do not.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod support;
+
+use std::time::Duration;
+
+use support::{
+    enter_new_namespace,
+    nodes::{DEFAULTS, Underlay},
+    sh,
+};
+use towpath_core::overlay::{Notice, diff};
+use towpath_dataplane::{
+    net::{KernelNet, Net, NetEvents},
+    sysctl::Sysctls,
+};
+
+/// How long something may take to be announced; it comes within the system call that causes it.
+const SOON: Option<Duration> = Some(Duration::from_secs(5));
+
+/// How long to listen before saying that nothing comes: what was done before is announced already.
+const SILENCE: Option<Duration> = Some(Duration::from_millis(10));
+
+/// Everything that is announced until it is silent.
+fn all(events: &mut NetEvents) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    loop {
+        let more = events.next(SILENCE).unwrap();
+        if more.is_empty() {
+            return notices;
+        }
+        notices.extend(more);
+    }
+}
+
+#[test]
+fn what_somebody_does_to_our_objects_is_announced_as_news() {
+    let underlay = Underlay::new(2);
+    underlay.converge(DEFAULTS);
+    let node = &underlay.nodes[0];
+    let _pod = node.add_pod(1430);
+    let host = node.endpoint().interface;
+    let peers = underlay.peers(2);
+    let mac = |family| underlay.nodes[1].mac(family);
+    node.namespace.run(|| {
+        let mut events = NetEvents::open().unwrap();
+        let mut net = KernelNet::open(Sysctls::default()).unwrap();
+        for change in [
+            "ip neigh del 10.244.2.0 dev flannel.1".to_owned(),
+            "ip -6 neigh del fd00:244:0:2:: dev flannel-v6.1".to_owned(),
+            "ip neigh replace 10.244.2.0 lladdr 02:00:00:00:00:99 nud permanent dev flannel.1".to_owned(),
+            "ip neigh change 10.244.2.0 nud stale dev flannel.1".to_owned(),
+            "ip neigh flush dev flannel.1 nud all".to_owned(),
+            format!("bridge fdb del {} dev flannel.1 dst 172.30.0.2", mac(towpath_core::model::Family::V4)),
+            format!("bridge fdb replace {} dev flannel.1 dst 172.30.0.77", mac(towpath_core::model::Family::V4)),
+            "ip route del 10.244.2.0/24".to_owned(),
+            "ip -6 route del fd00:244:0:2::/64".to_owned(),
+            "ip route replace 10.244.2.0/24 via 172.30.0.9".to_owned(),
+            "ip route del blackhole 10.244.1.0/24".to_owned(),
+            "ip route add 10.77.0.0/24 dev uplink proto 157".to_owned(),
+            format!("ip route del 10.244.1.9 dev {host}"),
+            "ip addr del 10.244.1.0/32 dev flannel.1".to_owned(),
+            "ip link set flannel.1 down".to_owned(),
+            "ip link set flannel.1 address 02:00:00:00:00:98".to_owned(),
+            "ip link set flannel.1 mtu 1300".to_owned(),
+            "ip link del flannel.1".to_owned(),
+            "ip link set uplink mtu 1480".to_owned(),
+            "ip addr add 172.30.1.1/24 dev uplink".to_owned(),
+            "ip route del default".to_owned(),
+            "sysctl -qw net.ipv4.ip_forward=0".to_owned(),
+            "sysctl -qw net.ipv6.conf.all.forwarding=0".to_owned(),
+        ] {
+            let have = net.read_back().unwrap();
+            let want = node.want(DEFAULTS, &peers, &have);
+            sh(&change);
+            let notices = all(&mut events);
+            assert!(notices.iter().any(|notice| !want.expects(notice, &have)), "{change}: {notices:?}");
+
+            // Repaired by hand where the comparison would rightly leave it alone.
+            sh("ip route replace default via 172.30.0.254; ip link set uplink mtu 1500
+                ip route del 10.244.2.0/24 via 172.30.0.9 2>/dev/null || true");
+            let have = net.read_back().unwrap();
+            let failed = net.apply(&diff(&node.want(DEFAULTS, &peers, &have), &have));
+            assert!(failed.is_empty(), "{change}: {failed:#?}");
+            all(&mut events);
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_comes_and_goes_by_our_own_hand_is_no_news() {
+    let underlay = Underlay::new(3);
+    let node = &underlay.nodes[0];
+    node.converge(DEFAULTS, &underlay.peers(2));
+    node.namespace.run(|| {
+        let mut events = NetEvents::open().unwrap();
+        for peers in [underlay.peers(3), underlay.peers(2)] {
+            node.converge(DEFAULTS, &peers);
+            let have = KernelNet::open(Sysctls::default()).unwrap().read_back().unwrap();
+            let want = node.want(DEFAULTS, &peers, &have);
+            let notices = all(&mut events);
+            assert!(notices.len() >= 6, "three entries in two families: {notices:?}");
+            let news: Vec<_> = notices.iter().filter(|notice| !want.expects(notice, &have)).collect();
+            assert!(news.is_empty(), "{news:?}");
+        }
+    });
+}
+
+#[test]
+fn pods_other_programs_routes_and_repetitions_are_not_announced() {
+    let underlay = Underlay::new(1);
+    underlay.converge(DEFAULTS);
+    let node = &underlay.nodes[0];
+    node.namespace.run(|| {
+        let mut events = NetEvents::open().unwrap();
+        let _pod = node.add_pod(1430);
+        let have = KernelNet::open(Sysctls::default()).unwrap().read_back().unwrap();
+        let want = node.want(DEFAULTS, &[], &have);
+        let notices = all(&mut events);
+        assert_eq!(notices.len(), 2, "the two routes of the pod, and nothing of its link: {notices:?}");
+        assert!(notices.iter().all(|notice| want.expects(notice, &have)), "{notices:?}");
+        sh("ip route add 192.0.2.0/24 dev uplink; ip route del 192.0.2.0/24
+            ip neigh add 172.30.0.50 lladdr 02:00:00:00:00:50 dev uplink; ip neigh del 172.30.0.50 dev uplink
+            ip addr change 172.30.0.1/24 dev uplink; ip link set uplink up; ip link set uplink txqueuelen 777");
+        assert_eq!(all(&mut events), []);
+    });
+}
+
+#[test]
+fn lost_announcements_are_said_to_be_lost_and_it_goes_on() {
+    enter_new_namespace();
+    let mut events = NetEvents::open().unwrap();
+    sh("ip link add x type bridge; ip link set x up
+        seq 1 15000 | awk '{ printf \"route add 10.%d.%d.0/24 dev x proto 157\\n\", $1 / 250, $1 % 250 }' | ip -b -");
+    let notices = all(&mut events);
+    assert!(notices.contains(&Notice::Overrun), "of {} announcements none was lost", notices.len());
+    sh("ip link del x");
+    assert!(events.next(SOON).unwrap().contains(&Notice::Links));
+}

@@ -1,0 +1,60 @@
+//! A thousand peers. Prints what it took; only the work is asserted, not the time.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod support;
+
+use std::time::Instant;
+
+use support::nodes::{DEFAULTS, Underlay};
+use towpath_core::{
+    model::{Mac, NodeName, Peer},
+    overlay::diff,
+};
+use towpath_dataplane::{
+    net::{KernelNet, Net},
+    sysctl::Sysctls,
+};
+
+fn peers(count: u16) -> Vec<Peer> {
+    let peer = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        Peer {
+            node: NodeName(format!("peer{n}")),
+            pod_cidr: format!("10.{}.{low}.0/24", 100 + u16::from(high)).parse().unwrap(),
+            public_ip: format!("172.31.{high}.{low}").parse().unwrap(),
+            vtep_mac: Mac::locally_administered([0, 0, 0, 9, high, low]),
+        }
+    };
+    (0..count).map(peer).collect()
+}
+
+#[test]
+fn a_thousand_peers_are_programmed_and_one_more_costs_three_changes() {
+    let underlay = Underlay::new(1);
+    let node = &underlay.nodes[0];
+    node.converge(DEFAULTS, &[]);
+    node.namespace.run(|| {
+        let mut net = KernelNet::open(Sysctls::default()).unwrap();
+        let mut have = net.read_back().unwrap();
+        for (count, changes) in [(1000, 3000), (1001, 3), (1000, 3), (0, 3000)] {
+            let start = Instant::now();
+            let want = node.want(DEFAULTS, &peers(count), &have);
+            let ops = diff(&want, &have);
+            let decided = start.elapsed();
+            assert_eq!(ops.len(), changes, "{count} peers");
+            let failed = net.apply(&ops);
+            let applied = start.elapsed() - decided;
+            assert!(failed.is_empty(), "{failed:#?}");
+            // The agent follows its own changes without reading back; what it then believes is what the kernel has.
+            ops.iter().for_each(|op| have.execute(op).unwrap());
+            let followed = start.elapsed() - decided - applied;
+            let back = net.read_back().unwrap();
+            let read = start.elapsed() - decided - applied - followed;
+            assert_eq!(back, have, "{count} peers");
+            println!(
+                "to {count} peers: decided {decided:?}, applied {applied:?}, followed {followed:?}, read {read:?}"
+            );
+        }
+    });
+}

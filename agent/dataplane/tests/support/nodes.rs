@@ -1,0 +1,188 @@
+//! Nodes: network namespaces on one bridge, with what the agent would decide for each.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use towpath_core::{
+    model::{Endpoint, Family, Mac, NodeName, Peer, PodId, Vni},
+    names::IfName,
+    overlay::{
+        DirectRouting, InterfaceSpec, Kernel, Op, Overlay, OverlayInput, OwnSide, UplinkQuery, choose_uplink,
+        device_mtu, diff, want,
+    },
+};
+use towpath_dataplane::{
+    net::{KernelNet, Net, PodLink, PodLinkSpec},
+    netns::Netns,
+    sysctl::Sysctls,
+};
+
+use super::Namespace;
+
+/// The nodes' link.
+pub struct Underlay {
+    pub bridge: Namespace,
+    pub nodes: Vec<Node>,
+}
+
+/// A node: a namespace with the interface `uplink` on the bridge, and the addresses 172.30.0.n and fd00:30::n.
+pub struct Node {
+    pub number: u8,
+    pub namespace: Namespace,
+}
+
+/// What a test may set differently.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    pub vni: u32,
+    pub port: u16,
+    pub direct: DirectRouting,
+    pub mtu: Option<u32>,
+}
+
+pub const DEFAULTS: Settings = Settings { vni: 1, port: 8472, direct: DirectRouting::Disabled, mtu: None };
+
+impl Underlay {
+    pub fn new(nodes: u8) -> Self {
+        let bridge = Namespace::new();
+        bridge.sh("ip link add br0 type bridge; ip link set br0 up");
+        let nodes = (1..=nodes).map(|number| Node::on(&bridge, number)).collect();
+        Self { bridge, nodes }
+    }
+
+    pub fn peers(&self, n: usize) -> Vec<Peer> {
+        self.nodes.iter().take(n).flat_map(Node::as_peers).collect()
+    }
+
+    /// Brings all nodes to what they want.
+    pub fn converge(&self, settings: Settings) {
+        let peers = self.peers(self.nodes.len());
+        for node in &self.nodes {
+            node.converge(settings, &peers);
+        }
+    }
+}
+
+impl Node {
+    pub fn on(bridge: &Namespace, number: u8) -> Self {
+        let namespace = Namespace::new();
+        let netns = namespace.path();
+        // The path names a file of this process, which a child opens by the process's number.
+        let netns = netns.to_string_lossy().replace("self", &std::process::id().to_string());
+        bridge.sh(&format!(
+            "ip link add port{number} type veth peer name uplink netns {netns}; ip link set port{number} master br0 up"
+        ));
+        namespace.sh(&format!(
+            "sysctl -qw net.ipv6.conf.uplink.accept_dad=0 # else it could ask for no neighbour for a second
+             ip link set lo up; ip link set uplink up
+             ip addr add 172.30.0.{number}/24 dev uplink
+             ip addr add fd00:30::{number}/64 dev uplink nodad
+             ip route add default via 172.30.0.254"
+        ));
+        Self { number, namespace }
+    }
+
+    pub fn name(&self) -> NodeName {
+        NodeName(format!("n{}", self.number))
+    }
+
+    pub fn pod_cidr(&self, family: Family) -> IpNet {
+        let n = self.number;
+        match family {
+            Family::V4 => format!("10.244.{n}.0/24").parse().unwrap(),
+            Family::V6 => format!("fd00:244:0:{n}::/64").parse().unwrap(),
+        }
+    }
+
+    pub fn address(&self, family: Family) -> IpAddr {
+        let n = self.number;
+        match family {
+            Family::V4 => format!("172.30.0.{n}").parse().unwrap(),
+            Family::V6 => format!("fd00:30::{n}").parse().unwrap(),
+        }
+    }
+
+    pub fn mac(&self, family: Family) -> Mac {
+        Mac::locally_administered([0, 0, 0, 0, if family == Family::V4 { 4 } else { 6 }, self.number])
+    }
+
+    pub fn as_peers(&self) -> Vec<Peer> {
+        Family::ALL
+            .into_iter()
+            .map(|family| Peer {
+                node: self.name(),
+                pod_cidr: self.pod_cidr(family),
+                public_ip: self.address(family),
+                vtep_mac: self.mac(family),
+            })
+            .collect()
+    }
+
+    pub fn want(&self, settings: Settings, peers: &[Peer], have: &Kernel) -> Overlay {
+        let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
+        let uplink = choose_uplink(have, query).unwrap();
+        let own = |family| OwnSide {
+            pod_cidr: self.pod_cidr(family),
+            local: uplink.addresses[&family],
+            mac: self.mac(family),
+        };
+        let families: BTreeMap<_, _> = Family::ALL.into_iter().map(|family| (family, own(family))).collect();
+        let (overlay, conflicts) = want(&OverlayInput {
+            node: &self.name(),
+            vni: Vni::new(settings.vni).unwrap(),
+            port: settings.port,
+            mtu: device_mtu(uplink.mtu, settings.mtu, &Family::ALL).unwrap(),
+            uplink: &uplink,
+            direct_routing: settings.direct,
+            families: &families,
+            peers,
+            endpoints: &[self.endpoint()],
+        });
+        assert_eq!(conflicts, []);
+        overlay
+    }
+
+    /// Reads back, compares, applies until nothing is left to do, and gives what was done.
+    pub fn converge(&self, settings: Settings, peers: &[Peer]) -> Vec<Op> {
+        self.namespace.run(|| {
+            let mut net = KernelNet::open(Sysctls::default()).unwrap();
+            let have = net.read_back().unwrap();
+            let want = self.want(settings, peers, &have);
+            let ops = diff(&want, &have);
+            let failed = net.apply(&ops);
+            assert!(failed.is_empty(), "{failed:#?}");
+            let rest = diff(&want, &net.read_back().unwrap());
+            assert_eq!(rest, [], "a second time there is nothing to do");
+            ops
+        })
+    }
+
+    pub fn read_back(&self) -> Kernel {
+        self.namespace.run(|| KernelNet::open(Sysctls::default()).unwrap().read_back().unwrap())
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        let pod = PodId { namespace: "default".to_owned(), name: format!("pod{}", self.number) };
+        let interface = IfName::of_pod(&pod.namespace, &pod.name);
+        Endpoint { pod, interface, addresses: Family::ALL.into_iter().map(|f| self.pod_address(f)).collect() }
+    }
+
+    pub fn pod_address(&self, family: Family) -> IpAddr {
+        let n = self.number;
+        match family {
+            Family::V4 => format!("10.244.{n}.9").parse().unwrap(),
+            Family::V6 => format!("fd00:244:0:{n}::9").parse().unwrap(),
+        }
+    }
+
+    /// Makes the node's pod and gives its namespace.
+    pub fn add_pod(&self, mtu: u32) -> Namespace {
+        let pod = Namespace::new();
+        let Endpoint { interface, addresses, .. } = self.endpoint();
+        let spec = PodLinkSpec { host: interface, pod: IfName::new("eth0").unwrap(), addresses, mtu };
+        self.namespace.run(|| {
+            PodLink::create(&Netns::open(&pod.path()).unwrap(), &spec).unwrap().connect(&spec).unwrap();
+        });
+        pod
+    }
+}
