@@ -9,7 +9,7 @@ mod support;
 use std::{collections::BTreeSet, fs, path::Path, sync::mpsc, thread, time::Duration};
 
 use proptest::{prelude::*, test_runner::TestRunner};
-use rulesets::{Dice, addr, chain, everything, interface, ruleset, set};
+use rulesets::{addr, chain, everything, interface, pair, set};
 use support::{enter_new_namespace, sh};
 use towpath_core::ruleset::{Foreign, Ruleset, Step, Transaction, diff};
 use towpath_dataplane::nft::{Nft, NftCommand, NftError, NftEvents, TableChange};
@@ -40,14 +40,13 @@ fn where_there_is_no_table_none_is_read_back_and_deleting_it_is_no_error() {
 
 #[test]
 fn the_way_between_any_two_rulesets_is_one_that_the_kernel_takes() {
-    let bytes = || prop::collection::vec(any::<u8>(), 40..160);
     enter_new_namespace();
     let mut nft = NftCommand::open().unwrap();
     let mut runner = TestRunner::new(ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() });
     let nft = std::cell::RefCell::new(&mut nft);
-    let result = runner.run(&(bytes(), bytes()), |(have, want)| {
+    let result = runner.run(&pair(), |(have, want)| {
         let mut nft = nft.borrow_mut();
-        for want in [have, want].map(|bytes| ruleset(&mut Dice::new(bytes))) {
+        for want in [have, want] {
             let transaction = diff(&want, nft.read_back().unwrap().as_ref());
             nft.apply(&transaction).map_err(|e| TestCaseError::fail(format!("{e}\n{transaction}")))?;
             prop_assert_eq!(nft.read_back().unwrap(), Some(want.installed()));

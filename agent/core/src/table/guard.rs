@@ -8,8 +8,8 @@ use crate::{
     ruleset::{ChainType, Field, Hook, Lookup, Ruleset, Set, Value},
 };
 
-/// Just before the chains that accept established connections: a flow that began before its sender stopped being a node
-/// is not let through.
+/// In chains of their own, because an accept ends only the chain that it is in: a flow that is established, as it is when
+/// its sender has been a node until now, is not let through. Before the policies only because it is cheaper.
 const BEFORE_FILTER: i32 = -1;
 
 pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use proptest::prelude::*;
 use towpath_core::{
     model::Family,
     names::{ChainName, IfName, SetName},
@@ -14,11 +15,16 @@ use towpath_core::{
 };
 
 /// Bytes that decide. When they are used up, everything is the first choice.
-pub(crate) struct Dice(std::vec::IntoIter<u8>);
+struct Dice(std::vec::IntoIter<u8>);
 
 impl Dice {
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+    fn new(bytes: Vec<u8>) -> Self {
         Self(bytes.into_iter())
+    }
+
+    /// The bytes for one object, so that a changed byte changes one object and leaves the others as they are.
+    fn part(&mut self) -> Self {
+        Self::new(self.0.by_ref().take(16).collect())
     }
 
     fn below(&mut self, n: usize) -> usize {
@@ -42,7 +48,7 @@ pub(crate) fn addr(text: &str) -> Value {
     Value::Addr(text.parse::<IpAddr>().unwrap())
 }
 
-pub(crate) fn net(text: &str) -> Value {
+fn net(text: &str) -> Value {
     Value::Net(text.parse().unwrap())
 }
 
@@ -139,13 +145,29 @@ struct Named {
     leaves: Vec<ChainName>,
 }
 
+/// Two rulesets, independent of each other or alike but for a few objects.
+pub(crate) fn pair() -> impl Strategy<Value = (Ruleset, Ruleset)> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..=192);
+    let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4);
+    let alike = (bytes(), edits).prop_map(|(have, edits)| {
+        let mut want = have.clone();
+        for (place, byte) in edits.into_iter().filter(|_| !have.is_empty()) {
+            want[place.index(have.len())] = byte;
+        }
+        (have, want)
+    });
+    let ruleset = |bytes| ruleset(&mut Dice::new(bytes));
+    prop_oneof![(bytes(), bytes()), alike].prop_map(move |(have, want)| (ruleset(have), ruleset(want)))
+}
+
 /// A ruleset that a kernel takes: names of a small pool, so that two of them meet in every way.
-pub(crate) fn ruleset(dice: &mut Dice) -> Ruleset {
+fn ruleset(dice: &mut Dice) -> Ruleset {
     let mut all = Ruleset::default();
     let mut named = Named::default();
     let bases = bases();
     // Chains whose rules name no chain, so that there are no loops; each may hang somewhere, or not be there.
     for name in ["leaf.1", "leaf.2", "leaf.3"] {
+        let dice = &mut dice.part();
         let base = match dice.below(4) {
             0 => continue,
             1 => Some(dice.choose(&bases)),
@@ -157,6 +179,7 @@ pub(crate) fn ruleset(dice: &mut Dice) -> Ruleset {
         all.chains.insert(chain(name), Chain { base, rules: Vec::new() });
     }
     for name in ["x1", "x2", "x3", "x4"] {
+        let dice = &mut dice.part();
         let kind = dice.choose(&kinds());
         let elements = elements(dice, &kind);
         match dice.below(3) {
@@ -174,9 +197,10 @@ pub(crate) fn ruleset(dice: &mut Dice) -> Ruleset {
     }
     for chain in all.chains.values_mut() {
         let leaf = Named { sets: named.sets.clone(), ..Named::default() };
-        chain.rules = rules(dice, &leaf, chain.base);
+        chain.rules = rules(&mut dice.part(), &leaf, chain.base);
     }
     for name in ["top-1", "top-2"] {
+        let dice = &mut dice.part();
         let base = if dice.below(2) == 0 { Some(dice.choose(&bases)) } else { None };
         all.chains.insert(chain(name), Chain { base, rules: rules(dice, &named, base) });
     }

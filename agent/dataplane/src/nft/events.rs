@@ -9,7 +9,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::{
     socket::{
         setsockopt,
-        sockopt::{RcvBufForce, ReceiveTimeout},
+        sockopt::{RcvBuf, RcvBufForce, ReceiveTimeout},
     },
     time::{TimeVal, TimeValLike},
 };
@@ -60,7 +60,10 @@ impl NftEvents {
     /// If the kernel has no nf_tables, or does not let us listen.
     pub fn open() -> Result<Self, NftError> {
         let socket = open_socket()?;
-        setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).map_err(|e| netlink("enlarge the buffer", e.into()))?;
+        // Beyond the limit only with NET_ADMIN in the first user namespace.
+        let enlarged = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER);
+        let enlarged = enlarged.or_else(|_| setsockopt(&socket, RcvBuf, &RECEIVE_BUFFER));
+        enlarged.map_err(|e| netlink("enlarge the buffer", e.into()))?;
         socket.add_membership(GROUP).map_err(|e| netlink("join the group", e))?;
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM), touched: false, ready: VecDeque::new() })
     }
