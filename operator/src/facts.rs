@@ -98,6 +98,8 @@ fn pod_health(pod: &Pod) -> PodHealth {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     let waiting = containers.iter().find_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone());
     match waiting {
+        // The kubelet goes back and forth between the two while it pauses between its attempts.
+        Some(reason) if reason == "ErrImagePull" => PodHealth::Failing("ImagePullBackOff".to_owned()),
         Some(reason) if !NORMAL_WAITING.contains(&reason.as_str()) => PodHealth::Failing(reason),
         _ => PodHealth::Starting,
     }
@@ -202,6 +204,7 @@ mod tests {
             (json!({}), PodHealth::Starting, "nothing known yet"),
             (waiting("ContainerCreating"), PodHealth::Starting, "as it should be"),
             (waiting("ImagePullBackOff"), PodHealth::Failing("ImagePullBackOff".to_owned()), "a person must act"),
+            (waiting("ErrImagePull"), PodHealth::Failing("ImagePullBackOff".to_owned()), "the same, a moment before"),
             (json!({"conditions": [{"type": "Ready", "status": "True"}]}), PodHealth::Ready, "ready"),
         ];
         for (status, want, why) in cases {
