@@ -46,10 +46,10 @@ pub fn build(site: &Site, progress: &Progress) -> Result<Built> {
         site,
         progress,
         "towpath-operator and towpath-agent",
-        &["-p", "towpath-operator", "-p", "towpath-agent"],
+        &["-p", "towpath-operator", "-p", "towpath-agent", "--bin", "towpath-operator", "--bin", "towpath-agent"],
         None,
     )?;
-    let plugin = ["-p", "towpath-cni", "--target", STATIC_TARGET];
+    let plugin = ["-p", "towpath-cni", "--bin", "towpath", "--target", STATIC_TARGET];
     cargo(site, progress, "the CNI plugin", &plugin, Some("-C target-feature=+crt-static"))?;
     let base = base(site, progress)?;
     let program = |to: &str, from: PathBuf| Entry::File(to.into(), from, 0o755);
@@ -88,14 +88,14 @@ fn base(site: &Site, progress: &Progress) -> Result<PathBuf> {
     Ok(dir.join("base.tar"))
 }
 
-fn cargo(site: &Site, progress: &Progress, what: &str, packages: &[&str], flags: Option<&str>) -> Result<()> {
+fn cargo(site: &Site, progress: &Progress, what: &str, programs: &[&str], flags: Option<&str>) -> Result<()> {
     let mut command = Command::new("cargo");
-    command.current_dir(site.root()).args(["build", "--release", "--locked"]).args(packages);
+    command.current_dir(site.root()).args(["build", "--release", "--locked"]).args(programs);
     if let Some(flags) = flags {
         command.env("RUSTFLAGS", flags);
     }
     progress.say(format!("building {what}"));
-    let log = site.target().join("log").join(format!("build-{}.log", packages[1]));
+    let log = site.target().join("log").join(format!("build-{}.log", programs[1]));
     run::logged(&mut command, what, &log, progress)
 }
 

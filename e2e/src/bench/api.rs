@@ -1,0 +1,89 @@
+//! Writing to the API server without the time that a kubectl takes to start: through one `kubectl proxy`.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+use towpath_e2e::cluster::Cluster;
+
+/// Writers at once.
+const WRITERS: usize = 8;
+
+/// A running `kubectl proxy`. It ends with this value.
+#[derive(Debug)]
+pub(crate) struct Api {
+    proxy: Child,
+    address: String,
+}
+
+impl Api {
+    pub(crate) fn open(cluster: &Cluster) -> Result<Self> {
+        let mut command = cluster.kubectl_command(&["proxy", "--port=0"]);
+        let mut proxy = command.stdout(Stdio::piped()).spawn().context("start kubectl proxy")?;
+        let said = proxy.stdout.take().context("kubectl proxy has no output")?;
+        let mut api = Self { proxy, address: String::new() };
+        let mut line = String::new();
+        BufReader::new(said).read_line(&mut line).context("listen to kubectl proxy")?;
+        let address = line.trim().rsplit_once(' ').map(|(_, address)| address.to_owned());
+        api.address = address.with_context(|| format!("kubectl proxy said {line:?} and no address"))?;
+        Ok(api)
+    }
+
+    /// Creates an object in the collection `path`.
+    pub(crate) fn create(&self, path: &str, object: &Value) -> Result<()> {
+        self.call("POST", path, "application/json", &object.to_string())
+    }
+
+    /// Creates several objects, some at once.
+    pub(crate) fn create_all(&self, path: &str, objects: &[Value]) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let write = || -> Result<()> {
+            while let Some(object) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.create(path, object)?;
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let writers: Vec<_> = (0..WRITERS).map(|_| scope.spawn(write)).collect();
+            let mut ends = writers.into_iter().map(|writer| writer.join().unwrap_or_else(|_| Err(anyhow!("a writer panicked"))));
+            ends.try_for_each(|end| end)
+        })
+    }
+
+    /// Changes some fields of an object.
+    pub(crate) fn patch(&self, path: &str, fields: &Value) -> Result<()> {
+        self.call("PATCH", path, "application/merge-patch+json", &fields.to_string())
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Result<()> {
+        self.call("DELETE", path, "application/json", r#"{"gracePeriodSeconds":0}"#)
+    }
+
+    fn call(&self, verb: &str, path: &str, kind: &str, body: &str) -> Result<()> {
+        let mut stream = TcpStream::connect(&self.address).context("connect to kubectl proxy")?;
+        stream.set_nodelay(true)?;
+        let head = format!(
+            "{verb} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        stream.write_all((head + body).as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).with_context(|| format!("read the answer to {verb} {path}"))?;
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        ensure!(status.starts_with('2'), "{verb} {path} was refused: {answer}");
+        Ok(())
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is collected.
+        let _ = self.proxy.kill();
+        let _ = self.proxy.wait();
+    }
+}
