@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fs, path::Path, sync::mpsc, thread, time::Durat
 use proptest::{prelude::*, test_runner::TestRunner};
 use rulesets::{addr, chain, everything, interface, pair, set};
 use support::{enter_new_namespace, sh};
-use towpath_core::ruleset::{Foreign, Ruleset, Step, Transaction, diff};
+use towpath_core::ruleset::{Foreign, Lookup, Reference, Rule, Ruleset, Set, Step, Transaction, diff, diff_between};
 use towpath_dataplane::nft::{Nft, NftCommand, NftError, NftEvents, TableChange};
 
 /// In a namespace of the calling thread's own, with the table in it.
@@ -94,6 +94,25 @@ fn what_somebody_breaks_is_seen_and_mended_in_one_transaction() {
         let repair = diff(&want, have.as_ref());
         nft.apply(&repair).unwrap_or_else(|e| panic!("{why}: {e}\n{repair}"));
         assert_eq!(nft.read_back().unwrap(), Some(want.installed()), "{why}: mended");
+    }
+}
+
+#[test]
+fn what_is_declared_otherwise_is_made_anew_with_all_that_names_it() {
+    let have = everything();
+    let mut nft = with(&have);
+    let mut want = have.clone();
+    want.sets.get_mut(&set("set-0")).unwrap().lookup = Lookup::Interval;
+    want.chains.get_mut(&chain("forward")).unwrap().base.as_mut().unwrap().priority = 7;
+    let map = want.maps.remove(&set("map.0")).unwrap();
+    let names_it = |rule: &Rule| rule.references().any(|r| r == Reference::Set(&set("map.0")));
+    want.chains.values_mut().for_each(|chain| chain.rules.retain(|rule| !names_it(rule)));
+    let elements = map.elements.into_keys().collect();
+    want.sets.insert(set("map.0"), Set { key: map.key, lookup: Lookup::Hash, elements });
+    for (want, have) in [(&want, &have), (&have, &want)] {
+        let transaction = diff_between(want, have);
+        nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
+        assert_eq!(nft.read_back().unwrap(), Some(want.installed()));
     }
 }
 
