@@ -13,11 +13,14 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 use netlink_packet_route::{
     RouteNetlinkMessage as Message,
+    link::{LinkAttribute, State},
     route::{RouteAttribute, RouteFlags},
 };
 use nix::errno::Errno;
@@ -43,6 +46,13 @@ pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The router that every pod sees in IPv6: the link-local address of the host's end, made of [`Mac::HOST_VETH`]
 /// (RFC 4291, appendix A), the same on every link.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
+
+/// How long a link may take from up to running. It takes less than a millisecond, but up to a second where both ends have
+/// the same number, which the kernel takes for the sign of a link that is not urgent (`linkwatch_urgent_event`).
+const RUNNING_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often that is looked at.
+const RUNNING_POLL: Duration = Duration::from_millis(1);
 
 /// The router of a family inside a pod.
 #[must_use]
@@ -207,8 +217,9 @@ impl PodLink {
         if let Err(error) = socket.request(veth.create()) {
             return Err(why_not_created(&mut socket, spec, error));
         }
-        let made = set_up_pod(netns, spec)
-            .and_then(|pod_mac| Ok(Self { host_index: set_up_host(&mut socket, spec)?, pod_mac }));
+        // The end that is up last carries packets at once: the pod's. The host's is waited for in `connect`.
+        let made = set_up_host(&mut socket, spec)
+            .and_then(|host_index| Ok(Self { host_index, pod_mac: set_up_pod(netns, spec)? }));
         if made.is_err() {
             // The first error is the one to tell; what stays behind is found by the next deletion.
             let _ = delete_with(&mut socket, &spec.host);
@@ -216,7 +227,7 @@ impl PodLink {
         made
     }
 
-    /// Routes the pod's addresses to its link. It may be repeated.
+    /// Routes the pod's addresses to its link, and waits until the link carries packets. It may be repeated.
     ///
     /// # Errors
     /// If an address is routed elsewhere already, with the name of the other link.
@@ -234,7 +245,8 @@ impl PodLink {
                 }
             }
         }
-        Ok(())
+        wait_until_running(&mut socket, &spec.host)
+            .map_err(|source| PodLinkError::Host { step: format!("wait for {} to run", spec.host), source })
     }
 
     /// Deletes a pod's link by the name of the host's end; the other end, addresses and routes go with it.
@@ -382,6 +394,24 @@ fn set_sysctls(spec: &PodLinkSpec) -> Result<(), SysctlError> {
         // The kernel was started without IPv6.
         Err(SysctlError::Write { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+/// Waits until the host's end carries packets. The kernel notices later (`linkwatch`) that the other end is up as well;
+/// until then it drops what is sent. Asking for the link makes it look at once (`linkwatch_sync_dev` in `rtnl_getlink`,
+/// since Linux 6.8); before, it is a matter of waiting. After [`RUNNING_WITHIN`] it goes on all the same: the kernel is
+/// late then, not the link broken.
+fn wait_until_running(socket: &mut Socket, name: &IfName) -> Result<(), NetlinkError> {
+    let deadline = Instant::now() + RUNNING_WITHIN;
+    loop {
+        let running = match socket.read(message::get_link(name))? {
+            Some(Message::NewLink(link)) => link.attributes.contains(&LinkAttribute::OperState(State::Up)),
+            _ => false,
+        };
+        if running || Instant::now() > deadline {
+            return Ok(());
+        }
+        thread::sleep(RUNNING_POLL);
     }
 }
 

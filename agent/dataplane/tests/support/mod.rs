@@ -5,7 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-pub mod nodes;
+pub(crate) mod nodes;
 
 use std::{
     fs::File,

@@ -20,42 +20,42 @@ use towpath_dataplane::{
 use super::Namespace;
 
 /// The nodes' link.
-pub struct Underlay {
-    pub bridge: Namespace,
-    pub nodes: Vec<Node>,
+pub(crate) struct Underlay {
+    pub(crate) bridge: Namespace,
+    pub(crate) nodes: Vec<Node>,
 }
 
 /// A node: a namespace with the interface `uplink` on the bridge, and the addresses 172.30.0.n and fd00:30::n.
-pub struct Node {
-    pub number: u8,
-    pub namespace: Namespace,
+pub(crate) struct Node {
+    pub(crate) number: u8,
+    pub(crate) namespace: Namespace,
 }
 
 /// What a test may set differently.
 #[derive(Clone, Copy)]
-pub struct Settings {
-    pub vni: u32,
-    pub port: u16,
-    pub direct: DirectRouting,
-    pub mtu: Option<u32>,
+pub(crate) struct Settings {
+    pub(crate) vni: u32,
+    pub(crate) port: u16,
+    pub(crate) direct: DirectRouting,
+    pub(crate) mtu: Option<u32>,
 }
 
-pub const DEFAULTS: Settings = Settings { vni: 1, port: 8472, direct: DirectRouting::Disabled, mtu: None };
+pub(crate) const DEFAULTS: Settings = Settings { vni: 1, port: 8472, direct: DirectRouting::Disabled, mtu: None };
 
 impl Underlay {
-    pub fn new(nodes: u8) -> Self {
+    pub(crate) fn new(nodes: u8) -> Self {
         let bridge = Namespace::new();
         bridge.sh("ip link add br0 type bridge; ip link set br0 up");
         let nodes = (1..=nodes).map(|number| Node::on(&bridge, number)).collect();
         Self { bridge, nodes }
     }
 
-    pub fn peers(&self, n: usize) -> Vec<Peer> {
+    pub(crate) fn peers(&self, n: usize) -> Vec<Peer> {
         self.nodes.iter().take(n).flat_map(Node::as_peers).collect()
     }
 
     /// Brings all nodes to what they want.
-    pub fn converge(&self, settings: Settings) {
+    pub(crate) fn converge(&self, settings: Settings) {
         let peers = self.peers(self.nodes.len());
         for node in &self.nodes {
             node.converge(settings, &peers);
@@ -64,7 +64,7 @@ impl Underlay {
 }
 
 impl Node {
-    pub fn on(bridge: &Namespace, number: u8) -> Self {
+    pub(crate) fn on(bridge: &Namespace, number: u8) -> Self {
         let namespace = Namespace::new();
         let netns = namespace.path();
         // The path names a file of this process, which a child opens by the process's number.
@@ -82,11 +82,11 @@ impl Node {
         Self { number, namespace }
     }
 
-    pub fn name(&self) -> NodeName {
+    pub(crate) fn name(&self) -> NodeName {
         NodeName(format!("n{}", self.number))
     }
 
-    pub fn pod_cidr(&self, family: Family) -> IpNet {
+    pub(crate) fn pod_cidr(&self, family: Family) -> IpNet {
         let n = self.number;
         match family {
             Family::V4 => format!("10.244.{n}.0/24").parse().unwrap(),
@@ -94,7 +94,7 @@ impl Node {
         }
     }
 
-    pub fn address(&self, family: Family) -> IpAddr {
+    pub(crate) fn address(&self, family: Family) -> IpAddr {
         let n = self.number;
         match family {
             Family::V4 => format!("172.30.0.{n}").parse().unwrap(),
@@ -102,11 +102,11 @@ impl Node {
         }
     }
 
-    pub fn mac(&self, family: Family) -> Mac {
+    pub(crate) fn mac(&self, family: Family) -> Mac {
         Mac::locally_administered([0, 0, 0, 0, if family == Family::V4 { 4 } else { 6 }, self.number])
     }
 
-    pub fn as_peers(&self) -> Vec<Peer> {
+    pub(crate) fn as_peers(&self) -> Vec<Peer> {
         Family::ALL
             .into_iter()
             .map(|family| Peer {
@@ -118,7 +118,7 @@ impl Node {
             .collect()
     }
 
-    pub fn want(&self, settings: Settings, peers: &[Peer], have: &Kernel) -> Overlay {
+    pub(crate) fn want(&self, settings: Settings, peers: &[Peer], have: &Kernel) -> Overlay {
         let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
         let uplink = choose_uplink(have, query).unwrap();
         let own = |family| OwnSide {
@@ -143,7 +143,7 @@ impl Node {
     }
 
     /// Reads back, compares, applies until nothing is left to do, and gives what was done.
-    pub fn converge(&self, settings: Settings, peers: &[Peer]) -> Vec<Op> {
+    pub(crate) fn converge(&self, settings: Settings, peers: &[Peer]) -> Vec<Op> {
         self.namespace.run(|| {
             let mut net = KernelNet::open(Sysctls::default()).unwrap();
             let have = net.read_back().unwrap();
@@ -157,17 +157,17 @@ impl Node {
         })
     }
 
-    pub fn read_back(&self) -> Kernel {
+    pub(crate) fn read_back(&self) -> Kernel {
         self.namespace.run(|| KernelNet::open(Sysctls::default()).unwrap().read_back().unwrap())
     }
 
-    pub fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         let pod = PodId { namespace: "default".to_owned(), name: format!("pod{}", self.number) };
         let interface = IfName::of_pod(&pod.namespace, &pod.name);
         Endpoint { pod, interface, addresses: Family::ALL.into_iter().map(|f| self.pod_address(f)).collect() }
     }
 
-    pub fn pod_address(&self, family: Family) -> IpAddr {
+    pub(crate) fn pod_address(&self, family: Family) -> IpAddr {
         let n = self.number;
         match family {
             Family::V4 => format!("10.244.{n}.9").parse().unwrap(),
@@ -176,7 +176,7 @@ impl Node {
     }
 
     /// Makes the node's pod and gives its namespace.
-    pub fn add_pod(&self, mtu: u32) -> Namespace {
+    pub(crate) fn add_pod(&self, mtu: u32) -> Namespace {
         let pod = Namespace::new();
         let Endpoint { interface, addresses, .. } = self.endpoint();
         let spec = PodLinkSpec { host: interface, pod: IfName::new("eth0").unwrap(), addresses, mtu };
