@@ -10,9 +10,10 @@ mod support;
 
 use std::{
     collections::BTreeMap,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use support::Namespace;
@@ -186,7 +187,7 @@ END");
     fn seen(&self, family: Family, first: &Datagram, second: &Datagram) -> Option<IpAddr> {
         let receiver = |datagram: &Datagram| {
             let to = SocketAddr::new(address(datagram.at.0, family), datagram.at.1);
-            self.home(datagram.at.0).run(|| UdpSocket::bind(to)).unwrap()
+            self.home(datagram.at.0).run(|| bind(|| UdpSocket::bind(to)))
         };
         let receivers = [receiver(first), receiver(second)];
         for datagram in [first, second] {
@@ -217,6 +218,18 @@ END");
             };
             let seen = self.seen(family, &first, &second);
             assert_eq!(seen, expected.map(|who| address(who, family)), "{family} {from} to {to} port {port}: {why}");
+        }
+    }
+}
+
+/// Binds, and waits for an address that is in use: a process that another test is just starting holds a copy of every
+/// socket until it is itself.
+fn bind<T>(mut bind: impl FnMut() -> io::Result<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match bind() {
+            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < end => thread::yield_now(),
+            result => return result.unwrap(),
         }
     }
 }
@@ -359,7 +372,7 @@ fn a_pods_policy_counts_in_both_directions_and_answers_and_neighbours_pass() {
     for family in Family::ALL {
         let connect = |from: &str, to: &str, port: u16, bound: Duration| {
             let to_address = SocketAddr::new(address(to, family), port);
-            let _listener = world.home(to).run(|| TcpListener::bind(to_address)).unwrap();
+            let _listener = world.home(to).run(|| bind(|| TcpListener::bind(to_address)));
             world.home(from).run(|| TcpStream::connect_timeout(&to_address, bound)).is_ok()
         };
         // IPv6 neighbours are looked for here for the first time, under a policy that lets B send nothing.
