@@ -40,18 +40,3 @@ pub enum NftError {
         source: io::Error,
     },
 }
-
-impl NftError {
-    /// A label for metrics.
-    #[must_use]
-    pub const fn category(&self) -> &'static str {
-        match self {
-            Self::Start { .. } => "start",
-            Self::Exchange(_) => "exchange",
-            Self::Timeout { .. } => "timeout",
-            Self::Refused { .. } => "refused",
-            Self::Listing(_) => "listing",
-            Self::Netlink { .. } => "netlink",
-        }
-    }
-}
