@@ -87,3 +87,45 @@ impl Sysctls {
         if self.read(key).is_ok_and(|now| now == value) { Ok(()) } else { self.write(key, value) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, Sysctls) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("ipv4")).unwrap();
+        fs::write(dir.path().join("ipv4/ip_forward"), "1\n").unwrap();
+        fs::write(dir.path().join("ipv4/odd"), "4096\t131072").unwrap();
+        let sysctls = Sysctls::below(dir.path());
+        (dir, sysctls)
+    }
+
+    #[test]
+    fn a_sysctl_is_read_and_written_below_its_root() {
+        let (_dir, sysctls) = root();
+        assert_eq!(sysctls.read("ipv4/ip_forward").unwrap(), 1);
+        sysctls.write("ipv4/ip_forward", 0).unwrap();
+        assert_eq!(sysctls.read("ipv4/ip_forward").unwrap(), 0);
+    }
+
+    #[test]
+    fn one_that_is_right_already_is_not_written() {
+        let (dir, sysctls) = root();
+        sysctls.ensure("ipv4/ip_forward", 1).unwrap();
+        let text = || fs::read_to_string(dir.path().join("ipv4/ip_forward")).unwrap();
+        assert_eq!(text(), "1\n", "as it was, with its line end");
+        sysctls.ensure("ipv4/ip_forward", 2).unwrap();
+        assert_eq!(text(), "2");
+    }
+
+    #[test]
+    fn an_error_names_the_file() {
+        let (dir, sysctls) = root();
+        let error = sysctls.ensure("ipv4/none/x", 3).unwrap_err().to_string();
+        assert!(error.contains("write 3 to ") && error.contains("ipv4/none/x"), "{error}");
+        let error = sysctls.read("ipv4/odd").unwrap_err();
+        assert!(matches!(error, SysctlError::NotANumber { .. }), "{error}");
+        assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+    }
+}

@@ -80,3 +80,41 @@ impl Net for FakeNet {
         failed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use towpath_core::{
+        names::IfName,
+        overlay::{IfIndex, Link, LinkKind, LinkState},
+    };
+
+    use super::*;
+
+    #[test]
+    fn it_carries_out_refuses_what_it_is_told_to_and_heals() {
+        let name = IfName::new("uplink").unwrap();
+        let link = Link {
+            name: name.clone(),
+            mac: None,
+            mtu: 1500,
+            state: LinkState::Up,
+            kind: LinkKind::Other("device".to_owned()),
+        };
+        let mut net = FakeNet::new(Kernel { links: [(IfIndex(2), link)].into(), ..Kernel::default() });
+        let set = |mtu| Op::SetMtu { link: name.clone(), mtu };
+        net.refuse(|op| matches!(op, Op::SetMtu { mtu: 1400, .. }));
+        let failed = net.apply(&[set(1400), set(1399), Op::SetUp { link: IfName::new("none").unwrap() }]);
+        let texts: Vec<_> = failed.iter().map(|error| format!("{error}: {}", error.source)).collect();
+        assert_eq!(
+            texts,
+            [
+                "could not set the MTU of uplink to 1400: the kernel refused (told to)",
+                "could not set none up: the kernel refused (there is no link none)",
+            ]
+        );
+        assert_eq!(net.log, [set(1399)], "the others go on");
+        net.heal();
+        assert!(net.apply(&[set(1400)]).is_empty());
+        assert_eq!(net.read_back().unwrap().links[&IfIndex(2)].mtu, 1400);
+    }
+}

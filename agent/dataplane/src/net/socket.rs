@@ -75,6 +75,20 @@ impl NetlinkError {
     }
 }
 
+impl NetlinkError {
+    /// The same error for another request that it befell.
+    fn once_more(&self) -> Self {
+        let copy =
+            |source: &io::Error| source.raw_os_error().map_or(source.kind().into(), io::Error::from_raw_os_error);
+        match self {
+            Self::Refused { message, source } => Self::Refused { message: message.clone(), source: copy(source) },
+            Self::Socket { step, source } => Self::Socket { step, source: copy(source) },
+            Self::Timeout => Self::Timeout,
+            Self::Unsteady => Self::Unsteady,
+        }
+    }
+}
+
 /// One request: the message, and flags such as `NLM_F_CREATE` beyond those that every request has.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -148,15 +162,15 @@ impl Socket {
                         && let Some(answer) = answers.get_mut(place)
                     {
                         missing -= usize::from(answer.is_none());
-                        *answer = Some(acknowledgement(payload));
+                        *answer = Some(acknowledgement(payload, 4 + HEADER));
                     }
                     Step::Continue
                 })
                 .err();
         }
-        // What was not answered failed for the reason that ended the reading; the first of them carries it.
-        let lost = |failure: &mut Option<NetlinkError>| Err(failure.take().unwrap_or(NetlinkError::Timeout));
-        answers.into_iter().map(|a| a.unwrap_or_else(|| lost(&mut failure))).collect()
+        // What was not answered failed for the reason that ended the reading.
+        let lost = || Err(failure.as_ref().map_or(NetlinkError::Timeout, NetlinkError::once_more));
+        answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
     }
 
     /// Reads all objects of a kind; `message` is a `Get…` message with the filter in it.
@@ -183,8 +197,12 @@ impl Socket {
                     objects = None;
                 }
                 match header.message_type {
-                    NLMSG_DONE | NLMSG_ERROR => {
-                        end = Some(acknowledgement(payload));
+                    NLMSG_ERROR => {
+                        end = Some(acknowledgement(payload, 4 + HEADER));
+                        return Step::Finished;
+                    }
+                    NLMSG_DONE => {
+                        end = Some(acknowledgement(payload, 4));
                         return Step::Finished;
                     }
                     _ => {
@@ -211,7 +229,7 @@ impl Socket {
                     return Step::Continue;
                 }
                 if header.message_type == NLMSG_ERROR {
-                    end = Some(acknowledgement(payload));
+                    end = Some(acknowledgement(payload, 4 + HEADER));
                     return Step::Finished;
                 }
                 object = decode(header, payload);
@@ -290,17 +308,64 @@ fn emit(message: RouteNetlinkMessage, flags: u16, sequence: u32, bytes: &mut Vec
 }
 
 /// Reads the payload of an NLMSG_ERROR or NLMSG_DONE message: a negative error number or 0 for success, in an error the
-/// header of the request, and then attributes (`include/uapi/linux/netlink.h`).
-fn acknowledgement(payload: &[u8]) -> Result<(), NetlinkError> {
+/// header of the request, and then attributes (`include/uapi/linux/netlink.h`), which begin at `attributes_at`.
+fn acknowledgement(payload: &[u8], attributes_at: usize) -> Result<(), NetlinkError> {
     const NLMSGERR_ATTR_MSG: u16 = 1;
     let code = payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
     if code == 0 {
         return Ok(());
     }
-    let attributes = payload.get(4 + HEADER..).unwrap_or_default();
+    let attributes = payload.get(attributes_at..).unwrap_or_default();
     let message = NlasIterator::new(attributes)
         .filter_map(Result::ok)
         .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
         .map(|attribute| String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned());
-    Err(NetlinkError::Refused { message, source: io::Error::from_raw_os_error(-code) })
+    Err(NetlinkError::Refused { message, source: io::Error::from_raw_os_error(code.wrapping_neg()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkMessage;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_read_again_message_by_message() {
+        let mut bytes = Vec::new();
+        for sequence in [7, 8] {
+            emit(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_ACK, sequence, &mut bytes);
+        }
+        let seen: Vec<_> = messages(&bytes).map(|(h, payload)| (h.sequence_number, h.flags, payload.len())).collect();
+        assert_eq!(seen, [(7, NLM_F_REQUEST | NLM_F_ACK, 16), (8, NLM_F_REQUEST | NLM_F_ACK, 16)]);
+    }
+
+    #[test]
+    fn a_refusal_carries_the_kernels_words() {
+        let text = b"Invalid VNI\0";
+        let length = u16::try_from(4 + text.len()).unwrap();
+        let mut payload = (-22_i32).to_ne_bytes().to_vec();
+        payload.extend([0; HEADER]);
+        payload.extend(length.to_ne_bytes());
+        payload.extend(1_u16.to_ne_bytes());
+        payload.extend(text);
+        let error = acknowledgement(&payload, 4 + HEADER).unwrap_err();
+        assert_eq!(error.to_string(), "the kernel refused (Invalid VNI)");
+        assert_eq!(error.errno(), Some(nix::errno::Errno::EINVAL));
+        assert!(acknowledgement(&[0; 4], 4).is_ok(), "zero is success");
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_of_any_kind_are_read_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..200), length in 0..64u32) {
+            let mut bytes = bytes;
+            if bytes.len() >= 4 {
+                bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            }
+            for (header, payload) in messages(&bytes) {
+                let _ = acknowledgement(payload, 4 + HEADER);
+                let _ = decode(header, payload);
+            }
+        }
+    }
 }
