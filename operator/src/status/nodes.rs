@@ -172,9 +172,9 @@ fn trouble(
 }
 
 fn reported(name: &str, report: &ReportFacts, inputs: &Inputs<'_>) -> Option<Trouble> {
-    let since = report.at.map_or_else(|| "ever".to_owned(), |at| at.to_string());
-    if report.at.is_none_or(|at| inputs.now >= at + SILENCE) {
-        return Some(lost(name, "AgentSilent", &format!("its agent has not reported since {since}: look at its log")));
+    let Some(at) = report.at else { return Some(pending(name, "AgentStarting", "its agent has not reported yet")) };
+    if inputs.now >= at + SILENCE {
+        return Some(lost(name, "AgentSilent", &format!("its agent has not reported since {at}: look at its log")));
     }
     let runs = report.revision.as_deref().unwrap_or("none");
     if runs != inputs.revision {

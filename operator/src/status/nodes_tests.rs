@@ -57,6 +57,12 @@ fn a_node_is_what_its_kubelet_its_pod_and_its_report_say_together() {
             "the kubelet's word reaches the user",
         ),
         (one(Heard, ok(), None), (0, 0, 0, 1), Some("AgentStarting"), "no report yet"),
+        (
+            one(Heard, ok(), Some(ReportFacts::default())),
+            (0, 0, 0, 1),
+            Some("AgentStarting"),
+            "created, not filled in yet",
+        ),
         (one(Heard, None, None), (0, 0, 0, 1), Some("AgentMissing"), "no pod yet"),
         (one(Heard, ok(), Some(old)), (0, 0, 1, 0), Some("AgentSilent"), "fifteen minutes without a keep-alive"),
         (
