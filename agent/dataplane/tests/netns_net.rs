@@ -282,3 +282,16 @@ fn a_failed_change_stops_no_other_and_a_link_that_is_gone_takes_its_entries_alon
     });
     drop(underlay.bridge);
 }
+
+#[test]
+fn an_advertised_default_route_stays_when_the_node_begins_to_forward() {
+    let underlay = Underlay::new(1);
+    let node = &underlay.nodes[0];
+    let listens = || node.namespace.sh("sysctl -n net.ipv6.conf.uplink.accept_ra").trim().to_owned();
+    node.namespace.sh("sysctl -qw net.ipv6.conf.uplink.accept_ra=1");
+    node.converge(DEFAULTS, &[]);
+    assert_eq!(listens(), "1", "nothing hangs on it");
+    node.namespace.sh("ip -6 route add default via fd00:30::254 dev uplink proto ra");
+    node.converge(DEFAULTS, &[]);
+    assert_eq!(listens(), "2", "also while the node forwards");
+}

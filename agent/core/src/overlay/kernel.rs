@@ -101,6 +101,13 @@ pub enum Owner {
     Other(u8),
 }
 
+impl Owner {
+    /// The kernel, for a route that it took from a router's advertisement (RTPROT_RA).
+    pub const ROUTER_ADVERTISEMENT: Self = Self::Other(9);
+    /// The kernel, for a route that follows from an address (RTPROT_KERNEL).
+    pub const KERNEL: Self = Self::Other(2);
+}
+
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
@@ -160,10 +167,11 @@ pub struct Route {
 /// A sysctl below `/proc/sys/net` that the overlay depends on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sysctl {
+    /// Whether a link takes IPv6 routes and addresses from whoever advertises them: 0 never, 1 if the node does not forward,
+    /// 2 always. It comes before [`Sysctl::Forwarding`] in order: where it is 1, forwarding deletes such routes at once.
+    AcceptRouterAdvertisements(IfName),
     /// Whether the node forwards packets of a family at all.
     Forwarding(Family),
-    /// Whether a link takes IPv6 routes and addresses from whoever advertises them.
-    AcceptRouterAdvertisements(IfName),
 }
 
 impl fmt::Display for Sysctl {

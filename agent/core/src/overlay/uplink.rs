@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{IfIndex, Kernel, Link, LinkState, Target};
+use super::{IfIndex, Kernel, Link, LinkState, Owner, Target};
 use crate::{model::Family, names::IfName};
 
 /// How the user wants the uplink chosen.
@@ -73,6 +73,17 @@ pub struct Uplink {
     pub networks: Vec<IpNet>,
     /// Why it was chosen.
     pub chosen_by: ChosenBy,
+    /// Whether the node has its IPv6 default route from a router on it.
+    pub router_advertisements: RouterAdvertisements,
+}
+
+/// Whether a link's default route hangs on what a router advertises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterAdvertisements {
+    /// It does. The link must go on to listen when the node begins to forward.
+    Followed,
+    /// It does not; whether the link listens is left alone.
+    NotFollowed,
 }
 
 impl Uplink {
@@ -145,7 +156,14 @@ pub fn choose_uplink(kernel: &Kernel, query: UplinkQuery<'_>) -> Result<Uplink, 
         .filter(|net| net.prefix_len() < Family::of_net(**net).host_prefix_len())
         .map(IpNet::trunc)
         .collect();
-    Ok(Uplink { name: link.name.clone(), index, mtu: link.mtu, addresses, networks, chosen_by })
+    let advertised = kernel.routes.iter().any(|(key, route)| {
+        let is_default = key.destination.prefix_len() == 0;
+        is_default && route.owner == Owner::ROUTER_ADVERTISEMENT && route.target.link() == Some(index)
+    });
+    let router_advertisements =
+        if advertised { RouterAdvertisements::Followed } else { RouterAdvertisements::NotFollowed };
+    let (name, mtu) = (link.name.clone(), link.mtu);
+    Ok(Uplink { name, index, mtu, addresses, networks, chosen_by, router_advertisements })
 }
 
 /// The links that can carry the overlay: up, not the overlay itself, not a pod's.

@@ -7,7 +7,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{IfIndex, Learning, Sysctl, Tunnel, uplink::Uplink};
+use super::{
+    IfIndex, Learning, Sysctl, Tunnel,
+    uplink::{RouterAdvertisements, Uplink},
+};
 use crate::{
     model::{Endpoint, Family, Mac, NodeName, Peer, Vni, host_net},
     names::IfName,
@@ -182,6 +185,9 @@ fn add_own_side(overlay: &mut Overlay, input: &OverlayInput<'_>, family: Family,
     overlay.sysctls.insert(Sysctl::Forwarding(family), 1);
     if family == Family::V6 {
         overlay.sysctls.insert(Sysctl::AcceptRouterAdvertisements(name.clone()), 0);
+        if input.uplink.router_advertisements == RouterAdvertisements::Followed {
+            overlay.sysctls.insert(Sysctl::AcceptRouterAdvertisements(input.uplink.name.clone()), 2);
+        }
     }
     overlay.routes.insert(own.pod_cidr.trunc(), Path::Blackhole);
     let tunnel = Tunnel {

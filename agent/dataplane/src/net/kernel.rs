@@ -157,12 +157,14 @@ impl Net for KernelNet {
             let dump = self.socket.dump(&message::main_routes(family)).map_err(failed("routes"))?;
             let on_device = |link| devices.iter().any(|(index, _)| *index == link);
             kernel.routes.extend(parse::routes(&dump).filter(|(key, route)| {
-                const RTPROT_KERNEL: u8 = 2;
                 let ours = route.owner == overlay::Owner::Towpath;
-                let given = route.owner != overlay::Owner::Other(RTPROT_KERNEL);
+                let given = route.owner != overlay::Owner::KERNEL;
                 ours || key.destination.prefix_len() == 0 || given && route.target.link().is_some_and(on_device)
             }));
             self.read_sysctl(Sysctl::Forwarding(family), &mut kernel);
+        }
+        for link in followed_routers(&kernel) {
+            self.read_sysctl(Sysctl::AcceptRouterAdvertisements(link), &mut kernel);
         }
         Ok(kernel)
     }
@@ -192,6 +194,13 @@ impl Net for KernelNet {
         self.flush(&mut pending, &mut failed);
         failed
     }
+}
+
+/// The links with a default route from a router's advertisement.
+fn followed_routers(kernel: &Kernel) -> Vec<IfName> {
+    let advertised = kernel.routes.values().filter(|route| route.owner == overlay::Owner::ROUTER_ADVERTISEMENT);
+    let links = advertised.filter_map(|route| kernel.links.get(&route.target.link()?));
+    links.map(|link| link.name.clone()).collect()
 }
 
 const fn is_deletion(op: &Op) -> bool {

@@ -58,51 +58,79 @@ fn devices(kernel: &Kernel) -> BTreeMap<IfIndex, IfName> {
     ours.map(|(index, link)| (*index, link.name.clone())).collect()
 }
 
+fn v4_device(kernel: &Kernel) -> Option<IfIndex> {
+    devices(kernel).into_iter().find(|(_, name)| name.as_str().starts_with("flannel.")).map(|(index, _)| index)
+}
+
+fn change_v4(kernel: &mut Kernel, change: impl FnOnce(&mut Link)) {
+    if let Some(link) = v4_device(kernel).and_then(|index| kernel.links.get_mut(&index)) {
+        change(link);
+    }
+}
+
+fn drop_one<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, n: usize) {
+    if let Some(key) = pick(map, n) {
+        map.remove(&key);
+    }
+}
+
+fn bend<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, n: usize, value: V) {
+    if let Some(key) = pick(map, n) {
+        map.insert(key, value);
+    }
+}
+
 fn disturb(kernel: &mut Kernel, hand: &Hand) {
-    let v4 =
-        devices(kernel).into_iter().find(|(_, name)| name.as_str().starts_with("flannel.")).map(|(index, _)| index);
     match *hand {
-        Hand::DropNeighbour(n) => drop(pick(&kernel.neighbours, n).map(|key| kernel.neighbours.remove(&key))),
-        Hand::DropFdb(n) => drop(pick(&kernel.fdb, n).map(|key| kernel.fdb.remove(&key))),
-        Hand::DropRoute(n) => drop(pick(&kernel.routes, n).map(|key| kernel.routes.remove(&key))),
-        Hand::BendNeighbour(n) => {
-            drop(pick(&kernel.neighbours, n).map(|key| kernel.neighbours.insert(key, mac(Family::V4, 200))));
+        Hand::DropNeighbour(n) => drop_one(&mut kernel.neighbours, n),
+        Hand::DropFdb(n) => drop_one(&mut kernel.fdb, n),
+        Hand::DropRoute(n) => drop_one(&mut kernel.routes, n),
+        Hand::BendNeighbour(n) => bend(&mut kernel.neighbours, n, mac(Family::V4, 200)),
+        Hand::BendFdb(n) => bend(&mut kernel.fdb, n, addr("192.0.2.200")),
+        Hand::StrangeRoute(n) => add_route(kernel, pod_cidr(Family::V4, n), Owner::Towpath),
+        Hand::ForeignRoute(n) => add_route(kernel, net(&format!("192.168.{n}.0/24")), Owner::Other(3)),
+        Hand::SetMac(n) => change_v4(kernel, |link| link.mac = Some(mac(Family::V4, n))),
+        Hand::SetMtu(n) => change_v4(kernel, |link| link.mtu = 1300 + u32::from(n)),
+        Hand::OtherKind => change_v4(kernel, |link| link.kind = LinkKind::Other("bridge".to_owned())),
+        Hand::Sysctl(n) => bend(&mut kernel.sysctls, n, 5),
+        Hand::StrangeNeighbour(n) => on_v4(kernel, |kernel, index| {
+            kernel.neighbours.insert((index, stranger(n)), mac(Family::V4, n));
+        }),
+        Hand::StrangeFdb(n) => on_v4(kernel, |kernel, index| {
+            kernel.fdb.insert((index, mac(Family::V4, n)), stranger(1));
+        }),
+        Hand::StrangeAddress(n) => on_v4(kernel, |kernel, index| {
+            kernel.addresses.entry(index).or_default().push(host_net(stranger(n)));
+        }),
+        Hand::DropAddress => on_v4(kernel, |kernel, index| {
+            kernel.addresses.remove(&index);
+        }),
+        Hand::SetDown(n) => {
+            if let Some(index) = pick(&devices(kernel), n) {
+                set_down(kernel, index);
+            }
         }
-        Hand::BendFdb(n) => drop(pick(&kernel.fdb, n).map(|key| kernel.fdb.insert(key, addr("192.0.2.200")))),
-        Hand::StrangeNeighbour(n) => {
-            drop(v4.map(|index| kernel.neighbours.insert((index, addr(&format!("192.0.2.{n}"))), mac(Family::V4, n))));
-        }
-        Hand::StrangeFdb(n) => {
-            drop(v4.map(|index| kernel.fdb.insert((index, mac(Family::V4, n)), addr("192.0.2.1"))));
-        }
-        Hand::StrangeRoute(n) => {
-            let key = RouteKey { destination: pod_cidr(Family::V4, n), metric: 0 };
-            kernel.routes.insert(key, Route { target: Target::Link(IfIndex(2)), owner: Owner::Towpath });
-        }
-        Hand::ForeignRoute(n) => {
-            let key = RouteKey { destination: net(&format!("192.168.{n}.0/24")), metric: 0 };
-            kernel.routes.insert(key, Route { target: Target::Link(IfIndex(2)), owner: Owner::Other(3) });
-        }
-        Hand::StrangeAddress(n) => {
-            let net = host_net(addr(&format!("192.0.2.{n}")));
-            drop(v4.map(|index| kernel.addresses.entry(index).or_default().push(net)));
-        }
-        Hand::DropAddress => drop(v4.map(|index| kernel.addresses.remove(&index))),
-        Hand::SetDown(n) => drop(pick(&devices(kernel), n).map(|index| set_down(kernel, index))),
-        Hand::SetMac(n) => {
-            drop(v4.and_then(|index| kernel.links.get_mut(&index)).map(|l| l.mac = Some(mac(Family::V4, n))))
-        }
-        Hand::SetMtu(n) => drop(v4.and_then(|index| kernel.links.get_mut(&index)).map(|l| l.mtu = 1300 + u32::from(n))),
         Hand::DeleteDevice(n) => {
             if let Some((_, link)) = devices(kernel).into_iter().nth(n % 2) {
                 execute(kernel, &[Op::DeleteLink { link, why: String::new() }]);
             }
         }
-        Hand::OtherKind => drop(v4.and_then(|index| kernel.links.get_mut(&index)).map(|link| {
-            link.kind = LinkKind::Other("bridge".to_owned());
-        })),
-        Hand::Sysctl(n) => drop(pick(&kernel.sysctls, n).map(|key| kernel.sysctls.insert(key, 5))),
     }
+}
+
+fn stranger(n: u8) -> IpAddr {
+    addr(&format!("192.0.2.{n}"))
+}
+
+fn on_v4(kernel: &mut Kernel, change: impl FnOnce(&mut Kernel, IfIndex)) {
+    if let Some(index) = v4_device(kernel) {
+        change(kernel, index);
+    }
+}
+
+fn add_route(kernel: &mut Kernel, destination: IpNet, owner: Owner) {
+    let route = Route { target: Target::Link(IfIndex(2)), owner };
+    kernel.routes.insert(RouteKey { destination, metric: 0 }, route);
 }
 
 /// The kernel forgets neighbours and routes of a link that is set down, but not its forwarding entries.

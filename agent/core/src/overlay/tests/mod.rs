@@ -118,13 +118,17 @@ impl Cluster {
     }
 
     fn want_all(&self) -> (Overlay, Vec<PeerConflict>) {
+        self.want_all_on(&fresh())
+    }
+
+    fn want_all_on(&self, have: &Kernel) -> (Overlay, Vec<PeerConflict>) {
         let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
         want(&OverlayInput {
             node: &NodeName("me".to_owned()),
             vni: Vni::new(self.vni).unwrap(),
             port: self.port,
             mtu: self.mtu,
-            uplink: &choose_uplink(&fresh(), query).unwrap(),
+            uplink: &choose_uplink(have, query).unwrap(),
             direct_routing: self.direct,
             families: &self.families,
             peers: &self.peers,
@@ -134,7 +138,12 @@ impl Cluster {
 
     /// What is wanted, if no peers are in conflict.
     fn want(&self) -> Overlay {
-        let (overlay, conflicts) = self.want_all();
+        self.want_on(&fresh())
+    }
+
+    /// The same on a node that has something else.
+    fn want_on(&self, have: &Kernel) -> Overlay {
+        let (overlay, conflicts) = self.want_all_on(have);
         assert_eq!(conflicts, []);
         overlay
     }

@@ -63,7 +63,8 @@ fn whatever_somebody_else_does_to_our_objects_is_news() {
     let foreign = Route { target: Target::Link(IfIndex(2)), owner: Owner::Other(3) };
     let ours = |target| Route { target, owner: Owner::Towpath };
     let key = |text| RouteKey { destination: net(text), metric: 0 };
-    let changes: [(&str, fn(&mut Kernel)); 4] = [
+    type Change = fn(&mut Kernel);
+    let changes: [(&str, Change); 4] = [
         ("a neighbour", |kernel| drop(kernel.neighbours.pop_first())),
         ("a forwarding entry", |kernel| drop(kernel.fdb.pop_last())),
         ("all neighbours", |kernel| kernel.neighbours.clear()),

@@ -1,8 +1,8 @@
 use super::*;
 use crate::overlay::uplink::{ChosenBy, MIN_MTU};
 
-fn choose(kernel: &Kernel, spec: InterfaceSpec, families: &[Family]) -> Result<Uplink, UplinkError> {
-    choose_uplink(kernel, UplinkQuery { spec: &spec, families, prefer: &[addr("10.0.0.5")] })
+fn choose(kernel: &Kernel, spec: &InterfaceSpec, families: &[Family]) -> Result<Uplink, UplinkError> {
+    choose_uplink(kernel, UplinkQuery { spec, families, prefer: &[addr("10.0.0.5")] })
 }
 
 /// Two fit links beside the usual: `fast` without a default route, and `down`.
@@ -30,7 +30,7 @@ fn the_uplink_is_chosen_as_the_user_says() {
         (Spec::Address(addr("10.0.0.100")), "fast", "10.0.0.100", ChosenBy::Address(addr("10.0.0.100")), "by address"),
         (Spec::Cidrs(vec![net("10.244.0.0/16")]), "none", "", ChosenBy::Name, "the overlay carries not itself"),
     ] {
-        let found = choose(&kernel(), spec, &[Family::V4]);
+        let found = choose(&kernel(), &spec, &[Family::V4]);
         if link == "none" {
             assert!(found.is_err(), "{why}: {found:?}");
             continue;
@@ -52,10 +52,10 @@ fn of_default_routes_the_least_metric_wins_and_a_blackhole_is_none() {
     add(&mut kernel, 1, Target::Blackhole);
     add(&mut kernel, 200, Target::Via { gateway: addr("172.30.0.254"), link: IfIndex(2) });
     add(&mut kernel, 100, Target::Link(IfIndex(3)));
-    assert_eq!(choose(&kernel, InterfaceSpec::DefaultRoute, &[Family::V4]).unwrap().name, name("fast"));
+    assert_eq!(choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]).unwrap().name, name("fast"));
     add(&mut kernel, 50, Target::Link(IfIndex(4)));
     assert_eq!(
-        choose(&kernel, InterfaceSpec::DefaultRoute, &[Family::V4]),
+        choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]),
         Err(UplinkError::DefaultRouteUnfit(IfIndex(4))),
         "never another than the one that traffic takes"
     );
@@ -65,30 +65,30 @@ fn of_default_routes_the_least_metric_wins_and_a_blackhole_is_none() {
 fn without_a_default_route_the_nodes_address_decides() {
     let mut kernel = kernel();
     kernel.routes.clear();
-    let found = choose(&kernel, InterfaceSpec::DefaultRoute, &[Family::V4]).unwrap();
+    let found = choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]).unwrap();
     assert_eq!((found.name.as_str(), found.chosen_by), ("fast", ChosenBy::NodeAddress(addr("10.0.0.5"))));
     kernel.addresses.remove(&IfIndex(3));
-    assert_eq!(choose(&kernel, InterfaceSpec::DefaultRoute, &[Family::V4]), Err(UplinkError::NoDefaultRoute));
+    assert_eq!(choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]), Err(UplinkError::NoDefaultRoute));
 }
 
 #[test]
 fn an_address_of_a_network_goes_before_a_single_one() {
     let mut kernel = kernel();
     kernel.addresses.insert(IfIndex(3), vec![net("10.0.0.100/32"), net("10.0.0.4/24")]);
-    let found = choose(&kernel, InterfaceSpec::Names(vec![name("fast")]), &[Family::V4]).unwrap();
+    let found = choose(&kernel, &InterfaceSpec::Names(vec![name("fast")]), &[Family::V4]).unwrap();
     assert_eq!(found.addresses[&Family::V4], addr("10.0.0.4"), "10.0.0.100/32 looks like a virtual IP");
     assert!(found.reaches(addr("10.0.0.77")) && !found.reaches(addr("10.0.1.77")));
     kernel.addresses.insert(IfIndex(3), vec![net("10.0.0.100/32")]);
-    let found = choose(&kernel, InterfaceSpec::Names(vec![name("fast")]), &[Family::V4]).unwrap();
+    let found = choose(&kernel, &InterfaceSpec::Names(vec![name("fast")]), &[Family::V4]).unwrap();
     assert_eq!(found.addresses[&Family::V4], addr("10.0.0.100"), "better than none");
     assert!(!found.reaches(addr("10.0.0.101")), "nothing is on the link itself");
 }
 
 #[test]
 fn a_link_without_an_address_of_a_family_is_refused_by_name() {
-    let error = choose(&kernel(), InterfaceSpec::Names(vec![name("fast")]), &Family::ALL).unwrap_err();
+    let error = choose(&kernel(), &InterfaceSpec::Names(vec![name("fast")]), &Family::ALL).unwrap_err();
     assert_eq!(error, UplinkError::NoAddress { name: name("fast"), family: Family::V6 });
-    let error = choose(&kernel(), InterfaceSpec::Names(vec![name("eth9")]), &[Family::V4]).unwrap_err();
+    let error = choose(&kernel(), &InterfaceSpec::Names(vec![name("eth9")]), &[Family::V4]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "none of the links eth9 in spec.interface.names is there and up; there are lo, uplink, fast"

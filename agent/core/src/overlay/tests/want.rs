@@ -107,3 +107,25 @@ fn a_pod_network_with_host_bits_is_taken_by_its_network_address() {
     assert_eq!(want.routes[&net("10.244.1.0/24")], Path::Tunnel);
     assert!(want.neighbours.contains_key(&addr("10.244.1.0")));
 }
+
+#[test]
+fn a_default_route_from_a_router_survives_that_the_node_begins_to_forward() {
+    let router = Target::Via { gateway: addr("fe80::1"), link: IfIndex(2) };
+    let mut have = fresh();
+    have.sysctls.insert(Sysctl::AcceptRouterAdvertisements(name("uplink")), 1);
+    let key = RouteKey { destination: net("::/0"), metric: 1024 };
+    for (owner, listens, why) in [
+        (Owner::ROUTER_ADVERTISEMENT, Some(&2), "forwarding would end the listening, and delete the route"),
+        (Owner::Other(4), None, "a route that somebody gave: listening is the user's choice"),
+    ] {
+        have.routes.insert(key, Route { target: router, owner });
+        let want = Cluster::of(0).want_on(&have);
+        assert_eq!(want.sysctls.get(&Sysctl::AcceptRouterAdvertisements(name("uplink"))), listens, "{why}");
+        let ops: Vec<_> = diff(&want, &have).iter().map(ToString::to_string).collect();
+        let place = |text: &str| ops.iter().position(|op| op == text);
+        let (listen, forward) =
+            (place("set sysctl ipv6/conf/uplink/accept_ra to 2"), place("set sysctl ipv6/conf/all/forwarding to 1"));
+        assert_eq!(listen.is_some(), listens.is_some());
+        assert!(forward.is_some() && listen < forward, "first listen always, then forward: {ops:#?}");
+    }
+}
