@@ -65,8 +65,8 @@ fn whatever_somebody_else_does_to_our_objects_is_news() {
     let key = |text| RouteKey { destination: net(text), metric: 0 };
     type Change = fn(&mut Kernel);
     let changes: [(&str, Change); 4] = [
-        ("a neighbour", |kernel| drop(kernel.neighbours.pop_first())),
-        ("a forwarding entry", |kernel| drop(kernel.fdb.pop_last())),
+        ("a family's neighbours", |kernel| kernel.neighbours.retain(|(_, address), _| address.is_ipv6())),
+        ("a family's forwarding entries", |kernel| kernel.fdb.retain(|_, remote| remote.is_ipv6())),
         ("all neighbours", |kernel| kernel.neighbours.clear()),
         ("all our routes", |kernel| kernel.routes.retain(|_, route| route.owner != Owner::Towpath)),
     ];
