@@ -12,21 +12,28 @@ use towpath_e2e::cluster::{self, Component, condition};
 use towpath_e2e::run;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, Scenario};
+use crate::frame::{Frame, Scenario, shared_name};
 
-pub(crate) const SCENARIOS: &[Scenario] = &[
+/// On the shared cluster, before it has a network.
+pub(crate) const FRESH: &[Scenario] = &[
     Scenario { name: "a fresh cluster has its nodes, not ready for want of a network", play: fresh_is_not_ready },
     Scenario { name: "a cluster of a taken name is refused, and the one that has it lives on", play: taken_name },
     Scenario { name: "the API server comes back with everything it knew", play: api_server_returns },
     Scenario { name: "a node is added to a running cluster and removed again", play: add_and_remove },
+];
+
+/// Beside whatever the shared cluster is.
+pub(crate) const OF_THEIR_OWN: &[Scenario] = &[
     Scenario { name: "a second cluster lives beside the first, and takes nothing with it", play: side_by_side },
     Scenario { name: "removal leaves nothing of a cluster whose processes were killed", play: removal_after_kill },
     Scenario { name: "removal leaves nothing of a cluster whose start was killed", play: removal_after_killed_start },
     Scenario { name: "a component that fails is named, with the end of its log", play: failing_component },
 ];
 
-/// A cluster that only one scenario uses.
-const OWN: &str = "e2e-own";
+/// Name of a cluster that only one scenario uses.
+fn own() -> String {
+    format!("{}-own", shared_name())
+}
 
 fn fresh_is_not_ready(frame: &Frame) -> Result<()> {
     let cluster = frame.shared()?;
@@ -85,8 +92,8 @@ fn add_and_remove(frame: &Frame) -> Result<()> {
 
 fn side_by_side(frame: &Frame) -> Result<()> {
     let first = frame.shared()?;
-    frame.with_cleanup(OWN, || {
-        let second = frame.fresh(OWN, 1)?;
+    frame.with_cleanup(&own(), || {
+        let second = frame.fresh(&own(), 1)?;
         second.kubectl(&["create", "namespace", "only-here"])?;
         ensure!(first.get(&["namespace", "only-here"])?.is_none(), "both kubeconfigs lead to the same cluster");
         let (one, two) = (first.node("n1")?, second.node("n1")?);
@@ -96,13 +103,13 @@ fn side_by_side(frame: &Frame) -> Result<()> {
         ensure!(second.load(&archive)? == ["towpath.local/pause:1"], "the pause image loads");
         Ok(())
     })?;
-    ensure!(cluster::leftovers(frame.site()?, OWN)?.is_empty(), "the second cluster left something");
+    ensure!(cluster::leftovers(frame.site()?, &own())?.is_empty(), "the second cluster left something");
     first.kubectl(&["get", "--raw=/readyz"]).map(drop)
 }
 
 fn removal_after_kill(frame: &Frame) -> Result<()> {
-    frame.with_cleanup(OWN, || {
-        let cluster = frame.fresh(OWN, 2)?;
+    frame.with_cleanup(&own(), || {
+        let cluster = frame.fresh(&own(), 2)?;
         cluster.stop(Component::Etcd)?;
         let first = cluster.node("n1")?.init_pid()?;
         kill(Pid::from_raw(first), Signal::SIGKILL).context("kill a node's first process")?;
@@ -116,12 +123,12 @@ fn removal_after_kill(frame: &Frame) -> Result<()> {
 
 fn removal_after_killed_start(frame: &Frame) -> Result<()> {
     let site = frame.site()?;
-    frame.with_cleanup(OWN, || {
+    frame.with_cleanup(&own(), || {
         let mut up = Command::new(frame.launcher());
         let mut up =
-            up.args(["up", "--name", OWN, "--nodes", "1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            up.args(["up", "--name", &own(), "--nodes", "1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let started = wait_for("the node's first process", Duration::from_secs(60), || {
-            Ok(site.cluster_dir(OWN).join("pid/n1-init").exists().then_some(()))
+            Ok(site.cluster_dir(&own()).join("pid/n1-init").exists().then_some(()))
         });
         up.kill().context("kill the start")?;
         up.wait()?;
@@ -136,9 +143,9 @@ fn failing_component(frame: &Frame) -> Result<()> {
     fs::write(&containerd, "#!/bin/sh\necho the hold is full of water\nexit 7\n")?;
     fs::set_permissions(&containerd, fs::Permissions::from_mode(0o755))?;
     let path = format!("{}:{}", fake.path().display(), std::env::var("PATH")?);
-    let said = frame.with_cleanup(OWN, || {
+    let said = frame.with_cleanup(&own(), || {
         let up =
-            Command::new(frame.launcher()).args(["up", "--name", OWN, "--nodes", "1"]).env("PATH", path).output()?;
+            Command::new(frame.launcher()).args(["up", "--name", &own(), "--nodes", "1"]).env("PATH", path).output()?;
         ensure!(!up.status.success(), "it came up with a broken containerd");
         Ok(String::from_utf8_lossy(&up.stderr).into_owned())
     })?;
@@ -149,7 +156,7 @@ fn failing_component(frame: &Frame) -> Result<()> {
 }
 
 fn nothing_left(frame: &Frame) -> Result<()> {
-    let left = cluster::leftovers(frame.site()?, OWN)?;
+    let left = cluster::leftovers(frame.site()?, &own())?;
     ensure!(left.is_empty(), "still there: {}", left.join(", "));
     Ok(())
 }

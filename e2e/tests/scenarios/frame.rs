@@ -1,19 +1,30 @@
-//! What scenarios share: the tools, the shared cluster, and the way a failure is told.
+//! What scenarios share: the tools, the shared cluster with Towpath on it, and the way a failure is told.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use libtest_mimic::Failed;
 use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
+use towpath_e2e::image::{self, Built};
+use towpath_e2e::node::Node;
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::toolchain::Tools;
+use towpath_e2e::{deploy, run};
 
-/// Name of the shared cluster.
-pub(crate) const SHARED: &str = "e2e";
+/// Environment variable with the shared cluster's name, so that two checkouts can run their scenarios at once.
+const NAME: &str = "TOWPATH_E2E_CLUSTER";
+/// Environment variable that, when set, leaves the shared cluster for the next run, and takes over the one that the
+/// last run left: a scenario that is being written need not wait for a cluster each time.
+const KEEP: &str = "TOWPATH_E2E_KEEP";
 const SHARED_NODES: u8 = 3;
+/// Time for the network to be ready on every node.
+pub(crate) const READY: Duration = Duration::from_secs(90);
+/// The NetworkConfig that scenarios start from and return to.
+const CONFIG: &str = "manifests/samples/default.yaml";
 
 /// One scenario: its name is a sentence.
 pub(crate) struct Scenario {
@@ -29,6 +40,10 @@ pub(crate) struct Frame {
     progress: Progress,
     workshop: OnceLock<(Site, Tools)>,
     shared: Mutex<Option<Cluster>>,
+    /// Towpath's image, once it is installed on the shared cluster.
+    installed: OnceLock<Built>,
+    /// Set once the shared cluster has its network.
+    deployed: OnceLock<()>,
 }
 
 impl Frame {
@@ -38,6 +53,8 @@ impl Frame {
             progress: Progress::default(),
             workshop: OnceLock::new(),
             shared: Mutex::new(None),
+            installed: OnceLock::new(),
+            deployed: OnceLock::new(),
         }
     }
 
@@ -65,9 +82,50 @@ impl Frame {
             let name = cluster.spec().name.clone();
             return Cluster::open(cluster.site(), cluster.tools(), &name, self.progress);
         }
-        let cluster = self.fresh(SHARED, SHARED_NODES)?;
+        let name = shared_name();
+        let (site, tools) = self.workshop()?;
+        let kept = std::env::var_os(KEEP).map(|_| Cluster::open(site, tools, &name.parse()?, self.progress));
+        let cluster = match kept {
+            Some(Ok(cluster)) => cluster,
+            Some(Err(_)) | None => self.fresh(&name, SHARED_NODES)?,
+        };
         *shared = Some(cluster.clone());
         Ok(cluster)
+    }
+
+    /// The shared cluster with Towpath's operator, and no network yet unless an earlier scenario made one.
+    pub(crate) fn installed(&self) -> Result<Cluster> {
+        let cluster = self.shared()?;
+        if self.installed.get().is_none() {
+            let built = image::build(cluster.site(), &self.progress)?;
+            deploy::install(&cluster, &built)?;
+            self.installed.get_or_init(|| built);
+        }
+        Ok(cluster)
+    }
+
+    /// The shared cluster with its network Ready.
+    pub(crate) fn network(&self) -> Result<Cluster> {
+        let cluster = self.installed()?;
+        if self.deployed.get().is_none() {
+            self.apply_config(&cluster)?;
+            deploy::wait_ready(&cluster, READY)?;
+            self.deployed.get_or_init(|| ());
+        }
+        Ok(cluster)
+    }
+
+    /// Applies the NetworkConfig that users are shown.
+    pub(crate) fn apply_config(&self, cluster: &Cluster) -> Result<()> {
+        let file = cluster.site().root().join(CONFIG);
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        cluster.apply(&text).map(drop)
+    }
+
+    /// Loads Towpath's image into one more node.
+    pub(crate) fn load_image(&self, node: &Node) -> Result<()> {
+        let built = self.installed.get().context("Towpath is not installed")?;
+        node.load(&built.archive).map(drop)
     }
 
     /// A new cluster; what an interrupted run left of it is removed before.
@@ -85,11 +143,18 @@ impl Frame {
         outcome
     }
 
-    /// Removes the shared cluster. After a failure its logs are kept.
+    /// Removes the shared cluster. After a failure its logs, the pods' among them, are kept.
     pub(crate) fn close(&self, failed: bool) -> Result<()> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((site, _)) = self.workshop.get() else { return Ok(()) };
-        let logs = site.cluster_dir(SHARED).join("log");
+        if std::env::var_os(KEEP).is_some() {
+            return Ok(());
+        }
+        let name = shared_name();
+        let logs = site.cluster_dir(&name).join("log");
+        if let Some(cluster) = shared.as_ref().filter(|_| failed) {
+            keep_pod_logs(cluster, &logs);
+        }
         if failed && logs.exists() {
             let kept = site.target().join("log").join("scenarios");
             if kept.exists() {
@@ -99,7 +164,7 @@ impl Frame {
             fs::rename(&logs, &kept).with_context(|| format!("keep the logs in {}", kept.display()))?;
             self.progress.say(format!("the cluster's logs are in {}", kept.display()));
         }
-        if shared.is_some() || failed { cluster::remove(site, SHARED) } else { Ok(()) }
+        if shared.is_some() || failed { cluster::remove(site, &name) } else { Ok(()) }
     }
 
     fn workshop(&self) -> Result<&(Site, Tools)> {
@@ -111,5 +176,23 @@ impl Frame {
         // Scenarios run one at a time: nobody else can have set it meanwhile.
         self.workshop.set((site, tools)).map_err(|_| anyhow!("two scenarios ran at once"))?;
         self.workshop.get().context("just set")
+    }
+}
+
+/// Name of the shared cluster.
+pub(crate) fn shared_name() -> String {
+    std::env::var(NAME).unwrap_or_else(|_| "e2e".to_owned())
+}
+
+/// Puts what Towpath's pods say beside the logs of the components. What cannot be had is left out: a failure is being
+/// told already.
+fn keep_pod_logs(cluster: &Cluster, dir: &Path) {
+    for (component, words) in [
+        ("operator", ["logs", "-n", "towpath-system", "-l", "app.kubernetes.io/name=towpath-operator"]),
+        ("agent", ["logs", "-n", "towpath-system", "-l", "app.kubernetes.io/name=towpath-agent"]),
+    ] {
+        let mut command = cluster.kubectl_command(&words);
+        let said = run::raw_output(command.args(["--prefix", "--tail=2000", "--request-timeout=5s"]));
+        let _ = said.map(|out| fs::write(dir.join(format!("towpath-{component}.log")), out.stdout));
     }
 }

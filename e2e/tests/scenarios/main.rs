@@ -1,10 +1,23 @@
-//! Scenarios on the embedded cluster. They run one after the other in the order of [`SCENARIOS`]: those that need no
-//! network first, on clusters of their own or on the shared one while it is fresh.
+//! Scenarios on the embedded cluster. They run one after the other in the order of [`SCENARIOS`]: on the shared cluster
+//! while it has no network, then while it has one, to its end; and those that need a cluster of their own.
 //!
-//! `cargo test -p towpath-e2e --test scenarios -- NAME` runs those whose name contains NAME.
+//! `cargo test -p towpath-e2e --test scenarios -- NAME` runs those whose name contains NAME. Each begins with what the
+//! frame gives it and cleans up after itself, so that it also runs alone. [`frame`] has two variables for who writes one.
 
+mod agent;
+mod basics;
 mod cluster;
+mod drift;
 mod frame;
+mod install;
+mod kernel;
+mod nodes;
+mod operator;
+mod pods;
+mod policy;
+mod removal;
+mod status;
+mod traffic;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,7 +28,19 @@ use libtest_mimic::{Arguments, Trial};
 use frame::{Frame, Scenario};
 
 /// Every scenario, in the order in which they run.
-const SCENARIOS: &[&[Scenario]] = &[cluster::SCENARIOS];
+const SCENARIOS: &[&[Scenario]] = &[
+    cluster::FRESH,
+    install::SCENARIOS,
+    basics::SCENARIOS,
+    policy::SCENARIOS,
+    agent::SCENARIOS,
+    drift::SCENARIOS,
+    nodes::SCENARIOS,
+    operator::SCENARIOS,
+    removal::SCENARIOS,
+    cluster::OF_THEIR_OWN,
+    removal::LAST,
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -1,0 +1,164 @@
+//! The agent comes and goes; what is in the kernel stays, and nobody's packets are lost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use towpath_e2e::cluster::{Cluster, Component};
+use towpath_e2e::node::Node;
+use towpath_e2e::wait::wait_for;
+
+use crate::frame::{Frame, Scenario};
+use crate::kernel;
+use crate::pods::{self, Standing};
+use crate::status::{self, NAMESPACE};
+use crate::traffic::Stream;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "an agent's pod is deleted and replaced, and a running ping loses nothing", play: deleted },
+    Scenario { name: "an agent is killed, and a running ping loses nothing", play: killed },
+    Scenario {
+        name: "the API server is away: traffic goes on, also past an agent that starts meanwhile",
+        play: api_away,
+    },
+    Scenario {
+        name: "an agent is killed while ten pods start: all run, and no address is lost",
+        play: killed_in_starts,
+    },
+    Scenario { name: "thirty pods come and go on one node, and every address is given back", play: thirty_pods },
+];
+
+/// How long the API server is away.
+const AWAY: usize = 20;
+
+fn deleted(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let standing = Standing::pods(&cluster)?;
+    let node = standing.client.node.clone();
+    let before = status::agent(&cluster, &node)?;
+    let stream = Stream::start(&standing.client, standing.far()?.ip)?;
+    let name = before["metadata"]["name"].as_str().unwrap_or_default();
+    cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, name, "--wait=false"])?;
+    status::wait_new_agent(&cluster, &node, &before)?;
+    stream.go_on(Stream::PER_SECOND)?;
+    stream.finish()
+}
+
+fn killed(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let standing = Standing::pods(&cluster)?;
+    let node = cluster.node(&standing.client.node)?;
+    let before = status::agent(&cluster, &node.name())?;
+    let stream = Stream::start(&standing.client, standing.far()?.ip)?;
+    kill_agent(&node)?;
+    status::wait_new_agent(&cluster, &node.name(), &before)?;
+    stream.go_on(Stream::PER_SECOND)?;
+    stream.finish()
+}
+
+/// Ends the agent's process without a word.
+fn kill_agent(node: &Node) -> Result<()> {
+    let pid = node.exec(&["pidof", "-s", "towpath-agent"])?;
+    node.exec(&["kill", "-KILL", pid.trim()]).map(drop)
+}
+
+fn agent_pid(node: &Node) -> Result<Option<String>> {
+    let said = node.exec_raw(&["pidof", "-s", "towpath-agent"])?;
+    Ok(said.status.success().then(|| String::from_utf8_lossy(&said.stdout).trim().to_owned()))
+}
+
+fn api_away(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let standing = Standing::pods(&cluster)?;
+    let node = cluster.node(&standing.client.node)?;
+    let (table, routes) = (kernel::table(&node)?, kernel::routes(&node)?);
+    let stream = Stream::start(&standing.client, standing.far()?.ip)?;
+    cluster.stop(Component::ApiServer)?;
+    let away = while_away(&stream, &node);
+    let running = cluster.start(Component::ApiServer)?;
+    cluster.wait_api(|| running.check())?;
+    away?;
+    ensure!(table == kernel::table(&node)?, "the rules changed while nobody could have told why");
+    ensure!(routes == kernel::routes(&node)?, "the routes changed while nobody could have told why");
+    // Everybody is back when a pod can be made, which needs all of them.
+    pods::with_namespace(&cluster, "after", |namespace| {
+        pods::start(&cluster, namespace, &[pods::pod("client", "client", &node.name(), &pods::client())]).map(drop)
+    })?;
+    status::wait_ready(&cluster, 3, Duration::from_secs(60))?;
+    stream.finish()
+}
+
+/// An agent starts anew in the middle of it.
+fn while_away(stream: &Stream, node: &Node) -> Result<()> {
+    stream.go_on(AWAY / 2 * Stream::PER_SECOND)?;
+    let before = agent_pid(node)?;
+    kill_agent(node)?;
+    wait_for("an agent that starts without the API server", Duration::from_secs(30), || {
+        let now = agent_pid(node)?;
+        Ok((now.is_some() && now != before).then_some(()))
+    })?;
+    stream.go_on(AWAY / 2 * Stream::PER_SECOND)
+}
+
+fn killed_in_starts(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let node = cluster.node("n1")?;
+    Standing::pods(&cluster)?;
+    no_address_lost(&cluster, &node)?;
+    let before = kernel::addresses(&node)?.len();
+    let agent = status::agent(&cluster, &node.name())?;
+    pods::with_namespace(&cluster, "starts", |namespace| {
+        let (wanted, names) = crowd(10, &node.name());
+        pods::apply(&cluster, namespace, &wanted)?;
+        wait_for("the first pod's address", Duration::from_secs(30), || {
+            Ok((kernel::addresses(&node)?.len() > before).then_some(()))
+        })?;
+        kill_agent(&node)?;
+        pods::ready(&cluster, namespace, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        no_address_lost(&cluster, &node)
+    })?;
+    status::wait_new_agent(&cluster, &node.name(), &agent)?;
+    pods::gone(&cluster, "starts")?;
+    no_address_lost(&cluster, &node)
+}
+
+fn thirty_pods(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let node = cluster.node("n2")?;
+    Standing::pods(&cluster)?;
+    no_address_lost(&cluster, &node)?;
+    let before = kernel::addresses(&node)?;
+    pods::with_namespace(&cluster, "thirty", |namespace| {
+        let (wanted, names) = crowd(30, &node.name());
+        pods::apply(&cluster, namespace, &wanted)?;
+        let made = pods::ready(&cluster, namespace, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let different: BTreeSet<_> = made.iter().map(|pod| pod.ip).collect();
+        ensure!(different.len() == made.len(), "two pods have the same address");
+        no_address_lost(&cluster, &node)
+    })?;
+    pods::gone(&cluster, "thirty")?;
+    no_address_lost(&cluster, &node)?;
+    ensure!(before == kernel::addresses(&node)?, "other addresses are in use than before");
+    let left = kernel::routes(&node)?.into_iter().filter(|route| route.contains("dev tow")).count();
+    ensure!(left == before.len(), "{left} routes to {} pods", before.len());
+    Ok(())
+}
+
+/// Clients on one node, and their names.
+fn crowd(count: usize, node: &str) -> (Vec<Value>, Vec<String>) {
+    let names: Vec<String> = (0..count).map(|number| format!("one-{number}")).collect();
+    (names.iter().map(|name| pods::pod(name, "client", node, &pods::client())).collect(), names)
+}
+
+/// Waits until the addresses that are given out are those of the pods that there are.
+fn no_address_lost(cluster: &Cluster, node: &Node) -> Result<()> {
+    let mut last = String::new();
+    let equal = wait_for("an address for each pod and none besides", Duration::from_secs(30), || {
+        let pods = cluster.list(&["pods", "-A"])?;
+        let (have, want) = (kernel::addresses(node)?, kernel::pod_addresses(&pods, &node.name()));
+        last = format!("given out: {have:?}, in use: {want:?}");
+        Ok((have == want).then_some(()))
+    });
+    equal.with_context(|| last)
+}

@@ -1,0 +1,144 @@
+//! What a pod network is for: pods talk to pods, Services, names and the outside, from their own addresses.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::json;
+use towpath_e2e::cluster::{Cluster, IpFamily};
+use towpath_e2e::wait::wait_for;
+use towpath_e2e::{process, underlay};
+
+use crate::frame::{Frame, Scenario};
+use crate::pods::{self, HTTP, Standing, UDP};
+use crate::traffic::{self, Answer, Probe, Protocol};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "pods on the same and on different nodes reach each other by ping, TCP and UDP",
+        play: pod_to_pod,
+    },
+    Scenario { name: "a packet of 1450 bytes crosses nodes whole, and one more byte is refused at once", play: mtu },
+    Scenario { name: "a pod reaches a Service by its name, and itself through its own Service", play: services },
+    Scenario { name: "the outside sees the node's address, and a pod on another node the pod's", play: addresses },
+];
+
+/// Number of the machine outside of the cluster: above all nodes, below the gateway.
+const OUTSIDE: u8 = 230;
+/// Its port.
+const OUTSIDE_PORT: u16 = 7000;
+
+fn pod_to_pod(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let standing = Standing::pods(&cluster)?;
+    let from = &standing.client;
+    let mut probes = Vec::new();
+    for server in &standing.servers {
+        traffic::ping(from, server.ip, &[])?;
+        for (by, port) in [(Protocol::Tcp, HTTP), (Protocol::Udp, UDP)] {
+            probes.push(Probe { from, to: server.at(port), by, want: Answer::Open, why: "there is no policy" });
+        }
+    }
+    traffic::expect("an answer from every server", &probes)
+}
+
+fn mtu(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let standing = Standing::pods(&cluster)?;
+    let (from, far) = (&standing.client, standing.far()?.ip);
+    // 20 bytes of IPv4 and 8 of ICMP come on top of what is given to ping.
+    traffic::ping(from, far, &["-M", "do", "-s", "1422"])?;
+    let refused = traffic::ping(from, far, &["-M", "do", "-s", "1423"]);
+    let Err(said) = refused else { anyhow::bail!("1451 bytes passed a network of 1450") };
+    let said = format!("{said:#}");
+    ensure!(said.contains("message too long") || said.contains("mtu=1450"), "the refusal is not the pod's own: {said}");
+    // More than that is cut by the pod itself and put together at the other end.
+    traffic::ping(from, far, &["-s", "4000"]).map(drop)
+}
+
+fn services(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let standing = Standing::pods(&cluster)?;
+    let node = standing.client.node.as_str();
+    pods::with_namespace(&cluster, "services", |namespace| {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "self"},
+            "spec": {"selector": {"role": "self"}, "ports": [{"port": 80, "targetPort": HTTP}]},
+        });
+        pods::apply(&cluster, namespace, &[service])?;
+        let made =
+            [pods::pod("self", "self", node, &pods::server()), pods::pod("client", "client", node, &pods::client())];
+        let [server, client] = pods::start(&cluster, namespace, &made)?.try_into().map_err(|_| anyhow!("two pods"))?;
+        let object = cluster.get(&["service", "self", "-n", namespace])?.context("the Service")?;
+        let address: IpAddr = object["spec"]["clusterIP"].as_str().context("its address")?.parse()?;
+        let to = SocketAddr::new(address, 80);
+        let open = |from, why| Probe { from, to, by: Protocol::Tcp, want: Answer::Open, why };
+        traffic::expect("answers of the Service", &[open(&client, "a client"), open(&server, "the server itself")])?;
+        ensure!(traffic::http(&client, to, "/hostname")? == "self", "the Service leads elsewhere");
+        wait_for("the Service's address by its name", Duration::from_secs(60), || {
+            let said = client.exec(&cluster, &["/bin/nslookup", "self.services.svc.cluster.local"])?;
+            let text = String::from_utf8_lossy(&said.stdout);
+            Ok((said.status.success() && text.contains(&address.to_string())).then_some(()))
+        })
+    })
+}
+
+fn addresses(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let standing = Standing::pods(&cluster)?;
+    let (client, far, near) = (&standing.client, standing.far()?, standing.near()?);
+    for server in [far, near] {
+        let seen = traffic::seen_as(client, server.at(HTTP))?;
+        ensure!(seen == client.ip, "{} sees {} as {seen}", server.name, client.name);
+    }
+    let node = *cluster.node(&client.node)?.addresses().first().context("the node's address")?;
+    with_outside(&cluster, |outside| {
+        let (to, listener) = (SocketAddr::new(outside.address, OUTSIDE_PORT), &outside.tcp);
+        client.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)).context("connect to the outside"))?;
+        let seen = listener.accept()?.1.ip();
+        ensure!(seen == node, "the outside sees {seen} and not the node's {node} over TCP");
+        client.inside(|| {
+            let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+            socket.send_to(b"hello", to).context("send to the outside")
+        })?;
+        let seen = outside.udp.recv_from(&mut [0; 16])?.1.ip();
+        ensure!(seen == node, "the outside sees {seen} and not the node's {node} over UDP");
+        Ok(())
+    })
+}
+
+/// A machine on the nodes' link that is no node.
+struct Outside {
+    address: IpAddr,
+    tcp: TcpListener,
+    udp: UdpSocket,
+}
+
+fn with_outside<T>(cluster: &Cluster, act: impl FnOnce(&Outside) -> Result<T>) -> Result<T> {
+    const ROLE: &str = "outside";
+    let netns = underlay::netns(cluster.name(), ROLE);
+    // Left by an earlier run that was interrupted.
+    if underlay::present(cluster.name())?.contains(&netns) {
+        underlay::remove(&netns)?;
+    }
+    underlay::join(cluster.name(), ROLE, OUTSIDE, IpFamily::V4)?;
+    let outcome = open(&netns).and_then(|outside| act(&outside));
+    underlay::remove(&netns)?;
+    outcome
+}
+
+/// Sockets stay in the namespace in which they were made.
+fn open(netns: &str) -> Result<Outside> {
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| -> Result<Outside> {
+            process::enter_netns(netns)?;
+            let address = IpAddr::V4(underlay::ipv4(OUTSIDE));
+            let (tcp, udp) = (TcpListener::bind((address, OUTSIDE_PORT))?, UdpSocket::bind((address, OUTSIDE_PORT))?);
+            udp.set_read_timeout(Some(Duration::from_secs(3)))?;
+            Ok(Outside { address, tcp, udp })
+        });
+        inside.join().map_err(|_| anyhow!("the outside panicked"))?
+    })
+    .with_context(|| format!("open {netns}"))
+}

@@ -1,0 +1,130 @@
+//! Somebody changes our things in a node's kernel: they are back within two seconds, and it is told.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use towpath_e2e::cluster::Cluster;
+use towpath_e2e::node::Node;
+use towpath_e2e::wait::wait_for;
+
+use crate::frame::{Frame, Scenario};
+use crate::kernel::{self, DEVICE};
+use crate::pods::Standing;
+use crate::status;
+use crate::traffic;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "what somebody removes from a node's network is back within two seconds, and told",
+        play: repaired,
+    },
+    Scenario { name: "what other programs have in the kernel is left alone", play: foreign },
+];
+
+/// Time for a repair.
+const REPAIR: Duration = Duration::from_secs(2);
+
+/// All of ours in a node's kernel, in words that do not depend on order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ours {
+    routes: Vec<String>,
+    neighbours: Vec<String>,
+    forwarding: Vec<String>,
+    /// The device's MTU, with the white space of the kernel's file.
+    mtu: Option<String>,
+    table: String,
+}
+
+fn ours(node: &Node) -> Result<Ours> {
+    let sorted = |mut lines: Vec<String>| {
+        lines.sort();
+        lines
+    };
+    Ok(Ours {
+        routes: sorted(kernel::routes(node)?),
+        neighbours: sorted(kernel::neighbours(node)?),
+        forwarding: sorted(kernel::forwarding(node)?),
+        mtu: kernel::mtu(node)?,
+        table: kernel::table(node)?,
+    })
+}
+
+fn repaired(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let standing = Standing::pods(&cluster)?;
+    let node = cluster.node(&standing.client.node)?;
+    let before = repairs(&cluster, &node)?;
+    let whole = ours(&node)?;
+    let damages = damages(&node, &whole)?;
+    for damage in &damages {
+        let start = Instant::now();
+        for words in &damage.commands {
+            node.exec(&words.split(' ').collect::<Vec<_>>())?;
+        }
+        let mut have = None;
+        let back = wait_for(&format!("repair of {}", damage.what), REPAIR, || {
+            have = Some(ours(&node)?);
+            Ok((have.as_ref() == Some(&whole)).then_some(()))
+        });
+        back.with_context(|| format!("have {have:?}, want {whole:?}"))?;
+        cluster.progress().say(format!("  {}: back after {} ms", damage.what, start.elapsed().as_millis()));
+        traffic::ping(&standing.client, standing.far()?.ip, &[])?;
+    }
+    wait_for("repairs in the node's report", status::SHOWN, || {
+        Ok((repairs(&cluster, &node)? >= before + damages.len() as u64).then_some(()))
+    })
+}
+
+/// What is done to a node.
+struct Damage {
+    what: &'static str,
+    commands: Vec<String>,
+}
+
+fn damages(node: &Node, whole: &Ours) -> Result<Vec<Damage>> {
+    let damage = |what, commands: &[String]| Damage { what, commands: commands.to_vec() };
+    let first = |lines: &[String], holds: &str| {
+        let found = lines.iter().find(|line| line.contains(holds)).and_then(|line| line.split(' ').next());
+        found.map(str::to_owned).with_context(|| format!("no line with {holds:?}"))
+    };
+    let (peer, pod) = (first(&whole.routes, DEVICE)?, first(&whole.routes, "dev tow")?);
+    let neighbour = first(&whole.neighbours, "lladdr")?;
+    let mac = first(&whole.forwarding, "dst")?;
+    let rule = kernel::rules(node, "antispoof")?.first().context("a rule against spoofing")?.0.clone();
+    Ok(vec![
+        damage("a route to a peer", &[format!("ip route del {peer} dev {DEVICE}")]),
+        damage("a route to a pod", &[format!("ip route del {pod}")]),
+        damage("a neighbour", &[format!("ip neigh del {neighbour} dev {DEVICE}")]),
+        damage("a forwarding entry", &[format!("bridge fdb del {mac} dev {DEVICE} self")]),
+        damage("the device's MTU", &[format!("ip link set {DEVICE} mtu 1400")]),
+        damage("the device that is down", &[format!("ip link set {DEVICE} down")]),
+        damage("the device", &[format!("ip link del {DEVICE}")]),
+        damage("one rule", &[format!("nft delete rule inet towpath antispoof handle {rule}")]),
+        damage("the rules, flushed", &["nft flush table inet towpath".to_owned()]),
+        damage("the table", &["nft delete table inet towpath".to_owned()]),
+    ])
+}
+
+fn repairs(cluster: &Cluster, node: &Node) -> Result<u64> {
+    let report = status::object(cluster, &["networknode", &node.name()])?;
+    report["status"]["drift"]["repairs"].as_u64().context("the report counts no repairs")
+}
+
+fn foreign(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let node = cluster.node("n2")?;
+    node.exec(&["ip", "route", "add", "198.51.100.0/24", "via", "172.30.0.254", "proto", "static"])?;
+    node.exec(&["nft", "table inet theirs { chain quiet { type filter hook forward priority 10; } }"])?;
+    // A repair of ours is the moment at which theirs could get lost.
+    let whole = ours(&node)?;
+    node.exec(&["ip", "link", "del", DEVICE])?;
+    wait_for("repair of the device", REPAIR, || Ok((ours(&node)? == whole).then_some(())))?;
+    node.exec(&["nft", "delete", "table", "inet", "towpath"])?;
+    wait_for("repair of the table", REPAIR, || Ok((ours(&node)? == whole).then_some(())))?;
+    let route = node.exec(&["ip", "route", "show", "198.51.100.0/24"])?;
+    ensure!(route.contains("172.30.0.254"), "their route is gone");
+    let table = node.exec(&["nft", "list", "table", "inet", "theirs"])?;
+    ensure!(table.contains("chain quiet"), "their table is gone");
+    node.exec(&["ip", "route", "del", "198.51.100.0/24"])?;
+    node.exec(&["nft", "delete", "table", "inet", "theirs"]).map(drop)
+}
