@@ -18,6 +18,8 @@ pub enum Input {
     Done(Done),
     /// The kernel tells.
     Notice(Notice),
+    /// The files for plugin and runtime are written, or not.
+    Opened(anyhow::Result<()>),
 }
 
 macro_rules! from {

@@ -25,13 +25,13 @@ use towpath_dataplane::{
     nft::{NftCommand, NftEvents},
     sysctl::Sysctls,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::{Cli, Command},
     cni_server,
-    effects::Hands,
+    effects::{Edges, Hands},
     health,
     input::Input,
     kernel::{self, Reach},
@@ -92,14 +92,19 @@ async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let (readiness, is_ready) = latest::channel(Some("the agent has just started".to_owned()));
     let addr = SocketAddr::from((Ipv6Addr::UNSPECIFIED, names::AGENT_PORT));
-    tokio::spawn(health::serve(addr, is_ready, Arc::clone(&metrics)));
+    let serving = health::serve(addr, is_ready, Arc::clone(&metrics));
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            error!(%addr, %error, "health and metrics are not served: is the port another process's?");
+        }
+    });
     let socket = cni_server::bind(&paths.socket()).context("listen for the CNI plugin")?;
     tokio::spawn(cni_server::serve(socket, to.clone()));
     let client = Client::try_default().await.context("find the API server: is the ServiceAccount mounted?")?;
     watch::spawn(&client, &to);
     info!(node = %cli.node, revision = settings.revision, pods = pods.len(), "started");
 
-    let mut hands = Hands::new(client, cli.node.clone(), paths, jobs, metrics, readiness);
+    let mut hands = Hands::new(client, cli.node.clone(), Edges { paths, jobs, metrics, readiness, inputs: to });
     let identity = Identity { me: cli.node, started_at: Time(Timestamp::now()), macs: draw_macs()?, jitter: jitter()? };
     let mut node = Node::new(settings, identity, pods, Instant::now());
     let mut batch = Vec::new();

@@ -1,6 +1,6 @@
 //! The API server's watches, each a task that turns what it sees into the index's events and sends them to the daemon.
 //!
-//! An object that cannot be read is named in the log and left out; it never stops a watch. When the API server is away,
+//! An object that cannot be read is named in the log, and what was known of it stays; it never stops a watch. When the API server is away,
 //! each watch tries again after 1 to 8 seconds, with jitter; what was known stays known.
 
 use std::{error::Error, fmt::Debug, time::Duration};
@@ -13,7 +13,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
+    core::{DeserializeGuard, error_boundary::InvalidObject},
     runtime::{
         WatchStreamExt,
         watcher::{self, ExponentialBackoff},
@@ -37,7 +37,7 @@ pub fn spawn<T: From<Event> + Send + 'static>(client: &Client, to: &UnboundedSen
 
 async fn watch<K, T>(client: Client, event: fn(Box<Change<K>>) -> Event, to: UnboundedSender<T>)
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource<DynamicType = ()> + Clone + Default + DeserializeOwned + Debug + Send + 'static,
     T: From<Event>,
 {
     let kind = K::kind(&());
@@ -51,10 +51,17 @@ where
     let mut events = watcher::watcher(api, watcher::Config::default()).backoff(backoff).boxed();
     loop {
         let change = match events.try_next().await {
-            Ok(Some(watcher::Event::Apply(object))) => readable(object).map(Change::Applied),
-            Ok(Some(watcher::Event::Delete(object))) => readable(object).map(Change::Deleted),
+            Ok(Some(watcher::Event::Apply(object))) => {
+                Some(read(object).map_or_else(Change::Illegible, Change::Applied))
+            }
+            // Its name is enough.
+            Ok(Some(watcher::Event::Delete(object))) => {
+                Some(Change::Deleted(read(object).unwrap_or_else(|named| named)))
+            }
             Ok(Some(watcher::Event::Init)) => Some(Change::ListStarted),
-            Ok(Some(watcher::Event::InitApply(object))) => readable(object).map(Change::Listed),
+            Ok(Some(watcher::Event::InitApply(object))) => {
+                Some(read(object).map_or_else(Change::Illegible, Change::Listed))
+            }
             Ok(Some(watcher::Event::InitDone)) => Some(Change::ListDone),
             Ok(None) => return,
             Err(error) => {
@@ -70,19 +77,20 @@ where
     }
 }
 
-/// The object without what nobody reads, or `None` if it is not what its kind says.
-fn readable<K: Resource<DynamicType = ()>>(guard: DeserializeGuard<K>) -> Option<K> {
+/// The object without what nobody reads; if it is not what its kind says, an object with its name only.
+fn read<K: Resource<DynamicType = ()> + Default>(guard: DeserializeGuard<K>) -> Result<K, K> {
     match guard.0 {
         Ok(mut object) => {
             object.managed_fields_mut().clear();
-            Some(object)
+            Ok(object)
         }
-        Err(invalid) => {
+        Err(InvalidObject { error, metadata }) => {
             let kind = K::kind(&());
-            let namespace = invalid.metadata.namespace.unwrap_or_default();
-            let name = invalid.metadata.name.unwrap_or_default();
-            warn!(%kind, namespace, name, error = invalid.error, "object left out: it does not have the form of its kind");
-            None
+            let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+            warn!(%kind, namespace, name, error, "object not understood: it does not have the form of its kind; what was known of it stays");
+            let mut named = K::default();
+            *named.meta_mut() = metadata;
+            Err(named)
         }
     }
 }

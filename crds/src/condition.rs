@@ -102,6 +102,8 @@ words! {
         TunnelNotReady,
         /// Ready: PolicySynced is not true.
         PolicyNotSynced,
+        /// Ready: the CNI plugin or its configuration could not be written.
+        InstallFailed,
         /// Any: the agent has started and has not finished its first round.
         Starting,
         /// TunnelReady: device and all peers are in the kernel.

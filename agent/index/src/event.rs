@@ -35,6 +35,9 @@ pub enum Change<K> {
     ListStarted,
     /// One of the list.
     Listed(K),
+    /// One of the list, or one that was made or changed, of which nothing but its name could be read. What is known of
+    /// it stays: an object must not vanish because it has become illegible.
+    Illegible(K),
     /// The list is complete.
     ListDone,
 }

@@ -86,6 +86,12 @@ impl Index {
                 K::listing(self).saw(key.clone());
                 object.put(self, key)
             }
+            Change::Illegible(object) => {
+                if let Some(key) = object.key() {
+                    K::listing(self).saw(key);
+                }
+                Dirty::nothing()
+            }
             Change::Deleted(object) => {
                 let Some(key) = object.key() else { return Dirty::nothing() };
                 K::listing(self).lost(&key);

@@ -24,11 +24,11 @@ use tokio::sync::oneshot;
 use towpath_core::{
     model::{Family, Mac, NodeName},
     overlay::{self, Kernel, Op},
-    ruleset::{self, Installed},
+    ruleset::{self, Installed, Transaction},
 };
 use towpath_dataplane::local::{EndpointFile, Listing, NodeState, Reply, Request};
 use towpath_index::{Dirty, Index};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::pods::Pods;
 use crate::{
@@ -44,6 +44,8 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(100);
 /// Time between two full read-backs when nobody tells of any change, less or more a fifth.
 const RESYNC: Duration = Duration::from_secs(300);
+/// Pause before files that could not be written are tried again.
+const REOPEN: Duration = Duration::from_secs(10);
 /// Bounds of the pause after a failure; it doubles with each in a row.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
@@ -130,6 +132,24 @@ impl<T> Belief<T> {
     }
 }
 
+/// Whether pods can be added, as far as files are concerned.
+#[derive(Debug, PartialEq, Eq)]
+enum Opening {
+    /// Not yet.
+    Closed,
+    /// These values are being written.
+    Asked(NodeState),
+    /// They are written.
+    Open(NodeState),
+    /// They could not be written, and are tried again then.
+    Failed {
+        /// In words.
+        why: String,
+        /// When.
+        again: Instant,
+    },
+}
+
 /// What the kernel's thread is doing for us.
 #[derive(Debug, PartialEq, Eq)]
 enum Busy {
@@ -160,7 +180,7 @@ pub struct Node {
     generation: u64,
     last_apply: Duration,
     drift: Drift,
-    opened: Option<NodeState>,
+    opening: Opening,
     conditions: Vec<Condition>,
 }
 
@@ -188,7 +208,7 @@ impl Node {
             generation: 0,
             last_apply: Duration::ZERO,
             drift: Drift::default(),
-            opened: None,
+            opening: Opening::Closed,
             conditions: Vec::new(),
         }
     }
@@ -211,7 +231,8 @@ impl Node {
     #[must_use]
     pub fn wake_at(&self) -> Option<Instant> {
         let looks = (self.busy == Busy::No && self.index.synced()).then(|| self.net.look.min(self.table.look));
-        looks.into_iter().chain(self.pods.next_deadline()).min()
+        let again = if let Opening::Failed { again, .. } = self.opening { Some(again) } else { None };
+        looks.into_iter().chain(self.pods.next_deadline()).chain(again).min()
     }
 
     /// Pod interfaces.
@@ -242,6 +263,7 @@ impl Node {
                 }
             }
             Input::Notice(Notice::Table) => self.table.look_by(now.instant),
+            Input::Opened(result) => self.opened(now.instant, result),
             Input::Done(done) => {
                 let busy = std::mem::replace(&mut self.busy, Busy::No);
                 match done {
@@ -330,6 +352,22 @@ impl Node {
         }
     }
 
+    fn opened(&mut self, now: Instant, result: anyhow::Result<()>) {
+        let asked = std::mem::replace(&mut self.opening, Opening::Closed);
+        self.opening = match (result, asked) {
+            (Ok(()), Opening::Asked(state)) => {
+                info!(mtu = state.mtu, "pods can be added");
+                Opening::Open(state)
+            }
+            (Ok(()), other) => other,
+            (Err(error), _) => {
+                let why = format!("{error:#}");
+                error!(error = why, "pods cannot be added: the CNI plugin or its files are not written; tried again");
+                Opening::Failed { why, again: now + REOPEN }
+            }
+        };
+    }
+
     /// Counts a failure, says so, and returns how long to wait.
     fn failed(&mut self, error: &(dyn Error + 'static)) -> Duration {
         let (least, most) = BACK_OFF;
@@ -368,8 +406,13 @@ impl Node {
                 macs: &self.identity.macs,
             };
             let Some(plan) = plan(known) else { return };
+            // A difference that was refused will be refused again, whatever the reason: then the table is made anew.
+            let rules = match self.table_outcome {
+                Outcome::Failed(_) => Transaction::replace(&plan.table),
+                Outcome::Untried | Outcome::Done => ruleset::diff(&plan.table, table.as_ref()),
+            };
             let change = Change {
-                table: ruleset::diff(&plan.table, table.as_ref()),
+                table: rules,
                 net: plan.path.as_ref().map(|path| overlay::diff(&path.overlay, net)).unwrap_or_default(),
             };
             self.stale = false;

@@ -17,8 +17,9 @@ use towpath_crds::{
 };
 use towpath_dataplane::local::NodeState;
 use towpath_index::{NetworkUnavailable as Condition, flannel};
+use tracing::info;
 
-use super::{Effect, Node, Now, Outcome};
+use super::{Effect, Node, Now, Opening, Outcome};
 use crate::{
     plan::{Path, PathProblem, Plan},
     publish::{NetworkUnavailable, NodeWish, Report},
@@ -42,15 +43,32 @@ impl Node {
             && self.table_outcome == Outcome::Done
         {
             let state = NodeState { pod_cidrs: path.own.values().map(|own| own.pod_cidr).collect(), mtu: path.mtu };
-            if self.opened.as_ref() != Some(&state) {
+            let stands = match &self.opening {
+                Opening::Closed => false,
+                Opening::Asked(written) | Opening::Open(written) => *written == state,
+                Opening::Failed { again, .. } => now.instant < *again,
+            };
+            if !stands {
                 effects.push(Effect::Open(state.clone()));
-                self.opened = Some(state);
+                self.opening = Opening::Asked(state);
             }
         }
         effects.extend(self.wish(plan).map(Effect::Node));
         if let Some(node) = self.index.own_node() {
             let report = Report { node_uid: node.uid.clone(), status: self.status(plan, conditions.clone()) };
             effects.push(Effect::Report(Box::new(report)));
+        }
+        for new in &conditions {
+            let before = self.conditions.iter().find(|c| c.type_ == new.type_).map(|c| c.reason.as_str());
+            if before != Some(new.reason.as_str()) {
+                info!(
+                    condition = new.type_,
+                    status = new.status,
+                    reason = new.reason,
+                    message = new.message,
+                    "condition changed"
+                );
+            }
         }
         self.conditions = conditions;
     }
@@ -66,7 +84,11 @@ impl Node {
             Outcome::Done => None,
         };
         let problem = || self.plan.as_ref().and_then(|plan| plan.problem.as_ref()).map(ToString::to_string);
-        problem().or_else(|| failed(&self.table_outcome)).or_else(|| failed(&self.overlay_outcome))
+        let files = || match &self.opening {
+            Opening::Failed { why, .. } => Some(why.clone()),
+            Opening::Closed | Opening::Asked(_) | Opening::Open(_) => None,
+        };
+        problem().or_else(|| failed(&self.table_outcome)).or_else(|| failed(&self.overlay_outcome)).or_else(files)
     }
 
     /// Whether pods reach other nodes, apart from peers that are left out for their own faults.
@@ -78,6 +100,9 @@ impl Node {
     fn verdicts(&self, plan: &Plan) -> Vec<NodeVerdict> {
         let (tunnel, policy) = (self.tunnel_verdict(plan), self.policy_verdict());
         let (status, reason, message) = match (tunnel.status, policy.status) {
+            (Truth::True, Truth::True) if let Opening::Failed { why, .. } = &self.opening => {
+                (Truth::False, NodeReason::InstallFailed, why.clone())
+            }
             (Truth::True, Truth::True) => {
                 (Truth::True, NodeReason::DataPathReady, "pods have their network and their policies".to_owned())
             }
@@ -106,7 +131,9 @@ impl Node {
             let count = left_out.len();
             return verdict(Truth::False, NodeReason::InvalidPeer, format!("{count} peers are left out; {first}"));
         }
-        verdict(Truth::True, NodeReason::PeersProgrammed, format!("{} peers are programmed", self.peers()))
+        let problems = plan.peers.problems.iter().map(|(node, problem)| format!("; node {node}: {problem}"));
+        let message = format!("{} peers are programmed{}", self.peers(), problems.collect::<String>());
+        verdict(Truth::True, NodeReason::PeersProgrammed, message)
     }
 
     fn policy_verdict(&self) -> NodeVerdict {
@@ -249,7 +276,7 @@ impl Node {
             .filter(|(name, want)| node.annotations.get(*name) != want.as_ref())
             .map(|(name, want)| (name.to_owned(), want))
             .collect();
-        let up = self.overlay_is_up() && self.opened.is_some();
+        let up = self.overlay_is_up() && matches!(self.opening, Opening::Open(_) | Opening::Asked(_));
         let message = if up {
             "the overlay is up and policies are in force".to_owned()
         } else {

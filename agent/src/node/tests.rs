@@ -60,6 +60,8 @@ struct World {
     wishes: Vec<NodeWish>,
     reports: Vec<Report>,
     opened: Vec<NodeState>,
+    /// Whether the files can be written.
+    disk: Result<(), String>,
     _dir: tempfile::TempDir,
 }
 
@@ -81,7 +83,7 @@ impl World {
         let pods = endpoints.list().unwrap().endpoints;
         let reach = Reach { net: FakeNet::new(kernel), nft: FakeNft::default(), endpoints };
         let node = Node::new(settings(), identity, pods, now.instant);
-        Self { node, reach, now, wishes: Vec::new(), reports: Vec::new(), opened: Vec::new(), _dir: dir }
+        Self { node, reach, now, wishes: Vec::new(), reports: Vec::new(), opened: Vec::new(), disk: Ok(()), _dir: dir }
     }
 
     /// A node that has been up since before the test.
@@ -97,7 +99,7 @@ impl World {
         let identity = Identity { macs: BTreeMap::from([(Family::V4, Mac([2, 0, 0, 0, 0, 7]))]), ..node.identity };
         let pods = reach.endpoints.list().unwrap().endpoints;
         let node = Node::new(settings(), identity, pods, now.instant);
-        Self { node, reach, now, wishes: Vec::new(), reports: Vec::new(), opened: Vec::new(), _dir }
+        Self { node, reach, now, wishes: Vec::new(), reports: Vec::new(), opened: Vec::new(), disk: Ok(()), _dir }
     }
 
     /// Takes inputs in, and does what follows until nothing follows any more.
@@ -115,7 +117,10 @@ impl World {
                     Effect::Reply(to, reply) => drop(to.send(reply)),
                     Effect::Node(wish) => self.wishes.push(wish),
                     Effect::Report(report) => self.reports.push(*report),
-                    Effect::Open(state) => self.opened.push(state),
+                    Effect::Open(state) => {
+                        self.opened.push(state);
+                        inputs.push(Input::Opened(self.disk.clone().map_err(anyhow::Error::msg)));
+                    }
                     Effect::Waited(_) | Effect::Applied { .. } => {}
                 }
             }
@@ -416,4 +421,28 @@ fn an_entry_that_the_kernel_refuses_is_tried_again_and_the_rest_stands() {
     world.pass(Duration::from_secs(10));
     assert_eq!(world.truth("Ready").0, "True");
     assert_eq!(world.node.drift.repairs, 0, "our own failure is no drift");
+}
+
+#[test]
+fn files_that_cannot_be_written_are_said_and_tried_again() {
+    let mut world = World::new();
+    world.disk = Err("write /opt/cni/bin/towpath: no room".to_owned());
+    world.hear(cluster());
+    let (status, reason, message) = world.truth("Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "InstallFailed"));
+    assert!(message.contains("no room"), "{message}");
+    assert!(world.wishes.last().unwrap().network_unavailable.as_ref().unwrap().unavailable);
+    world.disk = Ok(());
+    world.pass(REOPEN);
+    assert_eq!(world.truth("Ready").0, "True");
+}
+
+#[test]
+fn an_object_that_has_become_illegible_keeps_what_is_known_of_it() {
+    let mut world = World::settled();
+    world.hear([deny_all()]);
+    let named = object(json!({ "metadata": { "name": "deny", "namespace": "default" } }));
+    let relist = [IndexChange::ListStarted, IndexChange::Illegible(named), IndexChange::ListDone];
+    world.hear(relist.map(|change| Input::Watch(Event::NetworkPolicy(Box::new(change)))));
+    assert_eq!(world.node.policies(), 1);
 }
