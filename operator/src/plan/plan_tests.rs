@@ -76,7 +76,7 @@ fn store(world: &mut World, child: &Child) {
             let mut value = child.value.clone();
             value["metadata"]["generation"] = json!(1);
             value["status"] = json!({"observedGeneration": 1, "desiredNumberScheduled": 2, "updatedNumberScheduled": 2,
-                "currentNumberScheduled": 2, "numberMisscheduled": 0, "numberReady": 2});
+                "currentNumberScheduled": 2, "numberMisscheduled": 0, "numberReady": 2, "numberAvailable": 2});
             let set: DaemonSet = serde_json::from_value(value).unwrap();
             world.daemon_sets.apply(table::Step::Set(child.name.clone(), Box::new(set)));
         }

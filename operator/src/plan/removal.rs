@@ -3,8 +3,8 @@
 //! Orphan: the finalizer goes, nothing else. The agents have no owner reference, so the garbage collector leaves them;
 //! a NetworkConfig that comes later finds them in shape or brings them there.
 //!
-//! Teardown: the DaemonSet's command becomes `teardown`. Each agent cleans its node, deletes its NetworkNode and becomes
-//! ready. When all have, or when the bound is over, the rest is named and every object of ours goes.
+//! Teardown: the DaemonSet's command becomes `teardown`. Each agent cleans its node and last deletes its NetworkNode.
+//! When all have, or when the bound is over, the rest is named and every object of ours goes.
 
 use std::collections::BTreeSet;
 
@@ -95,10 +95,10 @@ fn teardown(context: &Context<'_>, config: &NetworkConfig, since: Timestamp) -> 
     publish(context, config, bare(stage, context), draft)
 }
 
-/// Whether every agent has the new command and says that it is ready, which it does when its node is clean.
+/// Whether every agent has the new command and has run for long enough to have cleaned a node that had no NetworkNode.
 fn is_done(daemon_set: Option<&DaemonSet>) -> bool {
     let Some(status) = daemon_set.and_then(|ds| ds.status.as_ref()) else { return false };
-    rollout(daemon_set) == Rollout::Complete && status.number_ready >= status.desired_number_scheduled
+    rollout(daemon_set) == Rollout::Complete && status.number_available.unwrap_or(0) >= status.desired_number_scheduled
 }
 
 /// Nodes that have a NetworkNode still, or whose agent is not ready.

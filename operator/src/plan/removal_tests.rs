@@ -55,7 +55,7 @@ fn a_node_that_has_not_reported_yet_is_not_taken_for_a_clean_one() {
     assert_eq!((plan.finalizer, words(&plan)), (FinalizerStep::Keep, vec!["apply DaemonSet".to_owned()]));
     carry_out(&mut world, &plan);
     let mut set = world.daemon_sets.get(names::AGENT).unwrap().clone();
-    set.status.as_mut().unwrap().number_ready = 1;
+    set.status.as_mut().unwrap().number_available = None;
     world.daemon_sets.apply(table::Step::Set(names::AGENT.to_owned(), set));
     assert_eq!(plan_of(&world).finalizer, FinalizerStep::Keep, "one agent is still at work");
 }

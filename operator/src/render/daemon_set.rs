@@ -36,6 +36,10 @@ impl AgentTask {
     }
 }
 
+/// Seconds that a tearing-down agent runs before it counts as available: its work takes less than one, and what an
+/// agent reports of itself, its NetworkNode, may not have been there yet.
+const TEARDOWN_SECONDS: i32 = 2;
+
 /// Host path, mount path, kind of the host's path, access.
 type HostPath = (&'static str, &'static str, &'static str, Access);
 
@@ -60,9 +64,7 @@ const HOST_PATHS: &[(&str, HostPath)] = &[
 pub fn daemon_set(agent: &Agent, images: &Images, own_image: &str, revision: &str, task: AgentTask) -> Child {
     let image = agent_image(own_image, images);
     let selector = json!({ names::LABEL_NAME: names::AGENT });
-    child(
-        ChildKind::DaemonSet,
-        json!({
+    let mut value = json!({
             "apiVersion": "apps/v1",
             "kind": "DaemonSet",
             "metadata": { "name": names::AGENT, "namespace": names::NAMESPACE, "labels": labels() },
@@ -77,8 +79,11 @@ pub fn daemon_set(agent: &Agent, images: &Images, own_image: &str, revision: &st
                     "spec": pod_spec(agent, images, &image, revision, task),
                 },
             },
-        }),
-    )
+    });
+    if task == AgentTask::Teardown {
+        value["spec"]["minReadySeconds"] = json!(TEARDOWN_SECONDS);
+    }
+    child(ChildKind::DaemonSet, value)
 }
 
 fn int_or_percent(text: &str) -> Value {
@@ -111,7 +116,7 @@ fn tolerations(agent: &Agent) -> Value {
 
 fn container(agent: &Agent, images: &Images, image: &str, task: AgentTask) -> Value {
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
-    json!({
+    let mut container = json!({
         "name": names::AGENT,
         "image": image,
         "imagePullPolicy": pull_policy(images.pull_policy),
@@ -130,10 +135,14 @@ fn container(agent: &Agent, images: &Images, image: &str, task: AgentTask) -> Va
             "runAsUser": 0,
             "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"] },
         },
-        "readinessProbe": probe("/readyz", 5, 3),
-        "livenessProbe": probe("/healthz", 20, 6),
         "volumeMounts": mounts(),
-    })
+    });
+    // Who tears down serves nobody: it tries until its node is clean, and its NetworkNode goes when it is.
+    if task == AgentTask::Run {
+        container["readinessProbe"] = probe("/readyz", 5, 3);
+        container["livenessProbe"] = probe("/healthz", 20, 6);
+    }
+    container
 }
 
 const fn pull_policy(policy: PullPolicy) -> &'static str {
@@ -231,11 +240,10 @@ mod tests {
     #[test]
     fn a_teardown_changes_the_command_and_goes_everywhere_at_once() {
         let ds = rendered(&Agent::default(), &Images::default(), AgentTask::Teardown);
-        assert_eq!(
-            ds["spec"]["template"]["spec"]["containers"][0]["command"],
-            json!(["/usr/local/bin/towpath-agent", "teardown"])
-        );
+        let container = &ds["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["command"], json!(["/usr/local/bin/towpath-agent", "teardown"]));
         assert_eq!(ds["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "100%");
+        assert_eq!(container["readinessProbe"], Value::Null, "it serves nothing");
     }
 
     #[test]
