@@ -46,4 +46,5 @@ cluster-down: ## Remove a cluster and everything of it [CLUSTER=towpath]
 	@$(TOOL) down --name $(CLUSTER)
 
 bench: ## Measure, with a report in target/bench/
+	@$(CARGO) build --quiet --release --locked --package towpath-e2e --bins
 	@$(CARGO) run --quiet --release --locked --package towpath-e2e --bin towpath-bench

@@ -12,7 +12,7 @@ use crate::wait::wait_for;
 use crate::{deploy, image};
 
 /// Name of the demonstration's cluster.
-const CLUSTER: &str = "demo";
+pub const CLUSTER: &str = "demo";
 const NODES: u8 = 3;
 const CONFIG: &str = "manifests/samples/default.yaml";
 const BOUND: Duration = Duration::from_secs(60);

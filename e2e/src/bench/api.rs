@@ -49,7 +49,8 @@ impl Api {
         };
         thread::scope(|scope| {
             let writers: Vec<_> = (0..WRITERS).map(|_| scope.spawn(write)).collect();
-            let mut ends = writers.into_iter().map(|writer| writer.join().unwrap_or_else(|_| Err(anyhow!("a writer panicked"))));
+            let mut ends =
+                writers.into_iter().map(|writer| writer.join().unwrap_or_else(|_| Err(anyhow!("a writer panicked"))));
             ends.try_for_each(|end| end)
         })
     }

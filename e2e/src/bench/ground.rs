@@ -51,7 +51,8 @@ impl Ground {
         let up = Cluster::up(&self.site, &self.tools, spec, self.progress);
         let cluster = up.inspect_err(|_| drop(cluster::remove(&self.site, name)))?;
         let standing = Standing { cluster, up: start.elapsed() };
-        standing.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}).to_string())?;
+        standing
+            .apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}).to_string())?;
         Ok(standing)
     }
 
@@ -94,7 +95,8 @@ pub(crate) fn pod(name: &str, node: &str) -> Value {
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"app": name}},
         "spec": {
             "nodeName": node,
-            "terminationGracePeriodSeconds": 0,
+            // Not 0: such a pod leaves the API before it leaves its node.
+            "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": false,
             "containers": [{"name": "main", "image": "towpath.local/agnhost:1", "imagePullPolicy": "IfNotPresent", "args": ["pause"]}],
         },
@@ -117,7 +119,7 @@ pub(crate) fn start(cluster: &Cluster, pods: &[Value]) -> Result<Vec<String>> {
 
 /// Removes every pod of the bench, and waits until the nodes are rid of them.
 pub(crate) fn clear(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl(&["delete", "pods", "--all", "-n", NAMESPACE, "--grace-period=0", "--timeout=120s"])?;
+    cluster.kubectl(&["delete", "pods", "--all", "-n", NAMESPACE, "--timeout=120s"])?;
     ensure!(cluster.list(&["pods", "-n", NAMESPACE])?.is_empty(), "pods of the bench are still there");
     Ok(())
 }

@@ -1,0 +1,187 @@
+//! TCP between pods of two nodes, beside a VXLAN pair that was made by hand on the same machine.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use towpath_e2e::cluster::IpFamily;
+use towpath_e2e::{run, underlay};
+
+use crate::ground::{NAMESPACE, Standing, clear, pod, start};
+use crate::report::Table;
+use crate::sample::{Sample, ratios};
+use crate::spot::Spot;
+
+/// The underlay of the hand-made pair, made as a cluster's is: a bridge and a veth for each machine.
+const PAIR: &str = "bench-pair";
+const ROUNDS: usize = 7;
+/// Length of one round of one arm, in seconds.
+const SECONDS: &str = "3";
+const PINGS: usize = 1000;
+
+/// Two places with a way between them.
+struct Arm {
+    name: &'static str,
+    from: Spot,
+    to: Spot,
+    address: String,
+}
+
+/// A running `iperf3 -s`. It ends with this value.
+struct Server(Child);
+
+/// The namespaces of the hand-made pair. They are removed with this value.
+struct Pair;
+
+/// Compares Towpath with the pair, and with the pair when it has pods as well.
+pub(crate) fn measure(cluster: &Standing) -> Result<Table> {
+    let addresses = start(cluster, &[pod("left", "n1"), pod("right", "n2")])?;
+    let pair = Pair::make()?;
+    let arms = [
+        Arm {
+            name: "Towpath, pod to pod",
+            from: Spot::of_pod(cluster, NAMESPACE, "left")?,
+            to: Spot::of_pod(cluster, NAMESPACE, "right")?,
+            address: addresses[1].clone(),
+        },
+        pair.arm("hand-made VXLAN pair", ["a", "b"], "10.250.0.2")?,
+        pair.arm("the same with a pod behind each end", ["pa", "pb"], "10.250.2.2")?,
+    ];
+    let servers: Vec<Server> = arms.iter().map(Server::start).collect::<Result<_>>()?;
+    let mut speeds: Vec<Vec<f64>> = vec![Vec::new(); arms.len()];
+    for _ in 0..ROUNDS {
+        for (arm, speeds) in arms.iter().zip(&mut speeds) {
+            speeds.push(arm.gigabits().with_context(|| format!("measure {}", arm.name))?);
+        }
+    }
+    drop(servers);
+    let mut table = Table::new(
+        "TCP across nodes",
+        &["arm", "Gbit/s (least–most)", "Towpath's ratio to it (least–most)", "aim", "ping ms", "pings lost"],
+    );
+    for (index, (arm, measured)) in arms.iter().zip(&speeds).enumerate() {
+        let speed = Sample::new(measured.iter().copied()).context("no rounds")?;
+        let ratio = ratios(&speeds[0], measured).context("no rounds")?;
+        let ratio = if index == 0 { String::new() } else { ratio.spread(3) };
+        let aim = if index == 1 { "≥ 0.97" } else { "" };
+        let (lost, time) = arm.ping()?;
+        table.row([arm.name.into(), speed.spread(2), ratio, aim.into(), time, format!("{lost} of {PINGS}")]);
+    }
+    table.note(format!(
+        "{ROUNDS} rounds of {SECONDS} s per arm, in turn; iperf3 with one stream, both ends on this machine."
+    ));
+    table
+        .note("The pair has nothing but its devices; a pod adds a veth, a hop of routing and its connection tracking.");
+    clear(cluster)?;
+    Ok(table)
+}
+
+impl Arm {
+    fn gigabits(&self) -> Result<f64> {
+        let said = self.from.run(|| {
+            run::output(Command::new("iperf3").args([
+                "-c",
+                &self.address,
+                "-t",
+                SECONDS,
+                "-J",
+                "--connect-timeout",
+                "3000",
+            ]))
+        })?;
+        let result: Value = serde_json::from_str(&said).context("iperf3 printed no JSON")?;
+        let bits = result["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 received nothing")?;
+        Ok(bits / 1e9)
+    }
+
+    /// How many of many pings were lost, and the mean time of the others.
+    fn ping(&self) -> Result<(usize, String)> {
+        let count = PINGS.to_string();
+        let said = self.from.run(|| {
+            run::output(Command::new("ping").args(["-q", "-i", "0.004", "-W", "1", "-c", &count, &self.address]))
+        })?;
+        let received = said.split(", ").find_map(|part| part.strip_suffix(" received")?.parse::<usize>().ok());
+        let received = received.with_context(|| format!("ping counted nothing: {said}"))?;
+        let mean = said.split('/').nth(4).unwrap_or_default().to_owned();
+        Ok((PINGS - received, mean))
+    }
+}
+
+impl Server {
+    fn start(arm: &Arm) -> Result<Self> {
+        let mut command = Command::new("iperf3");
+        command.args(["-s", "--forceflush"]).stdout(Stdio::piped());
+        let mut server = Self(arm.to.run(|| command.spawn().context("start iperf3 -s"))?);
+        let said = server.0.stdout.take().context("iperf3 has no output")?;
+        let mut lines = BufReader::new(said).lines();
+        let listens = lines.any(|line| line.is_ok_and(|line| line.contains("listening")));
+        ensure!(listens, "iperf3 -s ended before it listened");
+        // What it prints from now on is read by nobody, and must not stop it.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is collected.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Pair {
+    /// Machines `a` and `b` with a VXLAN device each that knows the other, and a pod behind each: `pa` and `pb`.
+    fn make() -> Result<Self> {
+        Self::remove()?;
+        // Removes what there is, from here on also when a step fails.
+        let pair = Self;
+        underlay::create(PAIR, IpFamily::V4)?;
+        for (machine, host, peer) in [("a", 1, 2), ("b", 2, 1)] {
+            underlay::join(PAIR, machine, underlay::FIRST_NODE + host, IpFamily::V4)?;
+            let (own, far) = (underlay::ipv4(underlay::FIRST_NODE + host), underlay::ipv4(underlay::FIRST_NODE + peer));
+            let pod = underlay::netns(PAIR, &format!("p{machine}"));
+            run::output(Command::new("ip").args(["netns", "add", &pod]))?;
+            let netns = underlay::netns(PAIR, machine);
+            underlay::batch(
+                &netns,
+                &format!(
+                    "link add vxlan1 type vxlan id 1 local {own} remote {far} dev eth0 dstport 8472 nolearning\n\
+                     link set vxlan1 mtu 1450 up\n\
+                     addr add 10.250.0.{host}/24 dev vxlan1\n\
+                     link add pod mtu 1450 type veth peer name eth0 mtu 1450 netns {pod}\n\
+                     link set pod up\n\
+                     addr add 10.250.{host}.1/24 dev pod\n\
+                     route add 10.250.{peer}.0/24 via 10.250.0.{peer}\n"
+                ),
+            )?;
+            underlay::batch(
+                &pod,
+                &format!(
+                    "link set lo up\nlink set eth0 up\naddr add 10.250.{host}.2/24 dev eth0\nroute add default via 10.250.{host}.1\n"
+                ),
+            )?;
+            Spot::of_netns(&netns)?
+                .run(|| run::output(Command::new("sysctl").args(["-qw", "net.ipv4.ip_forward=1"])).map(drop))?;
+        }
+        Ok(pair)
+    }
+
+    fn arm(&self, name: &'static str, [from, to]: [&str; 2], address: &str) -> Result<Arm> {
+        let spot = |role: &str| Spot::of_netns(&underlay::netns(PAIR, role));
+        Ok(Arm { name, from: spot(from)?, to: spot(to)?, address: address.to_owned() })
+    }
+
+    fn remove() -> Result<()> {
+        underlay::present(PAIR)?.iter().try_for_each(|netns| underlay::remove(netns))
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if let Err(error) = Self::remove() {
+            eprintln!("the hand-made pair: {error:#}");
+        }
+    }
+}
