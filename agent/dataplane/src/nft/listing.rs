@@ -347,7 +347,7 @@ mod tests {
             (r#"{"chain": {"name": "a/b"}}"#.to_owned(), &other("chain \"a/b\""), "a name that we cannot have"),
         ] {
             let have = parsed(&object);
-            assert_eq!(have.foreign.into_iter().collect::<Vec<_>>(), [foreign.clone()], "{why}");
+            assert_eq!(have.foreign.into_iter().collect::<Vec<_>>(), std::slice::from_ref(foreign), "{why}");
             assert!(have.sets.is_empty() && have.maps.is_empty() && have.chains.is_empty(), "{why}");
         }
     }
