@@ -5,11 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::{
-    api::core::v1::Node,
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams},
@@ -118,7 +114,8 @@ pub struct Report {
     pub status: NetworkNodeStatus,
 }
 
-/// Writes reports when they change, conditions at once, numbers at most every ten seconds, and a keep-alive.
+/// Writes reports when they change: conditions and the completeness of the overlay at once, other numbers at most every
+/// ten seconds; and a keep-alive.
 pub async fn keep_report(client: Client, me: NodeName, mut reports: watch::Receiver<Option<Report>>) {
     let mut written: Option<(Report, Instant)> = None;
     loop {
@@ -151,14 +148,16 @@ async fn until(due: Option<Instant>) {
 fn due(written: Option<&(Report, Instant)>, report: &Report, keep_alive: Duration) -> Instant {
     match written {
         None => Instant::now(),
-        Some((last, at)) if truths(&last.status.conditions) != truths(&report.status.conditions) => *at + PACE,
+        Some((last, at)) if truths(&last.status) != truths(&report.status) => *at + PACE,
         Some((last, at)) if last != report => *at + NUMBERS_PACE,
         Some((_, at)) => *at + keep_alive,
     }
 }
 
-fn truths(conditions: &[Condition]) -> Vec<(&str, &str, &str)> {
-    conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str())).collect()
+/// What the operator folds: the conditions, and whether every node is a programmed peer.
+fn truths(status: &NetworkNodeStatus) -> (Vec<(&str, &str, &str)>, bool) {
+    let conditions = status.conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str()));
+    (conditions.collect(), status.tunnels.iter().all(|tunnel| tunnel.peers_programmed == tunnel.peers_expected))
 }
 
 /// 300 s, less or more up to a fifth, different for each node and the same each time: the nodes of a cluster that
@@ -207,6 +206,9 @@ pub async fn delete_report(client: &Client, me: &NodeName) -> kube::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+    use towpath_crds::network_node::Tunnel;
+
     use super::*;
 
     fn report(status: &str, message: &str) -> Report {
@@ -230,6 +232,17 @@ mod tests {
         assert_eq!(after(&report("True", "a")), PACE);
         assert_eq!(after(&report("False", "b")), NUMBERS_PACE);
         assert_eq!(after(&report("False", "a")), KEEP_ALIVE);
+        let mut incomplete = report("False", "a");
+        incomplete.status.tunnels.push(Tunnel {
+            device: "flannel.1".to_owned(),
+            vni: 1,
+            port: 8472,
+            mtu: 1450,
+            mac: "02:00:00:00:00:01".to_owned(),
+            peers_expected: 2,
+            peers_programmed: 1,
+        });
+        assert_eq!(after(&incomplete), PACE, "a node that some do not reach yet concerns all");
     }
 
     #[test]
