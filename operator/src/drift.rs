@@ -12,21 +12,38 @@ use serde_json::{Map, Value};
 const FREE: &[&[&str]] = &[&["spec", "template", "metadata", "annotations"]];
 /// Maps that have one owner as a whole (`x-kubernetes-map-type: atomic`): an entry more is another value.
 const ATOMIC: &[&str] = &["nodeSelector", "matchLabels", "fieldRef"];
+/// Maps of amounts.
+const AMOUNTS: &[&str] = &["requests", "limits"];
 
-/// Whether every wanted field has the wanted value.
+/// Paths of wanted fields that do not have the wanted value, in order.
 #[must_use]
-pub fn holds(want: &Value, have: &Value) -> bool {
+pub fn differences(want: &Value, have: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    differ(want, Some(have), String::new(), &mut found);
+    found
+}
+
+fn differ(want: &Value, have: Option<&Value>, path: String, found: &mut Vec<String>) {
     match (want, have) {
-        (Value::Object(want), Value::Object(have)) => want.iter().all(|(key, want)| match have.get(key) {
-            Some(have) if key == "requests" || key == "limits" => amounts_hold(want, have),
-            Some(have) if ATOMIC.contains(&key.as_str()) => want == have,
-            Some(have) => holds(want, have),
-            None => false,
-        }),
-        (Value::Array(want), Value::Array(have)) => {
-            want.len() == have.len() && want.iter().zip(have).all(|(want, have)| holds(want, have))
+        (Value::Object(want), Some(Value::Object(have))) => {
+            for (key, want) in want {
+                let path = format!("{path}.{key}");
+                match have.get(key) {
+                    Some(have) if ATOMIC.contains(&key.as_str()) && want == have => {}
+                    Some(_) if ATOMIC.contains(&key.as_str()) => found.push(path),
+                    Some(have) if AMOUNTS.contains(&key.as_str()) && amounts_hold(want, have) => {}
+                    Some(_) if AMOUNTS.contains(&key.as_str()) => found.push(path),
+                    have => differ(want, have, path, found),
+                }
+            }
         }
-        (want, have) => want == have,
+        (Value::Array(want), Some(Value::Array(have))) if want.len() == have.len() => {
+            for (index, (want, have)) in want.iter().zip(have).enumerate() {
+                differ(want, Some(have), format!("{path}[{index}]"), found);
+            }
+        }
+        (want, have) if have == Some(want) => {}
+        _ => found.push(path),
     }
 }
 

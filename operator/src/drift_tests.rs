@@ -2,25 +2,30 @@ use serde_json::json;
 
 use super::*;
 
+fn holds(want: &Value, have: &Value) -> bool {
+    differences(want, have).is_empty()
+}
+
 #[test]
 fn what_the_api_server_adds_is_no_difference_and_what_it_changes_is() {
     let want = json!({"spec": {"containers": [{"name": "a", "image": "i:1"}], "hostNetwork": true}});
+    let image = ".spec.containers[0].image";
     let cases = [
         (
-            json!({"spec": {"containers": [{"name": "a", "image": "i:1", "tty": false}], "hostNetwork": true, "x": 1}}),
-            true,
+            json!({"spec": {"containers": [{"name": "a", "image": "i:1", "tty": false}], "hostNetwork": true}}),
+            "",
             "defaults",
         ),
-        (json!({"spec": {"containers": [{"name": "a", "image": "i:2"}], "hostNetwork": true}}), false, "another image"),
-        (json!({"spec": {"containers": [{"name": "a", "image": "i:1"}]}}), false, "a field is gone"),
+        (json!({"spec": {"containers": [{"name": "a", "image": "i:2"}], "hostNetwork": true}}), image, "another image"),
+        (json!({"spec": {"containers": [{"name": "a", "image": "i:1"}]}}), ".spec.hostNetwork", "a field is gone"),
         (
             json!({"spec": {"containers": [{"name": "a", "image": "i:1"}, {"name": "b"}], "hostNetwork": true}}),
-            false,
+            ".spec.containers",
             "a container too many",
         ),
     ];
-    for (have, same, why) in cases {
-        assert_eq!(holds(&want, &have), same, "{why}");
+    for (have, path, why) in cases {
+        assert_eq!(differences(&want, &have).join(" "), path, "{why}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! Leader election on a Lease (coordination.k8s.io/v1), as client-go does it.
 //!
 //! Clocks of other machines are not trusted: a lease has expired when its record has not changed for its duration by
-//! our own clock. A leader that could not renew for [`RENEW_DEADLINE`] ends its process, before another can have taken
-//! over. On a planned end the lease is released, so that the standby takes over at its next look.
+//! our own clock. A leader that could not renew for [`RENEW_DEADLINE`] stands back, and its work is cut off, before another
+//! can have taken over. It stays alive: an API server that is away for a minute is no reason to restart. On a planned end the lease is released, so that the standby takes over at its next look.
 
 use std::time::Duration;
 
@@ -39,17 +39,6 @@ pub enum Leadership {
     Standby,
     /// It works.
     Leading,
-}
-
-/// The election ended.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    /// The lease was lost or could not be renewed.
-    #[error("the lease {name} was lost: ending, so that two never work at once")]
-    Lost {
-        /// The lease.
-        name: &'static str,
-    },
 }
 
 /// What to do about a lease.
@@ -99,36 +88,30 @@ impl Election {
     }
 
     /// Runs until `stop`, then releases the lease.
-    ///
-    /// # Errors
-    /// When leadership was lost: the process must end.
-    pub async fn run(
-        &self,
-        tell: &watch::Sender<Leadership>,
-        mut stop: watch::Receiver<bool>,
-    ) -> Result<(), LeaseError> {
+    pub async fn run(&self, tell: &watch::Sender<Leadership>, mut stop: watch::Receiver<bool>) {
         let mut seen = Seen { record: None, since: Instant::now() };
         let mut renewed: Option<Instant> = None;
         loop {
-            match timeout(REQUEST, self.look(&mut seen)).await {
-                Ok(Ok(Leadership::Leading)) => {
-                    if renewed.is_none() {
-                        tracing::info!(holder = self.me, "leading");
-                    }
-                    renewed = Some(Instant::now());
-                    self.metrics.leader.set(1);
-                    tell.send_replace(Leadership::Leading);
+            let started = Instant::now();
+            let looked = match timeout(REQUEST, self.look(&mut seen)).await {
+                Ok(Ok(leadership)) => Some(leadership),
+                Ok(Err(error)) => {
+                    tracing::warn!(error = %error, "lease request failed");
+                    None
                 }
-                Ok(Ok(Leadership::Standby)) if renewed.is_some() => {
-                    return Err(LeaseError::Lost { name: names::OPERATOR });
+                Err(_) => {
+                    tracing::warn!(seconds = REQUEST.as_secs(), "lease request took too long");
+                    None
                 }
-                Ok(Ok(Leadership::Standby)) => {}
-                Ok(Err(error)) => tracing::warn!(error = %error, "lease request failed"),
-                Err(_) => tracing::warn!(seconds = REQUEST.as_secs(), "lease request took too long"),
+            };
+            let expired = renewed.is_none_or(|at| at.elapsed() >= RENEW_DEADLINE);
+            match looked {
+                Some(Leadership::Leading) => renewed = Some(started),
+                Some(Leadership::Standby) => renewed = None,
+                None if expired => renewed = None,
+                None => {}
             }
-            if renewed.is_some_and(|at| at.elapsed() >= RENEW_DEADLINE) {
-                return Err(LeaseError::Lost { name: names::OPERATOR });
-            }
+            self.publish(tell, if renewed.is_some() { Leadership::Leading } else { Leadership::Standby });
             tokio::select! {
                 _ = stop.changed() => break,
                 () = sleep(LOOK) => {}
@@ -137,7 +120,14 @@ impl Election {
         if renewed.is_some() {
             self.release().await;
         }
-        Ok(())
+    }
+
+    fn publish(&self, tell: &watch::Sender<Leadership>, now: Leadership) {
+        let changed = tell.send_if_modified(|was| std::mem::replace(was, now) != now);
+        if changed {
+            self.metrics.leader.set(i64::from(now == Leadership::Leading));
+            tracing::info!(pod = self.me, leadership = ?now, "leadership changed");
+        }
     }
 
     async fn look(&self, seen: &mut Seen) -> Result<Leadership, kube::Error> {

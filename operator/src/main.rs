@@ -67,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
     };
     tokio::select! {
         served = server => served.with_context(|| format!("serve health and metrics on {address}")),
-        elected = election.run(&tell, election_stops) => elected.context("take part in the election"),
+        () = election.run(&tell, election_stops) => Ok(()),
         () = until_told => Ok(()),
         () = work => Ok(()),
     }

@@ -28,8 +28,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time between two turns of the loop.
 const TURN: Duration = Duration::from_secs(60);
-/// Longest time for the writes of one plan.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Longest time for the writes of one plan; shorter than the grace period of a pod that ends.
+const LIMIT: Duration = Duration::from_secs(20);
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -86,7 +86,7 @@ impl Reconciler {
                 self.vitals.synced();
                 if leading && matches!(due, Due::At(at) if at.max(not_before) <= now) {
                     due = Due::Idle;
-                    let again = self.turn(&world, &mut memory).await;
+                    let again = self.turn(&world, &mut memory, leadership.clone()).await;
                     failures = if memory.error.is_some() { failures + 1 } else { 0 };
                     not_before = Instant::now() + if failures > 0 { backoff(failures) } else { PAUSE };
                     if failures > 0 {
@@ -117,7 +117,12 @@ impl Reconciler {
     }
 
     /// One plan and its writes. Returns when the plan wants to be made again.
-    async fn turn(&self, world: &World, memory: &mut Memory) -> Option<Instant> {
+    async fn turn(
+        &self,
+        world: &World,
+        memory: &mut Memory,
+        mut leadership: watch::Receiver<Leadership>,
+    ) -> Option<Instant> {
         let started = Instant::now();
         let now = Timestamp::now();
         let Some(plan) = plan(&Context { world, me: &self.me, memory, now }) else {
@@ -132,7 +137,15 @@ impl Reconciler {
             return again;
         }
         let config = world.configs.get(names::CONFIG_NAME)?;
-        let result = match timeout(LIMIT, self.executor.execute(config, &plan)).await {
+        let executed = tokio::select! {
+            executed = timeout(LIMIT, self.executor.execute(config, &plan)) => executed,
+            // Another replica may work from now on; what is not done yet is its to do.
+            _ = leadership.wait_for(|now| *now == Leadership::Standby) => {
+                tracing::warn!("reconcile was cut off: leadership is lost");
+                return again;
+            }
+        };
+        let result = match executed {
             Ok(Ok(())) => "ok",
             Ok(Err(error)) => {
                 let text = chain(&error);

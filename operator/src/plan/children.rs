@@ -7,6 +7,7 @@ use super::{Context, Step, Stripped, Write};
 use crate::{
     drift,
     notice::{Notice, NoticeReason},
+    preflight::name_some,
     render::{ANNOTATION_INTENT, Child, ChildKind},
     status::nodes::{Rollout, rollout},
     world::World,
@@ -23,8 +24,7 @@ pub(super) fn repair(context: &Context<'_>, config_map: Child, daemon_set: Child
     let in_use = have_set.as_ref().is_some_and(|set| template_revision(set) == Some(revision));
     let change = difference(&config_map, have_map.as_ref());
     if change != Difference::None {
-        let by_others = change == Difference::Drift || (change == Difference::Absent && in_use);
-        let notice = by_others.then(|| drifted(&config_map, change));
+        let notice = drifted(&config_map, &change, in_use);
         steps.push(Step { write: Write::Apply(config_map), notice });
     }
 
@@ -36,12 +36,8 @@ pub(super) fn repair(context: &Context<'_>, config_map: Child, daemon_set: Child
     }
     let change = difference(&daemon_set, have_set.as_ref());
     if change != Difference::None {
-        let by_others = change == Difference::Drift || (change == Difference::Absent && passed_before);
-        let notice = if by_others {
-            drifted(&daemon_set, change)
-        } else {
-            Notice::new(NoticeReason::RolloutStarted, rollout_note(&daemon_set, revision))
-        };
+        let notice = drifted(&daemon_set, &change, passed_before)
+            .unwrap_or_else(|| Notice::new(NoticeReason::RolloutStarted, rollout_note(&daemon_set, revision)));
         steps.push(Step { write: Write::Apply(daemon_set), notice: Some(notice) });
     }
     steps
@@ -68,7 +64,7 @@ pub(super) fn json_of<K: serde::Serialize>(object: &K) -> Value {
     serde_json::to_value(object).unwrap_or(Value::Null)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Difference {
     /// In shape.
     None,
@@ -76,21 +72,22 @@ pub(super) enum Difference {
     Absent,
     /// We want something new.
     Intent,
-    /// Somebody else changed it.
-    Drift,
+    /// Somebody else changed it, here.
+    Drift(Vec<String>),
 }
 
 pub(super) fn difference(want: &Child, have: Option<&Value>) -> Difference {
     let Some(have) = have else { return Difference::Absent };
-    let intent = have.pointer("/metadata/annotations").and_then(|a| a.get(ANNOTATION_INTENT)?.as_str());
+    let mut want_parts = want.value.clone();
     // The typed objects of a list carry no apiVersion and kind, so only the rest is compared.
-    let same = ["metadata", "spec", "data", "immutable"].iter().all(|part| match want.value.get(part) {
-        Some(want) => have.get(part).is_some_and(|have| drift::holds(want, have)),
-        None => true,
-    });
-    match (same, intent == Some(want.intent.as_str())) {
+    if let Some(parts) = want_parts.as_object_mut() {
+        parts.retain(|part, _| part != "apiVersion" && part != "kind");
+    }
+    let paths = drift::differences(&want_parts, have);
+    let intent = have.pointer("/metadata/annotations").and_then(|a| a.get(ANNOTATION_INTENT)?.as_str());
+    match (paths.is_empty(), intent == Some(want.intent.as_str())) {
         (true, _) => Difference::None,
-        (false, true) => Difference::Drift,
+        (false, true) => Difference::Drift(paths),
         (false, false) => Difference::Intent,
     }
 }
@@ -109,10 +106,15 @@ fn strays(
     (!stripped.fields.is_empty() && !in_vain).then_some(stripped)
 }
 
-fn drifted(child: &Child, difference: Difference) -> Notice {
-    let what =
-        if difference == Difference::Absent { "was deleted; created it again" } else { "was changed; restored it" };
-    Notice::new(NoticeReason::DriftRepaired, format!("{} {} {what}", child.kind.as_str(), child.name))
+/// What to tell if somebody else's doing is to be undone; nothing if we want something new. `was_there` says that an
+/// absent object was there before.
+fn drifted(child: &Child, difference: &Difference, was_there: bool) -> Option<Notice> {
+    let what = match difference {
+        Difference::Drift(paths) => format!("was changed at {}; restored it", name_some(paths)),
+        Difference::Absent if was_there => "was deleted; created it again".to_owned(),
+        Difference::None | Difference::Absent | Difference::Intent => return None,
+    };
+    Some(Notice::new(NoticeReason::DriftRepaired, format!("{} {} {what}", child.kind.as_str(), child.name)))
 }
 
 fn rollout_note(daemon_set: &Child, revision: &str) -> String {

@@ -1,5 +1,7 @@
 //! How the nodes stand: one state per node, folded from the node, its agent's pod and its agent's report. Pure.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::apps::v1::DaemonSet,
     jiff::{SignedDuration, Timestamp},
@@ -81,11 +83,12 @@ struct Trouble {
 /// Folds the nodes.
 #[must_use]
 pub fn fold(inputs: &Inputs<'_>) -> Fleet {
+    let pods = pods_by_node(inputs.pods);
     let mut troubles = Vec::new();
     let mut targeted = 0;
     let mut agentless = Vec::new();
     for (name, node) in inputs.nodes.iter() {
-        let pod = pod_of(name, inputs.pods);
+        let pod = pods.get(name).copied();
         let report = inputs.reports.get(name);
         if pod.is_none() && report.is_none() {
             agentless.push(name);
@@ -141,10 +144,17 @@ pub fn rollout(daemon_set: Option<&DaemonSet>) -> Rollout {
     Rollout::Unfinished { updated: if is_observed(ds) { usize::try_from(updated).unwrap_or(0) } else { 0 } }
 }
 
-/// The agent's pod on a node; while one is replaced, the new one.
-fn pod_of<'a>(node: &str, pods: &'a Table<PodFacts>) -> Option<&'a PodFacts> {
-    let here = pods.iter().map(|(_, pod)| pod).filter(|pod| pod.node.as_deref() == Some(node));
-    here.min_by_key(|pod| pod.health.clone())
+/// The agents' pods by node; while one is replaced, the new one.
+fn pods_by_node(pods: &Table<PodFacts>) -> BTreeMap<&str, &PodFacts> {
+    let mut by_node = BTreeMap::new();
+    for (_, pod) in pods.iter() {
+        let Some(node) = pod.node.as_deref() else { continue };
+        let best = by_node.entry(node).or_insert(pod);
+        if pod.health < best.health {
+            *best = pod;
+        }
+    }
+    by_node
 }
 
 fn trouble(
