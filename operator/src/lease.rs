@@ -1,7 +1,7 @@
 //! Leader election on a Lease (coordination.k8s.io/v1), as client-go does it.
 //!
 //! Clocks of other machines are not trusted: a lease has expired when its record has not changed for its duration by
-//! our own clock. A leader that could not renew for [`RENEW_DEADLINE`] stands back, and its work is cut off, before another
+//! our own clock. A leader that could not renew for ten seconds stands back, and its work is cut off, before another
 //! can have taken over. It stays alive: an API server that is away for a minute is no reason to restart. On a planned end the lease is released, so that the standby takes over at its next look.
 
 use std::time::Duration;
