@@ -16,8 +16,7 @@ demo: ## Show everything: a three-node Kubernetes, Towpath on it, pods that talk
 	@$(TOOL) demo
 
 test: ## Run every test, those on the embedded cluster too
-	@$(TOOL) toolchain
-	@$(TOOL) image
+	@$(TOOL) prepare
 	$(CARGO) test --locked --workspace
 
 check: ## Check format, lints, documentation, dependencies and licences

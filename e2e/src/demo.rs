@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
+use crate::prepare::side_by_side;
 use crate::progress::Progress;
 use crate::site::Site;
 use crate::toolchain::Tools;
@@ -22,18 +23,20 @@ const BOUND: Duration = Duration::from_secs(60);
 /// # Errors
 /// When a step fails or shows something else than it should.
 pub fn run(site: &Site, progress: Progress) -> Result<()> {
+    let (cluster, built) = side_by_side(|| fresh_cluster(site, progress), || image::build(site, &progress))?;
+    deploy::deploy(&cluster, &built, &site.root().join(CONFIG))?;
+    show(&cluster)?;
+    farewell(&cluster)
+}
+
+fn fresh_cluster(site: &Site, progress: Progress) -> Result<Cluster> {
     let tools = Tools::prepare(site, &progress)?;
-    let built = image::build(site, &progress)?;
     let name: ClusterName = CLUSTER.parse()?;
     if !cluster::leftovers(site, CLUSTER)?.is_empty() {
         progress.say("removing the cluster of an earlier demonstration");
         cluster::remove(site, CLUSTER)?;
     }
-    let cluster =
-        Cluster::up(site, &tools, Spec { name, family: IpFamily::V4, nodes: (1..=NODES).collect() }, progress)?;
-    deploy::deploy(&cluster, &built, &site.root().join(CONFIG))?;
-    show(&cluster)?;
-    farewell(&cluster)
+    Cluster::up(site, &tools, Spec { name, family: IpFamily::V4, nodes: (1..=NODES).collect() }, progress)
 }
 
 fn show(cluster: &Cluster) -> Result<()> {

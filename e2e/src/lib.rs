@@ -13,6 +13,7 @@ pub mod image;
 pub mod node;
 pub mod oci;
 mod pki;
+pub mod prepare;
 pub mod process;
 pub mod progress;
 mod reference;

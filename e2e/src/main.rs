@@ -10,7 +10,7 @@ use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::toolchain::Tools;
-use towpath_e2e::{demo, deny, deploy, image, node, process};
+use towpath_e2e::{demo, deny, deploy, image, node, prepare, process};
 
 /// A real Kubernetes on this machine, and Towpath on it.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ struct Cli {
 enum Verb {
     /// Make everything that a cluster needs, without starting one
     Toolchain,
+    /// Make everything that a cluster and Towpath's image need
+    Prepare,
     /// Start a cluster without a pod network
     Up {
         /// Name of the cluster
@@ -124,6 +126,7 @@ fn run(verb: Verb) -> Result<()> {
     let site = || Site::new(&std::env::current_exe().context("find this program's own file")?);
     match verb {
         Verb::Toolchain => Tools::prepare(&site()?, &progress).map(drop),
+        Verb::Prepare => prepare::all(&site()?, &progress).map(drop),
         Verb::Up { name, nodes, ip_family } => {
             let site = site()?;
             let tools = Tools::prepare(&site, &progress)?;

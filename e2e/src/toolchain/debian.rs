@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::lock;
 use crate::progress::Progress;
 use crate::run;
 
@@ -27,6 +28,11 @@ pub(super) const CLUSTER: &[&str] = &[
 /// # Errors
 /// When apt fails: the message has what it said.
 pub fn require(packages: &[&str], progress: &Progress) -> Result<()> {
+    if missing(packages)?.is_empty() {
+        return Ok(());
+    }
+    // apt's own locks do not cover all that it does.
+    let _one_at_a_time = lock(&std::env::temp_dir().join("towpath-apt.lock"), "Debian packages", progress)?;
     let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());

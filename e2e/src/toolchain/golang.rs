@@ -87,7 +87,9 @@ impl Parts {
                 .env("GOWORK", "off")
                 // The compiler collects its garbage less often: more memory, less time.
                 .env("GOGC", "400")
-                .args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", self.ldflags, "-o", &output])
+                // Debugging information is left out in the end, so that the compiler need not make it.
+                .args(["build", "-v", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false"])
+                .args(["-ldflags", self.ldflags, "-o", &output])
                 .args(self.packages);
             run::logged(
                 &mut command,
