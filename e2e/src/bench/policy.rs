@@ -26,8 +26,8 @@ const OTHERS: [usize; 2] = [0, 100];
 const FLIPS: usize = 100;
 /// Time between two datagrams.
 const PACE: Duration = Duration::from_millis(1);
-/// How long nothing arrives when the way is closed.
-const SILENCE: Duration = Duration::from_millis(60);
+/// How long nothing arrives when the way is closed: longer than a busy machine lets a thread wait.
+const SILENCE: Duration = Duration::from_millis(150);
 /// Time for a change to take hold.
 const BOUND: Duration = Duration::from_secs(20);
 

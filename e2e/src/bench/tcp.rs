@@ -45,8 +45,8 @@ pub(crate) fn measure(cluster: &Standing) -> Result<Table> {
             to: Spot::of_pod(cluster, NAMESPACE, "right")?,
             address: addresses[1].clone(),
         },
-        pair.arm("hand-made VXLAN pair", ["a", "b"], "10.250.0.2")?,
-        pair.arm("the same with a pod behind each end", ["pa", "pb"], "10.250.2.2")?,
+        pair.arm("hand-made VXLAN pair", ["m1", "m2"], "10.250.0.2")?,
+        pair.arm("the same with a pod behind each end", ["pod1", "pod2"], "10.250.2.2")?,
     ];
     let servers: Vec<Server> = arms.iter().map(Server::start).collect::<Result<_>>()?;
     let mut speeds: Vec<Vec<f64>> = vec![Vec::new(); arms.len()];
@@ -132,18 +132,19 @@ impl Drop for Server {
 }
 
 impl Pair {
-    /// Machines `a` and `b` with a VXLAN device each that knows the other, and a pod behind each: `pa` and `pb`.
+    /// Machines `m1` and `m2` with a VXLAN device each that knows the other, and a pod behind each: `pod1` and `pod2`.
     fn make() -> Result<Self> {
         Self::remove()?;
         // Removes what there is, from here on also when a step fails.
         let pair = Self;
         underlay::create(PAIR, IpFamily::V4)?;
-        for (machine, host, peer) in [("a", 1, 2), ("b", 2, 1)] {
-            underlay::join(PAIR, machine, underlay::FIRST_NODE + host, IpFamily::V4)?;
+        for (host, peer) in [(1, 2), (2, 1)] {
+            let machine = format!("m{host}");
+            underlay::join(PAIR, &machine, underlay::FIRST_NODE + host, IpFamily::V4)?;
             let (own, far) = (underlay::ipv4(underlay::FIRST_NODE + host), underlay::ipv4(underlay::FIRST_NODE + peer));
-            let pod = underlay::netns(PAIR, &format!("p{machine}"));
+            let pod = underlay::netns(PAIR, &format!("pod{host}"));
             run::output(Command::new("ip").args(["netns", "add", &pod]))?;
-            let netns = underlay::netns(PAIR, machine);
+            let netns = underlay::netns(PAIR, &machine);
             underlay::batch(
                 &netns,
                 &format!(

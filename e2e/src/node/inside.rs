@@ -184,14 +184,14 @@ fn lay_out(spec: &Inside) -> Result<()> {
     let layers = format!("lowerdir=/etc,upperdir={},workdir={}", spec.file("etc"), spec.file("etc-work"));
     mount(Some("etc"), "/etc", Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
         .context("lay the node's /etc over the machine's")?;
-    bind(&spec.dir.join("var"), Path::new("/var"))?;
-    bind(&spec.dir.join("opt"), Path::new("/opt"))?;
+    for own in ["var", "opt"] {
+        bind(&spec.dir.join(own), &Path::new("/").join(own))?;
+        put_back(&kept)?;
+    }
     mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).context("mount /run")?;
+    put_back(&kept)?;
     fs::create_dir_all("/run/lock").context("create /run/lock")?;
     fs::create_dir_all("/etc/cni/net.d").context("create /etc/cni/net.d")?;
-    for (path, held) in &kept {
-        put_back(path, held)?;
-    }
     // Volumes that kubelet mounts must show in containers that see its folder.
     remount("/", MsFlags::MS_REC | MsFlags::MS_SHARED)?;
     fs::write("/proc/sys/kernel/hostname", &spec.name).context("set the host name")
@@ -220,13 +220,15 @@ fn fresh_sys(spec: &Inside) -> Result<()> {
     umount2(&aside, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", aside.display()))
 }
 
-/// Makes an open folder reachable under its path again, if that path now leads elsewhere.
-fn put_back(path: &Path, held: &File) -> Result<()> {
-    let there = fs::metadata(path).map(|now| (now.dev(), now.ino())).ok();
-    let was = held.metadata()?;
-    if there != Some((was.dev(), was.ino())) {
-        fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
-        bind(Path::new(&format!("/proc/self/fd/{}", held.as_raw_fd())), path)?;
+/// Makes open folders reachable under their paths again, where those lead elsewhere now.
+fn put_back(kept: &[(&Path, File)]) -> Result<()> {
+    for (path, held) in kept {
+        let there = fs::metadata(path).map(|now| (now.dev(), now.ino())).ok();
+        let was = held.metadata()?;
+        if there != Some((was.dev(), was.ino())) {
+            fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+            bind(Path::new(&format!("/proc/self/fd/{}", held.as_raw_fd())), path)?;
+        }
     }
     Ok(())
 }
