@@ -164,7 +164,7 @@ pub struct PolicyReport {
     pub generation: i64,
     /// Pods of the node under our rules.
     pub endpoints: i32,
-    /// Policies that select pods of the node.
+    /// Policies that the agent knows, of all namespaces.
     pub policies: i32,
     /// How long the last change took from the event to the kernel, in milliseconds.
     pub last_apply_millis: i32,

@@ -120,6 +120,8 @@ pub struct ReportFacts {
     pub uplink: Option<UplinkFacts>,
     /// MTUs of its overlay devices, in bytes.
     pub mtus: Vec<i32>,
+    /// Other nodes that its overlay reaches: the least of its devices; none without a device.
+    pub peers: usize,
 }
 
 /// The Ready condition of a report.
@@ -163,6 +165,7 @@ impl From<&NetworkNode> for ReportFacts {
                 addresses: u.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
             }),
             mtus: status.tunnels.iter().map(|t| t.mtu).collect(),
+            peers: status.tunnels.iter().map(|t| usize::try_from(t.peers_programmed).unwrap_or(0)).min().unwrap_or(0),
         }
     }
 }

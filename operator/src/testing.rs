@@ -56,5 +56,6 @@ pub(crate) fn report(revision: &str) -> ReportFacts {
             addresses: vec!["172.30.0.11".parse().unwrap()],
         }),
         mtus: vec![1450],
+        peers: 9,
     }
 }

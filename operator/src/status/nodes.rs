@@ -1,6 +1,6 @@
 //! How the nodes stand: one state per node, folded from the node, its agent's pod and its agent's report. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::apps::v1::DaemonSet,
@@ -97,6 +97,8 @@ pub fn fold(inputs: &Inputs<'_>) -> Fleet {
         targeted += 1;
         troubles.extend(trouble(name, node, pod, report, inputs));
     }
+    let short = short_of_peers(inputs, targeted, &troubles);
+    troubles.extend(short);
     let scheduled = desired(inputs).max(targeted);
     // Which nodes the scheduler will choose is not known: only as many are named as agents are missing.
     for name in agentless.into_iter().take(scheduled - targeted) {
@@ -117,6 +119,19 @@ pub fn fold(inputs: &Inputs<'_>) -> Fleet {
         rollout: rollout(inputs.daemon_set),
         again_at: next_silence(inputs),
     }
+}
+
+/// Nodes that are well by themselves and do not yet reach all others that are: a cluster is not ready before every pair
+/// of its nodes talks.
+fn short_of_peers(inputs: &Inputs<'_>, targeted: usize, troubles: &[Trouble]) -> Vec<Trouble> {
+    let others = (targeted - troubles.len()).saturating_sub(1);
+    let troubled: BTreeSet<&str> = troubles.iter().map(|trouble| trouble.problem.node.as_str()).collect();
+    let well = inputs.reports.iter().filter(|(name, _)| inputs.nodes.get(name).is_some() && !troubled.contains(*name));
+    well.filter(|(_, report)| report.peers < others)
+        .map(|(name, report)| {
+            pending(name, "PeersMissing", &format!("its overlay reaches {} of {others} other nodes", report.peers))
+        })
+        .collect()
 }
 
 /// Number of nodes that should run an agent: the DaemonSet controller's word once it has seen the present template.

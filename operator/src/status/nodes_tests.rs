@@ -147,3 +147,26 @@ fn a_template_that_the_controller_has_not_seen_is_not_rolled_out() {
     assert_eq!(rollout(Some(&ds)), Rollout::Unfinished { updated: 0 });
     assert_eq!(rollout(Some(&daemon_set(3, 2))), Rollout::Unfinished { updated: 2 });
 }
+
+#[test]
+fn a_node_that_does_not_reach_all_that_are_well_is_on_its_way() {
+    let nodes = table([0, 1, 2].map(|n| (format!("n{n}"), node(n, &["10.244.0.0/24"]))));
+    let pods = table([0, 1, 2].map(|n| (format!("p{n}"), pod(&format!("n{n}"), PodHealth::Ready))));
+    let fold_with = |peers: [usize; 3]| {
+        let reports =
+            peers.iter().enumerate().map(|(n, peers)| (format!("n{n}"), ReportFacts { peers: *peers, ..report("r") }));
+        fold(&Inputs {
+            nodes: &nodes,
+            reports: &table(reports),
+            pods: &pods,
+            daemon_set: Some(&daemon_set(3, 3)),
+            revision: "r",
+            now: now(),
+        })
+    };
+    assert_eq!(fold_with([2, 2, 2]).ready, 3);
+    let fleet = fold_with([2, 1, 2]);
+    assert_eq!((fleet.ready, fleet.pending), (2, 1));
+    assert_eq!((fleet.worst[0].node.as_str(), fleet.worst[0].reason.as_str()), ("n1", "PeersMissing"));
+    assert!(fleet.worst[0].message.contains("1 of 2"), "{}", fleet.worst[0].message);
+}
