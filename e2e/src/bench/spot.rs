@@ -24,7 +24,7 @@ pub(crate) struct Spot {
 impl Spot {
     /// Everything of a node, as its own programs see it.
     pub(crate) fn of_node(node: &Node) -> Result<Self> {
-        let namespace = |kind: &str| open(&format!("/proc/{}/ns/{kind}", node.init_pid()?));
+        let namespace = |kind: &str| open(format!("/proc/{}/ns/{kind}", node.init_pid()?));
         Ok(Self { net: namespace("net")?, node: Some((namespace("mnt")?, namespace("pid")?)) })
     }
 
@@ -40,7 +40,7 @@ impl Spot {
         let node = pod["spec"]["nodeName"].as_str().with_context(|| format!("pod {name} is on no node"))?;
         let uid = pod["metadata"]["uid"].as_str().with_context(|| format!("pod {name} has no UID"))?;
         let pid = cluster.node(node)?.pod_pid(uid)?;
-        Ok(Self { net: open(&format!("/proc/{pid}/ns/net"))?, node: None })
+        Ok(Self { net: open(format!("/proc/{pid}/ns/net"))?, node: None })
     }
 
     /// A network namespace with a name on the machine.

@@ -18,7 +18,8 @@ const PAIR: &str = "bench-pair";
 const ROUNDS: usize = 7;
 /// Length of one round of one arm, in seconds.
 const SECONDS: &str = "3";
-const PINGS: usize = 1000;
+/// Pings of one round of one arm.
+const PINGS: usize = 150;
 
 /// Two places with a way between them.
 struct Arm {
@@ -26,6 +27,14 @@ struct Arm {
     from: Spot,
     to: Spot,
     address: String,
+}
+
+/// Pings of all rounds of an arm.
+#[derive(Default)]
+struct Pings {
+    lost: usize,
+    /// Each round's mean time in microseconds.
+    means: Vec<f64>,
 }
 
 /// A running `iperf3 -s`. It ends with this value.
@@ -50,30 +59,43 @@ pub(crate) fn measure(cluster: &Standing) -> Result<Table> {
     ];
     let servers: Vec<Server> = arms.iter().map(Server::start).collect::<Result<_>>()?;
     let mut speeds: Vec<Vec<f64>> = vec![Vec::new(); arms.len()];
+    let mut pings: Vec<Pings> = arms.iter().map(|_| Pings::default()).collect();
     for _ in 0..ROUNDS {
-        for (arm, speeds) in arms.iter().zip(&mut speeds) {
+        for ((arm, speeds), pings) in arms.iter().zip(&mut speeds).zip(&mut pings) {
             speeds.push(arm.gigabits().with_context(|| format!("measure {}", arm.name))?);
+            arm.ping(pings).with_context(|| format!("ping with {}", arm.name))?;
         }
     }
     drop(servers);
+    clear(cluster)?;
+    table(&arms, &speeds, &pings)
+}
+
+fn table(arms: &[Arm], speeds: &[Vec<f64>], pings: &[Pings]) -> Result<Table> {
     let mut table = Table::new(
         "TCP across nodes",
-        &["arm", "Gbit/s (least–most)", "Towpath's ratio to it (least–most)", "aim", "ping ms", "pings lost"],
+        &[
+            "arm",
+            "Gbit/s (least–most)",
+            "Towpath's ratio to it (least–most)",
+            "aim",
+            "ping µs (least–most)",
+            "pings lost",
+        ],
     );
-    for (index, (arm, measured)) in arms.iter().zip(&speeds).enumerate() {
-        let speed = Sample::new(measured.iter().copied()).context("no rounds")?;
-        let ratio = ratios(&speeds[0], measured).context("no rounds")?;
-        let ratio = if index == 0 { String::new() } else { ratio.spread(3) };
-        let aim = if index == 1 { "≥ 0.97" } else { "" };
-        let (lost, time) = arm.ping()?;
-        table.row([arm.name.into(), speed.spread(2), ratio, aim.into(), time, format!("{lost} of {PINGS}")]);
+    for (index, ((arm, measured), pings)) in arms.iter().zip(speeds).zip(pings).enumerate() {
+        let speed = Sample::new(measured.iter().copied()).context("no rounds")?.spread(2);
+        let ratio = ratios(&speeds[0], measured).context("no rounds")?.spread(3);
+        let (ratio, aim) = if index == 0 { (String::new(), "") } else { (ratio, "≥ 0.97") };
+        let time = Sample::new(pings.means.iter().copied()).context("no pings")?.spread(0);
+        let lost = format!("{} of {}", pings.lost, PINGS * ROUNDS);
+        table.row([arm.name.into(), speed, ratio, aim.into(), time, lost]);
     }
     table.note(format!(
         "{ROUNDS} rounds of {SECONDS} s per arm, in turn; iperf3 with one stream, both ends on this machine."
     ));
     table
         .note("The pair has nothing but its devices; a pod adds a veth, a hop of routing and its connection tracking.");
-    clear(cluster)?;
     Ok(table)
 }
 
@@ -95,16 +117,17 @@ impl Arm {
         Ok(bits / 1e9)
     }
 
-    /// How many of many pings were lost, and the mean time of the others.
-    fn ping(&self) -> Result<(usize, String)> {
+    fn ping(&self, pings: &mut Pings) -> Result<()> {
         let count = PINGS.to_string();
         let said = self.from.run(|| {
             run::output(Command::new("ping").args(["-q", "-i", "0.004", "-W", "1", "-c", &count, &self.address]))
         })?;
         let received = said.split(", ").find_map(|part| part.strip_suffix(" received")?.parse::<usize>().ok());
-        let received = received.with_context(|| format!("ping counted nothing: {said}"))?;
-        let mean = said.split('/').nth(4).unwrap_or_default().to_owned();
-        Ok((PINGS - received, mean))
+        pings.lost += PINGS - received.with_context(|| format!("ping counted nothing: {said}"))?;
+        // rtt min/avg/max/mdev = 0.024/0.028/0.031/0.002 ms
+        let mean = said.rsplit_once(" = ").and_then(|(_, times)| times.split('/').nth(1)?.parse::<f64>().ok());
+        pings.means.push(1e3 * mean.with_context(|| format!("ping measured no time: {said}"))?);
+        Ok(())
     }
 }
 
