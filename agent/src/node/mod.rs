@@ -10,6 +10,7 @@
 
 mod pods;
 mod report;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +31,11 @@ use towpath_dataplane::local::{EndpointFile, Listing, NodeState, Reply, Request}
 use towpath_index::{Dirty, Index};
 use tracing::{debug, error, info, warn};
 
-use self::pods::Pods;
+pub use self::state::Drift;
+use self::{
+    pods::Pods,
+    state::{Belief, Busy, Opening, Outcome},
+};
 use crate::{
     cni_server::CniRequest,
     input::Input,
@@ -93,70 +98,6 @@ pub struct Identity {
     pub macs: BTreeMap<Family, Mac>,
     /// 0 to 999: where between four fifths and six fifths this node's timers stand.
     pub jitter: u32,
-}
-
-/// What happened to our things without us.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Drift {
-    /// Repaired entries since the start.
-    pub repairs: u64,
-    /// The latest.
-    pub last: Option<(String, Time)>,
-}
-
-/// How the last change of a kind went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
-    /// Nothing was tried yet.
-    Untried,
-    /// All is as planned.
-    Done,
-    /// It was refused: the first refusal, in words.
-    Failed(String),
-}
-
-/// A part of the kernel's state as we believe it to be, and when to look again.
-#[derive(Debug)]
-struct Belief<T> {
-    have: Option<T>,
-    look: Instant,
-}
-
-impl<T> Belief<T> {
-    fn look_by(&mut self, at: Instant) {
-        self.look = self.look.min(at);
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.look <= now
-    }
-}
-
-/// Whether pods can be added, as far as files are concerned.
-#[derive(Debug, PartialEq, Eq)]
-enum Opening {
-    /// Not yet.
-    Closed,
-    /// These values are being written.
-    Asked(NodeState),
-    /// They are written.
-    Open(NodeState),
-    /// They could not be written, and are tried again then.
-    Failed {
-        /// In words.
-        why: String,
-        /// When.
-        again: Instant,
-    },
-}
-
-/// What the kernel's thread is doing for us.
-#[derive(Debug, PartialEq, Eq)]
-enum Busy {
-    No,
-    Reading,
-    /// These, beside the table.
-    Applying(Vec<Op>),
 }
 
 /// The node.
