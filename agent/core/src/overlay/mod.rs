@@ -4,7 +4,7 @@
 //! one forwarding entry (that MAC → its public IP) and one route (its pods' network via that network address). So a node
 //! knows all that it needs beforehand: nothing is asked by broadcast, nothing is learnt.
 //!
-//! Data walks one way: [`OverlayInput`] → [`want`] → [`Overlay`]; with what was read back ([`Kernel`]) [`diff`] → [`Op`]s.
+//! Data walks one way: [`OverlayInput`] → [`want()`] → [`Overlay`]; with what was read back ([`Kernel`]) [`diff()`] → [`Op`]s.
 //! The cost of `diff` is one walk over both sides; of everything behind it, in proportion to the difference.
 
 mod diff;
