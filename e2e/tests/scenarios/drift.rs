@@ -113,18 +113,25 @@ fn repairs(cluster: &Cluster, node: &Node) -> Result<u64> {
 fn foreign(frame: &Frame) -> Result<()> {
     let cluster = frame.network()?;
     let node = cluster.node("n2")?;
-    node.exec(&["ip", "route", "add", "198.51.100.0/24", "via", "172.30.0.254", "proto", "static"])?;
-    node.exec(&["nft", "table inet theirs { chain quiet { type filter hook forward priority 10; } }"])?;
-    // A repair of ours is the moment at which theirs could get lost.
-    let whole = ours(&node)?;
+    node.exec(&["ip", "route", "replace", "198.51.100.0/24", "via", "172.30.0.254", "proto", "static"])?;
+    node.exec(&["nft", "table inet theirs { chain quiet { type filter hook forward priority 10; }; }"])?;
+    let stayed = theirs_stay(&node);
+    node.exec(&["ip", "route", "del", "198.51.100.0/24"])?;
+    node.exec(&["nft", "delete", "table", "inet", "theirs"])?;
+    stayed
+}
+
+/// A repair of ours is the moment at which theirs could get lost.
+fn theirs_stay(node: &Node) -> Result<()> {
+    let whole = ours(node)?;
+    let repaired = |what| wait_for(what, REPAIR, || Ok((ours(node)? == whole).then_some(())));
     node.exec(&["ip", "link", "del", DEVICE])?;
-    wait_for("repair of the device", REPAIR, || Ok((ours(&node)? == whole).then_some(())))?;
+    repaired("repair of the device")?;
     node.exec(&["nft", "delete", "table", "inet", "towpath"])?;
-    wait_for("repair of the table", REPAIR, || Ok((ours(&node)? == whole).then_some(())))?;
+    repaired("repair of the table")?;
     let route = node.exec(&["ip", "route", "show", "198.51.100.0/24"])?;
     ensure!(route.contains("172.30.0.254"), "their route is gone");
     let table = node.exec(&["nft", "list", "table", "inet", "theirs"])?;
     ensure!(table.contains("chain quiet"), "their table is gone");
-    node.exec(&["ip", "route", "del", "198.51.100.0/24"])?;
-    node.exec(&["nft", "delete", "table", "inet", "theirs"]).map(drop)
+    Ok(())
 }

@@ -18,7 +18,8 @@ use towpath_e2e::{deploy, run};
 /// Environment variable with the shared cluster's name, so that two checkouts can run their scenarios at once.
 const NAME: &str = "TOWPATH_E2E_CLUSTER";
 /// Environment variable that, when set, leaves the shared cluster for the next run, and takes over the one that the
-/// last run left: a scenario that is being written need not wait for a cluster each time.
+/// last run left with the Towpath on it: a scenario that is being written need not wait for them each time.
+/// `make deploy CLUSTER=e2e` brings another build there.
 const KEEP: &str = "TOWPATH_E2E_KEEP";
 const SHARED_NODES: u8 = 3;
 /// Time for the network to be ready on every node.
@@ -97,8 +98,15 @@ impl Frame {
     pub(crate) fn installed(&self) -> Result<Cluster> {
         let cluster = self.shared()?;
         if self.installed.get().is_none() {
-            let built = image::build(cluster.site(), &self.progress)?;
-            deploy::install(&cluster, &built)?;
+            let kept = if std::env::var_os(KEEP).is_some() { kept_image(&cluster)? } else { None };
+            let built = match kept {
+                Some(built) => built,
+                None => {
+                    let built = image::build(cluster.site(), &self.progress)?;
+                    deploy::install(&cluster, &built)?;
+                    built
+                }
+            };
             self.installed.get_or_init(|| built);
         }
         Ok(cluster)
@@ -182,6 +190,13 @@ impl Frame {
 /// Name of the shared cluster.
 pub(crate) fn shared_name() -> String {
     std::env::var(NAME).unwrap_or_else(|_| "e2e".to_owned())
+}
+
+/// The image of the Towpath that is on the cluster already.
+fn kept_image(cluster: &Cluster) -> Result<Option<Built>> {
+    let operator = cluster.get(&["deployment", "towpath-operator", "-n", "towpath-system"])?.unwrap_or_default();
+    let image = operator["spec"]["template"]["spec"]["containers"][0]["image"].as_str();
+    Ok(image.map(|name| Built { archive: cluster.site().image_archive(), content_name: name.to_owned() }))
 }
 
 /// Puts what Towpath's pods say beside the logs of the components. What cannot be had is left out: a failure is being

@@ -27,7 +27,7 @@ pub(crate) const START: Duration = Duration::from_secs(90);
 /// Time for pods to go.
 pub(crate) const END: Duration = Duration::from_secs(60);
 /// Namespace of the pods that most scenarios talk through.
-const STANDING: &str = "standing";
+pub(crate) const STANDING: &str = "standing";
 
 /// A running pod with an interface of its own.
 #[derive(Debug)]
@@ -119,15 +119,24 @@ pub(crate) fn pod(name: &str, role: &str, node: &str, containers: &Value) -> Val
     })
 }
 
-/// Applies objects in a namespace, which is made if need be.
+/// Makes a namespace with the label `scenario`, if need be.
+fn namespace(cluster: &Cluster, name: &str) -> Result<()> {
+    let object =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"scenario": name}}});
+    cluster.apply(&object.to_string())?;
+    wait_for(&format!("the ServiceAccount of {name}"), START, || {
+        // No pod is admitted before.
+        Ok(cluster.get(&["serviceaccount", "default", "-n", name])?.map(drop))
+    })
+}
+
+/// Applies objects in a namespace.
 pub(crate) fn apply(cluster: &Cluster, namespace: &str, objects: &[Value]) -> Result<()> {
-    let mut items = vec![json!({
-        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {"scenario": namespace}},
-    })];
-    items.extend(objects.iter().cloned().map(|mut object| {
+    let here = |mut object: Value| {
         object["metadata"]["namespace"] = json!(namespace);
         object
-    }));
+    };
+    let items: Vec<Value> = objects.iter().cloned().map(here).collect();
     cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).map(drop)
 }
 
@@ -157,7 +166,7 @@ fn is_ready(pod: &Value) -> bool {
 
 /// Runs `act` with a namespace of this name, which is removed afterwards with all that is in it.
 pub(crate) fn with_namespace<T>(cluster: &Cluster, name: &str, act: impl FnOnce(&str) -> Result<T>) -> Result<T> {
-    let outcome = apply(cluster, name, &[]).and_then(|()| act(name));
+    let outcome = namespace(cluster, name).and_then(|()| act(name));
     cluster.kubectl(&["delete", "namespace", name, "--wait=false", "--ignore-not-found"])?;
     outcome
 }
@@ -186,6 +195,7 @@ impl Standing {
             nodes.iter().map(|node| pod(&format!("server-{node}"), "server", node, &server())).collect();
         let first = nodes.first().context("the cluster has no node")?;
         wanted.push(pod("client", "client", first, &client()));
+        namespace(cluster, STANDING)?;
         let mut servers = start(cluster, STANDING, &wanted)?;
         let client = servers.pop().context("the client")?;
         ensure!(servers.len() == nodes.len(), "{} servers on {} nodes", servers.len(), nodes.len());

@@ -28,6 +28,8 @@ pub(crate) enum Answer {
     Open,
     /// Nothing came back.
     Closed,
+    /// Somebody said no: the packet passed, to where nobody listens, or to a Service without servers.
+    Refused,
 }
 
 /// How it is asked.
@@ -81,6 +83,7 @@ pub(crate) fn tcp(from: &Pod, to: SocketAddr) -> Result<Answer> {
     from.inside(|| match TcpStream::connect_timeout(&to, PATIENCE) {
         Ok(_) => Ok(Answer::Open),
         Err(error) if is_silence(error.kind()) => Ok(Answer::Closed),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Answer::Refused),
         Err(error) => Err(error).with_context(|| format!("connect from {} to {to}", from.name)),
     })
 }
