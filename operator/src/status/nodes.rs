@@ -134,11 +134,13 @@ fn short_of_peers(inputs: &Inputs<'_>, targeted: usize, troubles: &[Trouble]) ->
         .collect()
 }
 
-/// Number of nodes that should run an agent: the DaemonSet controller's word once it has seen the present template.
+/// Number of nodes that should run an agent: the DaemonSet controller's word once it has seen the present template. When
+/// a Node is deleted it keeps that word until the collector of pods comes by, so no more than there are nodes.
 fn desired(inputs: &Inputs<'_>) -> usize {
+    let nodes = inputs.nodes.len();
     match inputs.daemon_set.filter(|ds| is_observed(ds)).and_then(|ds| ds.status.as_ref()) {
-        Some(status) => usize::try_from(status.desired_number_scheduled).unwrap_or(0),
-        None => inputs.nodes.len(),
+        Some(status) => usize::try_from(status.desired_number_scheduled).unwrap_or(0).min(nodes),
+        None => nodes,
     }
 }
 

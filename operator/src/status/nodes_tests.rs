@@ -170,3 +170,16 @@ fn a_node_that_does_not_reach_all_that_are_well_is_on_its_way() {
     assert_eq!((fleet.worst[0].node.as_str(), fleet.worst[0].reason.as_str()), ("n1", "PeersMissing"));
     assert!(fleet.worst[0].message.contains("1 of 2"), "{}", fleet.worst[0].message);
 }
+
+#[test]
+fn a_node_that_has_left_is_not_waited_for_though_the_daemon_set_still_counts_its_pod() {
+    let fleet = fold(&Inputs {
+        nodes: &table([("n0".to_owned(), node(0, &[]))]),
+        reports: &table([("n0".to_owned(), report("r"))]),
+        pods: &table([("p".to_owned(), pod("n0", PodHealth::Ready)), ("q".to_owned(), pod("n1", PodHealth::Ready))]),
+        daemon_set: Some(&daemon_set(2, 2)),
+        revision: "r",
+        now: now(),
+    });
+    assert_eq!((fleet.desired, fleet.ready, fleet.pending), (1, 1, 0));
+}
