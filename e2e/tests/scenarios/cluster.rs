@@ -31,7 +31,7 @@ pub(crate) const OF_THEIR_OWN: &[Scenario] = &[
 ];
 
 /// Name of a cluster that only one scenario uses.
-fn own() -> String {
+pub(crate) fn own() -> String {
     format!("{}-own", shared_name())
 }
 

@@ -130,6 +130,12 @@ impl Frame {
         cluster.apply(&text).map(drop)
     }
 
+    /// Installs Towpath on another cluster, which waits for its NetworkConfig then.
+    pub(crate) fn install_on(&self, cluster: &Cluster) -> Result<()> {
+        self.installed()?;
+        deploy::install(cluster, self.installed.get().context("Towpath is not installed")?)
+    }
+
     /// Loads Towpath's image into one more node.
     pub(crate) fn load_image(&self, node: &Node) -> Result<()> {
         let built = self.installed.get().context("Towpath is not installed")?;
@@ -138,10 +144,15 @@ impl Frame {
 
     /// A new cluster; what an interrupted run left of it is removed before.
     pub(crate) fn fresh(&self, name: &str, nodes: u8) -> Result<Cluster> {
+        self.fresh_with(name, nodes, IpFamily::V4)
+    }
+
+    /// The same, with these IP families.
+    pub(crate) fn fresh_with(&self, name: &str, nodes: u8, family: IpFamily) -> Result<Cluster> {
         let (site, tools) = self.workshop()?;
         cluster::remove(site, name)?;
         let name: ClusterName = name.parse()?;
-        Cluster::up(site, tools, Spec { name, family: IpFamily::V4, nodes: (1..=nodes).collect() }, self.progress)
+        Cluster::up(site, tools, Spec { name, family, nodes: (1..=nodes).collect() }, self.progress)
     }
 
     /// Runs `act`, then removes the cluster `name`, also when `act` failed.

@@ -8,6 +8,7 @@ mod agent;
 mod basics;
 mod cluster;
 mod drift;
+mod families;
 mod frame;
 mod install;
 mod kernel;
@@ -36,9 +37,12 @@ const SCENARIOS: &[&[Scenario]] = &[
     agent::SCENARIOS,
     drift::SCENARIOS,
     nodes::SCENARIOS,
+    agent::AWAY,
+    nodes::WITHOUT_SHARE,
     operator::SCENARIOS,
     removal::SCENARIOS,
     cluster::OF_THEIR_OWN,
+    families::SCENARIOS,
     removal::LAST,
 ];
 

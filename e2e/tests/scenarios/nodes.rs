@@ -25,8 +25,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "a flannel peer is connected, and left out by name while what it publishes is malformed",
         play: flannel_peer,
     },
-    Scenario { name: "a node without podCIDR, or with one outside of the network, is named", play: bad_shares },
 ];
+
+/// It waits for the operator's patience to end, and needs no kubelet.
+pub(crate) const WITHOUT_SHARE: &[Scenario] =
+    &[Scenario { name: "a node without podCIDR, or with one outside of the network, is named", play: bad_shares }];
 
 /// What flannel's annotations begin with.
 const PREFIX: &str = "flannel.alpha.coreos.com/";

@@ -35,7 +35,10 @@ pub(crate) struct Pod {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) node: String,
+    /// The first of its addresses.
     pub(crate) ip: IpAddr,
+    /// One per IP family.
+    pub(crate) ips: Vec<IpAddr>,
     netns: File,
 }
 
@@ -49,10 +52,14 @@ impl Pod {
         let node = text("/spec/nodeName")?;
         let pid = cluster.node(&node)?.pod_pid(&text("/metadata/uid")?)?;
         let netns = format!("/proc/{pid}/ns/net");
+        let all = object["status"]["podIPs"].as_array().cloned().unwrap_or_default();
+        let ips =
+            all.iter().filter_map(|one| one["ip"].as_str()).map(str::parse).collect::<Result<Vec<IpAddr>, _>>()?;
         Ok(Self {
             namespace: text("/metadata/namespace")?,
             name: text("/metadata/name")?,
-            ip: text("/status/podIP")?.parse().context("a pod's address")?,
+            ip: *ips.first().context("a pod without an address")?,
+            ips,
             netns: File::open(&netns).with_context(|| format!("open {netns}"))?,
             node,
         })
@@ -120,7 +127,7 @@ pub(crate) fn pod(name: &str, role: &str, node: &str, containers: &Value) -> Val
 }
 
 /// Makes a namespace with the label `scenario`, if need be.
-fn namespace(cluster: &Cluster, name: &str) -> Result<()> {
+pub(crate) fn namespace(cluster: &Cluster, name: &str) -> Result<()> {
     let object =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"scenario": name}}});
     cluster.apply(&object.to_string())?;

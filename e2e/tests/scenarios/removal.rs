@@ -49,9 +49,8 @@ fn orphan(frame: &Frame) -> Result<()> {
 }
 
 fn agent_uids(cluster: &Cluster) -> Result<Vec<Value>> {
-    let pods = cluster.list(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=towpath-agent"])?;
-    ensure!(pods.len() == 3, "{} agents", pods.len());
-    Ok(pods.iter().map(|pod| pod["metadata"]["uid"].clone()).collect())
+    let uid = |node: Node| Ok(status::agent(cluster, &node.name())?["metadata"]["uid"].clone());
+    cluster.nodes().into_iter().map(uid).collect()
 }
 
 /// Asks for a Teardown, without waiting for it.

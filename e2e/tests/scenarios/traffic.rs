@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -96,7 +96,8 @@ fn is_silence(kind: ErrorKind) -> bool {
 /// What a server answers to a word; none when nothing comes back.
 pub(crate) fn udp(from: &Pod, to: SocketAddr, word: &str) -> Result<Option<String>> {
     from.inside(|| {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let own: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((own, 0))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(to)?;
         socket.send(word.as_bytes())?;
