@@ -214,6 +214,15 @@ fn wait_known(node: &Node, words: &str, want: Known) -> Result<()> {
 fn bad_shares(frame: &Frame) -> Result<()> {
     let cluster = frame.network()?;
     let config = ["networkconfig", "default"];
+    // Nobody gives a node its share while the controller manager is away. The operator waits 30 s before it complains.
+    cluster.stop(Component::ControllerManager)?;
+    let named = with_nodes(&cluster, &[node_object("shareless", None, &json!({}))], || {
+        let said = status::wait_condition(&cluster, &config, "PreflightPassed", ("False", "PodCIDRMissing"))?.message;
+        ensure!(said.contains("shareless (IPv4)"), "it does not name the node: {said}");
+        Ok(())
+    });
+    cluster.start(Component::ControllerManager)?;
+    named?;
     with_nodes(&cluster, &[node_object("outsider", Some("10.99.0.0/24"), &json!({}))], || {
         let said = status::wait_condition(&cluster, &config, "PreflightPassed", ("False", "PodCIDRConflict"))?.message;
         ensure!(said.contains("outsider (10.99.0.0/24)"), "it does not name the node: {said}");
@@ -223,14 +232,5 @@ fn bad_shares(frame: &Frame) -> Result<()> {
             ensure!(said.contains("outsider"), "it does not name the node: {said}");
         }
         Ok(())
-    })?;
-    // Nobody gives a node its share while the controller manager is away. The operator waits 30 s before it complains.
-    cluster.stop(Component::ControllerManager)?;
-    let outcome = with_nodes(&cluster, &[node_object("shareless", None, &json!({}))], || {
-        let said = status::wait_condition(&cluster, &config, "PreflightPassed", ("False", "PodCIDRMissing"))?;
-        ensure!(said.message.contains("shareless (IPv4)"), "it does not name the node: {}", said.message);
-        Ok(())
-    });
-    cluster.start(Component::ControllerManager)?;
-    outcome
+    })
 }
