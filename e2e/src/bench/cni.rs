@@ -23,7 +23,7 @@ use crate::spot::Spot;
 
 /// Containers of one run.
 const CONTAINERS: usize = 50;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 6;
 /// How many calls at once.
 const WIDTHS: [usize; 2] = [1, 8];
 const VERBS: [&str; 2] = ["ADD", "DEL"];
