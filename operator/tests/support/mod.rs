@@ -127,6 +127,7 @@ impl Server {
                 revision: revision.clone(),
                 at: Some(Timestamp::now()),
                 ready: Some(Ready { truth: true, reason: "DataPathReady".to_owned(), message: String::new() }),
+                peers: 1,
                 ..ReportFacts::default()
             };
             self.changes.unbounded_send(Change::Pod(Step::Set(format!("agent-{node}"), pod))).unwrap();
