@@ -213,24 +213,27 @@ fn wait_known(node: &Node, words: &str, want: Known) -> Result<()> {
 
 fn bad_shares(frame: &Frame) -> Result<()> {
     let cluster = frame.network()?;
-    let config = ["networkconfig", "default"];
-    // Nobody gives a node its share while the controller manager is away. The operator waits 30 s before it complains.
+    // Nobody gives a node its share while the controller manager is away. It would not even start beside the outsider.
     cluster.stop(Component::ControllerManager)?;
-    let named = with_nodes(&cluster, &[node_object("shareless", None, &json!({}))], || {
-        let said = status::wait_condition(&cluster, &config, "PreflightPassed", ("False", "PodCIDRMissing"))?.message;
-        ensure!(said.contains("shareless (IPv4)"), "it does not name the node: {said}");
-        Ok(())
-    });
+    let nodes = [node_object("shareless", None, &json!({})), node_object("outsider", Some("10.99.0.0/24"), &json!({}))];
+    let named = with_nodes(&cluster, &nodes, || bad_shares_are_named(&cluster));
     cluster.start(Component::ControllerManager)?;
-    named?;
-    with_nodes(&cluster, &[node_object("outsider", Some("10.99.0.0/24"), &json!({}))], || {
-        let said = status::wait_condition(&cluster, &config, "PreflightPassed", ("False", "PodCIDRConflict"))?.message;
-        ensure!(said.contains("outsider (10.99.0.0/24)"), "it does not name the node: {said}");
-        for node in cluster.nodes() {
-            let words = ["networknode", &node.name()];
-            let said = status::wait_condition(&cluster, &words, "TunnelReady", ("False", "InvalidPeer"))?.message;
-            ensure!(said.contains("outsider"), "it does not name the node: {said}");
-        }
-        Ok(())
-    })
+    named
+}
+
+fn bad_shares_are_named(cluster: &Cluster) -> Result<()> {
+    for node in cluster.nodes() {
+        let words = ["networknode", &node.name()];
+        let said = status::wait_condition(cluster, &words, "TunnelReady", ("False", "InvalidPeer"))?.message;
+        ensure!(said.contains("outsider"), "it does not name the node: {said}");
+    }
+    // The operator waits 30 s before it complains of a node without a share.
+    let config = ["networkconfig", "default"];
+    let said = status::wait_condition(cluster, &config, "PreflightPassed", ("False", "PodCIDRMissing"))?.message;
+    ensure!(said.contains("shareless (IPv4)"), "it does not name the node: {said}");
+    let checks = status::config(cluster)?["status"]["preflight"]["checks"].as_array().cloned().unwrap_or_default();
+    let fit = checks.iter().find(|check| check["name"] == "NodePodCIDRsFit").context("a check of the shares")?;
+    let said = fit["message"].as_str().unwrap_or_default();
+    ensure!(fit["result"] == "Failed" && said.contains("outsider (10.99.0.0/24)"), "it does not name the node: {fit}");
+    Ok(())
 }
