@@ -18,7 +18,7 @@ use towpath_core::{
             Tier, TierDefault,
         },
     },
-    ruleset::{Ruleset, diff, diff_between},
+    ruleset::{Ruleset, diff},
     selector::Selector,
     table::{self, Masquerade, TableInput, ToNodes, table},
 };
@@ -44,8 +44,9 @@ fn main() {
         report("compile and table", || cluster.table());
         report("whole transaction as text", || diff(&rules, None).to_string());
         let changed = cluster.with_one_label_changed().table();
-        report("difference after one label", || diff_between(&rules, &changed));
-        println!("  that difference has {} bytes", diff_between(&rules, &changed).to_string().len());
+        let installed = changed.installed();
+        report("difference after one label", || diff(&rules, Some(&installed)));
+        println!("  that difference has {} bytes", diff(&rules, Some(&installed)).to_string().len());
     }
 }
 

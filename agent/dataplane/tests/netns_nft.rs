@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fs, path::Path, sync::mpsc, thread, time::Durat
 use proptest::{prelude::*, test_runner::TestRunner};
 use rulesets::{addr, chain, everything, interface, pair, set};
 use support::{enter_new_namespace, sh};
-use towpath_core::ruleset::{Foreign, Lookup, Reference, Rule, Ruleset, Set, Step, Transaction, diff, diff_between};
+use towpath_core::ruleset::{Foreign, Lookup, Reference, Rule, Ruleset, Set, Step, Transaction, diff};
 use towpath_dataplane::nft::{Nft, NftCommand, NftError, NftEvents, TableChange};
 
 /// In a namespace of the calling thread's own, with the table in it.
@@ -110,7 +110,7 @@ fn what_is_declared_otherwise_is_made_anew_with_all_that_names_it() {
     let elements = map.elements.into_keys().collect();
     want.sets.insert(set("map.0"), Set { key: map.key, lookup: Lookup::Hash, elements });
     for (want, have) in [(&want, &have), (&have, &want)] {
-        let transaction = diff_between(want, have);
+        let transaction = diff(want, Some(&have.installed()));
         nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
         assert_eq!(nft.read_back().unwrap(), Some(want.installed()));
     }

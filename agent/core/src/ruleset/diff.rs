@@ -35,16 +35,6 @@ pub fn diff(want: &Ruleset, have: Option<&Installed>) -> Transaction {
     difference.transaction()
 }
 
-/// As [`diff`], where it is known that the kernel has `have`: no rule is hashed.
-pub fn diff_between(want: &Ruleset, have: &Ruleset) -> Transaction {
-    let chains = have.chains.iter().map(|(name, have)| {
-        let rules = Rules::compare(want.chains.get(name).is_some_and(|want| want.rules == have.rules));
-        (name, HaveChain { base: have.base, rules })
-    });
-    let chains = chains.collect();
-    Difference { want, sets: &have.sets, maps: &have.maps, chains, doomed: Doomed::default() }.transaction()
-}
-
 fn reads_back_as(want: &Chain, have: &InstalledChain) -> bool {
     let same = |(want, have): (&super::Rule, &Option<_>)| Some(want.fingerprint()) == *have;
     want.rules.len() == have.rules.len() && want.rules.iter().zip(&have.rules).all(same)

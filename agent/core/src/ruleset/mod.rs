@@ -12,7 +12,7 @@ mod reference;
 mod text;
 mod transaction;
 
-pub use diff::{diff, diff_between};
+pub use diff::diff;
 pub use installed::{Fingerprint, Foreign, Installed, InstalledChain};
 pub use interpret::{Dangling, Outcome, Packet, Transport};
 pub use reference::Reference;
