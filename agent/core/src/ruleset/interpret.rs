@@ -171,6 +171,8 @@ impl Ruleset {
                 packet.key(fields).is_some_and(|key| has(&set.key, &set.elements, &key) == (*op == Op::Is))
             }
             Match::MarkBits(bits) => packet.mark & bits == *bits,
+            // Nobody has put a mark on the connections of the packets that are interpreted.
+            Match::ConnectionMarkBits(_) => false,
             Match::Family(family) => Family::of(packet.source) == *family,
             Match::NeighbourDiscovery => packet.transport == Transport::NeighbourDiscovery,
         })

@@ -156,6 +156,8 @@ pub enum Match {
     InSet(Vec<Field>, Op, SetName),
     /// `meta mark & bits == bits`: all of the bits are set, whatever the others are.
     MarkBits(u32),
+    /// `ct mark & bits == bits`: the same of the connection's mark.
+    ConnectionMarkBits(u32),
     /// `meta nfproto`: packets of this family.
     Family(Family),
     /// `icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }`: what a host sends to find its

@@ -32,6 +32,7 @@ impl Rule {
             | Match::Field(..)
             | Match::InterfacePrefix(..)
             | Match::MarkBits(_)
+            | Match::ConnectionMarkBits(_)
             | Match::Family(_)
             | Match::NeighbourDiscovery => None,
         });

@@ -143,6 +143,7 @@ impl Match {
             Self::CtState(_)
             | Self::InterfacePrefix(..)
             | Self::MarkBits(_)
+            | Self::ConnectionMarkBits(_)
             | Self::Family(_)
             | Self::NeighbourDiscovery => false,
         }
@@ -164,6 +165,7 @@ impl Display for Match {
             Self::InterfacePrefix(field, prefix) => write!(f, "{field} \"{prefix}*\""),
             Self::InSet(fields, op, set) => write!(f, "{}{op}@{set}", Joined(fields, " . ")),
             Self::MarkBits(bits) => write!(f, "meta mark & {bits:#x} == {bits:#x}"),
+            Self::ConnectionMarkBits(bits) => write!(f, "ct mark & {bits:#x} == {bits:#x}"),
             Self::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
             Self::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
             Self::NeighbourDiscovery => {

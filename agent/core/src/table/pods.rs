@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv6Net};
 use super::{Policy, accept, add_chain, address_type, base, drop, goto, name, of_pods, set_name};
 use crate::{
     model::{Endpoint, Family},
-    names::{ChainName, IfName, SetName},
+    names::{CUT_MARK, ChainName, IfName, SetName},
     ruleset::{
         Action, ChainType, CtState, Field, Hook, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
         VerdictMap,
@@ -80,7 +80,10 @@ fn add_direction(
     elements: BTreeMap<Vec<Value>, Verdict>,
 ) {
     let map = name!(SetName, chain);
-    let mut rules = vec![accept([state([CtState::Established, CtState::Related])])];
+    // What is cut stays known, so that an answer that is on its way does not begin the connection anew in the other
+    // direction, where it may be allowed.
+    let cut = drop([Match::ConnectionMarkBits(CUT_MARK)]);
+    let mut rules = vec![cut, accept([state([CtState::Established, CtState::Related])])];
     rules.extend(special);
     rules.push(Rule { matches: Vec::new(), action: Action::Dispatch(vec![field], map.clone()) });
     rules.push(drop([]));

@@ -264,7 +264,7 @@ fn verdict(dice: &mut Dice, leaves: &[ChainName]) -> Verdict {
 fn rules(dice: &mut Dice, named: &Named, base: Option<Base>) -> Vec<Rule> {
     // nft refuses two conditions that contradict each other in family or protocol: only those that go with all.
     let neutral = |m: &Match| match m {
-        Match::CtState(_) | Match::InterfacePrefix(..) | Match::MarkBits(_) => true,
+        Match::CtState(_) | Match::InterfacePrefix(..) | Match::MarkBits(_) | Match::ConnectionMarkBits(_) => true,
         Match::Field(field, ..) => matches!(field, Field::InInterface | Field::OutInterface),
         Match::InSet(..) | Match::Family(_) | Match::NeighbourDiscovery => false,
     };
@@ -310,6 +310,7 @@ pub(crate) fn simple_matches() -> Vec<Match> {
         Match::InterfacePrefix(Field::OutInterface, "tow".to_owned()),
         Match::MarkBits(0x4000),
         Match::MarkBits(0x8000_0001),
+        Match::ConnectionMarkBits(0x10),
         Match::Family(Family::V4),
         Match::Family(Family::V6),
         Match::NeighbourDiscovery,
