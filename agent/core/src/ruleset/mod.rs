@@ -21,6 +21,7 @@ pub use transaction::{Step, Transaction};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU32,
 };
 
 use ipnet::IpNet;
@@ -189,6 +190,25 @@ pub enum Action {
     Dispatch(Vec<Field>, SetName),
     /// `masquerade fully-random`
     Masquerade,
+    /// Tells the agent of the packet and goes on behind the rule.
+    Log(Log),
+}
+
+/// `limit rate R/second burst B packets log prefix "…" group G snaplen S`: a copy of the packet's head to whoever has
+/// bound the group in this network namespace (nfnetlink_log); with nobody there it is a cheap nothing. The rate is one
+/// bucket per rule, so that a flood at one pod's chain hides nothing of another's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Log {
+    /// Told with each packet: letters and hyphens, at most 127 bytes (`NF_LOG_PREFIXLEN` with its final zero).
+    pub prefix: &'static str,
+    /// The group of nfnetlink_log.
+    pub group: u16,
+    /// How many bytes of the packet are told, from the IP header on.
+    pub snaplen: NonZeroU32,
+    /// Packets per second in the long run.
+    pub rate: NonZeroU32,
+    /// Packets at once after a quiet time.
+    pub burst: NonZeroU32,
 }
 
 /// Conditions, all of which must hold, and an action.

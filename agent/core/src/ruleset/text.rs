@@ -5,7 +5,9 @@ use std::{
     fmt::{self, Display},
 };
 
-use super::{Action, Base, ChainType, CtState, Element, Field, Hook, KeyType, Lookup, Match, Op, Rule, Value, Verdict};
+use super::{
+    Action, Base, ChainType, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match, Op, Rule, Value, Verdict,
+};
 use crate::model::Family;
 
 /// How a command names our table. The name is [`crate::names::TABLE`]; a test holds the two together.
@@ -193,7 +195,18 @@ impl Display for Action {
             Self::Verdict(verdict) => verdict.fmt(f),
             Self::Dispatch(fields, map) => write!(f, "{} vmap @{map}", Joined(fields, " . ")),
             Self::Masquerade => f.write_str("masquerade fully-random"),
+            Self::Log(log) => log.fmt(f),
         }
+    }
+}
+
+impl Display for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { prefix, group, snaplen, rate, burst } = self;
+        write!(
+            f,
+            "limit rate {rate}/second burst {burst} packets log prefix \"{prefix}\" group {group} snaplen {snaplen}"
+        )
     }
 }
 
@@ -211,7 +224,7 @@ impl Display for Rule {
         }
         match &self.action {
             Action::Dispatch(fields, _) if read_any_protocol(fields) && !ports_are_ports => f.write_str(WITH_PORTS)?,
-            Action::Dispatch(..) | Action::Verdict(_) | Action::Masquerade => {}
+            Action::Dispatch(..) | Action::Verdict(_) | Action::Masquerade | Action::Log(_) => {}
         }
         self.action.fmt(f)
     }

@@ -2,15 +2,15 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32};
 
 use proptest::prelude::*;
 use towpath_core::{
     model::Family,
     names::{ChainName, IfName, SetName},
     ruleset::{
-        Action, Base, Chain, ChainType, CtState, Element, Field, Hook, KeyType, Lookup, Match, Op, Rule, Ruleset, Set,
-        Value, Verdict, VerdictMap,
+        Action, Base, Chain, ChainType, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match, Op, Rule, Ruleset,
+        Set, Value, Verdict, VerdictMap,
     },
 };
 
@@ -277,17 +277,23 @@ fn rules(dice: &mut Dice, named: &Named, base: Option<Base>) -> Vec<Rule> {
                 let op = dice.choose(&[Op::Is, Op::IsNot]);
                 matches.push(Match::InSet(fields, op, set));
             }
-            let action = match dice.below(3) {
+            let action = match dice.below(4) {
                 0 if !named.maps.is_empty() && !matches!(matches.last(), Some(Match::InSet(..))) => {
                     let (map, fields) = dice.choose(&named.maps);
                     Action::Dispatch(fields, map)
                 }
                 1 if base.is_some_and(|base| base.chain_type == ChainType::Nat) => Action::Masquerade,
+                2 => Action::Log(log()),
                 _ => Action::Verdict(verdict(dice, &named.leaves)),
             };
             Rule { matches, action }
         })
         .collect()
+}
+
+fn log() -> Log {
+    let some = |n| NonZeroU32::new(n).unwrap();
+    Log { prefix: "towpath-in", group: 9817, snaplen: some(128), rate: some(10), burst: some(20) }
 }
 
 /// Every form of a condition that names no set.
@@ -350,6 +356,7 @@ pub(crate) fn everything() -> Ruleset {
         }
         all.sets.insert(name, Set { key: kind.key, lookup: kind.lookup, elements });
     }
+    rules.push(Rule { matches: Vec::new(), action: Action::Log(log()) });
     rules.push(Rule::verdict(Vec::new(), Verdict::Goto(leaf)));
     all.chains.insert(chain("forward"), Chain { base: Some(bases()[2]), rules });
     let leave = [Action::Masquerade, Action::Verdict(Verdict::Accept), Action::Verdict(Verdict::Drop)];
