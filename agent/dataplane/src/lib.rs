@@ -3,6 +3,8 @@
 
 pub mod local;
 pub mod net;
+mod netlink;
 pub mod netns;
+pub mod nfnetlink;
 pub mod nft;
 pub mod sysctl;

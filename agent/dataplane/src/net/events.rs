@@ -28,8 +28,9 @@ use towpath_core::overlay::{IfIndex, Link, Notice, Owner, Presence};
 
 use super::{
     message, parse,
-    socket::{self, NetlinkError, Socket},
+    socket::{self, Socket},
 };
+use crate::netlink::{self, NetlinkError};
 
 /// Multicast groups (`enum rtnetlink_groups` in `include/uapi/linux/rtnetlink.h`): links, neighbours, addresses and routes
 /// of both families, and the network configuration of both.
@@ -103,7 +104,7 @@ impl NetEvents {
         match self.inner.recv(&mut self.buffer, 0) {
             Ok(_) => {
                 let known = &mut self.known;
-                Ok(socket::messages(&self.buffer)
+                Ok(netlink::messages(&self.buffer)
                     .filter_map(|(header, payload)| known.notice(header, payload))
                     .collect())
             }

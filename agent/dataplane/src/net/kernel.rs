@@ -10,11 +10,11 @@ use towpath_core::{
 };
 
 use super::{
-    ApplyCause, ApplyError, Net, ReadBackError,
+    ApplyCause, ApplyError, Net, NetlinkError, ReadBackError,
     message::{self, Hop, Owner, Reach, Write},
     parse,
     pod_link::{find_link, route_link},
-    socket::{NetlinkError, Request, Socket},
+    socket::{Request, Socket},
 };
 use crate::sysctl::Sysctls;
 

@@ -22,12 +22,12 @@ pub mod pod_link;
 mod pod_traces;
 mod socket;
 
+pub use crate::netlink::{NetlinkError, TIMEOUT};
 pub use events::NetEvents;
 pub use fake::FakeNet;
 pub use kernel::KernelNet;
 pub use pod_link::{Deleted, PodLink, PodLinkError, PodLinkSpec};
 pub use pod_traces::PodTraces;
-pub use socket::{NetlinkError, TIMEOUT};
 
 /// The network of one namespace.
 pub trait Net: Send {

@@ -31,9 +31,10 @@ use towpath_core::{
 };
 
 use super::{
+    NetlinkError,
     message::{self, Hop, Owner, Reach, Veth, Write},
     parse,
-    socket::{NetlinkError, Request, Socket},
+    socket::{Request, Socket},
 };
 use crate::{
     netns::{Netns, NetnsError},

@@ -7,11 +7,11 @@
 //! as interrupted by a change is repeated; a message that cannot be decoded (a foreign object in a form that we do not
 //! know) is left out of a dump and never spoils it.
 
-use std::{io, time::Duration};
+use std::io;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NlasIterator,
+    NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{SocketAddr, protocols::NETLINK_ROUTE};
@@ -20,74 +20,11 @@ use nix::sys::{
     time::{TimeVal, TimeValLike},
 };
 
-/// How long the kernel may take for one answer. It answers within the system call that asks, except where it must wait
-/// for the RTNL lock that everybody who changes the network shares; deleting many interfaces holds that for seconds.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+use crate::netlink::{BUFFER, DUMP_ATTEMPTS, HEADER, NetlinkError, TIMEOUT, acknowledgement, messages};
 
 /// How many requests go out before their acknowledgements are read. An acknowledgement takes about 800 bytes of the
 /// receive buffer (212,992 bytes by default, `net.core.rmem_default`), and the kernel drops what does not fit.
 const WINDOW: usize = 128;
-
-/// How often a dump that was interrupted by a change is tried again.
-const DUMP_ATTEMPTS: u32 = 8;
-
-/// Room for one datagram. The kernel fills up to 32 KiB per datagram of a dump when the reader offers as much.
-const BUFFER: usize = 64 * 1024;
-
-/// The length of `struct nlmsghdr`.
-const HEADER: usize = 16;
-
-/// What went wrong with a netlink request.
-#[derive(Debug, thiserror::Error)]
-pub enum NetlinkError {
-    /// The kernel refused it.
-    #[error("the kernel refused{}", .message.as_ref().map_or_else(String::new, |m| format!(" ({m})")))]
-    Refused {
-        /// What the kernel says about it in words, if it does (extended acknowledgement, NLMSGERR_ATTR_MSG).
-        message: Option<String>,
-        /// Its error number.
-        source: io::Error,
-    },
-    /// The socket itself failed.
-    #[error("netlink socket: {step}")]
-    Socket {
-        /// What was being done.
-        step: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The kernel did not answer in time.
-    #[error("the kernel did not answer within {} s; another program may hold the network lock for long", TIMEOUT.as_secs())]
-    Timeout,
-    /// A dump was interrupted by changes each time that it was tried.
-    #[error("the state changed during each of {DUMP_ATTEMPTS} attempts to read it")]
-    Unsteady,
-}
-
-impl NetlinkError {
-    /// The kernel's error number, if it was the kernel that refused.
-    #[must_use]
-    pub fn errno(&self) -> Option<nix::Error> {
-        match self {
-            Self::Refused { source, .. } => source.raw_os_error().map(nix::Error::from_raw),
-            Self::Socket { .. } | Self::Timeout | Self::Unsteady => None,
-        }
-    }
-}
-
-impl NetlinkError {
-    /// The same error for another request that it befell.
-    fn once_more(&self) -> Self {
-        let copy =
-            |source: &io::Error| source.raw_os_error().map_or(source.kind().into(), io::Error::from_raw_os_error);
-        match self {
-            Self::Refused { message, source } => Self::Refused { message: message.clone(), source: copy(source) },
-            Self::Socket { step, source } => Self::Socket { step, source: copy(source) },
-            Self::Timeout => Self::Timeout,
-            Self::Unsteady => Self::Unsteady,
-        }
-    }
-}
 
 /// One request: the message, and flags such as `NLM_F_CREATE` beyond those that every request has.
 #[derive(Debug, Clone)]
@@ -272,24 +209,6 @@ impl Socket {
     }
 }
 
-/// The messages of a datagram (RFC 3549, section 2.3: each begins at a multiple of four bytes).
-pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
-    std::iter::from_fn(move || {
-        let field = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-        let kind_and_flags = bytes.get(4..8)?;
-        let mut header = NetlinkHeader::default();
-        header.length = field(0)?;
-        header.message_type = u16::from_ne_bytes([kind_and_flags[0], kind_and_flags[1]]);
-        header.flags = u16::from_ne_bytes([kind_and_flags[2], kind_and_flags[3]]);
-        header.sequence_number = field(8)?;
-        header.port_number = field(12)?;
-        let length = header.length as usize;
-        let payload = bytes.get(HEADER..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((header, payload))
-    })
-}
-
 /// The object that a message carries; `None` if it has a form that we cannot read.
 pub(crate) fn decode(header: NetlinkHeader, payload: &[u8]) -> Option<RouteNetlinkMessage> {
     use netlink_packet_core::NetlinkDeserializable;
@@ -305,22 +224,6 @@ fn emit(message: RouteNetlinkMessage, flags: u16, sequence: u32, bytes: &mut Vec
     let start = bytes.len();
     bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
     message.serialize(&mut bytes[start..]);
-}
-
-/// Reads the payload of an NLMSG_ERROR or NLMSG_DONE message: a negative error number or 0 for success, in an error the
-/// header of the request, and then attributes (`include/uapi/linux/netlink.h`), which begin at `attributes_at`.
-fn acknowledgement(payload: &[u8], attributes_at: usize) -> Result<(), NetlinkError> {
-    const NLMSGERR_ATTR_MSG: u16 = 1;
-    let code = payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
-    if code == 0 {
-        return Ok(());
-    }
-    let attributes = payload.get(attributes_at..).unwrap_or_default();
-    let message = NlasIterator::new(attributes)
-        .filter_map(Result::ok)
-        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
-        .map(|attribute| String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned());
-    Err(NetlinkError::Refused { message, source: io::Error::from_raw_os_error(code.wrapping_neg()) })
 }
 
 #[cfg(test)]
@@ -340,21 +243,6 @@ mod tests {
         assert_eq!(seen, [(7, NLM_F_REQUEST | NLM_F_ACK, 16), (8, NLM_F_REQUEST | NLM_F_ACK, 16)]);
     }
 
-    #[test]
-    fn a_refusal_carries_the_kernels_words() {
-        let text = b"Invalid VNI\0";
-        let length = u16::try_from(4 + text.len()).unwrap();
-        let mut payload = (-22_i32).to_ne_bytes().to_vec();
-        payload.extend([0; HEADER]);
-        payload.extend(length.to_ne_bytes());
-        payload.extend(1_u16.to_ne_bytes());
-        payload.extend(text);
-        let error = acknowledgement(&payload, 4 + HEADER).unwrap_err();
-        assert_eq!(error.to_string(), "the kernel refused (Invalid VNI)");
-        assert_eq!(error.errno(), Some(nix::errno::Errno::EINVAL));
-        assert!(acknowledgement(&[0; 4], 4).is_ok(), "zero is success");
-    }
-
     proptest! {
         #[test]
         fn bytes_of_any_kind_are_read_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..200), length in 0..64u32) {
@@ -363,7 +251,6 @@ mod tests {
                 bytes[..4].copy_from_slice(&length.to_ne_bytes());
             }
             for (header, payload) in messages(&bytes) {
-                let _ = acknowledgement(payload, 4 + HEADER);
                 let _ = decode(header, payload);
             }
         }

@@ -13,9 +13,10 @@ use towpath_core::{
 use super::{Deviation, PodLink, PodLinkError, PodLinkSpec, find_link, gateway, open, pod_routes};
 use crate::{
     net::{
+        NetlinkError,
         message::{self, Hop},
         parse,
-        socket::{NetlinkError, Socket},
+        socket::Socket,
     },
     netns::Netns,
 };
