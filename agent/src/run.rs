@@ -50,7 +50,9 @@ const HOST_SYSCTLS: &str = "/host/proc/sys/net";
 /// If a part cannot be started. What fails later is tried again and reported, not an end.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let settings = Settings::read(&cli.config)?;
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(EnvFilter::new(settings.log_filter)).init();
+    // kube's client tells of each failed request as an error, beside whoever handles it and knows whether it matters.
+    let filter = EnvFilter::new(format!("{},kube_client::client::builder=off", settings.log_filter));
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let work = async {

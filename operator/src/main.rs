@@ -21,7 +21,9 @@ use towpath_operator::{
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    // kube's client tells of each failed request as an error, beside whoever handles it and knows whether it matters.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "info,kube_client::client::builder=off".into());
     tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
 
     let (client, lease_client) = clients().await?;

@@ -1,7 +1,8 @@
 //! Watches as one stream of changes. Each object is reduced to its facts here; nothing else of it is kept.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
+use backon::ExponentialBuilder;
 use futures::{StreamExt, stream::BoxStream, stream::SelectAll};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
@@ -11,7 +12,10 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
-    runtime::{WatchStreamExt, watcher},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, ExponentialBackoff},
+    },
 };
 use serde::de::DeserializeOwned;
 use towpath_crds::{NetworkConfig, NetworkNode, names};
@@ -35,7 +39,7 @@ enum Absence {
     Failure,
 }
 
-/// Opens every watch. They recover by themselves, with back-off.
+/// Opens every watch. They recover by themselves, after 1 to 8 seconds.
 pub fn changes(client: &Client, metrics: &Metrics) -> Changes {
     let here = names::NAMESPACE;
     let agents = watcher::Config::default().labels(&format!("{}={}", names::LABEL_NAME, names::AGENT));
@@ -59,6 +63,16 @@ pub fn changes(client: &Client, metrics: &Metrics) -> Changes {
     changes.push(opener.open(Api::namespaced(client.clone(), here), the_set, Box::<DaemonSet>::new, Change::DaemonSet));
     changes.push(opener.open(Api::namespaced(client.clone(), here), agents, trimmed::<ConfigMap>, Change::ConfigMap));
     changes
+}
+
+/// Not the watcher's own, which lets up to a minute go by after the API server is back.
+fn pauses() -> ExponentialBackoff {
+    let least_and_most = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_secs(1))
+        .with_max_delay(Duration::from_secs(8))
+        .with_jitter()
+        .without_max_times();
+    ExponentialBackoff::from(least_and_most)
 }
 
 fn trimmed<K: Resource>(mut object: K) -> Box<K> {
@@ -90,7 +104,7 @@ impl Opener {
         T: 'static,
     {
         let opener = self.clone();
-        let steps = watcher(api, config).default_backoff().filter_map(move |event| {
+        let steps = watcher::watcher(api, config).backoff(pauses()).filter_map(move |event| {
             let step = match event {
                 Ok(event) => Some(opener.step(event, facts)),
                 Err(error) => opener.failure::<K, T>(&error),
