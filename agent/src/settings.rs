@@ -15,7 +15,7 @@ use towpath_core::{
 };
 use towpath_crds::{
     agent_config::AgentConfig,
-    network_config::{self, Interface, MasqueradeMode, PolicyMode},
+    network_config::{self, Interface, MasqueradeMode, OnChange, PolicyMode},
 };
 
 /// What the operator wants of this node.
@@ -39,6 +39,8 @@ pub struct Settings {
     pub masquerade: Masquerade,
     /// Whether policies count.
     pub policy: PolicyMode,
+    /// What becomes of connections that the policies do not allow any more.
+    pub on_change: OnChange,
     /// What is logged, as a filter directive.
     pub log_filter: &'static str,
 }
@@ -109,6 +111,7 @@ impl Settings {
                 MasqueradeMode::Disabled => Masquerade::Disabled,
             },
             policy: config.policy.mode,
+            on_change: config.policy.on_change,
             log_filter: config.log_level.as_filter(),
         })
     }

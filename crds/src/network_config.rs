@@ -228,6 +228,20 @@ pub struct Policy {
     /// every pod is open. Default: Enforce.
     #[serde(default)]
     pub mode: PolicyMode,
+    /// What becomes of established connections that a changed policy denies. Reevaluate: they are cut within a second.
+    /// Keep: they live on until one of their ends closes them. Default: Reevaluate.
+    #[serde(default)]
+    pub on_change: OnChange,
+}
+
+/// What becomes of established connections that a changed policy denies.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnChange {
+    /// They are cut.
+    #[default]
+    Reevaluate,
+    /// They live on.
+    Keep,
 }
 
 /// Whether NetworkPolicies are enforced.
