@@ -3,6 +3,7 @@
 //! Nothing here does I/O, knows Kubernetes or an async runtime. Data walks one way:
 //! snapshot → plan → want; want and have → difference.
 
+pub mod connection;
 pub mod ipam;
 pub mod model;
 pub mod names;

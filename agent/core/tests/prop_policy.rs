@@ -16,11 +16,13 @@ use proptest::{
     test_runner::{Config, RngSeed, TestRunner},
 };
 use towpath_core::{
+    connection::{Connection, Review},
     model::{Family, PodId, Protocol},
     names::IfName,
     policy::{
         compile::compile,
         eval::{Packet, Party, Transport, eval},
+        ir::Direction,
     },
     ruleset::{self, Element, Hook, Outcome, Ruleset, Value},
     table::{Masquerade, Policy, TableInput, ToNodes, table},
@@ -89,18 +91,26 @@ fn overlaps(rules: &Ruleset) -> bool {
     })
 }
 
+const fn on_the_wire(transport: Transport) -> ruleset::Transport {
+    match transport {
+        Transport::Port(protocol, destination) => {
+            ruleset::Transport::Ports { protocol: protocol.number(), destination }
+        }
+        Transport::Other(number) => ruleset::Transport::Other(number),
+    }
+}
+
+fn connection(from: &End, to: &End, transport: Transport) -> Connection {
+    Connection { from: from.party.address, to: to.party.address, transport: on_the_wire(transport) }
+}
+
 fn passes(rules: &Ruleset, from: &End, to: &End, transport: Transport) -> bool {
     let packet = ruleset::Packet {
         in_interface: Some(from.interface.clone()),
         out_interface: Some(to.interface.clone()),
         source: from.party.address,
         destination: to.party.address,
-        transport: match transport {
-            Transport::Port(protocol, destination) => {
-                ruleset::Transport::Ports { protocol: protocol.number(), destination }
-            }
-            Transport::Other(number) => ruleset::Transport::Other(number),
-        },
+        transport: on_the_wire(transport),
         state: None,
         mark: 0,
     };
@@ -115,6 +125,8 @@ fn concerns_this_node(from: &End, to: &End) -> bool {
 fn check(cluster: &Cluster) -> Result<usize, TestCaseError> {
     let rules = compiled(cluster);
     prop_assert!(!overlaps(&rules), "overlapping intervals in {:#?}", rules.sets);
+    let nowhere = BTreeSet::new();
+    let review = Review::new(&rules, cluster.endpoints.values(), &nowhere);
     let mut packets = 0;
     for family in Family::ALL {
         let ends = ends(cluster, family);
@@ -126,6 +138,13 @@ fn check(cluster: &Cluster) -> Result<usize, TestCaseError> {
                     let passed = passes(&rules, from, to, transport);
                     prop_assert_eq!(passed, verdict.allows(), "{:?}: evaluator says {:?}", packet, verdict);
                     packets += 1;
+                    let denied = review.denied_at(&connection(from, to, transport)).expect("every name is defined");
+                    let expected = match (verdict.egress.outcome.allows(), verdict.ingress.outcome.allows()) {
+                        (false, _) => Some(Direction::Egress),
+                        (true, false) => Some(Direction::Ingress),
+                        (true, true) => None,
+                    };
+                    prop_assert_eq!(denied, expected, "{:?} under way: evaluator says {:?}", packet, verdict);
                 }
             }
         }

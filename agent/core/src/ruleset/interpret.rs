@@ -1,11 +1,11 @@
 //! Runs a ruleset over a packet, as the kernel would. The tests hold it, the policy evaluator and the kernel together.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::{
-    Action, Chain, ChainType, CtState, Element, Field, Hook, KeyType, Match, Op, Rule, Ruleset, Value, Verdict,
+    Action, Chain, ChainType, CtState, Element, Field, Hook, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
 };
 use crate::{
     model::Family,
@@ -115,6 +115,18 @@ impl Ruleset {
         Ok(outcome)
     }
 
+    /// What one chain does with a packet, with all that it calls. Coming to its end is being accepted.
+    ///
+    /// # Errors
+    /// If there is no such chain, or a rule on the packet's way names what is not there.
+    pub fn interpret_chain(&self, chain: &ChainName, packet: &Packet) -> Result<Outcome, Dangling> {
+        Ok(match self.follow(&Verdict::Goto(chain.clone()), packet)? {
+            Step::Drop => Outcome::Dropped,
+            Step::Masquerade => Outcome::Masqueraded,
+            Step::Accept | Step::Return | Step::Next => Outcome::Accepted,
+        })
+    }
+
     fn run(&self, chain: &Chain, packet: &Packet) -> Result<Step, Dangling> {
         for rule in &chain.rules {
             match self.run_rule(rule, packet)? {
@@ -169,7 +181,7 @@ impl Ruleset {
             },
             Match::InSet(fields, op, name) => {
                 let set = self.sets.get(name).ok_or_else(|| Dangling::Set(name.clone()))?;
-                packet.key(fields).is_some_and(|key| has(&set.key, &set.elements, &key) == (*op == Op::Is))
+                packet.key(fields).is_some_and(|key| set.has(&key) == (*op == Op::Is))
             }
             Match::MarkBits(bits) => packet.mark & bits == *bits,
             // Nobody has put a mark on the connections of the packets that are interpreted.
@@ -202,11 +214,20 @@ impl Packet {
     }
 }
 
-/// Whether an element of the set covers the key. A set of single values is asked directly.
-fn has(key_types: &[KeyType], elements: &BTreeSet<Element>, key: &Element) -> bool {
-    let fits =
-        |element: &Element| element.len() == key_types.len() && element.iter().zip(key).all(|(e, k)| covers(e, k));
-    elements.contains(key) || elements.iter().any(fits)
+impl Set {
+    /// Whether an element covers the key. Elements never overlap, so of networks alone only the last one that begins
+    /// at the address or before it can.
+    fn has(&self, key: &Element) -> bool {
+        let fits = |element: &Element| element.iter().zip(key).all(|(e, k)| covers(e, k));
+        match (self.elements.contains(key), self.lookup, &key[..]) {
+            (true, ..) => true,
+            (false, Lookup::Hash, _) => false,
+            (false, Lookup::Interval, [Value::Addr(addr)]) => {
+                self.elements.range(..=vec![Value::Net(IpNet::from(*addr))]).next_back().is_some_and(fits)
+            }
+            (false, Lookup::Interval, _) => self.elements.iter().any(fits),
+        }
+    }
 }
 
 /// Whether a value of a rule or an element covers the single value of a packet.

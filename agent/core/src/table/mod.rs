@@ -18,6 +18,8 @@
 //! Deliberately absent: rules that accept on behalf of others. An accept ends our chain only; another table may still
 //! drop the packet.
 
+pub use self::pods::dispatch_chain;
+
 mod guard;
 mod masquerade;
 mod pods;

@@ -11,6 +11,7 @@ use super::{Policy, accept, add_chain, address_type, base, drop, goto, name, of_
 use crate::{
     model::{Endpoint, Family},
     names::{CUT_MARK, ChainName, IfName, SetName},
+    policy::ir::Direction,
     ruleset::{
         Action, ChainType, CtState, Field, Hook, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
         VerdictMap,
@@ -18,6 +19,18 @@ use crate::{
 };
 
 const RAW: i32 = -300;
+const FROM_POD: &str = "from-pod";
+const TO_POD: &str = "to-pod";
+
+/// The chain that every packet of a pod goes through in a direction, on its way to the pod's own.
+#[must_use]
+pub fn dispatch_chain(direction: Direction) -> ChainName {
+    let text = match direction {
+        Direction::Ingress => TO_POD,
+        Direction::Egress => FROM_POD,
+    };
+    name!(ChainName, text)
+}
 
 /// A pod's interface sends from its own addresses; over IPv6 also what it needs to find its neighbours, before it has an
 /// address (RFC 4862, section 5.4.2: from `::`) and from its link-local one.
@@ -57,13 +70,13 @@ pub(super) fn dispatch(all: &mut Ruleset, endpoints: &BTreeMap<IfName, Endpoint>
     };
     // Neighbour discovery is not tracked, and a pod under an egress policy still has to find the node.
     let from_pod = [drop([state([CtState::Invalid])]), accept([Match::NeighbourDiscovery])];
-    add_direction(all, "from-pod", Field::InInterface, from_pod.into(), verdicts(endpoints, egress));
+    add_direction(all, FROM_POD, Field::InInterface, from_pod.into(), verdicts(endpoints, egress));
     let to_pod = [drop([state([CtState::Invalid])])];
-    add_direction(all, "to-pod", Field::OutInterface, to_pod.into(), verdicts(endpoints, ingress));
+    add_direction(all, TO_POD, Field::OutInterface, to_pod.into(), verdicts(endpoints, ingress));
     let bases = [
-        ("egress", Hook::Forward, 0, Field::InInterface, "from-pod"),
-        ("egress-host", Hook::Input, 0, Field::InInterface, "from-pod"),
-        ("ingress", Hook::Forward, 1, Field::OutInterface, "to-pod"),
+        ("egress", Hook::Forward, 0, Field::InInterface, FROM_POD),
+        ("egress-host", Hook::Input, 0, Field::InInterface, FROM_POD),
+        ("ingress", Hook::Forward, 1, Field::OutInterface, TO_POD),
     ];
     for (chain, hook, priority, field, target) in bases {
         let hook = base(ChainType::Filter, hook, priority);

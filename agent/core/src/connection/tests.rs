@@ -1,0 +1,86 @@
+use super::*;
+use crate::{
+    model::PodId,
+    ruleset::{Chain, Element, Field, KeyType, Lookup, Set, Value, diff},
+    table::{Masquerade, Policy, PolicyPart, TableInput, ToNodes, table},
+};
+
+const PORT: Transport = Transport::Ports { protocol: 6, destination: 80 };
+
+fn endpoint(name: &str, address: &str) -> Endpoint {
+    let pod = PodId { namespace: "a".to_owned(), name: name.to_owned() };
+    Endpoint { interface: IfName::of_pod("a", name), pod, addresses: vec![address.parse().unwrap()] }
+}
+
+fn members(addresses: &[&str]) -> Set {
+    let elements = addresses.iter().map(|a| -> Element { vec![Value::Addr(a.parse().unwrap())] }).collect();
+    Set { key: vec![KeyType::Ipv4], lookup: Lookup::Hash, elements }
+}
+
+/// A table with pods of which `isolated` ones let in only whom the verdict says of the friends.
+fn rules(pods: &[Endpoint], isolated: &[&str], friends: &[&str], verdict: Verdict) -> Ruleset {
+    let (set, chain) = (SetName::new("set.1").unwrap(), ChainName::new("in.1").unwrap());
+    let mut part = PolicyPart::default();
+    if !isolated.is_empty() {
+        let from_friend = Match::InSet(vec![Field::Source(crate::model::Family::V4)], Op::Is, set.clone());
+        let rules = vec![Rule::verdict(vec![from_friend], verdict)];
+        part.chains.insert(chain.clone(), Chain { base: None, rules });
+        part.sets.insert(set, members(friends));
+        part.ingress = isolated.iter().map(|name| (IfName::of_pod("a", name), chain.clone())).collect();
+    }
+    table(TableInput {
+        endpoints: &pods.iter().map(|pod| (pod.interface.clone(), pod.clone())).collect(),
+        cluster_pod_cidrs: &["10.244.0.0/16".parse().unwrap()],
+        node_pod_cidrs: &["10.244.1.0/24".parse().unwrap()],
+        node_addresses: &BTreeSet::new(),
+        vxlan_port: 8472,
+        masquerade: Masquerade::Disabled,
+        to_nodes: ToNodes::AsNode,
+        policy: Policy::Enforce(part),
+    })
+}
+
+#[test]
+fn only_the_direction_in_which_a_connection_began_counts_and_only_for_pods_of_this_node() {
+    let pods = [endpoint("web", "10.244.1.2"), endpoint("other", "10.244.1.3")];
+    let table = rules(&pods, &["web"], &["10.244.2.9"], Verdict::Accept);
+    let node = BTreeSet::from(["10.244.1.1".parse().unwrap()]);
+    let review = Review::new(&table, &pods, &node);
+    let (denied, allowed) = (Some(Direction::Ingress), None);
+    for (from, to, expected, why) in [
+        ("10.244.2.9", "10.244.1.2", allowed, "a friend"),
+        ("10.244.2.8", "10.244.1.2", denied, "a stranger"),
+        ("10.244.1.3", "10.244.1.2", denied, "a pod of the same node"),
+        ("10.244.1.2", "10.244.2.8", allowed, "it began itself: what comes back is an answer"),
+        ("10.244.1.1", "10.244.1.2", allowed, "the node reaches its own pods"),
+        ("127.0.0.1", "10.244.1.2", allowed, "so it does through a node port from itself"),
+        ("10.244.2.8", "10.244.1.3", allowed, "no policy selects it"),
+        ("10.244.2.8", "10.244.2.7", allowed, "none of this node's"),
+    ] {
+        let connection = Connection { from: from.parse().unwrap(), to: to.parse().unwrap(), transport: PORT };
+        assert_eq!(review.denied_at(&connection).unwrap(), expected, "{why}");
+    }
+}
+
+#[test]
+fn a_change_is_worth_a_review_when_it_can_deny_and_not_when_it_only_adds() {
+    let (web, other) = (endpoint("web", "10.244.1.2"), endpoint("other", "10.244.1.3"));
+    let both = [web.clone(), other];
+    let one = [web];
+    let accept =
+        |pods: &[Endpoint], isolated: &[&str], friends: &[&str]| rules(pods, isolated, friends, Verdict::Accept);
+    let deny = |friends: &[&str]| rules(&both, &["web"], friends, Verdict::Drop);
+    for (before, after, expected, why) in [
+        (accept(&one, &[], &[]), accept(&both, &[], &[]), false, "a new pod"),
+        (accept(&one, &[], &[]), accept(&both, &["other"], &["10.244.2.9"]), false, "a new pod and its policy"),
+        (accept(&both, &[], &[]), accept(&both, &["web"], &[]), true, "a pod is isolated"),
+        (accept(&both, &["web"], &[]), accept(&both, &["web"], &["10.244.2.9"]), false, "a new friend"),
+        (accept(&both, &["web"], &["10.244.2.9"]), accept(&both, &["web"], &[]), true, "a lost friend"),
+        (accept(&both, &[], &[]), accept(&one, &[], &[]), false, "a pod that leaves and is nobody's peer"),
+        (deny(&[]), deny(&["10.244.2.9"]), true, "another one that is denied"),
+    ] {
+        assert_eq!(narrows(&diff(&after, Some(&before.installed())), &after), expected, "{why}");
+    }
+    let table = accept(&both, &[], &[]);
+    assert!(narrows(&Transaction::replace(&table), &table), "what was there before is not known");
+}
