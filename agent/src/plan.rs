@@ -107,7 +107,7 @@ pub fn plan(known: Known<'_>) -> Option<Plan> {
     let own_node = index.own_node();
     let own_cidrs: Vec<IpNet> = own_node.into_iter().flat_map(|node| node.pod_cidrs.values().copied()).collect();
     let policy = match settings.policy {
-        PolicyMode::Enforce => Policy::Enforce(compile(snapshot, index.endpoints())),
+        PolicyMode::Enforce => Policy::Enforce(compile(snapshot, index.endpoints(), settings.deny_log)),
         PolicyMode::Off => Policy::Off,
     };
     let table = table::table(TableInput {

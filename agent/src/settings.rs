@@ -11,6 +11,7 @@ use towpath_core::{
     model::{ParseError, Vni},
     names::IfName,
     overlay::{DirectRouting, InterfaceSpec},
+    policy::deny_log::DenyLog,
     table::{Masquerade, ToNodes},
 };
 use towpath_crds::{
@@ -41,6 +42,8 @@ pub struct Settings {
     pub policy: PolicyMode,
     /// What becomes of connections that the policies do not allow any more.
     pub on_change: OnChange,
+    /// Whether what they drop is told of.
+    pub deny_log: DenyLog,
     /// What is logged, as a filter directive.
     pub log_filter: &'static str,
 }
@@ -112,6 +115,10 @@ impl Settings {
             },
             policy: config.policy.mode,
             on_change: config.policy.on_change,
+            deny_log: match config.policy.deny_log {
+                network_config::DenyLog::Enabled => DenyLog::Enabled,
+                network_config::DenyLog::Disabled => DenyLog::Disabled,
+            },
             log_filter: config.log_level.as_filter(),
         })
     }

@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_canonical_form_is_what_agents_of_older_versions_read() {
-        let want = r#"{"podCIDRs":["10.244.0.0/16"],"backend":{"vni":1,"port":8472,"directRouting":"Disabled"},"masquerade":{"mode":"Enabled"},"policy":{"mode":"Enforce","onChange":"Reevaluate"},"logLevel":"Info"}"#;
+        let want = r#"{"podCIDRs":["10.244.0.0/16"],"backend":{"vni":1,"port":8472,"directRouting":"Disabled"},"masquerade":{"mode":"Enabled"},"policy":{"mode":"Enforce","onChange":"Reevaluate","denyLog":"Enabled"},"logLevel":"Info"}"#;
         assert_eq!(config().canonical_json(), want);
         assert_eq!(serde_json::from_str::<AgentConfig>(want).unwrap(), config());
     }

@@ -232,6 +232,10 @@ pub struct Policy {
     /// Keep: they live on until one of their ends closes them. Default: Reevaluate.
     #[serde(default)]
     pub on_change: OnChange,
+    /// Enabled: packets that a policy drops are logged at a limited rate; the agents say in their log, in metrics and in
+    /// an Event on the pod which policy it was. Disabled: nothing tells of them. Default: Enabled.
+    #[serde(default)]
+    pub deny_log: DenyLog,
 }
 
 /// What becomes of established connections that a changed policy denies.
@@ -252,6 +256,16 @@ pub enum PolicyMode {
     Enforce,
     /// NetworkPolicies are ignored.
     Off,
+}
+
+/// Whether packets that a policy drops are logged.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DenyLog {
+    /// At a limited rate, with the policy's name.
+    #[default]
+    Enabled,
+    /// Not at all.
+    Disabled,
 }
 
 /// Settings of the node agents' pods: few and typed, never a whole pod template.

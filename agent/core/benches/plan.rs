@@ -13,6 +13,7 @@ use towpath_core::{
     names::IfName,
     policy::{
         compile::compile,
+        deny_log::DenyLog,
         ir::{
             Action, Namespaces, Peer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports, Rule, Snapshot,
             Tier, TierDefault,
@@ -40,7 +41,7 @@ fn main() {
         let rules = cluster.table();
         let elements: usize = rules.sets.values().map(|s| s.elements.len()).sum();
         println!("{name}: {} sets, {elements} elements, {} chains", rules.sets.len(), rules.chains.len());
-        report("compile", || compile(&cluster.snapshot, &cluster.endpoints));
+        report("compile", || compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled));
         report("compile and table", || cluster.table());
         report("whole transaction as text", || diff(&rules, None).to_string());
         let changed = cluster.with_one_label_changed().table();
@@ -110,7 +111,7 @@ impl Cluster {
             vxlan_port: 8472,
             masquerade: Masquerade::Disabled,
             to_nodes: ToNodes::AsNode,
-            policy: table::Policy::Enforce(compile(&self.snapshot, &self.endpoints)),
+            policy: table::Policy::Enforce(compile(&self.snapshot, &self.endpoints, DenyLog::Enabled)),
         })
     }
 

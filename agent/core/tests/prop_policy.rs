@@ -21,6 +21,7 @@ use towpath_core::{
     names::IfName,
     policy::{
         compile::compile,
+        deny_log::DenyLog,
         eval::{Packet, Party, Transport, eval},
         ir::Direction,
     },
@@ -70,7 +71,7 @@ fn compiled(cluster: &Cluster) -> Ruleset {
         vxlan_port: 8472,
         masquerade: Masquerade::Disabled,
         to_nodes: ToNodes::AsNode,
-        policy: Policy::Enforce(compile(&cluster.snapshot, &cluster.endpoints)),
+        policy: Policy::Enforce(compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled)),
     })
 }
 
@@ -184,10 +185,10 @@ fn new_seed() -> u64 {
 fn pods_of_other_nodes_are_elements_of_sets_and_nothing_else() {
     let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });
     let check = |mut cluster: Cluster| {
-        let before = compile(&cluster.snapshot, &cluster.endpoints);
+        let before = compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled);
         let local: BTreeSet<PodId> = cluster.endpoints.values().map(|e| e.pod.clone()).collect();
         cluster.snapshot.pods.retain(|id, _| local.contains(id));
-        let after = compile(&cluster.snapshot, &cluster.endpoints);
+        let after = compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled);
         prop_assert_eq!(before.chains, after.chains);
         prop_assert_eq!((before.ingress, before.egress), (after.ingress, after.egress));
         let (before, after): (Vec<_>, Vec<_>) = (before.sets.keys().collect(), after.sets.keys().collect());

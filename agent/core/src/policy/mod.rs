@@ -3,6 +3,7 @@
 //! purpose: a property test on random clusters holds them together.
 
 pub mod compile;
+pub mod deny_log;
 pub mod eval;
 pub mod ir;
 

@@ -11,6 +11,7 @@ use towpath_core::{
     names::IfName,
     policy::{
         compile::compile,
+        deny_log::DenyLog,
         eval::{Packet, Party, Transport, eval},
     },
     ruleset::{self, Hook, Outcome},
@@ -145,7 +146,7 @@ fn decide(index: &Index, (from, to): (&str, &str), family: Family, transport: Tr
         vxlan_port: 8472,
         masquerade: Masquerade::Disabled,
         to_nodes: ToNodes::AsNode,
-        policy: Policy::Enforce(compile(snapshot, &endpoints)),
+        policy: Policy::Enforce(compile(snapshot, &endpoints, DenyLog::Enabled)),
     });
     let packet = ruleset::Packet {
         in_interface: Some(in_interface),

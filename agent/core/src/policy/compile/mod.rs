@@ -28,7 +28,10 @@ use self::{
     set::{SetExpr, fingerprint},
     subjects::{Applied, Subjects},
 };
-use super::ir::{Action, Direction, NamedPort, PodKind, Rule, Snapshot, TierDefault};
+use super::{
+    deny_log::{self, DenyLog},
+    ir::{Action, Direction, NamedPort, PodKind, Rule, Snapshot, TierDefault},
+};
 use crate::{
     model::{Endpoint, Family},
     names::{ChainName, IfName, SetName},
@@ -39,11 +42,12 @@ use crate::{
 /// Compiles what the policies say about the pods of this node.
 ///
 /// A pod that no policy selects in a direction has no chain there. One that the snapshot does not know has a chain that
-/// drops everything: nobody can say yet what it may do.
+/// drops everything: nobody can say yet what it may do. With the deny log, what is dropped is told of before.
 #[must_use]
-pub fn compile(snapshot: &Snapshot, endpoints: &BTreeMap<IfName, Endpoint>) -> PolicyPart {
+pub fn compile(snapshot: &Snapshot, endpoints: &BTreeMap<IfName, Endpoint>, deny_log: DenyLog) -> PolicyPart {
     let mut compiler = Compiler {
         snapshot,
+        deny_log,
         subjects: Subjects::new(snapshot),
         members: Members::new(snapshot),
         chains: BTreeMap::new(),
@@ -65,6 +69,7 @@ pub fn compile(snapshot: &Snapshot, endpoints: &BTreeMap<IfName, Endpoint>) -> P
 
 struct Compiler<'a> {
     snapshot: &'a Snapshot,
+    deny_log: DenyLog,
     subjects: Subjects<'a>,
     members: Members<'a>,
     chains: BTreeMap<Group<'a>, ChainName>,
@@ -85,7 +90,8 @@ struct Group<'a> {
 impl<'a> Compiler<'a> {
     fn chain_of(&mut self, endpoint: &Endpoint, direction: Direction) -> Option<ChainName> {
         let Some(pod) = self.snapshot.pods.get(&endpoint.pod) else {
-            return Some(self.add_chain(direction, vec![NftRule::verdict(Vec::new(), Verdict::Drop)]));
+            let rules = self.decided(direction, Vec::new(), Verdict::Drop);
+            return Some(self.add_chain(direction, rules));
         };
         if pod.kind == PodKind::HostNetwork {
             return None;
@@ -136,7 +142,7 @@ impl<'a> Compiler<'a> {
             };
             let run = Run::new(same.iter().copied(), group.direction, &group.own_ports);
             if run.reach() == Reach::All {
-                out.push(NftRule::verdict(Vec::new(), verdict));
+                out.extend(self.decided(group.direction, Vec::new(), verdict));
                 return out;
             }
             let peer = match group.direction {
@@ -146,17 +152,22 @@ impl<'a> Compiler<'a> {
             for line in run.lookups(&group.families, peer) {
                 let matches =
                     line.into_iter().map(|(fields, set)| Match::InSet(fields, Op::Is, self.add_set(&set))).collect();
-                out.push(NftRule::verdict(matches, verdict.clone()));
+                out.extend(self.decided(group.direction, matches, verdict.clone()));
             }
         }
-        out.push(NftRule::verdict(
-            Vec::new(),
-            match default {
-                TierDefault::Deny => Verdict::Drop,
-                TierDefault::Pass => next.clone(),
-            },
-        ));
+        let verdict = match default {
+            TierDefault::Deny => Verdict::Drop,
+            TierDefault::Pass => next.clone(),
+        };
+        out.extend(self.decided(group.direction, Vec::new(), verdict));
         out
+    }
+
+    /// The rule that gives the verdict; what is dropped is told of before.
+    fn decided(&self, direction: Direction, matches: Vec<Match>, verdict: Verdict) -> Vec<NftRule> {
+        let told = verdict == Verdict::Drop && self.deny_log == DenyLog::Enabled;
+        let log = told.then(|| deny_log::rule(direction, matches.clone()));
+        log.into_iter().chain([NftRule::verdict(matches, verdict)]).collect()
     }
 
     fn add_set(&mut self, expr: &SetExpr<'a>) -> SetName {

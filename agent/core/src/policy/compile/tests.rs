@@ -63,19 +63,23 @@ fn only_chain(part: &PolicyPart) -> &Chain {
 #[test]
 fn pods_with_the_same_policies_share_a_chain_and_pods_without_have_none() {
     let (snapshot, endpoints) = cluster(vec![vec![allow(labelled("1"), port(80))]]);
-    let part = compile(&snapshot, &endpoints);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!((part.chains.len(), part.ingress.len()), (1, 3), "one chain for three pods");
     assert!(part.egress.is_empty(), "nothing isolates them there");
     assert!(part.ingress.values().all(|name| name.as_str().starts_with("in.")), "{:?}", part.ingress);
     let (snapshot, endpoints) = cluster(Vec::new());
-    assert_eq!(compile(&snapshot, &endpoints), PolicyPart::default(), "no policy, nothing programmed");
+    assert_eq!(
+        compile(&snapshot, &endpoints, DenyLog::Disabled),
+        PolicyPart::default(),
+        "no policy, nothing programmed"
+    );
 }
 
 #[test]
 fn a_thousand_policies_cost_a_packet_what_one_does() {
     let policy = |n: u16| vec![allow(labelled(&n.to_string()), port(n)), allow(Peers::Any, port(n + 10_000))];
     let (snapshot, endpoints) = cluster((1..=1000).map(policy).collect());
-    let part = compile(&snapshot, &endpoints);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!(only_chain(&part).rules.len(), 3, "pods with ports, ports, drop: {:#?}", only_chain(&part));
     assert_eq!(part.sets.len(), 2);
 }
@@ -85,7 +89,7 @@ fn a_chain_grows_with_the_alternations_of_action_only() {
     let rule = |action| Rule { action, ..allow(labelled("1"), port(80)) };
     let rules = [[Action::Allow; 3], [Action::Deny; 3], [Action::Allow; 3]].concat().into_iter().map(rule).collect();
     let (snapshot, endpoints) = cluster(vec![rules]);
-    let part = compile(&snapshot, &endpoints);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!(only_chain(&part).rules.len(), 4, "three runs and the default");
     assert_eq!(part.sets.len(), 1, "equal content is one set");
 }
@@ -95,7 +99,7 @@ fn behind_a_rule_for_everything_there_is_nothing() {
     let everything =
         vec![allow(Peers::Any, Ports::Any), Rule { action: Action::Deny, ..allow(labelled("1"), Ports::Any) }];
     let (snapshot, endpoints) = cluster(vec![everything]);
-    let part = compile(&snapshot, &endpoints);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!(only_chain(&part).rules, [NftRule::verdict(Vec::new(), Verdict::Accept)]);
     assert!(part.sets.is_empty(), "no set that nobody looks into");
 }
@@ -103,15 +107,19 @@ fn behind_a_rule_for_everything_there_is_nothing() {
 #[test]
 fn a_pod_that_comes_is_an_element_and_nothing_else() {
     let (mut snapshot, endpoints) = cluster(vec![vec![allow(labelled("9"), Ports::Any)]]);
-    let before = compile(&snapshot, &endpoints);
+    let before = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert!(before.sets.values().all(|set| set.elements.is_empty()), "the set is there before its first pod");
     let mut pod = snapshot.pods.values().next().cloned().unwrap();
     pod.labels.insert("app".to_owned(), "9".to_owned());
     pod.addresses = BTreeSet::from([IpAddr::from([10, 0, 0, 9])]);
     snapshot.pods.insert(PodId { namespace: "b".to_owned(), name: "new".to_owned() }, pod.clone());
-    assert_eq!(compile(&snapshot, &endpoints), before, "its namespace is not known yet: it is not let in");
+    assert_eq!(
+        compile(&snapshot, &endpoints, DenyLog::Disabled),
+        before,
+        "its namespace is not known yet: it is not let in"
+    );
     snapshot.namespaces.insert("b".to_owned(), Labels::new());
-    let after = compile(&snapshot, &endpoints);
+    let after = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!((&after.chains, &after.ingress), (&before.chains, &before.ingress));
     let elements: Vec<_> = after.sets.values().flat_map(|set| &set.elements).collect();
     assert_eq!(elements, [&vec![crate::ruleset::Value::Addr(IpAddr::from([10, 0, 0, 9]))]]);
@@ -121,7 +129,7 @@ fn a_pod_that_comes_is_an_element_and_nothing_else() {
 fn an_interface_of_an_unknown_pod_drops_everything() {
     let (mut snapshot, endpoints) = cluster(Vec::new());
     snapshot.pods.clear();
-    let part = compile(&snapshot, &endpoints);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!((part.ingress.len(), part.egress.len()), (3, 3));
     assert!(part.chains.values().all(|c| c.rules == [NftRule::verdict(Vec::new(), Verdict::Drop)]), "{part:#?}");
 }
@@ -131,7 +139,7 @@ fn networks_are_merged_and_only_of_families_that_the_pod_has() {
     let block = |net: &str| Peer::Block(Block { net: net.parse().unwrap(), except: BTreeSet::new() });
     let peers = Peers::Of(["10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/8", "fd00::/64"].map(block).to_vec());
     let (snapshot, endpoints) = cluster(vec![vec![allow(peers, Ports::Any)]]);
-    let part = compile(&snapshot, &endpoints);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     let sets: Vec<_> = part.sets.values().collect();
     assert_eq!(sets.len(), 1, "the pods have no IPv6 address: {sets:#?}");
     let merged = vec![crate::ruleset::Value::Net("10.0.0.0/7".parse().unwrap())];
@@ -141,8 +149,35 @@ fn networks_are_merged_and_only_of_families_that_the_pod_has() {
 #[test]
 fn names_say_what_is_in_a_set_and_meet_none_of_the_tables_own() {
     let (snapshot, endpoints) = cluster(vec![vec![allow(labelled("1"), port(80)), allow(labelled("2"), Ports::Any)]]);
-    let part = compile(&snapshot, &endpoints);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     let names: Vec<&str> = part.sets.keys().map(SetName::as_str).collect();
     assert!(names[0].starts_with("podports4.") && names[1].starts_with("pods4."), "{names:?}");
     assert!(names.iter().all(|name| name.len() < 32), "short enough for people: {names:?}");
+}
+
+#[test]
+fn what_is_dropped_is_told_of_before_and_nothing_else_is() {
+    let rule = |action| Rule { action, ..allow(labelled("1"), port(80)) };
+    let (mut snapshot, mut endpoints) = cluster(vec![vec![rule(Action::Allow), rule(Action::Deny)]]);
+    let stranger = IfName::of_pod("a", "stranger");
+    let pod = PodId { namespace: "a".to_owned(), name: "stranger".to_owned() };
+    endpoints.insert(stranger.clone(), Endpoint { pod, interface: stranger, addresses: Vec::new() });
+    let silent = compile(&snapshot, &endpoints, DenyLog::Disabled);
+    let telling = compile(&snapshot, &endpoints, DenyLog::Enabled);
+    assert_eq!((&silent.sets, silent.chains.len()), (&telling.sets, telling.chains.len()));
+    let is_log = |rule: &&NftRule| matches!(rule.action, crate::ruleset::Action::Log(_));
+    assert_eq!(silent.chains.values().flat_map(|chain| &chain.rules).find(is_log), None);
+    for (name, chain) in &telling.chains {
+        let direction = if name.as_str().starts_with("in.") { Direction::Ingress } else { Direction::Egress };
+        let drop = crate::ruleset::Action::Verdict(Verdict::Drop);
+        let dropped = chain.rules.iter().enumerate().filter(|(_, rule)| rule.action == drop);
+        let before: Vec<_> = dropped.map(|(n, rule)| (&chain.rules[n - 1], rule.matches.clone())).collect();
+        assert_eq!(chain.rules.iter().filter(is_log).count(), before.len(), "one for each that drops");
+        for (log, matches) in before {
+            assert_eq!(*log, deny_log::rule(direction, matches), "the same packets, and this direction");
+        }
+    }
+    snapshot.tiers.clear();
+    endpoints.retain(|_, endpoint| snapshot.pods.contains_key(&endpoint.pod));
+    assert_eq!(compile(&snapshot, &endpoints, DenyLog::Enabled), PolicyPart::default());
 }
