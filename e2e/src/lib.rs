@@ -4,6 +4,7 @@
 //! Expected flow: [`toolchain::Tools::prepare`], [`cluster::Cluster::up`], use it, [`cluster::remove`]. Needs root on Linux.
 //! Nothing leaves the namespaces of a cluster but one loopback port, which leads to its API server.
 
+pub mod api;
 mod cgroup;
 pub mod cluster;
 pub mod demo;

@@ -1,22 +1,17 @@
 //! CNI ADD and DEL with the real plugin and the real agent, beside Debian's `bridge` and `host-local`.
 //!
-//! The plugins are called as a runtime calls them, on a node of a cluster. Pods that no kubelet wants stand for the
-//! agent's knowledge of them: without a Pod object it would rightly let nobody in. The reference runs in a network
-//! namespace of its own on the same node, so that nobody reacts to its interfaces.
+//! The plugins are called as a runtime calls them, on a node of a cluster. The reference runs in a network namespace of
+//! its own on the same node, so that nobody reacts to its interfaces.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Seek, Write};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use towpath_e2e::node::Node;
 
-use crate::ground::{NAMESPACE, Standing, clear};
+use crate::ground::{Standing, clear};
+use crate::plugin::{self, DEBIAN_PLUGINS, Plugin};
 use crate::report::Table;
 use crate::sample::{Sample, ratios};
 use crate::spot::Spot;
@@ -27,9 +22,6 @@ const ROUNDS: usize = 6;
 /// How many calls at once.
 const WIDTHS: [usize; 2] = [1, 8];
 const VERBS: [&str; 2] = ["ADD", "DEL"];
-/// Debian's plugins.
-const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
-const OURS: &str = "/etc/cni/net.d/10-towpath.conflist";
 const OUR_ADDRESSES: &str = "/var/lib/cni/networks/k8s-pod-network";
 const REFERENCE_ADDRESSES: &str = "/run/bench-addresses";
 /// The reference's network on the node.
@@ -38,9 +30,7 @@ const REFERENCE_NETNS: &str = "bench-host";
 /// A plugin and the place that it works in.
 struct Arm {
     name: &'static str,
-    plugin: String,
-    config: String,
-    spot: Spot,
+    plugin: Plugin,
     addresses: &'static str,
     /// Times of the calls, by width and verb.
     times: BTreeMap<(usize, &'static str), Vec<Duration>>,
@@ -51,7 +41,7 @@ struct Arm {
 /// Measures both in turn, and looks whether an address stayed behind.
 pub(crate) fn measure(cluster: &Standing) -> Result<Table> {
     let node = cluster.node("n1")?;
-    let pods: Vec<Value> = (0..CONTAINERS).map(held_pod).collect();
+    let pods: Vec<Value> = (0..CONTAINERS).map(plugin::held_pod).collect();
     cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": pods}).to_string())?;
     node.exec(&["ip", "netns", "add", REFERENCE_NETNS])?;
     let mut arms = [ours(&node)?, reference(&node)?];
@@ -103,37 +93,10 @@ fn table(arms: &[Arm; 2]) -> Result<Table> {
     Ok(table)
 }
 
-/// A Pod that waits for ever to be scheduled.
-fn held_pod(index: usize) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": pod_name(index), "namespace": NAMESPACE, "labels": {"app": "held"}},
-        "spec": {
-            "schedulingGates": [{"name": "towpath.io/bench"}],
-            "containers": [{"name": "main", "image": "towpath.local/agnhost:1", "imagePullPolicy": "IfNotPresent"}],
-        },
-    })
-}
-
-fn pod_name(index: usize) -> String {
-    format!("held-{index}")
-}
-
-fn container_netns(index: usize) -> String {
-    format!("bench-{index}")
-}
-
 fn ours(node: &Node) -> Result<Arm> {
-    let list: Value = serde_json::from_str(&node.read(OURS)?).with_context(|| format!("{OURS} is no JSON"))?;
-    let mut config = list["plugins"][0].clone();
-    config["name"] = list["name"].clone();
-    config["cniVersion"] = list["cniVersion"].clone();
     Ok(Arm {
         name: "towpath",
-        plugin: "/opt/cni/bin/towpath".into(),
-        config: config.to_string(),
-        spot: Spot::of_node(node)?,
+        plugin: Plugin::towpath(node)?,
         addresses: OUR_ADDRESSES,
         times: BTreeMap::new(),
         medians: BTreeMap::new(),
@@ -147,9 +110,11 @@ fn reference(node: &Node) -> Result<Arm> {
     });
     Ok(Arm {
         name: "bridge + host-local",
-        plugin: format!("{DEBIAN_PLUGINS}/bridge"),
-        config: config.to_string(),
-        spot: Spot::beside_node(node, REFERENCE_NETNS)?,
+        plugin: Plugin {
+            program: format!("{DEBIAN_PLUGINS}/bridge"),
+            config: config.to_string(),
+            spot: Spot::beside_node(node, REFERENCE_NETNS)?,
+        },
         addresses: "/run/bench-addresses/bench",
         times: BTreeMap::new(),
         medians: BTreeMap::new(),
@@ -169,62 +134,14 @@ fn taken(node: &Node, folder: &str) -> Result<usize> {
 impl Arm {
     /// Adds all containers and deletes them again.
     fn round(&mut self, node: &Node, width: usize) -> Result<()> {
-        let each = |verb: &str| -> String {
-            (0..CONTAINERS).map(|index| format!("netns {verb} {}\n", container_netns(index))).collect()
-        };
-        let batch =
-            |commands: String| node.exec(&["sh", "-c", &format!("ip -batch - <<'END'\n{commands}END")]).map(drop);
-        batch(each("add"))?;
+        plugin::namespaces(node, "add", CONTAINERS)?;
         for verb in VERBS {
-            let times = self.calls(verb, width).with_context(|| format!("{verb} of {}", self.name))?;
+            let times =
+                self.plugin.calls(verb, CONTAINERS, width).with_context(|| format!("{verb} of {}", self.name))?;
             let median = Sample::of_millis(times.iter().copied()).context("no calls")?.median();
             self.times.entry((width, verb)).or_default().extend(times);
             self.medians.entry((width, verb)).or_default().push(median);
         }
-        batch(each("del"))
-    }
-
-    fn calls(&self, verb: &str, width: usize) -> Result<Vec<Duration>> {
-        let next = AtomicUsize::new(0);
-        let work = || -> Result<Vec<Duration>> {
-            self.spot.enter()?;
-            let mut times = Vec::new();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= CONTAINERS {
-                    return Ok(times);
-                }
-                times.push(self.call(verb, index)?);
-            }
-        };
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..width).map(|_| scope.spawn(work)).collect();
-            let ends =
-                workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(anyhow!("a caller panicked"))));
-            Ok(ends.collect::<Result<Vec<_>>>()?.concat())
-        })
-    }
-
-    fn call(&self, verb: &str, index: usize) -> Result<Duration> {
-        let mut input = File::from(nix::sys::memfd::memfd_create(c"config", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?);
-        input.write_all(self.config.as_bytes())?;
-        input.rewind()?;
-        let mut command = Command::new(&self.plugin);
-        command
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", format!("bench{index}"))
-            .env("CNI_NETNS", format!("/run/netns/{}", container_netns(index)))
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", DEBIAN_PLUGINS)
-            .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={NAMESPACE};K8S_POD_NAME={}", pod_name(index)))
-            .stdin(Stdio::from(input));
-        let start = Instant::now();
-        let answer = command.output().with_context(|| format!("start {}", self.plugin))?;
-        let took = start.elapsed();
-        let said = String::from_utf8_lossy(&answer.stdout);
-        ensure!(answer.status.success(), "{} {verb} said {said}", self.plugin);
-        Ok(took)
+        plugin::namespaces(node, "del", CONTAINERS)
     }
 }

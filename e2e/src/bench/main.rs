@@ -3,17 +3,25 @@
 //!
 //! Everything runs in clusters and namespaces of its own, which are gone at the end, also when a measurement fails.
 
-mod api;
+mod churn;
 mod cni;
+mod connections;
+mod crowd;
+mod flips;
 mod ground;
+mod heal;
 mod idle;
+mod memory;
+mod metrics;
 mod peers;
+mod plugin;
 mod pods;
-mod policy;
+mod process;
 mod ready;
 mod report;
 mod sample;
 mod spot;
+mod stream;
 mod tcp;
 
 use std::fs;
@@ -26,6 +34,7 @@ use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::{cluster, demo, run};
 
+use crate::crowd::{Crowd, PODS, POLICIES};
 use crate::ground::{Ground, Standing};
 use crate::report::Table;
 
@@ -49,10 +58,18 @@ enum Section {
     Tcp,
     /// CNI ADD and DEL
     Cni,
-    /// From the write of a policy to its effect
-    Policy,
     /// From the creation of pods to Running
     Pods,
+    /// From the write of a policy to its effect
+    Flips,
+    /// Memory of an agent that knows a large cluster
+    Memory,
+    /// A hundred changes a second
+    Churn,
+    /// New connections per second to a pod with many policies
+    Connections,
+    /// Meddling with the rules under a flood of forbidden packets
+    Heal,
     /// A thousand peers
     Peers,
     /// The whole demonstration
@@ -61,6 +78,7 @@ enum Section {
 
 const CLUSTER: &str = "bench";
 const REFERENCE: &str = "bench-reference";
+const CROWD: &str = "bench-crowd";
 const PEERS: &str = "bench-peers";
 const NODES: u8 = 3;
 
@@ -89,6 +107,7 @@ fn measure(cli: Cli) -> Result<bool> {
     let ground = Ground::prepare(Site::new(&program.with_file_name("towpath-cluster"))?, Progress::default())?;
     let mut bench = Bench { only: cli.only, report: heading(&ground)?, ground, failed: false };
     bench.on_three_nodes()?;
+    bench.on_a_crowd()?;
     bench.on_one_node()?;
     bench.demonstration()?;
     bench.say(&format!("The whole took {} s; {}.\n", start.elapsed().as_secs(), load()))?;
@@ -102,8 +121,8 @@ impl Bench {
     }
 
     fn on_three_nodes(&mut self) -> Result<()> {
-        use Section::{Cni, Idle, Pods, Policy, Ready, Tcp};
-        if ![Cni, Idle, Pods, Policy, Ready, Tcp].into_iter().any(|section| self.wants(section)) {
+        use Section::{Cni, Idle, Pods, Ready, Tcp};
+        if ![Cni, Idle, Pods, Ready, Tcp].into_iter().any(|section| self.wants(section)) {
             return Ok(());
         }
         let cluster = self.ground.cluster(CLUSTER, NODES)?;
@@ -113,16 +132,35 @@ impl Bench {
         }
         // After the section above nothing is left to do here.
         self.ground.deploy(&cluster)?;
-        self.section(Idle, |_| idle::measure(&cluster))?;
+        self.section(Idle, |_| idle::measure(&cluster, "three nodes", "< 25"))?;
         self.section(Tcp, |_| tcp::measure(&cluster))?;
         self.section(Cni, |_| cni::measure(&cluster))?;
-        self.section(Policy, |_| policy::measure(&cluster))?;
         if self.wants(Pods) {
             let reference = self.ground.cluster(REFERENCE, NODES)?;
             reference.reference_network()?;
             self.section(Pods, |_| pods::measure(&cluster, &reference))?;
         }
         Ok(())
+    }
+
+    /// On a cluster whose agents know many pods and policies. What is heavier comes later.
+    fn on_a_crowd(&mut self) -> Result<()> {
+        use Section::{Churn, Connections, Flips, Heal, Idle, Memory};
+        if ![Churn, Connections, Flips, Heal, Idle, Memory].into_iter().any(|section| self.wants(section)) {
+            return Ok(());
+        }
+        let cluster = self.ground.cluster(CROWD, 2)?;
+        self.ground.deploy(&cluster)?;
+        let mut crowd = Crowd::start(&cluster)?;
+        self.section(Flips, |_| flips::measure(&mut crowd))?;
+        self.section(Memory, |_| memory::measure(&mut crowd))?;
+        self.section(Idle, |_| {
+            crowd.complete()?;
+            idle::measure(&cluster, &format!("two nodes, {PODS} pods and {POLICIES} policies known"), "≤ 60")
+        })?;
+        self.section(Churn, |_| churn::measure(&mut crowd))?;
+        self.section(Connections, |_| connections::measure(&mut crowd))?;
+        self.section(Heal, |_| heal::measure(&mut crowd))
     }
 
     fn on_one_node(&mut self) -> Result<()> {

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use towpath_e2e::api::Api;
 use towpath_e2e::cluster::Component;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::api::Api;
 use crate::ground::Standing;
 use crate::report::Table;
 use crate::sample::Sample;

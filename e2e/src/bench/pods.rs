@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::{Deserializer, Value};
+use towpath_e2e::api::Api;
 use towpath_e2e::cluster::Cluster;
 
-use crate::api::Api;
 use crate::ground::{NAMESPACE, Standing, clear, pod};
 use crate::report::Table;
 use crate::sample::Sample;

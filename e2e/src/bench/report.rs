@@ -16,6 +16,11 @@ impl Table {
         Self { title: title.to_owned(), rows: vec![header], notes: Vec::new() }
     }
 
+    /// Another title for rows of the same form.
+    pub(crate) fn retitle(&mut self, title: &str) {
+        title.clone_into(&mut self.title);
+    }
+
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }

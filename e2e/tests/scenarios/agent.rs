@@ -9,9 +9,11 @@ use towpath_e2e::cluster::{Cluster, Component};
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
+use crate::flood::Flood;
 use crate::frame::{Frame, READY, Scenario};
 use crate::kernel;
 use crate::pods::{self, HTTP, Standing};
+use crate::policy::policy;
 use crate::status::{self, NAMESPACE};
 use crate::traffic::{self, Answer, Probe, Protocol, Stream};
 
@@ -27,12 +29,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// Kubelets take up to a minute to come back from it, so nothing that starts pods should follow.
 pub(crate) const AWAY: &[Scenario] = &[Scenario {
-    name: "the API server is away: traffic goes on, also past an agent that starts meanwhile",
+    name: "the API server is away for a minute: traffic goes on and policies hold, also past an agent that starts meanwhile",
     play: api_away,
 }];
 
 /// How long the API server is away, in seconds.
-const SECONDS_AWAY: usize = 20;
+const SECONDS_AWAY: usize = 60;
 
 fn deleted(frame: &Frame) -> Result<()> {
     let cluster = frame.network()?;
@@ -60,7 +62,7 @@ fn killed(frame: &Frame) -> Result<()> {
 }
 
 /// Ends the agent's process without a word.
-fn kill_agent(node: &Node) -> Result<()> {
+pub(crate) fn kill_agent(node: &Node) -> Result<()> {
     let pid = node.exec(&["pidof", "-s", "towpath-agent"])?;
     node.exec(&["kill", "-KILL", pid.trim()]).map(drop)
 }
@@ -75,6 +77,12 @@ fn api_away(frame: &Frame) -> Result<()> {
     let standing = Standing::pods(&cluster)?;
     // Another node than in the scenario before, because the kubelet waits longer with each restart.
     let node = cluster.node(&standing.far()?.node)?;
+    // Servers answer and send nothing by themselves, least of all the one whose agent starts anew.
+    let silent = json!({"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Egress"]});
+    let flood = Flood::start(standing.far()?, &standing.client)?;
+    flood.wait_open()?;
+    pods::apply(&cluster, pods::STANDING, &[policy("silent", &silent)])?;
+    let passed = flood.wait_closed()?;
     let (table, routes) = (kernel::table(&node)?, kernel::routes(&node)?);
     let stream = Stream::start(&standing.client, standing.far()?.ip)?;
     cluster.stop(Component::ApiServer)?;
@@ -89,7 +97,10 @@ fn api_away(frame: &Frame) -> Result<()> {
     cluster.progress().say("  the API server is back");
     agents_hear(&cluster, &standing)?;
     status::wait_ready(&cluster, 3, READY)?;
-    stream.finish()
+    stream.finish()?;
+    ensure!(flood.arrived() == passed, "{} datagrams arrived that a policy forbids", flood.arrived() - passed);
+    cluster.kubectl(&["delete", "networkpolicy", "silent", "-n", pods::STANDING])?;
+    flood.wait_open()
 }
 
 /// A policy that comes now is in force, and one that goes is not any more. New pods would have to wait for the kubelet,
@@ -99,12 +110,9 @@ fn agents_hear(cluster: &Cluster, standing: &Standing) -> Result<()> {
     let expect = |state, want| {
         traffic::expect(state, &[Probe { from, to, by: Protocol::Tcp, want, why: "the agent has heard" }])
     };
-    let policy = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "after"},
-        "spec": {"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Ingress"]},
-    });
+    let closed = json!({"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Ingress"]});
     expect("a server that is open", Answer::Open)?;
-    pods::apply(cluster, pods::STANDING, &[policy])?;
+    pods::apply(cluster, pods::STANDING, &[policy("after", &closed)])?;
     let closed = expect("a server that is closed", Answer::Closed);
     cluster.kubectl(&["delete", "networkpolicy", "after", "-n", pods::STANDING])?;
     closed?;
@@ -174,7 +182,7 @@ fn crowd(count: usize, node: &str) -> (Vec<Value>, Vec<String>) {
 }
 
 /// Waits until the addresses that are given out are those of the pods that there are.
-fn no_address_lost(cluster: &Cluster, node: &Node) -> Result<()> {
+pub(crate) fn no_address_lost(cluster: &Cluster, node: &Node) -> Result<()> {
     let mut last = String::new();
     let equal = wait_for("an address for each pod and none besides", Duration::from_secs(30), || {
         let pods = cluster.list(&["pods", "-A"])?;

@@ -1,16 +1,14 @@
 //! What a pod network is for: pods talk to pods, Services, names and the outside, from their own addresses.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::thread;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
-use towpath_e2e::cluster::{Cluster, IpFamily};
 use towpath_e2e::wait::wait_for;
-use towpath_e2e::{process, underlay};
 
 use crate::frame::{Frame, Scenario};
+use crate::outside::with_outside;
 use crate::pods::{self, HTTP, Standing, UDP};
 use crate::traffic::{self, Answer, Probe, Protocol};
 
@@ -23,11 +21,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "a pod reaches a Service by its name, and itself through its own Service", play: services },
     Scenario { name: "the outside sees the node's address, and a pod on another node the pod's", play: addresses },
 ];
-
-/// Number of the machine outside of the cluster: above all nodes, below the gateway.
-const OUTSIDE: u8 = 230;
-/// Its port.
-const OUTSIDE_PORT: u16 = 7000;
 
 fn pod_to_pod(frame: &Frame) -> Result<()> {
     let cluster = frame.network()?;
@@ -94,7 +87,7 @@ fn addresses(frame: &Frame) -> Result<()> {
     }
     let node = *cluster.node(&client.node)?.addresses().first().context("the node's address")?;
     with_outside(&cluster, |outside| {
-        let (to, listener) = (SocketAddr::new(outside.address, OUTSIDE_PORT), &outside.tcp);
+        let (to, listener) = (outside.server(), &outside.tcp);
         client.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)).context("connect to the outside"))?;
         let seen = listener.accept()?.1.ip();
         ensure!(seen == node, "the outside sees {seen} and not the node's {node} over TCP");
@@ -106,39 +99,4 @@ fn addresses(frame: &Frame) -> Result<()> {
         ensure!(seen == node, "the outside sees {seen} and not the node's {node} over UDP");
         Ok(())
     })
-}
-
-/// A machine on the nodes' link that is no node.
-struct Outside {
-    address: IpAddr,
-    tcp: TcpListener,
-    udp: UdpSocket,
-}
-
-fn with_outside<T>(cluster: &Cluster, act: impl FnOnce(&Outside) -> Result<T>) -> Result<T> {
-    const ROLE: &str = "outside";
-    let netns = underlay::netns(cluster.name(), ROLE);
-    // Left by an earlier run that was interrupted.
-    if underlay::present(cluster.name())?.contains(&netns) {
-        underlay::remove(&netns)?;
-    }
-    underlay::join(cluster.name(), ROLE, OUTSIDE, IpFamily::V4)?;
-    let outcome = open(&netns).and_then(|outside| act(&outside));
-    underlay::remove(&netns)?;
-    outcome
-}
-
-/// Sockets stay in the namespace in which they were made.
-fn open(netns: &str) -> Result<Outside> {
-    thread::scope(|scope| {
-        let inside = scope.spawn(|| -> Result<Outside> {
-            process::enter_netns(netns)?;
-            let address = IpAddr::V4(underlay::ipv4(OUTSIDE));
-            let (tcp, udp) = (TcpListener::bind((address, OUTSIDE_PORT))?, UdpSocket::bind((address, OUTSIDE_PORT))?);
-            udp.set_read_timeout(Some(Duration::from_secs(3)))?;
-            Ok(Outside { address, tcp, udp })
-        });
-        inside.join().map_err(|_| anyhow!("the outside panicked"))?
-    })
-    .with_context(|| format!("open {netns}"))
 }

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, anyhow, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use towpath_e2e::cluster::{Cluster, IpFamily};
 use towpath_e2e::deploy;
 
 use crate::cluster::own;
 use crate::frame::{Frame, READY, Scenario};
 use crate::pods::{self, HTTP, Pod, UDP};
+use crate::policy::policy;
 use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] =
@@ -31,7 +32,7 @@ fn both(frame: &Frame) -> Result<()> {
         let wanted = [
             pods::pod("server", "server", "n2", &pods::server()),
             pods::pod("client", "client", "n1", &pods::client()),
-            pods::pod("near", "client", "n2", &pods::client()),
+            pods::pod("near", "near", "n2", &pods::client()),
         ];
         let made = pods::start(&cluster, NAMESPACE, &wanted)?;
         let [server, client, near] = made.try_into().map_err(|_| anyhow!("three pods"))?;
@@ -41,14 +42,15 @@ fn both(frame: &Frame) -> Result<()> {
         }
         // The outer header of IPv6 takes 70 bytes of 1500; 40 of IPv6 and 8 of ICMP come on top of what ping is given.
         traffic::ping(&client, server.ips[1], &["-M", "do", "-s", "1382"])?;
-        obeys(&cluster, &server, &[&client, &near])
+        obeys(&cluster, &server, [&client, &near])
     })
 }
 
-fn obeys(cluster: &Cluster, server: &Pod, clients: &[&Pod]) -> Result<()> {
-    let expect = |state, want| {
+/// Each direction closed, and opened again for one of two, in both families.
+fn obeys(cluster: &Cluster, server: &Pod, clients: [&Pod; 2]) -> Result<()> {
+    let expect = |state: &str, wants: [Answer; 2]| {
         let mut probes = Vec::new();
-        for from in clients {
+        for (from, want) in clients.into_iter().zip(wants) {
             for ip in &server.ips {
                 for (by, port) in [(Protocol::Tcp, HTTP), (Protocol::Udp, UDP)] {
                     probes.push(Probe { from, to: SocketAddr::new(*ip, port), by, want, why: "in both families" });
@@ -57,13 +59,20 @@ fn obeys(cluster: &Cluster, server: &Pod, clients: &[&Pod]) -> Result<()> {
         }
         traffic::expect(state, &probes)
     };
-    expect("everything open without a policy", Answer::Open)?;
-    let policy = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "closed"},
-        "spec": {"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Ingress"]},
-    });
-    pods::apply(cluster, NAMESPACE, &[policy])?;
-    expect("everything closed by an empty policy", Answer::Closed)?;
-    cluster.kubectl(&["delete", "networkpolicy", "closed", "-n", NAMESPACE])?;
-    expect("everything open again", Answer::Open)
+    let put = |name: &str, spec: Value| pods::apply(cluster, NAMESPACE, &[policy(name, &spec)]);
+    let drop = |name: &str| cluster.kubectl(&["delete", "networkpolicy", name, "-n", NAMESPACE]);
+    let role = |role: &str| json!({"matchLabels": {"role": role}});
+    expect("everything open without a policy", [Answer::Open; 2])?;
+    put("in", json!({"podSelector": role("server"), "policyTypes": ["Ingress"]}))?;
+    expect("a server that nobody reaches", [Answer::Closed; 2])?;
+    put("in", json!({"podSelector": role("server"), "ingress": [{"from": [{"podSelector": role("near")}]}]}))?;
+    expect("a server that is open to one", [Answer::Closed, Answer::Open])?;
+    drop("in")?;
+    put("out", json!({"podSelector": {}, "policyTypes": ["Egress"]}))?;
+    expect("pods that reach nobody", [Answer::Closed; 2])?;
+    let to_server = json!([{"to": [{"podSelector": role("server")}]}]);
+    put("client-out", json!({"podSelector": role("client"), "policyTypes": ["Egress"], "egress": to_server}))?;
+    expect("one pod that reaches the server", [Answer::Open, Answer::Closed])?;
+    drop("out")?;
+    expect("both again, one by its policy and one without", [Answer::Open; 2])
 }

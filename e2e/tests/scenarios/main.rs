@@ -9,14 +9,19 @@ mod basics;
 mod cluster;
 mod drift;
 mod families;
+mod fire;
+mod flood;
 mod frame;
 mod install;
 mod kernel;
+mod life;
 mod nodes;
 mod operator;
+mod outside;
 mod pods;
 mod policy;
 mod removal;
+mod services;
 mod status;
 mod traffic;
 
@@ -34,6 +39,9 @@ const SCENARIOS: &[&[Scenario]] = &[
     install::SCENARIOS,
     basics::SCENARIOS,
     policy::SCENARIOS,
+    life::SCENARIOS,
+    services::SCENARIOS,
+    fire::SCENARIOS,
     agent::SCENARIOS,
     drift::SCENARIOS,
     nodes::SCENARIOS,

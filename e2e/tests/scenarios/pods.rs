@@ -185,6 +185,14 @@ pub(crate) fn gone(cluster: &Cluster, namespace: &str) -> Result<()> {
     })
 }
 
+/// Waits until no namespace is being removed, with the pods in it.
+pub(crate) fn settled(cluster: &Cluster) -> Result<()> {
+    wait_for("the end of every namespace that is being removed", END, || {
+        let all = cluster.list(&["namespaces"])?;
+        Ok(all.iter().all(|namespace| namespace["status"]["phase"] == "Active").then_some(()))
+    })
+}
+
 /// A server on every node, and a client on the first: pods that scenarios talk through and leave as they are.
 pub(crate) struct Standing {
     /// One per node, in the nodes' order.

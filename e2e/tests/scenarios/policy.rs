@@ -1,26 +1,19 @@
 //! NetworkPolicies on real traffic: each scenario makes its own namespace and pods.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use towpath_e2e::cluster::Cluster;
-use towpath_e2e::toolchain::AGNHOST_IMAGE;
 use towpath_e2e::wait::wait_for;
 
 use crate::frame::{Frame, Scenario};
-use crate::pods::{self, HTTP, OTHER_HTTP, Pod, START, Standing, UDP};
+use crate::pods::{self, HTTP, OTHER_HTTP, Pod, Standing, UDP};
 use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "a closed pod opens to the pods, namespaces and ports that a policy names", play: ingress },
     Scenario { name: "a pod whose egress is closed reaches what a policy names, cluster DNS among it", play: egress },
-    Scenario {
-        name: "the first packet of a new pod is judged by the policies that were there before",
-        play: first_packet,
-    },
 ];
 
 /// The servers that policies are about, and those who try.
@@ -60,7 +53,8 @@ const ALL: &[(&str, u16)] = &[
     ("visitor", UDP),
 ];
 
-fn policy(name: &str, spec: &Value) -> Value {
+/// A NetworkPolicy.
+pub(crate) fn policy(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec})
 }
 
@@ -182,51 +176,4 @@ fn names_resolve(cluster: &Cluster, pod: &Pod) -> Result<()> {
         Ok((said.status.success() && last.contains("10.96.0.1")).then_some(()))
     });
     resolved.with_context(|| last)
-}
-
-/// Each pod does as its first and only act what a policy forbids it, and then what the policy allows. A rule that came
-/// late would let the first through; one that was not complete would stop the second.
-fn first_packet(frame: &Frame) -> Result<()> {
-    const PODS: usize = 20;
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let far = standing.far()?;
-    let to_server = json!({
-        "podSelector": {"matchLabels": {"role": "starter"}},
-        "policyTypes": ["Egress"],
-        "egress": [{
-            "to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"role": "server"}}}],
-            "ports": [{"protocol": "TCP", "port": HTTP}],
-        }],
-    });
-    pods::with_namespace(&cluster, "starters", |namespace| {
-        pods::apply(&cluster, namespace, &[policy("to-server", &to_server)])?;
-        let starters: Vec<Value> = (0..PODS).map(|number| starter(number, far.ip)).collect();
-        pods::apply(&cluster, namespace, &starters)?;
-        let phases = wait_for("the end of every starter", START, || {
-            let pods = cluster.list(&["pods", "-n", namespace])?;
-            let mut phases: BTreeMap<String, usize> = BTreeMap::new();
-            for pod in &pods {
-                *phases.entry(pod["status"]["phase"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
-            }
-            let ended = ["Succeeded", "Failed"].iter().filter_map(|phase| phases.get(*phase)).sum::<usize>();
-            Ok((ended == PODS).then_some(phases))
-        })?;
-        ensure!(phases.get("Succeeded") == Some(&PODS), "not every first packet was judged right: {phases:?}");
-        Ok(())
-    })
-}
-
-fn starter(number: usize, server: IpAddr) -> Value {
-    let connect = |port: u16, seconds: u8| {
-        format!("/agnhost connect {} --protocol=tcp --timeout={seconds}s", SocketAddr::new(server, port))
-    };
-    let act = format!("if {}; then exit 3; fi; {}", connect(OTHER_HTTP, 1), connect(HTTP, 3));
-    let container = json!([{
-        "name": "starter", "image": AGNHOST_IMAGE, "imagePullPolicy": "IfNotPresent", "command": ["/bin/sh", "-c", act],
-    }]);
-    let node = if number.is_multiple_of(2) { "n1" } else { "n2" };
-    let mut pod = pods::pod(&format!("starter-{number}"), "starter", node, &container);
-    pod["spec"]["restartPolicy"] = json!("Never");
-    pod
 }

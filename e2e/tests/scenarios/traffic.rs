@@ -69,6 +69,16 @@ pub(crate) fn expect(state: &str, probes: &[Probe<'_>]) -> Result<()> {
     settled.with_context(|| wrong)
 }
 
+/// The same for one answer, which `ask` gives.
+pub(crate) fn settle(state: &str, want: Answer, mut ask: impl FnMut() -> Result<Answer>) -> Result<()> {
+    let mut last = None;
+    let settled = wait_for(state, IN_FORCE, || {
+        last = Some(ask()?);
+        Ok((last == Some(want)).then_some(()))
+    });
+    settled.with_context(|| format!("the last answer was {last:?} and should be {want:?}"))
+}
+
 fn ask(probe: &Probe<'_>) -> Result<Answer> {
     match probe.by {
         Protocol::Tcp => tcp(probe.from, probe.to),
@@ -80,12 +90,17 @@ fn ask(probe: &Probe<'_>) -> Result<Answer> {
 
 /// Whether a TCP connection can be opened.
 pub(crate) fn tcp(from: &Pod, to: SocketAddr) -> Result<Answer> {
-    from.inside(|| match TcpStream::connect_timeout(&to, PATIENCE) {
+    from.inside(|| connect(to)).with_context(|| format!("connect from {}", from.name))
+}
+
+/// The same from the network namespace of this thread.
+pub(crate) fn connect(to: SocketAddr) -> Result<Answer> {
+    match TcpStream::connect_timeout(&to, PATIENCE) {
         Ok(_) => Ok(Answer::Open),
         Err(error) if is_silence(error.kind()) => Ok(Answer::Closed),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Answer::Refused),
-        Err(error) => Err(error).with_context(|| format!("connect from {} to {to}", from.name)),
-    })
+        Err(error) => Err(error).with_context(|| format!("connect to {to}")),
+    }
 }
 
 /// A drop shows as time that ran out; a route that is not there as unreachable.

@@ -8,20 +8,25 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
-use towpath_e2e::cluster::Cluster;
+
+use crate::cluster::Cluster;
 
 /// Writers at once.
 const WRITERS: usize = 8;
 
 /// A running `kubectl proxy`. It ends with this value.
 #[derive(Debug)]
-pub(crate) struct Api {
+pub struct Api {
     proxy: Child,
     address: String,
 }
 
 impl Api {
-    pub(crate) fn open(cluster: &Cluster) -> Result<Self> {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When kubectl cannot be started or does not say where it listens.
+    pub fn open(cluster: &Cluster) -> Result<Self> {
         let mut command = cluster.kubectl_command(&["proxy", "--port=0"]);
         let mut proxy = command.stdout(Stdio::piped()).spawn().context("start kubectl proxy")?;
         let said = proxy.stdout.take().context("kubectl proxy has no output")?;
@@ -34,16 +39,30 @@ impl Api {
     }
 
     /// Creates an object in the collection `path`.
-    pub(crate) fn create(&self, path: &str, object: &Value) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn create(&self, path: &str, object: &Value) -> Result<()> {
         self.call("POST", path, "application/json", &object.to_string())
     }
 
     /// Creates several objects, some at once.
-    pub(crate) fn create_all(&self, path: &str, objects: &[Value]) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the API server refuses one.
+    pub fn create_all(&self, path: &str, objects: &[Value]) -> Result<()> {
+        self.each(objects, |object| self.create(path, object))
+    }
+
+    /// Does something for each of several things, some at once.
+    ///
+    /// # Errors
+    /// With the first error of `act`.
+    pub fn each<T: Sync>(&self, things: &[T], act: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
         let next = AtomicUsize::new(0);
         let write = || -> Result<()> {
-            while let Some(object) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.create(path, object)?;
+            while let Some(thing) = things.get(next.fetch_add(1, Ordering::Relaxed)) {
+                act(thing)?;
             }
             Ok(())
         };
@@ -56,11 +75,18 @@ impl Api {
     }
 
     /// Changes some fields of an object.
-    pub(crate) fn patch(&self, path: &str, fields: &Value) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn patch(&self, path: &str, fields: &Value) -> Result<()> {
         self.call("PATCH", path, "application/merge-patch+json", &fields.to_string())
     }
 
-    pub(crate) fn delete(&self, path: &str) -> Result<()> {
+    /// Deletes an object, or all of a collection, without grace.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn delete(&self, path: &str) -> Result<()> {
         self.call("DELETE", path, "application/json", r#"{"gracePeriodSeconds":0}"#)
     }
 

@@ -1,0 +1,157 @@
+//! From the write of a NetworkPolicy to its effect on packets, in both directions, in company of growing size.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use towpath_e2e::api::Api;
+
+use crate::crowd::{Crowd, PODS, POLICIES, Part};
+use crate::ground::NAMESPACE;
+use crate::metrics::{CHANGE, Histogram};
+use crate::report::Table;
+use crate::sample::Sample;
+use crate::stream::{Stream, with_stream};
+
+const PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies/flip";
+/// Changes in each direction.
+const FLIPS: usize = 100;
+/// Changes before, so that all that came with an arm has arrived.
+const BEFORE: usize = 3;
+/// Time between two datagrams.
+pub(crate) const PACE: Duration = Duration::from_millis(1);
+
+/// Times of one direction.
+#[derive(Default)]
+struct Times {
+    /// From the beginning of the write.
+    begun: Vec<Duration>,
+    /// From its return.
+    returned: Vec<Duration>,
+}
+
+/// Times of both directions.
+#[derive(Default)]
+pub(crate) struct Flips {
+    closed: Times,
+    opened: Times,
+}
+
+/// Opens and closes the way again and again, with more and more around it.
+pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
+    let mut table = table();
+    let steps = [
+        ("nothing else".to_owned(), None),
+        (format!("{PODS} pods known"), Some(Part::Pods)),
+        (format!("and {POLICIES} policies of other pods of the node"), Some(Part::Policies)),
+        (format!("and {POLICIES} policies of the same pod"), Some(Part::SamePod)),
+    ];
+    for (arm, part) in steps {
+        part.map_or(Ok(()), |part| crowd.bring(part))?;
+        let before = Histogram::read(&crowd.node()?, CHANGE)?;
+        let flips = with_stream(crowd.cluster, crowd.server(), PACE, |stream| {
+            let mut flips = Flips::default();
+            prepare(&crowd.api)?;
+            for _ in 0..BEFORE {
+                Flips::default().once(&crowd.api, stream)?;
+            }
+            (0..FLIPS).try_for_each(|_| flips.once(&crowd.api, stream))?;
+            Ok(flips)
+        })?;
+        crowd.api.delete(PATH)?;
+        let agent = Histogram::read(&crowd.node()?, CHANGE)?.since(&before);
+        flips.rows(&arm, &agent, &mut table)?;
+    }
+    table.note("A datagram every millisecond across nodes. The agent's own figure is of all changes of the arm, from a histogram: the bucket's upper end.");
+    table.note("Canal, on such a cluster: p50 95 and 79 ms with nothing else, 321 and 320 with 1,000 policies of other pods of the node, 437 and 426 with 1,000 of the same pod.");
+    Ok(table)
+}
+
+/// An empty table of flips.
+pub(crate) fn table() -> Table {
+    let header = [
+        "arm",
+        "change",
+        "from the write's return: p50 ms",
+        "p99 ms",
+        "median (least–most)",
+        "from its beginning: p50 ms",
+        "p99 ms",
+        "agent, event to commit: p50 ms",
+        "p99 ms",
+        "aim p99",
+        "runs",
+    ];
+    Table::new("Policy, from the API write to its effect", &header)
+}
+
+/// Puts the policy there that flips, letting the client in.
+pub(crate) fn prepare(api: &Api) -> Result<()> {
+    api.create(
+        "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies",
+        &json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": "flip", "namespace": NAMESPACE},
+            "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"], "ingress": from("client")},
+        }),
+    )
+}
+
+/// Removes it.
+pub(crate) fn remove(api: &Api) -> Result<()> {
+    api.delete(PATH)
+}
+
+/// Rules that let pods with a label in.
+fn from(app: &str) -> Value {
+    json!([{"from": [{"podSelector": {"matchLabels": {"app": app}}}]}])
+}
+
+impl Times {
+    fn add(&mut self, [begun, returned]: [Instant; 2], effect: Instant) {
+        self.begun.push(effect.saturating_duration_since(begun));
+        self.returned.push(effect.saturating_duration_since(returned));
+    }
+}
+
+impl Flips {
+    /// Closes the way and opens it again.
+    pub(crate) fn once(&mut self, api: &Api, stream: &Stream<'_>) -> Result<()> {
+        let deny = write(api, "nobody")?;
+        let last = stream.silence(deny[0])?.unwrap_or(deny[0]);
+        self.closed.add(deny, last);
+        let allow = write(api, "client")?;
+        let first = stream.first_after(allow[0])?;
+        self.opened.add(allow, first);
+        Ok(())
+    }
+
+    /// Adds what was measured.
+    pub(crate) fn rows(self, arm: &str, agent: &Histogram, table: &mut Table) -> Result<()> {
+        for (what, times) in [("allow → deny", self.closed), ("deny → allow", self.opened)] {
+            let begun = Sample::of_millis(times.begun).context("no runs")?;
+            let returned = Sample::of_millis(times.returned).context("no runs")?;
+            table.row([
+                arm.to_owned(),
+                what.into(),
+                format!("{:.1}", returned.median()),
+                format!("{:.1}", returned.percentile(99)),
+                returned.spread(1),
+                format!("{:.1}", begun.median()),
+                format!("{:.1}", begun.percentile(99)),
+                agent.millis(50),
+                agent.millis(99),
+                "agent ≤ 10".into(),
+                returned.len().to_string(),
+            ]);
+        }
+        Ok(())
+    }
+}
+
+/// Lets only this app in. Gives when the write began and when it returned.
+fn write(api: &Api, app: &str) -> Result<[Instant; 2]> {
+    let begun = Instant::now();
+    api.patch(PATH, &json!({"spec": {"ingress": from(app)}}))?;
+    Ok([begun, Instant::now()])
+}

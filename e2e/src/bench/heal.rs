@@ -1,0 +1,75 @@
+//! Somebody meddles with the rules of a node while forbidden packets come in a flood: how many of them pass, and for how
+//! long.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use towpath_e2e::node::Node;
+
+use crate::crowd::Crowd;
+use crate::ground::NAMESPACE;
+use crate::report::Table;
+use crate::sample::Sample;
+use crate::stream::with_stream;
+
+const ROUNDS: usize = 10;
+/// Time between two datagrams.
+const PACE: Duration = Duration::from_micros(100);
+const POLICY_PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies";
+
+/// Does each damage several times under the flood.
+pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
+    let node = crowd.node()?;
+    let closed = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "closed", "namespace": NAMESPACE},
+        "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]},
+    });
+    let header = ["what is done", "nft said yes", "datagrams that passed", "for ms (least–most)", "aim", "runs"];
+    let mut table = Table::new("Meddling with the rules under a flood of forbidden packets", &header);
+    let map = "delete element inet towpath to-pod";
+    with_stream(crowd.cluster, crowd.server(), PACE, |stream| {
+        crowd.api.create(POLICY_PATH, &closed)?;
+        stream.silence(Instant::now())?;
+        let element = element(&node, crowd.server())?;
+        for damage in [
+            &format!("{map} {{ {element} }}"),
+            "flush chain inet towpath antispoof",
+            "flush table inet towpath",
+            "delete table inet towpath",
+            "flush ruleset",
+        ] {
+            let (mut yes, mut passed, mut times) = (0, 0, Vec::new());
+            for _ in 0..ROUNDS {
+                let start = Instant::now();
+                yes += usize::from(node.exec_raw(&["nft", damage])?.status.success());
+                let through = stream.until_silence(start)?;
+                passed += through.len();
+                times.push(through.first().zip(through.last()).map_or(Duration::ZERO, |(first, last)| *last - *first));
+            }
+            let spread = Sample::of_millis(times).context("no runs")?.spread(1);
+            let said = format!("{yes} of {ROUNDS}");
+            table.row([
+                format!("nft {damage}"),
+                said,
+                passed.to_string(),
+                spread,
+                "0, at most 50 ms".into(),
+                ROUNDS.to_string(),
+            ]);
+        }
+        Ok(())
+    })?;
+    crowd.api.delete(&format!("{POLICY_PATH}/closed"))?;
+    table.note("A datagram every tenth of a millisecond, or as fast as the machine lets it. nft says yes to a flush of everything also where the kernel keeps a table that has an owner.");
+    Ok(table)
+}
+
+/// The element of the dispatch to the pod with this address: `"interface" : verdict chain`.
+fn element(node: &Node, address: &str) -> Result<String> {
+    let route = node.exec(&["ip", "-oneline", "route", "get", address])?;
+    let interface =
+        route.split_once(" dev ").and_then(|(_, rest)| rest.split(' ').next()).context("the pod's interface")?;
+    Ok(format!("\"{interface}\""))
+}
