@@ -5,6 +5,7 @@ pub mod local;
 pub mod net;
 mod netlink;
 pub mod netns;
+pub mod nflog;
 pub mod nfnetlink;
 pub mod nft;
 pub mod sysctl;

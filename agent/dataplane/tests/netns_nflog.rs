@@ -1,0 +1,138 @@
+//! The packet log in a kernel: real packets that a rule logs and drops.
+
+mod support;
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use nix::errno::Errno;
+use support::{enter_new_namespace, sh, try_sh};
+use towpath_core::{
+    model::{Endpoint, PodId, Protocol},
+    names::IfName,
+    policy::{
+        compile,
+        deny_log::{DenyLog, GROUP, SNAPLEN, prefix},
+        ir::{Direction, Snapshot},
+    },
+    ruleset::Rule,
+};
+use towpath_dataplane::nflog::{Batch, Carried, Logged, PacketLog};
+
+const SOON: Option<Duration> = Some(Duration::from_secs(10));
+const NOW: Option<Duration> = Some(Duration::from_millis(200));
+
+/// The rules that the compiler gives a pod that may do nothing, at the way out of this namespace.
+fn drop_what_leaves(for_ports: &str) {
+    let endpoint = Endpoint {
+        pod: PodId { namespace: "a".to_owned(), name: "b".to_owned() },
+        interface: IfName::new("tow0").unwrap(),
+        addresses: Vec::new(),
+    };
+    let endpoints = [(endpoint.interface.clone(), endpoint)].into_iter().collect();
+    let part = compile(&Snapshot::default(), &endpoints, DenyLog::Enabled);
+    let chain = &part.chains[&part.egress.into_iter().next().unwrap().1];
+    let rules: Vec<String> = chain.rules.iter().map(Rule::to_string).collect();
+    sh(&format!(
+        "ip link set lo up
+         nft -f - <<'E'
+add table inet t
+add chain inet t out {{ type filter hook output priority 0; }}
+add chain inet t denied
+add rule inet t out {for_ports} jump denied
+add rule inet t denied {}
+E",
+        rules.join("\nadd rule inet t denied ")
+    ));
+}
+
+fn to(address: &str) -> SocketAddr {
+    address.parse().unwrap()
+}
+
+fn send(from: &str, to: SocketAddr) {
+    // The rule refuses the packet to the socket that sends it, too.
+    let refused = UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+}
+
+/// Everything that is told until there are so many packets.
+fn hear(log: &mut PacketLog, packets: usize) -> Vec<Logged> {
+    let mut heard = Vec::new();
+    let end = Instant::now() + Duration::from_secs(10);
+    while heard.len() < packets && Instant::now() < end {
+        let batch = log.hear(SOON).unwrap();
+        assert_eq!(batch.lost, 0);
+        heard.extend(batch.packets);
+    }
+    heard
+}
+
+#[test]
+fn a_packet_that_is_dropped_is_heard_of_with_addresses_port_and_direction() {
+    enter_new_namespace();
+    drop_what_leaves("meta l4proto { 1, 58, 6, 17 }");
+    let mut log = PacketLog::bind(GROUP, SNAPLEN).unwrap();
+    send("127.0.0.1:0", to("127.0.0.2:53"));
+    send("[::1]:0", to("[::1]:54"));
+    let connect = TcpStream::connect_timeout(&to("127.0.0.3:80"), Duration::from_millis(50));
+    assert!(connect.is_err(), "the first packet is dropped");
+    assert!(try_sh("ping -c1 -W1 127.0.0.4").is_err());
+    let heard = hear(&mut log, 4);
+    let of = |address: &str| {
+        let packet =
+            heard.iter().find(|packet| packet.head.destination == address.parse::<std::net::IpAddr>().unwrap());
+        packet.unwrap_or_else(|| panic!("nothing of {address} in {heard:?}"))
+    };
+    for (address, source, carried) in [
+        ("127.0.0.2", "127.0.0.1", Carried::Port(Protocol::Udp, 53)),
+        ("::1", "::1", Carried::Port(Protocol::Udp, 54)),
+        ("127.0.0.3", "127.0.0.1", Carried::Port(Protocol::Tcp, 80)),
+        ("127.0.0.4", "127.0.0.1", Carried::Icmp(1, 8)),
+    ] {
+        let packet = of(address);
+        assert_eq!((packet.head.source.to_string(), packet.head.carried), (source.to_owned(), carried));
+        assert_eq!(packet.prefix, prefix(Direction::Egress));
+    }
+}
+
+#[test]
+fn a_flood_is_told_of_at_the_rate_of_the_rule_and_what_passes_is_not_told_of() {
+    enter_new_namespace();
+    drop_what_leaves("udp dport 9");
+    let mut log = PacketLog::bind(GROUP, SNAPLEN).unwrap();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let start = Instant::now();
+    for _ in 0..2000 {
+        sender.send_to(b"x", "127.0.0.1:9").unwrap_err();
+        sender.send_to(b"x", "127.0.0.1:10").unwrap_or_default();
+    }
+    let took = start.elapsed();
+    let mut heard = Vec::new();
+    loop {
+        match log.hear(NOW).unwrap() {
+            batch if batch == Batch::default() => break,
+            batch => heard.extend(batch.packets),
+        }
+    }
+    let most = 20 + 10 * (took.as_secs() as usize + 1);
+    assert!((20..=most).contains(&heard.len()), "{} of 2000 within {took:?}", heard.len());
+    assert!(heard.iter().all(|packet| packet.head.carried == Carried::Port(Protocol::Udp, 9)), "{heard:?}");
+}
+
+#[test]
+fn a_group_belongs_to_one_listener_until_it_ends() {
+    enter_new_namespace();
+    drop_what_leaves("udp dport 9");
+    let first = PacketLog::bind(GROUP, SNAPLEN).unwrap();
+    let refused = PacketLog::bind(GROUP, SNAPLEN).unwrap_err();
+    assert!(matches!(refused.errno(), Some(Errno::EBUSY | Errno::EPERM)), "{refused:?}");
+    drop(first);
+    let mut second = PacketLog::bind(GROUP, SNAPLEN).unwrap();
+    assert_eq!(second.hear(NOW).unwrap(), Batch::default(), "nothing happens");
+    send("127.0.0.1:0", to("127.0.0.1:9"));
+    assert_eq!(hear(&mut second, 1).len(), 1);
+}
