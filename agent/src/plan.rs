@@ -103,7 +103,7 @@ pub fn plan(known: Known<'_>) -> Option<Plan> {
         Ok((path, problem)) => (Some(path), problem),
         Err(problem) => (None, Some(problem)),
     };
-    node_addresses.extend(path.iter().flat_map(|path| path.uplink.addresses.values()));
+    node_addresses.extend(path.iter().flat_map(|path| path.uplink.addresses.values().copied()));
     let own_node = index.own_node();
     let own_cidrs: Vec<IpNet> = own_node.into_iter().flat_map(|node| node.pod_cidrs.values().copied()).collect();
     let policy = match settings.policy {
@@ -153,7 +153,8 @@ impl Known<'_> {
             })
             .collect();
         let all_peers: Vec<Peer> = peers.peers.values().flatten().cloned().collect();
-        let endpoints: Vec<Endpoint> = self.index.endpoints().values().cloned().collect();
+        let endpoints: Vec<Endpoint> =
+            self.index.endpoints().values().map(|endpoint| Endpoint::clone(endpoint)).collect();
         let (overlay, conflicts) = overlay::want(&OverlayInput {
             node: self.me,
             vni: self.settings.vni,

@@ -2,12 +2,14 @@
 //! 1,000 policies. `cargo bench -p towpath-core` prints the median of some runs; nothing here passes or fails.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     hint::black_box,
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use imbl::{OrdMap, OrdSet};
 use towpath_core::{
     model::{Endpoint, Labels, PodId, Protocol},
     names::IfName,
@@ -66,15 +68,15 @@ fn report<T>(what: &str, run: impl Fn() -> T) {
 #[derive(Clone)]
 struct Cluster {
     snapshot: Snapshot,
-    endpoints: BTreeMap<IfName, Endpoint>,
+    endpoints: OrdMap<IfName, Arc<Endpoint>>,
 }
 
 impl Cluster {
     fn new(policy: MakePolicy) -> Self {
         let mut snapshot = Snapshot::default();
-        let mut endpoints = BTreeMap::new();
+        let mut endpoints = OrdMap::new();
         for n in 0..NAMESPACES {
-            snapshot.namespaces.insert(namespace(n), labels(&[("team", n % 10)]));
+            snapshot.namespaces.insert(namespace(n), Arc::new(labels(&[("team", n % 10)])));
         }
         for n in 0..PODS {
             let id = PodId { namespace: namespace(n % NAMESPACES), name: format!("pod-{n}") };
@@ -82,7 +84,7 @@ impl Cluster {
             if n < LOCAL {
                 let interface = IfName::of_pod(&id.namespace, &id.name);
                 let endpoint = Endpoint { pod: id.clone(), interface: interface.clone(), addresses: vec![address] };
-                endpoints.insert(interface, endpoint);
+                endpoints.insert(interface, Arc::new(endpoint));
             }
             let pod = Pod {
                 labels: labels(&[("app", n % 50), ("tier", n % 3), ("hash", n)]),
@@ -91,12 +93,12 @@ impl Cluster {
                 kind: PodKind::Endpoint,
                 node: None,
             };
-            snapshot.pods.insert(id, pod);
+            snapshot.pods.insert(id, Arc::new(pod));
         }
-        let mut tier = Tier { name: "bench".to_owned(), default: TierDefault::Deny, policies: BTreeMap::new() };
+        let mut tier = Tier { name: "bench".to_owned(), default: TierDefault::Deny, policies: OrdMap::new() };
         for n in 0..POLICIES {
             let (namespace, policy) = policy(n);
-            tier.policies.insert(PolicyId { namespace, name: format!("policy-{n}") }, policy);
+            tier.policies.insert(PolicyId { namespace, name: format!("policy-{n}") }, Arc::new(policy));
         }
         snapshot.tiers.push(tier);
         Self { snapshot, endpoints }
@@ -107,7 +109,7 @@ impl Cluster {
             endpoints: &self.endpoints,
             cluster_pod_cidrs: &["10.244.0.0/16".parse().expect("a network")],
             node_pod_cidrs: &["10.244.0.0/24".parse().expect("a network")],
-            node_addresses: &BTreeSet::new(),
+            node_addresses: &OrdSet::new(),
             vxlan_port: 8472,
             masquerade: Masquerade::Disabled,
             to_nodes: ToNodes::AsNode,
@@ -117,8 +119,9 @@ impl Cluster {
 
     fn with_one_label_changed(&self) -> Self {
         let mut changed = self.clone();
-        if let Some(pod) = changed.snapshot.pods.values_mut().next_back() {
-            pod.labels.insert("app".to_owned(), "other".to_owned());
+        let last = changed.snapshot.pods.get_max().map(|(id, _)| id.clone());
+        if let Some(pod) = last.and_then(|id| changed.snapshot.pods.get_mut(&id)) {
+            Arc::make_mut(pod).labels.insert("app".to_owned(), "other".to_owned());
         }
         changed
     }

@@ -1,6 +1,6 @@
 //! Names of what is ours in the kernel. The agent, the CNI plugin and the command line agree on them through these functions.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use sha1::{Digest, Sha1};
 
@@ -85,7 +85,7 @@ macro_rules! nft_name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// # Errors
@@ -94,7 +94,7 @@ macro_rules! nft_name {
                 let ok = name.len() <= 127
                     && name.starts_with(|c: char| c.is_ascii_alphabetic())
                     && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
-                if ok { Ok(Self(name.to_owned())) } else { Err(ParseError::new(name, "an nft name of letters, digits, _ - and ., beginning with a letter")) }
+                if ok { Ok(Self(name.into())) } else { Err(ParseError::new(name, "an nft name of letters, digits, _ - and ., beginning with a letter")) }
             }
 
             /// The name.

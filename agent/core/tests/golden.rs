@@ -2,13 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    env, fs,
-    net::IpAddr,
-    path::Path,
-};
+use std::{env, fs, net::IpAddr, path::Path, sync::Arc};
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use towpath_core::{
     model::{Endpoint, PodId},
@@ -21,18 +17,18 @@ fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn endpoints(pods: &[(&str, &[&str])]) -> BTreeMap<IfName, Endpoint> {
+fn endpoints(pods: &[(&str, &[&str])]) -> OrdMap<IfName, Arc<Endpoint>> {
     let endpoint = |(name, addresses): &(&str, &[&str])| {
         let interface = IfName::of_pod("default", name);
         let pod = PodId { namespace: "default".to_owned(), name: (*name).to_owned() };
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        (interface.clone(), Endpoint { pod, interface, addresses })
+        (interface.clone(), Arc::new(Endpoint { pod, interface, addresses }))
     };
     pods.iter().map(endpoint).collect()
 }
 
-fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
-    texts.iter().map(|text| text.parse().unwrap()).collect()
+fn addresses(texts: &[&str]) -> OrdSet<IpAddr> {
+    texts.iter().map(|text| text.parse::<IpAddr>().unwrap()).collect()
 }
 
 /// What a compiler would say of: `web` takes connections to TCP port 80 from one address only.
@@ -41,17 +37,17 @@ fn one_policy() -> PolicyPart {
     let chain = ChainName::new("in.0123456789").unwrap();
     let client = vec![Value::Addr("10.244.2.9".parse().unwrap()), Value::Proto(6), Value::Port(80)];
     let key = vec![KeyType::Ipv4, KeyType::Proto, KeyType::Port];
-    let elements = BTreeSet::from([client]);
+    let elements = OrdSet::unit(client);
     let fields = vec![Field::Source(towpath_core::model::Family::V4), Field::Proto, Field::DestinationPort];
     let rules = vec![
         Rule::verdict(vec![Match::InSet(fields, Op::Is, set.clone())], Verdict::Accept),
         Rule::verdict(Vec::new(), Verdict::Drop),
     ];
     PolicyPart {
-        sets: BTreeMap::from([(set, Set { key, lookup: Lookup::Hash, elements })]),
-        chains: BTreeMap::from([(chain.clone(), Chain { base: None, rules })]),
-        ingress: BTreeMap::from([(IfName::of_pod("default", "web"), chain)]),
-        egress: BTreeMap::new(),
+        sets: OrdMap::unit(set, Set { key, lookup: Lookup::Hash, elements }),
+        chains: OrdMap::unit(chain.clone(), Arc::new(Chain { base: None, rules })),
+        ingress: OrdMap::unit(IfName::of_pod("default", "web"), chain),
+        egress: OrdMap::new(),
     }
 }
 
@@ -91,7 +87,7 @@ fn a_node_without_masquerade_and_without_policy() {
 #[test]
 fn a_node_without_pods_that_routes_directly() {
     let input = TableInput {
-        endpoints: &BTreeMap::new(),
+        endpoints: &OrdMap::new(),
         cluster_pod_cidrs: &nets(&["10.244.0.0/16"]),
         node_pod_cidrs: &nets(&["10.244.1.0/24"]),
         node_addresses: &addresses(&["172.30.0.11", "172.30.0.12"]),

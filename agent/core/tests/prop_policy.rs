@@ -11,6 +11,7 @@ mod cluster;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use cluster::{Cluster, clusters};
+use imbl::OrdSet;
 use proptest::{
     prelude::*,
     test_runner::{Config, RngSeed, TestRunner},
@@ -67,7 +68,7 @@ fn compiled(cluster: &Cluster) -> Ruleset {
         endpoints: &cluster.endpoints,
         cluster_pod_cidrs: &["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
         node_pod_cidrs: &["10.0.0.0/28".parse().unwrap(), "fd00::/124".parse().unwrap()],
-        node_addresses: &BTreeSet::from(["172.30.0.1".parse().unwrap()]),
+        node_addresses: &OrdSet::unit("172.30.0.1".parse().unwrap()),
         vxlan_port: 8472,
         masquerade: Masquerade::Disabled,
         to_nodes: ToNodes::AsNode,
@@ -127,7 +128,7 @@ fn check(cluster: &Cluster) -> Result<usize, TestCaseError> {
     let rules = compiled(cluster);
     prop_assert!(!overlaps(&rules), "overlapping intervals in {:#?}", rules.sets);
     let nowhere = BTreeSet::new();
-    let review = Review::new(&rules, cluster.endpoints.values(), &nowhere);
+    let review = Review::new(&rules, cluster.endpoints.values().map(|endpoint| &**endpoint), &nowhere);
     let mut packets = 0;
     for family in Family::ALL {
         let ends = ends(cluster, family);
@@ -187,7 +188,7 @@ fn pods_of_other_nodes_are_elements_of_sets_and_nothing_else() {
     let check = |mut cluster: Cluster| {
         let before = compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled);
         let local: BTreeSet<PodId> = cluster.endpoints.values().map(|e| e.pod.clone()).collect();
-        cluster.snapshot.pods.retain(|id, _| local.contains(id));
+        cluster.snapshot.pods = cluster.snapshot.pods.into_iter().filter(|(id, _)| local.contains(id)).collect();
         let after = compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled);
         prop_assert_eq!(before.chains, after.chains);
         prop_assert_eq!((before.ingress, before.egress), (after.ingress, after.egress));

@@ -4,9 +4,12 @@
 
 mod rulesets;
 
+use std::sync::Arc;
+
+use imbl::OrdSet;
 use proptest::prelude::*;
 use rulesets::{chain, pair, set};
-use towpath_core::ruleset::{Foreign, Ruleset, Step, Transaction, diff, fake::FakeTable};
+use towpath_core::ruleset::{Chain, Foreign, Ruleset, Step, Transaction, diff, fake::FakeTable};
 
 /// Somebody else's doing.
 #[derive(Debug, Clone)]
@@ -34,7 +37,9 @@ fn tampered(have: &Ruleset, mischief: Vec<Mischief>) -> FakeTable {
     let mut have = have.clone();
     for thing in &mischief {
         if let Mischief::Thing(Foreign::Set(_) | Foreign::Map(_)) = thing {
-            have.chains.values_mut().for_each(|chain| chain.rules.clear());
+            for (name, chain) in &have.chains.clone() {
+                have.chains.insert(name.clone(), Arc::new(Chain { base: chain.base, rules: Vec::new() }));
+            }
         }
     }
     table.apply(&Transaction::create(&have)).unwrap();
@@ -83,10 +88,10 @@ proptest! {
     #[test]
     fn an_element_more_or_less_costs_one_step((_, want) in pair()) {
         for (name, full) in &want.sets {
-            let Some(element) = full.elements.first().cloned() else { continue };
+            let Some(element) = full.elements.get_min().cloned() else { continue };
             let mut have = want.clone();
             have.sets.get_mut(name).unwrap().elements.remove(&element);
-            let one = std::collections::BTreeSet::from([element]);
+            let one = OrdSet::unit(element);
             let more = diff(&want, Some(&have.installed()));
             prop_assert_eq!(more.steps(), &[Step::AddTable, Step::AddElements(name.clone(), one.clone())]);
             let less = diff(&have, Some(&want.installed()));

@@ -6,12 +6,20 @@
 mod rulesets;
 mod support;
 
-use std::{collections::BTreeSet, fs, path::Path, sync::mpsc, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
+use imbl::OrdSet;
 use proptest::{prelude::*, test_runner::TestRunner};
 use rulesets::{addr, chain, everything, interface, pair, set};
 use support::{enter_new_namespace, sh};
-use towpath_core::ruleset::{Foreign, Lookup, Reference, Rule, Ruleset, Set, Step, Transaction, diff};
+use towpath_core::ruleset::{Chain, Foreign, Lookup, Reference, Rule, Ruleset, Set, Step, Transaction, diff};
 use towpath_dataplane::nft::{Nft, NftCommand, NftError, NftEvents, TableChange};
 
 /// In a namespace of the calling thread's own, with the table in it.
@@ -103,11 +111,16 @@ fn what_is_declared_otherwise_is_made_anew_with_all_that_names_it() {
     let mut nft = with(&have);
     let mut want = have.clone();
     want.sets.get_mut(&set("set-0")).unwrap().lookup = Lookup::Interval;
-    want.chains.get_mut(&chain("forward")).unwrap().base.as_mut().unwrap().priority = 7;
+    let forward = Arc::make_mut(want.chains.get_mut(&chain("forward")).unwrap());
+    forward.base.as_mut().unwrap().priority = 7;
     let map = want.maps.remove(&set("map.0")).unwrap();
     let names_it = |rule: &Rule| rule.references().any(|r| r == Reference::Set(&set("map.0")));
-    want.chains.values_mut().for_each(|chain| chain.rules.retain(|rule| !names_it(rule)));
-    let elements = map.elements.into_keys().collect();
+    for (name, chain) in want.chains.clone() {
+        let mut chain = Chain::clone(&chain);
+        chain.rules.retain(|rule| !names_it(rule));
+        want.chains.insert(name, Arc::new(chain));
+    }
+    let elements = map.elements.keys().cloned().collect();
     want.sets.insert(set("map.0"), Set { key: map.key, lookup: Lookup::Hash, elements });
     for (want, have) in [(&want, &have), (&have, &want)] {
         let transaction = diff(want, Some(&have.installed()));
@@ -134,7 +147,7 @@ fn a_transaction_that_is_refused_changes_nothing_and_says_why() {
     let want = everything();
     let mut nft = with(&want);
     let steps =
-        [Step::DeleteElements(set("set-0"), BTreeSet::from([vec![addr("10.0.0.1")]])), Step::DeleteSet(set("absent"))];
+        [Step::DeleteElements(set("set-0"), OrdSet::unit(vec![addr("10.0.0.1")])), Step::DeleteSet(set("absent"))];
     match nft.apply(&steps.into_iter().collect()) {
         Err(NftError::Refused { stderr }) => assert!(stderr.contains("No such file or directory"), "{stderr}"),
         other => panic!("{other:?}"),
@@ -156,10 +169,10 @@ fn the_golden_tables_load_and_read_back_without_anything_foreign() {
             sh(&format!("nft -f '{}'", file.display()));
             let have = nft.read_back().unwrap().unwrap();
             assert_eq!(have.foreign, BTreeSet::<Foreign>::new(), "{}", file.display());
-            let rules = have.chains.values().flat_map(|chain| &chain.rules);
-            assert!(rules.clone().all(Option::is_some), "{}", file.display());
+            let rules: Vec<_> = have.chains.values().flat_map(|chain| &chain.rules).collect();
+            assert!(rules.iter().all(|rule| rule.is_some()), "{}", file.display());
             let written = script.lines().filter(|line| line.starts_with("add rule")).count();
-            assert_eq!(rules.count(), written, "{}", file.display());
+            assert_eq!(rules.len(), written, "{}", file.display());
         })
         .join()
         .unwrap();
@@ -192,7 +205,7 @@ impl Listener {
 fn the_kernel_tells_of_changes_of_our_table_and_ours_are_known() {
     let mut nft = with(&everything());
     let events = Listener::new();
-    let element = BTreeSet::from([vec![addr("10.7.7.7")]]);
+    let element = OrdSet::unit(vec![addr("10.7.7.7")]);
     let ours: Transaction = [Step::AddElements(set("set-0"), element.clone())].into_iter().collect();
     nft.apply(&ours).unwrap();
     let change = events.next();
@@ -219,7 +232,7 @@ fn a_great_change_is_told_once() {
     let events = Listener::new();
     let many = (0..5000_u32).map(|n| vec![interface("tow0123456789a"), addr(&format!("10.1.{}.{}", n / 250, n % 250))]);
     want.sets.get_mut(&set("set-5")).unwrap().elements.extend(many);
-    want.chains.get_mut(&chain("base1")).unwrap().rules.clear();
+    Arc::make_mut(want.chains.get_mut(&chain("base1")).unwrap()).rules.clear();
     let have = nft.read_back().unwrap();
     nft.apply(&diff(&want, have.as_ref())).unwrap();
     let change = events.next();

@@ -9,13 +9,14 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use imbl::OrdMap;
 use support::Namespace;
 use towpath_core::{
     model::{Endpoint, Family, PodId},
@@ -149,7 +150,7 @@ END");
             let interface = IfName::of_pod("default", name);
             let pod = PodId { namespace: "default".to_owned(), name: (*name).to_owned() };
             let addresses = Family::ALL.map(|family| address(name, family)).to_vec();
-            (interface.clone(), Endpoint { pod, interface, addresses })
+            (interface.clone(), Arc::new(Endpoint { pod, interface, addresses }))
         };
         let nodes = ["node", "peer"].map(|who| Family::ALL.map(|family| address(who, family)));
         let want = table(TableInput {
@@ -350,17 +351,17 @@ fn masquerade_that_is_off_is_off_and_nodes_see_pods_where_they_are_routed() {
 
 /// For B: TCP 80 in, nothing out.
 fn one_policy() -> Policy {
-    let chain = |name, rules| (ChainName::new(name).unwrap(), Chain { base: None, rules });
+    let chain = |name, rules| (ChainName::new(name).unwrap(), Arc::new(Chain { base: None, rules }));
     let is = |field, value| Match::Field(field, Op::Is, value);
     let http = vec![is(Field::Proto, Value::Proto(6)), is(Field::DestinationPort, Value::Port(80))];
     let into = chain("in.b", vec![Rule::verdict(http, Verdict::Accept)]);
     let out = chain("out.b", vec![Rule::verdict(Vec::new(), Verdict::Drop)]);
     let b = IfName::of_pod("default", "b");
     Policy::Enforce(PolicyPart {
-        sets: BTreeMap::new(),
-        ingress: BTreeMap::from([(b.clone(), into.0.clone())]),
-        egress: BTreeMap::from([(b, out.0.clone())]),
-        chains: BTreeMap::from([into, out]),
+        sets: OrdMap::new(),
+        ingress: OrdMap::unit(b.clone(), into.0.clone()),
+        egress: OrdMap::unit(b, out.0.clone()),
+        chains: [into, out].into_iter().collect(),
     })
 }
 

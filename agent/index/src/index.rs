@@ -3,8 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod as KubePod},
@@ -33,7 +35,7 @@ pub struct Index {
     nodes: BTreeMap<NodeName, NodeRecord>,
     snapshot: Snapshot,
     rejected: BTreeMap<PolicyId, Vec<Rejected>>,
-    endpoints: BTreeMap<IfName, Endpoint>,
+    endpoints: OrdMap<IfName, Arc<Endpoint>>,
     /// What the API says of the addresses of pods with an endpoint; the snapshot has the endpoint's, too.
     reported_addresses: BTreeMap<PodId, BTreeSet<IpAddr>>,
 }
@@ -50,7 +52,7 @@ impl Index {
     /// An empty index of an agent on this node.
     #[must_use]
     pub fn new(me: NodeName) -> Self {
-        let tier = Tier { name: "NetworkPolicy".to_owned(), default: TierDefault::Deny, policies: BTreeMap::new() };
+        let tier = Tier { name: "NetworkPolicy".to_owned(), default: TierDefault::Deny, policies: OrdMap::new() };
         Self {
             me,
             listings: Listings {
@@ -62,7 +64,7 @@ impl Index {
             nodes: BTreeMap::new(),
             snapshot: Snapshot { tiers: vec![tier], ..Snapshot::default() },
             rejected: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
+            endpoints: OrdMap::new(),
             reported_addresses: BTreeMap::new(),
         }
     }
@@ -139,7 +141,7 @@ impl Index {
     /// Every address that overlay packets of a node of this cluster can come from, this node's own included; `None`
     /// until [`Index::synced`].
     #[must_use]
-    pub fn underlay_addresses(&self) -> Option<BTreeSet<IpAddr>> {
+    pub fn underlay_addresses(&self) -> Option<OrdSet<IpAddr>> {
         let published = |node: &NodeRecord| {
             let public = node.published.values().filter_map(|p| p.as_ref().ok()).map(|p| p.public_ip);
             public.chain(node.internal_ips.iter().copied()).collect::<Vec<_>>()
@@ -161,18 +163,18 @@ impl Index {
 
     /// The interfaces of the pods of this node.
     #[must_use]
-    pub const fn endpoints(&self) -> &BTreeMap<IfName, Endpoint> {
+    pub const fn endpoints(&self) -> &OrdMap<IfName, Arc<Endpoint>> {
         &self.endpoints
     }
 
     /// A pod of this node has got its interface. From now on its addresses count, whether the API server knows them
     /// or not: other pods of this node may meet it at once.
     pub fn set_local_endpoint(&mut self, endpoint: Endpoint) -> Dirty {
-        if self.endpoints.get(&endpoint.interface) == Some(&endpoint) {
+        if self.endpoints.get(&endpoint.interface).is_some_and(|have| **have == endpoint) {
             return Dirty::nothing();
         }
         let id = endpoint.pod.clone();
-        let before = self.endpoints.insert(endpoint.interface.clone(), endpoint);
+        let before = self.endpoints.insert(endpoint.interface.clone(), Arc::new(endpoint));
         if let Some(before) = before.filter(|b| b.pod != id) {
             self.merge_addresses(&before.pod);
         }
@@ -189,7 +191,7 @@ impl Index {
 
     /// Gives the pod the addresses that the API reports and those of its endpoints.
     fn merge_addresses(&mut self, id: &PodId) {
-        let Some(pod) = self.snapshot.pods.get_mut(id) else {
+        let Some(pod) = self.snapshot.pods.get_mut(id).map(Arc::make_mut) else {
             self.reported_addresses.remove(id);
             return;
         };
@@ -202,7 +204,7 @@ impl Index {
         }
     }
 
-    fn policies(&mut self) -> &mut BTreeMap<PolicyId, Policy> {
+    fn policies(&mut self) -> &mut OrdMap<PolicyId, Arc<Policy>> {
         // The one tier is made in `new` and never goes.
         &mut self.snapshot.tiers[0].policies
     }
@@ -275,7 +277,7 @@ impl Kind for KubePod {
     fn put(self, index: &mut Index, id: PodId) -> Dirty {
         let Some(pod) = pod::convert(self) else { return Self::remove(index, &id) };
         index.reported_addresses.remove(&id);
-        let before = index.snapshot.pods.insert(id.clone(), pod);
+        let before = index.snapshot.pods.insert(id.clone(), Arc::new(pod));
         index.merge_addresses(&id);
         if before.as_ref() == index.snapshot.pods.get(&id) { Dirty::nothing() } else { Dirty::only(Concern::Policy) }
     }
@@ -303,10 +305,10 @@ impl Kind for Namespace {
 
     fn put(self, index: &mut Index, name: String) -> Dirty {
         let labels: Labels = self.metadata.labels.unwrap_or_default();
-        if index.snapshot.namespaces.get(&name) == Some(&labels) {
+        if index.snapshot.namespaces.get(&name).is_some_and(|have| **have == labels) {
             return Dirty::nothing();
         }
-        index.snapshot.namespaces.insert(name, labels);
+        index.snapshot.namespaces.insert(name, Arc::new(labels));
         Dirty::only(Concern::Policy)
     }
 
@@ -333,11 +335,11 @@ impl Kind for NetworkPolicy {
     fn put(self, index: &mut Index, id: PolicyId) -> Dirty {
         let (policy, rejected) = network_policy::convert(&id, self);
         let rejected_before = index.rejected.remove(&id).unwrap_or_default();
-        let same = index.policies().get(&id) == Some(&policy) && rejected_before == rejected;
+        let same = index.policies().get(&id).is_some_and(|have| **have == policy) && rejected_before == rejected;
         if !rejected.is_empty() {
             index.rejected.insert(id.clone(), rejected);
         }
-        index.policies().insert(id, policy);
+        index.policies().insert(id, Arc::new(policy));
         if same { Dirty::nothing() } else { Dirty::only(Concern::Policy) }
     }
 

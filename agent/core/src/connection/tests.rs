@@ -1,3 +1,7 @@
+use std::sync::Arc;
+
+use imbl::OrdSet;
+
 use super::*;
 use crate::{
     model::PodId,
@@ -24,7 +28,7 @@ fn rules(pods: &[Endpoint], isolated: &[&str], friends: &[&str], verdict: Verdic
     if !isolated.is_empty() {
         let from_friend = Match::InSet(vec![Field::Source(crate::model::Family::V4)], Op::Is, set.clone());
         let rules = vec![Rule::verdict(vec![from_friend], verdict)];
-        part.chains.insert(chain.clone(), Chain { base: None, rules });
+        part.chains.insert(chain.clone(), Arc::new(Chain { base: None, rules }));
         part.sets.insert(set, members(friends));
         part.ingress = isolated.iter().map(|name| (IfName::of_pod("a", name), chain.clone())).collect();
     }
@@ -32,7 +36,7 @@ fn rules(pods: &[Endpoint], isolated: &[&str], friends: &[&str], verdict: Verdic
         endpoints: &pods.iter().map(|pod| (pod.interface.clone(), pod.clone())).collect(),
         cluster_pod_cidrs: &["10.244.0.0/16".parse().unwrap()],
         node_pod_cidrs: &["10.244.1.0/24".parse().unwrap()],
-        node_addresses: &BTreeSet::new(),
+        node_addresses: &OrdSet::new(),
         vxlan_port: 8472,
         masquerade: Masquerade::Disabled,
         to_nodes: ToNodes::AsNode,

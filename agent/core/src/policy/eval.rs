@@ -190,7 +190,7 @@ impl Case<'_> {
                 Some(Peer::Pods(selector)) => selector.matches(self.snapshot, id, pod),
                 Some(Peer::Block(_)) | None => true,
             })
-            .map(|(_, pod)| pod)
+            .map(|(_, pod)| &**pod)
     }
 
     fn ports_match(&self, ports: &Ports, peer: Option<&Peer>) -> bool {
@@ -262,7 +262,8 @@ mod tests {
             kind: PodKind::Endpoint,
             node: None,
         };
-        let snapshot = Snapshot { pods: [(web, pod)].into(), tiers, ..Snapshot::default() };
+        let snapshot =
+            Snapshot { pods: [(web, std::sync::Arc::new(pod))].into_iter().collect(), tiers, ..Snapshot::default() };
         let from = Party { address: IpAddr::from([192, 0, 2, 1]), pod: None };
         let packet = Packet { from, to, transport: Transport::Port(Protocol::Tcp, 80) };
         let verdict = eval(&snapshot, &packet);

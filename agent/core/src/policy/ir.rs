@@ -8,12 +8,9 @@
 //! Kubernetes' NetworkPolicy is one tier of allow rules with the default Deny: that is exactly "a selected pod is
 //! isolated, policies add up, their order means nothing" (KEP-2091 gives the tiers around it the same shape).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 use crate::{
@@ -21,13 +18,14 @@ use crate::{
     selector::Selector,
 };
 
-/// Everything that a decision depends on.
+/// Everything that a decision depends on. A copy shares its parts: what changed between two versions is found without
+/// looking at what did not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Labels of every namespace.
-    pub namespaces: BTreeMap<String, Labels>,
+    pub namespaces: OrdMap<String, Arc<Labels>>,
     /// Every pod that has not run to its end.
-    pub pods: BTreeMap<PodId, Pod>,
+    pub pods: OrdMap<PodId, Arc<Pod>>,
     /// The tiers, in the order in which a packet meets them.
     pub tiers: Vec<Tier>,
 }
@@ -75,7 +73,7 @@ pub struct Tier {
     /// What becomes of a packet that no rule of the tier matches.
     pub default: TierDefault,
     /// Its policies; the order of their ids is the order in which they are met.
-    pub policies: BTreeMap<PolicyId, Policy>,
+    pub policies: OrdMap<PolicyId, Arc<Policy>>,
 }
 
 /// How a tier ends for the pods that it selects.

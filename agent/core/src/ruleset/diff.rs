@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::OrdMap;
+
 use super::{
     Base, Chain, Element, Foreign, Installed, InstalledChain, Reference, Ruleset, Set, Step, Transaction, Verdict,
     VerdictMap,
@@ -81,8 +83,8 @@ impl Doomed<'_> {
 
 struct Difference<'a> {
     want: &'a Ruleset,
-    sets: &'a BTreeMap<SetName, Set>,
-    maps: &'a BTreeMap<SetName, VerdictMap>,
+    sets: &'a OrdMap<SetName, Set>,
+    maps: &'a OrdMap<SetName, VerdictMap>,
     chains: BTreeMap<&'a ChainName, HaveChain>,
     doomed: Doomed<'a>,
 }
@@ -107,11 +109,13 @@ impl<'a> Difference<'a> {
     /// Adds what is no longer wanted, or wanted otherwise, to what goes.
     fn doom(&mut self) {
         let want = self.want;
-        let kept = |name, set: &Set| want.sets.get(name).is_some_and(|w| (&w.key, w.lookup) == (&set.key, set.lookup));
+        let kept = |name: &SetName, set: &Set| {
+            want.sets.get(name).is_some_and(|w| (&w.key, w.lookup) == (&set.key, set.lookup))
+        };
         self.doomed.sets.extend(self.sets.iter().filter(|(name, set)| !kept(name, set)).map(|(name, _)| name));
-        let kept = |name, map: &VerdictMap| want.maps.get(name).is_some_and(|w| w.key == map.key);
+        let kept = |name: &SetName, map: &VerdictMap| want.maps.get(name).is_some_and(|w| w.key == map.key);
         self.doomed.maps.extend(self.maps.iter().filter(|(name, map)| !kept(name, map)).map(|(name, _)| name));
-        let kept = |name, chain: &HaveChain| want.chains.get(name).is_some_and(|w| w.base == chain.base);
+        let kept = |name: &ChainName, chain: &HaveChain| want.chains.get(name).is_some_and(|w| w.base == chain.base);
         self.doomed.chains.extend(self.chains.iter().filter(|(name, chain)| !kept(name, chain)).map(|(name, _)| *name));
     }
 
@@ -168,8 +172,8 @@ impl<'a> Difference<'a> {
             match self.sets.get(name).filter(|_| !self.doomed.sets.contains(name)) {
                 Some(have) if have.elements == want.elements => {}
                 Some(have) => {
-                    all.delete_elements(name, &have.elements - &want.elements);
-                    all.add_elements(name, &want.elements - &have.elements);
+                    all.delete_elements(name, have.elements.clone().relative_complement(want.elements.clone()));
+                    all.add_elements(name, want.elements.clone().relative_complement(have.elements.clone()));
                 }
                 None => all.add_elements(name, want.elements.clone()),
             }

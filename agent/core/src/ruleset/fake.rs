@@ -2,11 +2,9 @@
 //!
 //! It is stricter where we know better: an element is added once and deleted once, and a chain is empty before it goes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::{
@@ -43,9 +41,9 @@ pub struct FakeTable {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Contents {
-    sets: BTreeMap<SetName, Set>,
-    maps: BTreeMap<SetName, VerdictMap>,
-    chains: BTreeMap<ChainName, FakeChain>,
+    sets: OrdMap<SetName, Set>,
+    maps: OrdMap<SetName, VerdictMap>,
+    chains: OrdMap<ChainName, FakeChain>,
     foreign: BTreeSet<Foreign>,
 }
 
@@ -93,7 +91,7 @@ impl FakeTable {
         self.contents.as_ref().map(|contents| Ruleset {
             sets: contents.sets.clone(),
             maps: contents.maps.clone(),
-            chains: contents.chains.iter().map(|(name, have)| (name.clone(), chain(have))).collect(),
+            chains: contents.chains.iter().map(|(name, have)| (name.clone(), Arc::new(chain(have)))).collect(),
         })
     }
 
@@ -134,13 +132,13 @@ impl Contents {
             Step::DeleteTable => Err(missing()),
             Step::AddSet(name, key, lookup) => {
                 self.free_name(name, step)?;
-                let set = Set { key: key.clone(), lookup: *lookup, elements: BTreeSet::new() };
+                let set = Set { key: key.clone(), lookup: *lookup, elements: OrdSet::new() };
                 self.sets.insert(name.clone(), set);
                 Ok(())
             }
             Step::AddMap(name, key) => {
                 self.free_name(name, step)?;
-                self.maps.insert(name.clone(), VerdictMap { key: key.clone(), elements: BTreeMap::new() });
+                self.maps.insert(name.clone(), VerdictMap { key: key.clone(), elements: OrdMap::new() });
                 Ok(())
             }
             Step::DeleteSet(name) => {
@@ -158,7 +156,7 @@ impl Contents {
             }
             Step::DeleteElements(name, keys) => {
                 let set = self.sets.get_mut(name).ok_or_else(missing)?;
-                keys.iter().all(|key| set.elements.remove(key)).then_some(()).ok_or_else(missing)
+                keys.iter().all(|key| set.elements.remove(key).is_some()).then_some(()).ok_or_else(missing)
             }
             Step::AddMapElements(name, elements) => self.add_map_elements(name, elements, step),
             Step::DeleteMapElements(name, keys) => {
@@ -215,7 +213,7 @@ impl Contents {
     fn add_map_elements(
         &mut self,
         name: &SetName,
-        elements: &BTreeMap<Element, Verdict>,
+        elements: &OrdMap<Element, Verdict>,
         step: &Step,
     ) -> Result<(), Refusal> {
         for target in elements.values().filter_map(Verdict::target) {
@@ -261,7 +259,7 @@ impl Contents {
     }
 }
 
-fn add_elements(set: &mut Set, elements: &BTreeSet<Element>, step: &Step) -> Result<(), Refusal> {
+fn add_elements(set: &mut Set, elements: &OrdSet<Element>, step: &Step) -> Result<(), Refusal> {
     for element in elements {
         if !fits(&set.key, set.lookup, element) {
             return Err(Refusal::Mismatch(step.to_string()));

@@ -1,11 +1,8 @@
 //! What a read-back of the kernel's table yields, in the shape in which it is compared with what is wanted.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    str::FromStr,
-};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
+use imbl::OrdMap;
 use sha1::{Digest, Sha1};
 
 use super::{Base, Rule, Ruleset, Set, VerdictMap};
@@ -85,11 +82,11 @@ pub enum Foreign {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Installed {
     /// Sets by name.
-    pub sets: BTreeMap<SetName, Set>,
+    pub sets: OrdMap<SetName, Set>,
     /// Verdict maps by name.
-    pub maps: BTreeMap<SetName, VerdictMap>,
+    pub maps: OrdMap<SetName, VerdictMap>,
     /// Chains by name.
-    pub chains: BTreeMap<ChainName, InstalledChain>,
+    pub chains: OrdMap<ChainName, InstalledChain>,
     /// What must go.
     pub foreign: BTreeSet<Foreign>,
 }

@@ -18,12 +18,9 @@ pub use interpret::{Dangling, Outcome, Packet, Transport};
 pub use reference::Reference;
 pub use transaction::{Step, Transaction};
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    num::NonZeroU32,
-};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32, sync::Arc};
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use crate::{
@@ -31,15 +28,16 @@ use crate::{
     names::{ChainName, IfName, SetName},
 };
 
-/// Everything in our table.
+/// Everything in our table. Its parts are shared with the rulesets that it was made from and is copied to: to copy it costs
+/// nothing, and two versions are compared in proportion to their difference.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Sets by name.
-    pub sets: BTreeMap<SetName, Set>,
+    pub sets: OrdMap<SetName, Set>,
     /// Verdict maps by name. Sets and maps share one name space in the kernel.
-    pub maps: BTreeMap<SetName, VerdictMap>,
+    pub maps: OrdMap<SetName, VerdictMap>,
     /// Chains by name.
-    pub chains: BTreeMap<ChainName, Chain>,
+    pub chains: OrdMap<ChainName, Arc<Chain>>,
 }
 
 /// The type of one part of a set's key, as nft declares it.
@@ -75,7 +73,7 @@ pub struct Set {
     /// How it is looked up.
     pub lookup: Lookup,
     /// Its elements.
-    pub elements: BTreeSet<Element>,
+    pub elements: OrdSet<Element>,
 }
 
 /// A named verdict map.
@@ -84,7 +82,7 @@ pub struct VerdictMap {
     /// The parts of its key.
     pub key: Vec<KeyType>,
     /// What to do for each element.
-    pub elements: BTreeMap<Element, Verdict>,
+    pub elements: OrdMap<Element, Verdict>,
 }
 
 /// The key of an element: one value for each part of the set's key.

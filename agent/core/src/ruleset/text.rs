@@ -1,9 +1,8 @@
 //! The forms of a ruleset in nft's own language. Each form here is loaded into a kernel and read back by a test.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::{self, Display},
-};
+use std::fmt::{self, Display};
+
+use imbl::{OrdMap, OrdSet};
 
 use super::{
     Action, Base, ChainType, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match, Op, Rule, Value, Verdict,
@@ -32,7 +31,7 @@ impl Display for Declared<'_> {
 /// A collection of elements in braces.
 pub(super) struct Listed<'a, T>(pub &'a T);
 
-impl Display for Listed<'_, BTreeSet<Element>> {
+impl Display for Listed<'_, OrdSet<Element>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{ ")?;
         for (i, element) in self.0.iter().enumerate() {
@@ -43,7 +42,7 @@ impl Display for Listed<'_, BTreeSet<Element>> {
     }
 }
 
-impl Display for Listed<'_, BTreeMap<Element, Verdict>> {
+impl Display for Listed<'_, OrdMap<Element, Verdict>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{ ")?;
         for (i, (element, verdict)) in self.0.iter().enumerate() {

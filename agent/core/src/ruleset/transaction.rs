@@ -1,9 +1,8 @@
 //! What is to be done to the table, as a value that prints as a script for `nft -f -`. The kernel does all of it or nothing.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::fmt;
+
+use imbl::{OrdMap, OrdSet};
 
 use super::{
     Base, Element, KeyType, Lookup, Rule, Ruleset, Verdict,
@@ -23,17 +22,17 @@ pub enum Step {
     /// A set that no rule looks into.
     DeleteSet(SetName),
     /// Elements that are not in the set yet.
-    AddElements(SetName, BTreeSet<Element>),
+    AddElements(SetName, OrdSet<Element>),
     /// Elements that are in the set.
-    DeleteElements(SetName, BTreeSet<Element>),
+    DeleteElements(SetName, OrdSet<Element>),
     /// A verdict map without elements.
     AddMap(SetName, Vec<KeyType>),
     /// A verdict map that no rule looks into, with its elements.
     DeleteMap(SetName),
     /// Elements that are not in the map yet; the chains they name are there.
-    AddMapElements(SetName, BTreeMap<Element, Verdict>),
+    AddMapElements(SetName, OrdMap<Element, Verdict>),
     /// Elements that are in the map.
-    DeleteMapElements(SetName, BTreeSet<Element>),
+    DeleteMapElements(SetName, OrdSet<Element>),
     /// A chain without rules; with a base it hangs in the packet's way.
     AddChain(ChainName, Option<Base>),
     /// All rules of a chain.
@@ -107,25 +106,25 @@ impl Transaction {
         }
     }
 
-    pub(super) fn add_elements(&mut self, set: &SetName, elements: BTreeSet<Element>) {
+    pub(super) fn add_elements(&mut self, set: &SetName, elements: OrdSet<Element>) {
         if !elements.is_empty() {
             self.push(Step::AddElements(set.clone(), elements));
         }
     }
 
-    pub(super) fn delete_elements(&mut self, set: &SetName, elements: BTreeSet<Element>) {
+    pub(super) fn delete_elements(&mut self, set: &SetName, elements: OrdSet<Element>) {
         if !elements.is_empty() {
             self.push(Step::DeleteElements(set.clone(), elements));
         }
     }
 
-    pub(super) fn add_map_elements(&mut self, map: &SetName, elements: BTreeMap<Element, Verdict>) {
+    pub(super) fn add_map_elements(&mut self, map: &SetName, elements: OrdMap<Element, Verdict>) {
         if !elements.is_empty() {
             self.push(Step::AddMapElements(map.clone(), elements));
         }
     }
 
-    pub(super) fn delete_map_elements(&mut self, map: &SetName, keys: BTreeSet<Element>) {
+    pub(super) fn delete_map_elements(&mut self, map: &SetName, keys: OrdSet<Element>) {
         if !keys.is_empty() {
             self.push(Step::DeleteMapElements(map.clone(), keys));
         }

@@ -26,11 +26,9 @@ mod pods;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{net::IpAddr, sync::Arc};
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use crate::{
@@ -49,13 +47,13 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyPart {
     /// Sets that the chains look into.
-    pub sets: BTreeMap<SetName, Set>,
+    pub sets: OrdMap<SetName, Set>,
     /// Regular chains, one for all pods to which the same policies apply in the same direction.
-    pub chains: BTreeMap<ChainName, Chain>,
+    pub chains: OrdMap<ChainName, Arc<Chain>>,
     /// The chain for packets to a pod's interface. A known interface that is not here is not isolated: accepted.
-    pub ingress: BTreeMap<IfName, ChainName>,
+    pub ingress: OrdMap<IfName, ChainName>,
     /// The chain for packets from a pod's interface, as [`PolicyPart::ingress`].
-    pub egress: BTreeMap<IfName, ChainName>,
+    pub egress: OrdMap<IfName, ChainName>,
 }
 
 /// Whether policies count.
@@ -94,13 +92,13 @@ pub enum ToNodes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableInput<'a> {
     /// The pods of this node, by interface.
-    pub endpoints: &'a BTreeMap<IfName, Endpoint>,
+    pub endpoints: &'a OrdMap<IfName, Arc<Endpoint>>,
     /// The networks of all pods of the cluster.
     pub cluster_pod_cidrs: &'a [IpNet],
     /// Those of this node's pods.
     pub node_pod_cidrs: &'a [IpNet],
     /// The underlay addresses of all nodes, this one included: overlay packets come from nowhere else.
-    pub node_addresses: &'a BTreeSet<IpAddr>,
+    pub node_addresses: &'a OrdSet<IpAddr>,
     /// The overlay's UDP port.
     pub vxlan_port: u16,
     /// What leaves the cluster.
@@ -192,5 +190,5 @@ fn drop(matches: impl Into<Vec<Match>>) -> Rule {
 }
 
 fn add_chain(all: &mut Ruleset, name: &str, base: Option<Base>, rules: Vec<Rule>) {
-    all.chains.insert(chain_name(name), Chain { base, rules });
+    all.chains.insert(chain_name(name), Arc::new(Chain { base, rules }));
 }

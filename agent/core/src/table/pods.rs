@@ -3,8 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
 
+use imbl::OrdMap;
 use ipnet::{IpNet, Ipv6Net};
 
 use super::{Policy, accept, add_chain, address_type, base, drop, goto, name, of_pods, set_name};
@@ -34,7 +36,7 @@ pub fn dispatch_chain(direction: Direction) -> ChainName {
 
 /// A pod's interface sends from its own addresses; over IPv6 also what it needs to find its neighbours, before it has an
 /// address (RFC 4862, section 5.4.2: from `::`) and from its link-local one.
-pub(super) fn antispoof(all: &mut Ruleset, endpoints: &BTreeMap<IfName, Endpoint>) {
+pub(super) fn antispoof(all: &mut Ruleset, endpoints: &OrdMap<IfName, Arc<Endpoint>>) {
     let mut rules = Vec::new();
     for family in Family::ALL {
         let sources = set_name("sources", family);
@@ -59,9 +61,9 @@ pub(super) fn antispoof(all: &mut Ruleset, endpoints: &BTreeMap<IfName, Endpoint
 
 /// Both directions: from a pod's interface and to one. A packet between two pods of this node goes both ways, and so
 /// does one from a pod to itself.
-pub(super) fn dispatch(all: &mut Ruleset, endpoints: &BTreeMap<IfName, Endpoint>, policy: Policy) {
+pub(super) fn dispatch(all: &mut Ruleset, endpoints: &OrdMap<IfName, Arc<Endpoint>>, policy: Policy) {
     let (ingress, egress) = match policy {
-        Policy::Off => (BTreeMap::new(), BTreeMap::new()),
+        Policy::Off => (OrdMap::new(), OrdMap::new()),
         Policy::Enforce(part) => {
             all.sets.extend(part.sets);
             all.chains.extend(part.chains);
@@ -101,12 +103,12 @@ fn add_direction(
     rules.push(Rule { matches: Vec::new(), action: Action::Dispatch(vec![field], map.clone()) });
     rules.push(drop([]));
     add_chain(all, chain, None, rules);
-    all.maps.insert(map, VerdictMap { key: vec![KeyType::IfName], elements });
+    all.maps.insert(map, VerdictMap { key: vec![KeyType::IfName], elements: elements.into() });
 }
 
 fn verdicts(
-    endpoints: &BTreeMap<IfName, Endpoint>,
-    mut chains: BTreeMap<IfName, ChainName>,
+    endpoints: &OrdMap<IfName, Arc<Endpoint>>,
+    mut chains: OrdMap<IfName, ChainName>,
 ) -> BTreeMap<Vec<Value>, Verdict> {
     let verdict = |interface: &IfName| {
         let verdict = chains.remove(interface).map_or(Verdict::Accept, Verdict::Jump);

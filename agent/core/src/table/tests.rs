@@ -14,10 +14,10 @@ fn interface(name: &str) -> IfName {
 
 /// Two pods: A without policy, B with a policy for ingress that accepts TCP 80 only and one for egress that drops all.
 struct World {
-    endpoints: BTreeMap<IfName, Endpoint>,
+    endpoints: OrdMap<IfName, Arc<Endpoint>>,
     cluster: Vec<IpNet>,
     local: Vec<IpNet>,
-    nodes: BTreeSet<IpAddr>,
+    nodes: OrdSet<IpAddr>,
     masquerade: Masquerade,
     to_nodes: ToNodes,
     policy: Policy,
@@ -28,33 +28,34 @@ impl World {
         let endpoint = |name: &str, addresses: [&str; 2]| {
             let pod = PodId { namespace: "default".to_owned(), name: name.to_owned() };
             let addresses = addresses.map(|text| text.parse().unwrap()).to_vec();
-            (interface(name), Endpoint { pod, interface: interface(name), addresses })
+            (interface(name), Arc::new(Endpoint { pod, interface: interface(name), addresses }))
         };
         let nets = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
         let http = [
             Match::Field(Field::Proto, Op::Is, Value::Proto(6)),
             Match::Field(Field::DestinationPort, Op::Is, Value::Port(80)),
         ];
-        let chain = |rules| Chain { base: None, rules };
+        let chain = |rules| Arc::new(Chain { base: None, rules });
         let (into, out) = (chain_name("in.b"), chain_name("out.b"));
         // The one for ingress comes to its end without a verdict, which must drop.
-        let chains = BTreeMap::from([(into.clone(), chain(vec![accept(http)])), (out.clone(), chain(vec![drop([])]))]);
+        let chains = vec![(into.clone(), chain(vec![accept(http)])), (out.clone(), chain(vec![drop([])]))].into();
         let part = PolicyPart {
-            sets: BTreeMap::new(),
+            sets: OrdMap::new(),
             chains,
-            ingress: BTreeMap::from([(interface(B), into)]),
-            egress: BTreeMap::from([(interface(B), out)]),
+            ingress: OrdMap::unit(interface(B), into),
+            egress: OrdMap::unit(interface(B), out),
         };
         Self {
-            endpoints: BTreeMap::from([
+            endpoints: OrdMap::from_iter([
                 endpoint(A, ["10.244.1.2", "fd00:1::2"]),
                 endpoint(B, ["10.244.1.3", "fd00:1::3"]),
             ]),
             cluster: nets(["10.244.0.0/16", "fd00::/16"]),
             local: nets(["10.244.1.0/24", "fd00:1::/64"]),
             nodes: ["172.30.0.11", "172.30.0.12", "2001:db8::11", "2001:db8::12"]
-                .map(|text| text.parse().unwrap())
-                .into(),
+                .map(|text| text.parse::<IpAddr>().unwrap())
+                .into_iter()
+                .collect(),
             masquerade: Masquerade::Enabled { not_to: nets(["192.168.0.0/16", "2001:db8:1::/48"]) },
             to_nodes: ToNodes::AsNode,
             policy: Policy::Enforce(part),
@@ -259,6 +260,6 @@ fn networks_that_overlap_or_touch_are_merged() {
             .into();
     let set = networks(Family::V4, &nets);
     let expected: [Value; 2] = [Value::Net("10.0.0.0/8".parse().unwrap()), Value::Net("192.0.2.0/24".parse().unwrap())];
-    assert_eq!(set.elements, expected.map(|value| vec![value]).into());
+    assert_eq!(set.elements, expected.map(|value| vec![value]).into_iter().collect());
     assert!(networks(Family::V6, &nets[..4]).elements.is_empty());
 }

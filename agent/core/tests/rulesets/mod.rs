@@ -2,8 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32, sync::Arc};
 
+use imbl::OrdSet;
 use proptest::prelude::*;
 use towpath_core::{
     model::Family,
@@ -177,7 +178,7 @@ fn ruleset(dice: &mut Dice) -> Ruleset {
         if base.is_none() {
             named.leaves.push(chain(name));
         }
-        all.chains.insert(chain(name), Chain { base, rules: Vec::new() });
+        all.chains.insert(chain(name), Arc::new(Chain { base, rules: Vec::new() }));
     }
     for name in ["x1", "x2", "x3", "x4"] {
         let dice = &mut dice.part();
@@ -196,14 +197,15 @@ fn ruleset(dice: &mut Dice) -> Ruleset {
             }
         }
     }
-    for chain in all.chains.values_mut() {
+    for (name, chain) in &all.chains.clone() {
         let leaf = Named { sets: named.sets.clone(), ..Named::default() };
-        chain.rules = rules(&mut dice.part(), &leaf, chain.base);
+        let rules = rules(&mut dice.part(), &leaf, chain.base);
+        all.chains.insert(name.clone(), Arc::new(Chain { base: chain.base, rules }));
     }
     for name in ["top-1", "top-2"] {
         let dice = &mut dice.part();
         let base = if dice.below(2) == 0 { Some(dice.choose(&bases)) } else { None };
-        all.chains.insert(chain(name), Chain { base, rules: rules(dice, &named, base) });
+        all.chains.insert(chain(name), Arc::new(Chain { base, rules: rules(dice, &named, base) }));
     }
     all
 }
@@ -220,8 +222,8 @@ fn bases() -> Vec<Base> {
     ]
 }
 
-fn elements(dice: &mut Dice, kind: &Kind) -> BTreeSet<Element> {
-    let mut chosen = BTreeSet::new();
+fn elements(dice: &mut Dice, kind: &Kind) -> OrdSet<Element> {
+    let mut chosen = OrdSet::new();
     for _ in 0..dice.below(5) {
         let element = dice.choose(&kind.elements);
         if !chosen.iter().any(|have: &Element| overlap(have, &element)) {
@@ -327,10 +329,10 @@ pub(crate) fn simple_matches() -> Vec<Match> {
 pub(crate) fn everything() -> Ruleset {
     let mut all = Ruleset::default();
     let leaf = chain("in.0123456789ab");
-    all.chains.insert(leaf.clone(), Chain::default());
+    all.chains.insert(leaf.clone(), Arc::new(Chain::default()));
     let mut rules: Vec<_> = simple_matches().into_iter().map(|m| Rule::verdict(vec![m], Verdict::Return)).collect();
     for (n, kind) in kinds().into_iter().enumerate() {
-        let mut elements: BTreeSet<Element> = BTreeSet::new();
+        let mut elements: OrdSet<Element> = OrdSet::new();
         for element in kind.elements {
             if !elements.iter().any(|have| overlap(have, &element)) {
                 elements.insert(element);
@@ -358,12 +360,12 @@ pub(crate) fn everything() -> Ruleset {
     }
     rules.push(Rule { matches: Vec::new(), action: Action::Log(log()) });
     rules.push(Rule::verdict(Vec::new(), Verdict::Goto(leaf)));
-    all.chains.insert(chain("forward"), Chain { base: Some(bases()[2]), rules });
+    all.chains.insert(chain("forward"), Arc::new(Chain { base: Some(bases()[2]), rules }));
     let leave = [Action::Masquerade, Action::Verdict(Verdict::Accept), Action::Verdict(Verdict::Drop)];
     let rules = leave.into_iter().map(|action| Rule { matches: Vec::new(), action }).collect();
-    all.chains.insert(chain("leave"), Chain { base: Some(bases()[5]), rules });
+    all.chains.insert(chain("leave"), Arc::new(Chain { base: Some(bases()[5]), rules }));
     for (n, base) in bases().into_iter().enumerate() {
-        all.chains.insert(chain(&format!("base{n}")), Chain { base: Some(base), rules: Vec::new() });
+        all.chains.insert(chain(&format!("base{n}")), Arc::new(Chain { base: Some(base), rules: Vec::new() }));
     }
     all
 }

@@ -1,10 +1,12 @@
 //! Random clusters, small on purpose: few labels, few addresses and few ports meet often.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
+use imbl::OrdMap;
 use proptest::{
     collection::{btree_map, btree_set, vec},
     prelude::*,
@@ -26,7 +28,7 @@ pub(crate) struct Cluster {
     /// All of it.
     pub(crate) snapshot: Snapshot,
     /// The pods of this node.
-    pub(crate) endpoints: BTreeMap<IfName, Endpoint>,
+    pub(crate) endpoints: OrdMap<IfName, Arc<Endpoint>>,
 }
 
 /// Ports that policies and packets use.
@@ -131,7 +133,8 @@ fn policy(actions: Vec<Action>) -> impl Strategy<Value = Policy> {
 fn tier(default: TierDefault, actions: Vec<Action>) -> impl Strategy<Value = Tier> {
     vec((select(NAMESPACES.to_vec()), policy(actions)), 1..=5).prop_map(move |policies| {
         let id = |n, namespace: &str| PolicyId { namespace: namespace.to_owned(), name: format!("p{n}") };
-        let policies = policies.into_iter().enumerate().map(|(n, (namespace, p))| (id(n, namespace), p)).collect();
+        let policies =
+            policies.into_iter().enumerate().map(|(n, (namespace, p))| (id(n, namespace), Arc::new(p))).collect();
         Tier { name: format!("{default:?}"), default, policies }
     })
 }
@@ -149,9 +152,10 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     let namespaces = vec(proptest::option::weighted(0.9, labels()), NAMESPACES.len());
     let pods = vec((select(NAMESPACES.to_vec()), pod(), proptest::bool::weighted(0.8)), 2..=8);
     (namespaces, pods, tiers(), proptest::bool::weighted(0.2)).prop_map(|(labels, pods, tiers, stranger)| {
-        let namespaces = NAMESPACES.iter().zip(labels).filter_map(|(n, l)| Some(((*n).to_owned(), l?))).collect();
-        let mut snapshot = Snapshot { namespaces, pods: BTreeMap::new(), tiers };
-        let mut endpoints = BTreeMap::new();
+        let namespaces =
+            NAMESPACES.iter().zip(labels).filter_map(|(n, l)| Some(((*n).to_owned(), Arc::new(l?)))).collect();
+        let mut snapshot = Snapshot { namespaces, pods: OrdMap::new(), tiers };
+        let mut endpoints = OrdMap::new();
         let mut taken = BTreeSet::new();
         for (n, (namespace, pod, local)) in pods.into_iter().enumerate() {
             let id = PodId { namespace: namespace.to_owned(), name: format!("pod{n}") };
@@ -159,7 +163,7 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
             if local && pod.addresses.iter().all(|a| taken.insert(*a)) {
                 insert(&mut endpoints, id.clone(), pod.addresses.iter().copied().collect());
             }
-            snapshot.pods.insert(id, pod);
+            snapshot.pods.insert(id, Arc::new(pod));
         }
         if stranger {
             let id = PodId { namespace: "a".to_owned(), name: "unknown".to_owned() };
@@ -169,7 +173,7 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     })
 }
 
-fn insert(endpoints: &mut BTreeMap<IfName, Endpoint>, pod: PodId, addresses: Vec<IpAddr>) {
+fn insert(endpoints: &mut OrdMap<IfName, Arc<Endpoint>>, pod: PodId, addresses: Vec<IpAddr>) {
     let interface = IfName::of_pod(&pod.namespace, &pod.name);
-    endpoints.insert(interface.clone(), Endpoint { pod, interface, addresses });
+    endpoints.insert(interface.clone(), Arc::new(Endpoint { pod, interface, addresses }));
 }

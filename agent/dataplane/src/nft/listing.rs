@@ -35,10 +35,12 @@ pub(super) fn parse(json: &[u8]) -> Result<Installed, serde_json::Error> {
             Item::Other(kind) => _ = all.foreign.insert(Foreign::Other(kind)),
         }
     }
-    for (name, chain) in &mut all.chains {
+    let chains = all.chains.into_iter().map(|(name, chain)| {
         let rules = rules.remove(name.as_str()).unwrap_or_default();
-        chain.rules = rules.into_iter().map(|rule| rule.comment?.parse().ok()).collect();
-    }
+        let rules = rules.into_iter().map(|rule| rule.comment?.parse().ok()).collect();
+        (name, InstalledChain { rules, ..chain })
+    });
+    all.chains = chains.collect();
     Ok(all)
 }
 

@@ -1,10 +1,8 @@
 //! A small cluster on which policies are tried: every pod is on this node and has an address of both families.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{net::IpAddr, sync::Arc};
 
+use imbl::{OrdMap, OrdSet};
 use serde_json::{Value, json};
 use towpath_core::{
     model::{Endpoint, Family, PodId, Protocol},
@@ -82,7 +80,7 @@ fn of_family(spec: &Value, family: Family) -> Value {
 }
 
 /// The pods that have an interface on this node.
-fn endpoints(index: &Index) -> BTreeMap<IfName, Endpoint> {
+fn endpoints(index: &Index) -> OrdMap<IfName, Arc<Endpoint>> {
     let ids = ["a/web", "a/db", "b/web", "b/client", "b/leaving", "c/other"];
     ids.into_iter()
         .map(|who| {
@@ -90,7 +88,7 @@ fn endpoints(index: &Index) -> BTreeMap<IfName, Endpoint> {
             assert!(index.pod_known(&pod), "{who}");
             let interface = IfName::of_pod(&pod.namespace, &pod.name);
             let addresses = Family::ALL.map(|family| address(who, family)).to_vec();
-            (interface.clone(), Endpoint { pod, interface, addresses })
+            (interface.clone(), Arc::new(Endpoint { pod, interface, addresses }))
         })
         .collect()
 }
@@ -142,7 +140,7 @@ fn decide(index: &Index, (from, to): (&str, &str), family: Family, transport: Tr
         endpoints: &endpoints,
         cluster_pod_cidrs: &[],
         node_pod_cidrs: &[],
-        node_addresses: &BTreeSet::new(),
+        node_addresses: &OrdSet::new(),
         vxlan_port: 8472,
         masquerade: Masquerade::Disabled,
         to_nodes: ToNodes::AsNode,

@@ -23,8 +23,12 @@ pub(super) struct Members<'a> {
 
 impl<'a> Members<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
-        let pods: Vec<(&PodId, &Pod)> =
-            snapshot.pods.iter().filter(|(_, p)| p.kind == PodKind::Endpoint && !p.addresses.is_empty()).collect();
+        let pods: Vec<(&PodId, &Pod)> = snapshot
+            .pods
+            .iter()
+            .map(|(id, p)| (id, &**p))
+            .filter(|(_, p)| p.kind == PodKind::Endpoint && !p.addresses.is_empty())
+            .collect();
         let mut by_label: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
         for (n, (_, pod)) in pods.iter().enumerate() {
             for (key, value) in &pod.labels {

@@ -20,7 +20,10 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
+    sync::Arc,
 };
+
+use imbl::OrdMap;
 
 use self::{
     members::Members,
@@ -35,7 +38,7 @@ use super::{
 use crate::{
     model::{Endpoint, Family},
     names::{ChainName, IfName, SetName},
-    ruleset::{Chain, Field, Match, Op, Rule as NftRule, Set, Verdict},
+    ruleset::{Chain, Field, Match, Op, Rule as NftRule, Verdict},
     table::PolicyPart,
 };
 
@@ -44,7 +47,7 @@ use crate::{
 /// A pod that no policy selects in a direction has no chain there. One that the snapshot does not know has a chain that
 /// drops everything: nobody can say yet what it may do. With the deny log, what is dropped is told of before.
 #[must_use]
-pub fn compile(snapshot: &Snapshot, endpoints: &BTreeMap<IfName, Endpoint>, deny_log: DenyLog) -> PolicyPart {
+pub fn compile(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>, deny_log: DenyLog) -> PolicyPart {
     let mut compiler = Compiler {
         snapshot,
         deny_log,
@@ -173,7 +176,9 @@ impl<'a> Compiler<'a> {
     fn add_set(&mut self, expr: &SetExpr<'a>) -> SetName {
         let name = SetName::new(&expr.name()).expect("a prefix of ours and hexadecimal digits");
         let members = &mut self.members;
-        self.part.sets.entry(name.clone()).or_insert_with(|| -> Set { expr.fill(members) });
+        if !self.part.sets.contains_key(&name) {
+            self.part.sets.insert(name.clone(), expr.fill(members));
+        }
         name
     }
 
@@ -189,7 +194,7 @@ impl<'a> Compiler<'a> {
         });
         let name = ChainName::new(&format!("{prefix}.{}", fingerprint(text)))
             .expect("a prefix of ours and hexadecimal digits");
-        self.part.chains.insert(name.clone(), Chain { base: None, rules });
+        self.part.chains.insert(name.clone(), Arc::new(Chain { base: None, rules }));
         name
     }
 }

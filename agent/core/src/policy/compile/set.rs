@@ -127,7 +127,7 @@ impl<'a> SetExpr<'a> {
                 .map(|(net, range)| [net_value(*net)].into_iter().chain(range_values(*range)).collect())
                 .collect(),
         };
-        Set { key: self.key(), lookup: self.lookup(), elements }
+        Set { key: self.key(), lookup: self.lookup(), elements: elements.into_iter().collect() }
     }
 }
 

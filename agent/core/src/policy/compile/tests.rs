@@ -25,30 +25,30 @@ fn labelled(app: &str) -> Peers {
 }
 
 /// Three pods in namespace `a`, all on this node, and one policy per list of ingress rules, for all of them.
-fn cluster(policies: Vec<Vec<Rule>>) -> (Snapshot, BTreeMap<IfName, Endpoint>) {
+fn cluster(policies: Vec<Vec<Rule>>) -> (Snapshot, OrdMap<IfName, Arc<Endpoint>>) {
     let mut snapshot = Snapshot::default();
-    let mut endpoints = BTreeMap::new();
-    snapshot.namespaces.insert("a".to_owned(), Labels::new());
+    let mut endpoints = OrdMap::new();
+    snapshot.namespaces.insert("a".to_owned(), Arc::new(Labels::new()));
     for n in 1..=3_u8 {
         let pod = PodId { namespace: "a".to_owned(), name: format!("pod{n}") };
         let address = IpAddr::from([10, 0, 0, n]);
         let interface = IfName::of_pod(&pod.namespace, &pod.name);
         let endpoint = Endpoint { pod: pod.clone(), interface: interface.clone(), addresses: vec![address] };
-        endpoints.insert(interface, endpoint);
+        endpoints.insert(interface, Arc::new(endpoint));
         snapshot.pods.insert(
             pod,
-            Pod {
+            Arc::new(Pod {
                 labels: Labels::from([("app".to_owned(), n.to_string())]),
                 addresses: BTreeSet::from([address]),
                 named_ports: BTreeSet::new(),
                 kind: PodKind::Endpoint,
                 node: None,
-            },
+            }),
         );
     }
     let policies = policies.into_iter().enumerate().map(|(n, rules)| {
         let id = PolicyId { namespace: "a".to_owned(), name: format!("p{n:04}") };
-        (id, Policy { subject: all_of("a"), ingress: Some(rules), egress: None })
+        (id, Arc::new(Policy { subject: all_of("a"), ingress: Some(rules), egress: None }))
     });
     let tier = Tier { name: "t".to_owned(), default: TierDefault::Deny, policies: policies.collect() };
     snapshot.tiers.push(tier);
@@ -109,16 +109,16 @@ fn a_pod_that_comes_is_an_element_and_nothing_else() {
     let (mut snapshot, endpoints) = cluster(vec![vec![allow(labelled("9"), Ports::Any)]]);
     let before = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert!(before.sets.values().all(|set| set.elements.is_empty()), "the set is there before its first pod");
-    let mut pod = snapshot.pods.values().next().cloned().unwrap();
+    let mut pod = Pod::clone(snapshot.pods.values().next().unwrap());
     pod.labels.insert("app".to_owned(), "9".to_owned());
     pod.addresses = BTreeSet::from([IpAddr::from([10, 0, 0, 9])]);
-    snapshot.pods.insert(PodId { namespace: "b".to_owned(), name: "new".to_owned() }, pod.clone());
+    snapshot.pods.insert(PodId { namespace: "b".to_owned(), name: "new".to_owned() }, Arc::new(pod.clone()));
     assert_eq!(
         compile(&snapshot, &endpoints, DenyLog::Disabled),
         before,
         "its namespace is not known yet: it is not let in"
     );
-    snapshot.namespaces.insert("b".to_owned(), Labels::new());
+    snapshot.namespaces.insert("b".to_owned(), Arc::new(Labels::new()));
     let after = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!((&after.chains, &after.ingress), (&before.chains, &before.ingress));
     let elements: Vec<_> = after.sets.values().flat_map(|set| &set.elements).collect();
@@ -143,7 +143,7 @@ fn networks_are_merged_and_only_of_families_that_the_pod_has() {
     let sets: Vec<_> = part.sets.values().collect();
     assert_eq!(sets.len(), 1, "the pods have no IPv6 address: {sets:#?}");
     let merged = vec![crate::ruleset::Value::Net("10.0.0.0/7".parse().unwrap())];
-    assert_eq!(sets[0].elements, BTreeSet::from([merged]));
+    assert_eq!(sets[0].elements, imbl::OrdSet::unit(merged));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn what_is_dropped_is_told_of_before_and_nothing_else_is() {
     let (mut snapshot, mut endpoints) = cluster(vec![vec![rule(Action::Allow), rule(Action::Deny)]]);
     let stranger = IfName::of_pod("a", "stranger");
     let pod = PodId { namespace: "a".to_owned(), name: "stranger".to_owned() };
-    endpoints.insert(stranger.clone(), Endpoint { pod, interface: stranger, addresses: Vec::new() });
+    endpoints.insert(stranger.clone(), Arc::new(Endpoint { pod, interface: stranger, addresses: Vec::new() }));
     let silent = compile(&snapshot, &endpoints, DenyLog::Disabled);
     let telling = compile(&snapshot, &endpoints, DenyLog::Enabled);
     assert_eq!((&silent.sets, silent.chains.len()), (&telling.sets, telling.chains.len()));
@@ -178,6 +178,7 @@ fn what_is_dropped_is_told_of_before_and_nothing_else_is() {
         }
     }
     snapshot.tiers.clear();
-    endpoints.retain(|_, endpoint| snapshot.pods.contains_key(&endpoint.pod));
+    let known = |(_, endpoint): &(IfName, Arc<Endpoint>)| snapshot.pods.contains_key(&endpoint.pod);
+    let endpoints = endpoints.into_iter().filter(known).collect();
     assert_eq!(compile(&snapshot, &endpoints, DenyLog::Enabled), PolicyPart::default());
 }
