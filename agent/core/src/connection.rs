@@ -6,11 +6,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
 };
 
 use crate::{
-    model::Endpoint,
+    model::{Endpoint, Protocol},
     names::{ChainName, IfName, SetName},
     policy::ir::Direction,
     ruleset::{Action, Dangling, Match, Op, Outcome, Packet, Rule, Ruleset, Step, Transaction, Transport, Verdict},
@@ -26,6 +27,27 @@ pub struct Connection {
     pub to: IpAddr,
     /// What it carries; the port is the one at [`Connection::to`].
     pub transport: Transport,
+}
+
+impl Connection {
+    /// Whether it is one of TCP.
+    #[must_use]
+    pub const fn is_tcp(&self) -> bool {
+        matches!(self.transport, Transport::Ports { protocol, .. } if protocol == Protocol::Tcp.number())
+    }
+}
+
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, transport } = self;
+        match transport {
+            Transport::Ports { protocol, destination } => {
+                write!(f, "{from} to {to}, protocol {protocol}, port {destination}")
+            }
+            Transport::NeighbourDiscovery => write!(f, "{from} to {to}, neighbour discovery"),
+            Transport::Other(protocol) => write!(f, "{from} to {to}, protocol {protocol}"),
+        }
+    }
 }
 
 /// What is known of a node when connections are looked through.

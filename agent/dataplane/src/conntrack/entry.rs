@@ -1,0 +1,268 @@
+//! One connection as the kernel tells of it, and the requests about it. Numbers are those of
+//! linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use nix::libc;
+use towpath_core::{
+    connection::Connection,
+    model::{Family, Protocol},
+    names::CUT_MARK,
+    ruleset::Transport,
+};
+
+use crate::nfnetlink::{Answer, Attributes, Body, Kind, Request};
+
+/// `NFNL_SUBSYS_CTNETLINK`.
+const SUBSYSTEM: u8 = 1;
+/// `IPCTNL_MSG_CT_NEW`: tells of a connection, or changes one.
+const NEW: Kind = Kind { subsystem: SUBSYSTEM, number: 0 };
+/// `IPCTNL_MSG_CT_GET`.
+const GET: Kind = Kind { subsystem: SUBSYSTEM, number: 1 };
+/// `IPCTNL_MSG_CT_DELETE`.
+const DELETE: Kind = Kind { subsystem: SUBSYSTEM, number: 2 };
+
+/// `enum ctattr_type`.
+mod cta {
+    pub(super) const ORIGINAL: u16 = 1;
+    pub(super) const REPLY: u16 = 2;
+    pub(super) const STATUS: u16 = 3;
+    pub(super) const TIMEOUT: u16 = 7;
+    pub(super) const MARK: u16 = 8;
+    pub(super) const ID: u16 = 12;
+    pub(super) const ZONE: u16 = 18;
+    pub(super) const MARK_MASK: u16 = 21;
+    pub(super) const FILTER: u16 = 25;
+}
+
+/// `CTA_TUPLE_IP`, `CTA_TUPLE_PROTO`.
+const ADDRESSES: u16 = 1;
+const PROTOCOL: u16 = 2;
+/// `CTA_PROTO_NUM`, `CTA_PROTO_SRC_PORT`.
+const NUMBER: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 1 << 15;
+
+/// `IPS_EXPECTED`, `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_FIXED_TIMEOUT`.
+const EXPECTED: u32 = 1;
+const SEEN_REPLY: u32 = 1 << 1;
+const ASSURED: u32 = 1 << 2;
+const FIXED_TIMEOUT: u32 = 1 << 10;
+
+/// Where in a connection an address stands: in the tuple of its first packet or of the answers, as source or as
+/// destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Side {
+    /// `CTA_TUPLE_ORIG` or `CTA_TUPLE_REPLY`, and `CTA_FILTER_ORIG_FLAGS` or `CTA_FILTER_REPLY_FLAGS`.
+    tuple: u16,
+    filter: u16,
+    end: End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Source,
+    Destination,
+}
+
+impl Side {
+    const ORIGINAL_SOURCE: Self = Self { tuple: cta::ORIGINAL, filter: 1, end: End::Source };
+    const REPLY_SOURCE: Self = Self { tuple: cta::REPLY, filter: 2, end: End::Source };
+    const ALL: [Self; 4] = [
+        Self::ORIGINAL_SOURCE,
+        Self { end: End::Destination, ..Self::ORIGINAL_SOURCE },
+        Self::REPLY_SOURCE,
+        Self { end: End::Destination, ..Self::REPLY_SOURCE },
+    ];
+}
+
+impl End {
+    /// `CTA_IP_V4_SRC`, …, `CTA_IP_V6_DST`.
+    const fn attribute(self, family: Family) -> u16 {
+        match (family, self) {
+            (Family::V4, Self::Source) => 1,
+            (Family::V4, Self::Destination) => 2,
+            (Family::V6, Self::Source) => 3,
+            (Family::V6, Self::Destination) => 4,
+        }
+    }
+
+    /// `CTA_FILTER_F_CTA_IP_SRC`, `CTA_FILTER_F_CTA_IP_DST`.
+    const fn flag(self) -> u32 {
+        match self {
+            Self::Source => 1,
+            Self::Destination => 1 << 1,
+        }
+    }
+}
+
+/// How a connection came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Of its own.
+    Own,
+    /// Another one announced it.
+    Expected,
+}
+
+/// Whether it is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Free,
+    Cut,
+}
+
+/// A connection in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry<'a> {
+    pub(super) connection: Connection,
+    pub(super) life: Life,
+    pub(super) standing: Standing,
+    /// `CTA_ID`: a connection that takes its place has another.
+    pub(super) id: u32,
+    family: Family,
+    status: u32,
+    original: Attributes<'a>,
+    /// As the kernel wrote it, so that it can be asked for in its own words, whatever the protocol has for keys.
+    reply: (Attributes<'a>, &'a [u8]),
+}
+
+impl<'a> Entry<'a> {
+    /// `None` for one of another zone, of no IP family, or that is not understood.
+    pub(super) fn parse(answer: &Answer<'a>) -> Option<Self> {
+        let all = answer.attributes;
+        if answer.kind != NEW || all.find(cta::ZONE).is_some() {
+            return None;
+        }
+        let family = match i32::from(answer.family) {
+            libc::AF_INET => Family::V4,
+            libc::AF_INET6 => Family::V6,
+            _ => return None,
+        };
+        let original = all.find(cta::ORIGINAL)?.nested();
+        let reply = all.find(cta::REPLY)?;
+        let status = all.find(cta::STATUS)?.be32()?;
+        let mark = all.find(cta::MARK).and_then(|a| a.be32()).unwrap_or(0);
+        let reply = (reply.nested(), reply.payload);
+        let connection = Connection {
+            from: address(original, End::Source, family)?,
+            to: address(reply.0, End::Source, family)?,
+            transport: transport(reply.0)?,
+        };
+        Some(Self {
+            connection,
+            life: if status & EXPECTED == 0 { Life::Own } else { Life::Expected },
+            standing: if mark & CUT_MARK == 0 { Standing::Free } else { Standing::Cut },
+            id: all.find(cta::ID)?.be32()?,
+            family,
+            status,
+            original,
+            reply,
+        })
+    }
+
+    /// Whether an address stands on any side of it.
+    pub(super) fn has(&self, addr: IpAddr) -> bool {
+        [self.original, self.reply.0]
+            .into_iter()
+            .flat_map(|tuple| [End::Source, End::Destination].map(|end| address(tuple, end, self.family)))
+            .any(|there| there == Some(addr))
+    }
+
+    /// What is needed to speak of it later.
+    pub(super) fn handle(&self) -> Handle {
+        let Self { connection, id, family, status, reply: (_, reply), .. } = *self;
+        Handle { connection, id, family, status, reply: reply.to_vec() }
+    }
+}
+
+fn address(tuple: Attributes<'_>, end: End, family: Family) -> Option<IpAddr> {
+    let payload = tuple.find(ADDRESSES)?.nested().find(end.attribute(family))?.payload;
+    match family {
+        Family::V4 => <[u8; 4]>::try_from(payload).ok().map(IpAddr::from),
+        Family::V6 => <[u8; 16]>::try_from(payload).ok().map(IpAddr::from),
+    }
+}
+
+/// Of the answers: their source port is what the policy calls the destination port.
+fn transport(reply: Attributes<'_>) -> Option<Transport> {
+    let protocol = reply.find(PROTOCOL)?.nested();
+    let number = protocol.find(NUMBER)?.u8()?;
+    let with_ports = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(Protocol::number).contains(&number);
+    if !with_ports {
+        return Some(Transport::Other(number));
+    }
+    Some(Transport::Ports { protocol: number, destination: protocol.find(SOURCE_PORT)?.be16()? })
+}
+
+/// A connection to be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Handle {
+    pub(super) connection: Connection,
+    id: u32,
+    family: Family,
+    status: u32,
+    reply: Vec<u8>,
+}
+
+impl Handle {
+    /// Deletes it. A connection that has taken its place is another one and stays.
+    pub(super) fn delete(&self) -> Request {
+        let mut request = self.request(DELETE);
+        request.body.be32(cta::ID, self.id);
+        request
+    }
+
+    /// Sets bits of its mark, and lets it end after a time, whatever packets it still sees. The kernel does not compare
+    /// the id here: what has taken its place answers from the same address and port, so the policy says the same of it.
+    pub(super) fn mark(&self, bits: u32, lifetime: Duration) -> Request {
+        // The kernel refuses to take these two back, and they may have come since we looked.
+        let status = self.status | SEEN_REPLY | ASSURED | FIXED_TIMEOUT;
+        let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+        let mut request = self.request(NEW);
+        let body = request.body.be32(cta::TIMEOUT, seconds).be32(cta::STATUS, status);
+        body.be32(cta::MARK, bits).be32(cta::MARK_MASK, bits);
+        request
+    }
+
+    fn request(&self, kind: Kind) -> Request {
+        let mut request = Request::new(kind, family_number(self.family));
+        request.body.bytes(cta::REPLY | NESTED, &self.reply);
+        request
+    }
+}
+
+/// Asks for all connections.
+pub(super) fn all() -> Request {
+    Request::new(GET, 0)
+}
+
+/// Asks for those that have an address, and perhaps for others: the answers are to be looked at. IPv4's are looked for
+/// by the kernel (from 5.8 on; an older one tells of all), once per side because it knows no "or". Of IPv6 it tells of
+/// all: its own search finds those that have the address nowhere (`ctnetlink_filter_match_tuple`, seen on 6.18).
+pub(super) fn with_address(addr: IpAddr) -> Vec<Request> {
+    match addr {
+        IpAddr::V4(addr) => Side::ALL.map(|side| with_address_at(addr, side)).into(),
+        IpAddr::V6(_) => vec![Request::new(GET, family_number(Family::V6))],
+    }
+}
+
+fn with_address_at(addr: Ipv4Addr, side: Side) -> Request {
+    let mut request = Request::new(GET, family_number(Family::V4));
+    let addresses = |body: &mut Body| _ = body.bytes(side.end.attribute(Family::V4), &addr.octets());
+    request.body.nest(side.tuple, |tuple| _ = tuple.nest(ADDRESSES, addresses));
+    // These flags alone are in the order of bytes of the host.
+    request.body.nest(cta::FILTER, |filter| _ = filter.bytes(side.filter, &side.end.flag().to_ne_bytes()));
+    request
+}
+
+const fn family_number(family: Family) -> u8 {
+    match family {
+        Family::V4 => libc::AF_INET as u8,
+        Family::V6 => libc::AF_INET6 as u8,
+    }
+}
