@@ -90,7 +90,7 @@ fn damages(node: &Node, whole: &Ours) -> Result<Vec<Damage>> {
     let (peer, pod) = (first(&whole.routes, DEVICE)?, first(&whole.routes, "dev tow")?);
     let neighbour = first(&whole.neighbours, "lladdr")?;
     let mac = first(&whole.forwarding, "dst")?;
-    let rule = kernel::rules(node, "antispoof")?.first().context("a rule against spoofing")?.0.clone();
+    let rule = kernel::rules(node, "prerouting")?.first().context("a rule against spoofing")?.0.clone();
     Ok(vec![
         damage("a route to a peer", &[format!("ip route del {peer} dev {DEVICE}")]),
         damage("a route to a pod", &[format!("ip route del {pod}")]),
@@ -99,7 +99,7 @@ fn damages(node: &Node, whole: &Ours) -> Result<Vec<Damage>> {
         damage("the device's MTU", &[format!("ip link set {DEVICE} mtu 1400")]),
         damage("the device that is down", &[format!("ip link set {DEVICE} down")]),
         damage("the device", &[format!("ip link del {DEVICE}")]),
-        damage("one rule", &[format!("nft delete rule inet towpath antispoof handle {rule}")]),
+        damage("one rule", &[format!("nft delete rule inet towpath prerouting handle {rule}")]),
         damage("the rules, flushed", &["nft flush table inet towpath".to_owned()]),
         damage("the table", &["nft delete table inet towpath".to_owned()]),
     ])

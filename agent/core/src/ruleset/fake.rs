@@ -254,7 +254,7 @@ impl Contents {
         match &rule.action {
             Action::Dispatch(fields, name) => looks_up(fields, self.maps.get(name).map(|map| &map.key)),
             Action::Verdict(verdict) => verdict.target().map_or(Ok(()), |chain| self.is_callable(chain, step)),
-            Action::Masquerade | Action::Log(_) => Ok(()),
+            Action::Masquerade | Action::Log(_) | Action::NoTrack => Ok(()),
         }
     }
 }

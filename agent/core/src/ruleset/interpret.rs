@@ -146,7 +146,7 @@ impl Ruleset {
         match &rule.action {
             Action::Verdict(verdict) => self.follow(verdict, packet),
             Action::Masquerade => Ok(Step::Masquerade),
-            Action::Log(_) => Ok(Step::Next),
+            Action::Log(_) | Action::NoTrack => Ok(Step::Next),
             Action::Dispatch(fields, name) => {
                 let map = self.maps.get(name).ok_or_else(|| Dangling::Set(name.clone()))?;
                 let Some(key) = packet.key(fields) else { return Ok(Step::Next) };

@@ -190,6 +190,9 @@ pub enum Action {
     Masquerade,
     /// Tells the agent of the packet and goes on behind the rule.
     Log(Log),
+    /// `notrack`: connection tracking passes the packet over, and so does NAT. Means something in chains that come before
+    /// it only, at priorities below -200 (linux/netfilter_ipv4.h). Goes on behind the rule.
+    NoTrack,
 }
 
 /// `limit rate R/second burst B packets log prefix "…" group G snaplen S`: a copy of the packet's head to whoever has

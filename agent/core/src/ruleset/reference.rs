@@ -39,7 +39,7 @@ impl Rule {
         let action = match &self.action {
             Action::Verdict(verdict) => verdict.target().map(Reference::Chain),
             Action::Dispatch(_, map) => Some(Reference::Set(map)),
-            Action::Masquerade | Action::Log(_) => None,
+            Action::Masquerade | Action::Log(_) | Action::NoTrack => None,
         };
         sets.chain(action)
     }

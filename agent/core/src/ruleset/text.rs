@@ -195,6 +195,7 @@ impl Display for Action {
             Self::Dispatch(fields, map) => write!(f, "{} vmap @{map}", Joined(fields, " . ")),
             Self::Masquerade => f.write_str("masquerade fully-random"),
             Self::Log(log) => log.fmt(f),
+            Self::NoTrack => f.write_str("notrack"),
         }
     }
 }
@@ -223,7 +224,7 @@ impl Display for Rule {
         }
         match &self.action {
             Action::Dispatch(fields, _) if read_any_protocol(fields) && !ports_are_ports => f.write_str(WITH_PORTS)?,
-            Action::Dispatch(..) | Action::Verdict(_) | Action::Masquerade | Action::Log(_) => {}
+            Action::Dispatch(..) | Action::Verdict(_) | Action::Masquerade | Action::Log(_) | Action::NoTrack => {}
         }
         self.action.fmt(f)
     }

@@ -1,16 +1,15 @@
 //! The overlay's port is the nodes' own: a frame that a pod could put there would come out behind every policy.
 
 use super::{
-    TableInput, accept, add_chain, address_type, base, drop, goto, in_set, networks, of_pods, set_name, to_overlay,
+    TableInput, accept, add_chain, address_type, chain_name, drop, goto, in_set, networks, set_name, to_overlay,
 };
 use crate::{
     model::Family,
-    ruleset::{ChainType, Field, Hook, Lookup, Ruleset, Set, Value},
+    ruleset::{Action, Field, Lookup, Match, Rule, Ruleset, Set, Value, Verdict},
 };
 
-/// In chains of their own, because an accept ends only the chain that it is in: a flow that is established, as it is when
-/// its sender has been a node until now, is not let through. Before the policies only because it is cheaper.
-const BEFORE_FILTER: i32 = -1;
+const OVERLAY_FROM: &str = "overlay-from";
+const OVERLAY_TO: &str = "overlay-to";
 
 pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
     let mut from = Vec::new();
@@ -22,18 +21,33 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
         all.sets.insert(set_name("nodes", family), nodes);
         from.push(accept([in_set(Field::Source(family), "nodes", family)]));
         all.sets.insert(set_name("pods", family), networks(family, input.cluster_pod_cidrs));
-        to.push(accept([in_set(Field::Destination(family), "pods", family)]));
+        to.push(Rule::verdict(vec![in_set(Field::Destination(family), "pods", family)], Verdict::Return));
     }
     from.push(drop([]));
     // Whatever is no pod may be a node: it can have addresses that its Node object does not list, and masquerade would
     // give the packet a node's source address.
     to.push(drop([]));
-    add_chain(all, "overlay-from", None, from);
-    add_chain(all, "overlay-to", None, to);
+    add_chain(all, OVERLAY_FROM, None, from);
+    add_chain(all, OVERLAY_TO, None, to);
+}
 
-    let hook = base(ChainType::Filter, Hook::Input, BEFORE_FILTER);
-    add_chain(all, "guard-input", hook, vec![goto(to_overlay(input.vxlan_port), "overlay-from")]);
-    let [udp, port] = to_overlay(input.vxlan_port);
-    let hook = base(ChainType::Filter, Hook::Forward, BEFORE_FILTER);
-    add_chain(all, "guard-forward", hook, vec![goto([of_pods(Field::InInterface), udp, port], "overlay-to")]);
+/// What comes in for the overlay: only nodes may send it.
+pub(super) fn incoming(port: u16) -> Rule {
+    goto(to_overlay(port), OVERLAY_FROM)
+}
+
+/// What a pod sends to the overlay's port: only to pods. Asked before the state of the connection, because a flow can be
+/// established since a time when its sender was a node or the port another.
+pub(super) fn from_pods(port: u16) -> Rule {
+    Rule::verdict(to_overlay(port).into(), Verdict::Jump(chain_name(OVERLAY_TO)))
+}
+
+/// The overlay's packets between nodes; others may use the port for what they like, and rely on NAT. `end` is the other
+/// node's.
+pub(super) fn untracked(end: fn(Family) -> Field, port: u16) -> [Rule; 2] {
+    Family::ALL.map(|family| {
+        let mut matches: Vec<Match> = to_overlay(port).into();
+        matches.push(in_set(end(family), "nodes", family));
+        Rule { matches, action: Action::NoTrack }
+    })
 }

@@ -9,20 +9,18 @@ use std::{
 use imbl::OrdMap;
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{Policy, accept, add_chain, address_type, base, drop, goto, name, of_pods, set_name};
+use super::{Policy, accept, add_chain, address_type, chain_name, drop, goto, guard, name, of_pods, set_name};
 use crate::{
     model::{Endpoint, Family},
     names::{CUT_MARK, ChainName, IfName, SetName},
     policy::ir::Direction,
-    ruleset::{
-        Action, ChainType, CtState, Field, Hook, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
-        VerdictMap,
-    },
+    ruleset::{Action, CtState, Field, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict, VerdictMap},
 };
 
-const RAW: i32 = -300;
+const SENDER: &str = "sender";
 const FROM_POD: &str = "from-pod";
 const TO_POD: &str = "to-pod";
+const RECEIVER: &str = "receiver";
 
 /// The chain that every packet of a pod goes through in a direction, on its way to the pod's own.
 #[must_use]
@@ -54,14 +52,18 @@ pub(super) fn antispoof(all: &mut Ruleset, endpoints: &OrdMap<IfName, Arc<Endpoi
         rules.push(accept([source, Match::NeighbourDiscovery]));
     }
     rules.push(drop([]));
-    add_chain(all, "sender", None, rules);
-    let hook = base(ChainType::Filter, Hook::Prerouting, RAW);
-    add_chain(all, "antispoof", hook, vec![goto([of_pods(Field::InInterface)], "sender")]);
+    add_chain(all, SENDER, None, rules);
+}
+
+/// What a sender's policy does with what it accepts: the receiver is asked.
+#[must_use]
+pub fn to_receiver() -> Verdict {
+    Verdict::Goto(chain_name(RECEIVER))
 }
 
 /// Both directions: from a pod's interface and to one. A packet between two pods of this node goes both ways, and so
 /// does one from a pod to itself.
-pub(super) fn dispatch(all: &mut Ruleset, endpoints: &OrdMap<IfName, Arc<Endpoint>>, policy: Policy) {
+pub(super) fn dispatch(all: &mut Ruleset, endpoints: &OrdMap<IfName, Arc<Endpoint>>, policy: Policy, port: u16) {
     let (ingress, egress) = match policy {
         Policy::Off => (OrdMap::new(), OrdMap::new()),
         Policy::Enforce(part) => {
@@ -71,19 +73,29 @@ pub(super) fn dispatch(all: &mut Ruleset, endpoints: &OrdMap<IfName, Arc<Endpoin
         }
     };
     // Neighbour discovery is not tracked, and a pod under an egress policy still has to find the node.
-    let from_pod = [drop([state([CtState::Invalid])]), accept([Match::NeighbourDiscovery])];
-    add_direction(all, FROM_POD, Field::InInterface, from_pod.into(), verdicts(endpoints, egress));
-    let to_pod = [drop([state([CtState::Invalid])])];
-    add_direction(all, TO_POD, Field::OutInterface, to_pod.into(), verdicts(endpoints, ingress));
-    let bases = [
-        ("egress", Hook::Forward, 0, Field::InInterface, FROM_POD),
-        ("egress-host", Hook::Input, 0, Field::InInterface, FROM_POD),
-        ("ingress", Hook::Forward, 1, Field::OutInterface, TO_POD),
-    ];
-    for (chain, hook, priority, field, target) in bases {
-        let hook = base(ChainType::Filter, hook, priority);
-        add_chain(all, chain, hook, vec![goto([of_pods(field)], target)]);
-    }
+    let mut from_pod = vec![guard::from_pods(port)];
+    from_pod.extend(known());
+    from_pod.push(accept([Match::NeighbourDiscovery]));
+    let elements = verdicts(endpoints, egress, &to_receiver());
+    add_direction(all, FROM_POD, Field::InInterface, from_pod, elements);
+    let elements = verdicts(endpoints, ingress, &Verdict::Accept);
+    add_direction(all, TO_POD, Field::OutInterface, known().into(), elements);
+    add_chain(all, RECEIVER, None, vec![receives(), accept([])]);
+}
+
+/// The way to the policy of the pod that sends.
+pub(super) fn sends() -> Rule {
+    goto([of_pods(Field::InInterface)], FROM_POD)
+}
+
+/// The way to the policy of the pod that receives.
+pub(super) fn receives() -> Rule {
+    goto([of_pods(Field::OutInterface)], TO_POD)
+}
+
+/// The way to the check of a pod's own addresses.
+pub(super) fn is_itself() -> Rule {
+    goto([of_pods(Field::InInterface)], SENDER)
 }
 
 /// The map has the chain's name. Pods' chains are jumped to: who falls off the end comes back here and is dropped.
@@ -91,27 +103,32 @@ fn add_direction(
     all: &mut Ruleset,
     chain: &str,
     field: Field,
-    special: Vec<Rule>,
+    mut rules: Vec<Rule>,
     elements: BTreeMap<Vec<Value>, Verdict>,
 ) {
     let map = name!(SetName, chain);
-    // What is cut stays known, so that an answer that is on its way does not begin the connection anew in the other
-    // direction, where it may be allowed.
-    let cut = drop([Match::ConnectionMarkBits(CUT_MARK)]);
-    let mut rules = vec![cut, accept([state([CtState::Established, CtState::Related])])];
-    rules.extend(special);
     rules.push(Rule { matches: Vec::new(), action: Action::Dispatch(vec![field], map.clone()) });
     rules.push(drop([]));
     add_chain(all, chain, None, rules);
     all.maps.insert(map, VerdictMap { key: vec![KeyType::IfName], elements: elements.into() });
 }
 
+/// What connection tracking has to say: only of first packets a policy is asked.
+fn known() -> [Rule; 3] {
+    // What is cut stays known, so that an answer that is on its way does not begin the connection anew in the other
+    // direction, where it may be allowed.
+    let cut = drop([Match::ConnectionMarkBits(CUT_MARK)]);
+    [cut, accept([state([CtState::Established, CtState::Related])]), drop([state([CtState::Invalid])])]
+}
+
+/// `free` is for pods that no policy isolates.
 fn verdicts(
     endpoints: &OrdMap<IfName, Arc<Endpoint>>,
     mut chains: OrdMap<IfName, ChainName>,
+    free: &Verdict,
 ) -> BTreeMap<Vec<Value>, Verdict> {
     let verdict = |interface: &IfName| {
-        let verdict = chains.remove(interface).map_or(Verdict::Accept, Verdict::Jump);
+        let verdict = chains.remove(interface).map_or_else(|| free.clone(), Verdict::Jump);
         (vec![Value::IfName(interface.clone())], verdict)
     };
     endpoints.keys().map(verdict).collect()

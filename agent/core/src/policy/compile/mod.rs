@@ -39,7 +39,7 @@ use crate::{
     model::{Endpoint, Family},
     names::{ChainName, IfName, SetName},
     ruleset::{Chain, Field, Match, Op, Rule as NftRule, Verdict},
-    table::PolicyPart,
+    table::{PolicyPart, to_receiver},
 };
 
 /// Compiles what the policies say about the pods of this node.
@@ -68,6 +68,14 @@ pub fn compile(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>, d
         }
     }
     compiler.part
+}
+
+/// What becomes of what a pod's policies allow.
+fn passed(direction: Direction) -> Verdict {
+    match direction {
+        Direction::Ingress => Verdict::Accept,
+        Direction::Egress => to_receiver(),
+    }
 }
 
 struct Compiler<'a> {
@@ -122,7 +130,7 @@ impl<'a> Compiler<'a> {
         let mut first = None;
         for (tier, policies) in group.applied.iter().rev() {
             let rules = self.subjects.rules(*tier, policies, group.direction);
-            let next = first.map_or(Verdict::Accept, Verdict::Goto);
+            let next = first.map_or_else(|| passed(group.direction), Verdict::Goto);
             let rules = self.tier_rules(group, &rules, self.snapshot.tiers[*tier].default, &next);
             first = Some(self.add_chain(group.direction, rules));
         }
@@ -139,7 +147,7 @@ impl<'a> Compiler<'a> {
         let mut out = Vec::new();
         for same in rules.chunk_by(|a, b| a.action == b.action) {
             let verdict = match same[0].action {
-                Action::Allow => Verdict::Accept,
+                Action::Allow => passed(group.direction),
                 Action::Deny => Verdict::Drop,
                 Action::Pass => next.clone(),
             };
