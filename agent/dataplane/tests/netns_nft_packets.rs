@@ -313,6 +313,28 @@ fn a_flow_that_was_established_does_not_keep_the_overlay_open() {
 }
 
 #[test]
+fn the_overlays_packets_leave_connection_tracking_alone() {
+    let world = World::new();
+    world.node.sh("nft -f - <<'END'
+        table inet witness {
+            counter overlay { }
+            counter others { }
+            chain tracked { udp dport 8472 counter name overlay; udp dport 5000 counter name others; }
+            chain input { type filter hook input priority 10; ct state != untracked goto tracked; }
+            chain output { type filter hook output priority 10; ct state != untracked goto tracked; }
+        }
+END");
+    for (from, to) in [("node", "peer"), ("peer", "node")] {
+        for port in [OVERLAY, OTHER] {
+            world.check((from, to, port), Some(from), "between nodes");
+        }
+    }
+    let count = |name| world.node.sh(&format!("nft list counter inet witness {name}"));
+    assert!(count("overlay").contains("packets 0 "), "{}", count("overlay"));
+    assert!(!count("others").contains("packets 0 "), "the witness sees what is tracked");
+}
+
+#[test]
 fn an_interface_that_is_not_known_is_closed_until_it_is() {
     let mut world = World::new();
     world.known = vec!["a"];
