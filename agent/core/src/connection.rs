@@ -15,7 +15,7 @@ use crate::{
     names::{ChainName, IfName, SetName},
     policy::ir::Direction,
     ruleset::{Action, Dangling, Match, Op, Outcome, Packet, Rule, Ruleset, Step, Transaction, Transport, Verdict},
-    table::dispatch_chain,
+    table::{dispatch_chain, to_receiver},
 };
 
 /// A connection, as policies see it: who began it, and whom it reached after service translation.
@@ -78,7 +78,8 @@ impl<'a> Review<'a> {
     /// If a rule of the table names what is not there.
     pub fn denied_at(&self, connection: &Connection) -> Result<Option<Direction>, Dangling> {
         let (from, to) = (self.pods.get(&connection.from).copied(), self.pods.get(&connection.to).copied());
-        if from.is_some() && self.drops(Direction::Egress, connection, from, to)? {
+        // Without the interface that it leaves by, because a sender's chain goes on to the receiver's.
+        if from.is_some() && self.drops(Direction::Egress, connection, from, None)? {
             return Ok(Some(Direction::Egress));
         }
         let by_node = self.node.contains(&connection.from) || connection.from.is_loopback();
@@ -143,7 +144,8 @@ pub fn narrows(change: &Transaction, table: &Ruleset) -> bool {
 fn only_accepts(table: &Ruleset, set: &SetName) -> bool {
     rules_with(table, set).all(|rule| {
         let inverted = rule.matches.iter().any(|m| matches!(m, Match::InSet(_, Op::IsNot, name) if name == set));
-        rule.action == Action::Verdict(Verdict::Accept) && !inverted
+        let accepts = [Verdict::Accept, to_receiver()].map(Action::Verdict).contains(&rule.action);
+        accepts && !inverted
     })
 }
 
