@@ -1,0 +1,339 @@
+//! A cluster in network namespaces: a node with six pods, and behind its uplink everybody else: another node with its
+//! pods, and the outside. What holds on the node is decided from Kubernetes objects, all the way that the agent goes.
+//!
+//! | Namespace | Labels | Pods of this node | Pods of the other node |
+//! |---|---|---|---|
+//! | `shop` | team=blue | `web` (app=web, tier=front), `db` (app=db, tier=back), `bare` (no label) | |
+//! | `ops` | team=red | `client` (app=client, tier=front), `opsweb` (app=web, tier=back) | `far`, `done` (completed), `leaving` (terminating), `host` (hostNetwork): tier=back |
+//! | `lab` | none of the kind | `lab` (app=client) | |
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde_json::{Value, json};
+use towpath_core::{
+    model::{Endpoint, Family, NodeName, PodId},
+    names::IfName,
+    policy::{compile::compile, deny_log::DenyLog},
+    ruleset::{Installed, Ruleset, diff},
+    table::{Masquerade, Policy, TableInput, ToNodes, table},
+};
+use towpath_dataplane::{
+    net::{PodLink, PodLinkSpec},
+    netns::Netns,
+    nfnetlink::{Kind, Request, Socket},
+    nft::{Nft, NftCommand},
+};
+use towpath_index::{Change, Event, Index};
+
+use crate::support::Namespace;
+
+/// The overlay's UDP port.
+pub(crate) const OVERLAY: u16 = 8472;
+
+/// Somebody with an address.
+#[derive(Debug)]
+pub(crate) struct Party {
+    /// What scenarios call it.
+    pub(crate) name: &'static str,
+    /// Where it is.
+    pub(crate) place: Place,
+    addresses: [&'static str; 2],
+}
+
+/// Where somebody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the network namespace of this pod of the node, given with its Kubernetes namespace.
+    Pod(&'static str, &'static str),
+    /// In the node's own.
+    Node,
+    /// Behind the uplink: the other node, its pods, and the outside.
+    Behind,
+}
+
+const fn party(name: &'static str, place: Place, v4: &'static str, v6: &'static str) -> Party {
+    Party { name, place, addresses: [v4, v6] }
+}
+
+static PARTIES: &[Party] = &[
+    party("web", Place::Pod("shop", "web"), "10.244.1.2", "fd00:244:1::2"),
+    party("db", Place::Pod("shop", "db"), "10.244.1.3", "fd00:244:1::3"),
+    party("bare", Place::Pod("shop", "bare"), "10.244.1.4", "fd00:244:1::4"),
+    party("client", Place::Pod("ops", "client"), "10.244.1.5", "fd00:244:1::5"),
+    party("opsweb", Place::Pod("ops", "opsweb"), "10.244.1.6", "fd00:244:1::6"),
+    party("lab", Place::Pod("lab", "lab"), "10.244.1.7", "fd00:244:1::7"),
+    // An address that the pod `client` has taken by itself: that of a pod of the other node.
+    party("forger", Place::Pod("ops", "client"), "10.244.2.9", "fd00:244:2::9"),
+    party("node", Place::Node, "172.30.0.11", "fd00:172::11"),
+    // The other node, and so its pods with hostNetwork.
+    party("host", Place::Behind, "172.30.0.12", "fd00:172::12"),
+    party("far", Place::Behind, "10.244.2.2", "fd00:244:2::2"),
+    party("done", Place::Behind, "10.244.2.3", "fd00:244:2::3"),
+    party("leaving", Place::Behind, "10.244.2.4", "fd00:244:2::4"),
+    party("outside", Place::Behind, "198.51.100.7", "2001:db8::7"),
+    party("excepted", Place::Behind, "198.51.100.130", "2001:db8::8007"),
+    party("stranger", Place::Behind, "203.0.113.9", "2001:db8:f::9"),
+    // A Service's: its TCP port 80 and UDP port 53 are translated to web's 8080 and 5353.
+    party("service", Place::Pod("shop", "web"), "10.96.0.1", "fd00:96::1"),
+];
+
+/// Finds somebody by name.
+pub(crate) fn who(name: &str) -> &'static Party {
+    PARTIES.iter().find(|party| party.name == name).unwrap_or_else(|| panic!("nobody is called {name}"))
+}
+
+impl Party {
+    pub(crate) fn address(&self, family: Family) -> IpAddr {
+        let [v4, v6] = self.addresses;
+        let text = match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        };
+        text.parse().unwrap()
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        Family::ALL.map(|family| self.address(family)).to_vec()
+    }
+
+    /// The pod of this node that it is.
+    pub(crate) fn pod(&self) -> Option<PodId> {
+        match self.place {
+            Place::Pod(namespace, name) => Some(PodId { namespace: namespace.to_owned(), name: name.to_owned() }),
+            Place::Node | Place::Behind => None,
+        }
+    }
+
+    /// The node's interface towards it.
+    pub(crate) fn interface(&self) -> IfName {
+        match self.place {
+            Place::Pod(namespace, name) => IfName::of_pod(namespace, name),
+            Place::Node => IfName::new("lo").unwrap(),
+            Place::Behind => IfName::new("eth0").unwrap(),
+        }
+    }
+}
+
+/// The node's own pods.
+const LOCAL: [&str; 6] = ["web", "db", "bare", "client", "opsweb", "lab"];
+
+pub(crate) struct World {
+    pub(crate) node: Namespace,
+    behind: Namespace,
+    pods: BTreeMap<&'static str, Namespace>,
+    pub(crate) index: Index,
+    nft: NftCommand,
+    /// What was applied last.
+    pub(crate) rules: Ruleset,
+    have: Option<Installed>,
+}
+
+impl World {
+    /// With no policy, and the table that belongs to that.
+    pub(crate) fn new() -> Self {
+        let node = Namespace::new();
+        let nft = node.run(|| NftCommand::open().unwrap());
+        let mut world = Self {
+            node,
+            behind: Namespace::new(),
+            pods: BTreeMap::new(),
+            index: index(),
+            nft,
+            rules: Ruleset::default(),
+            have: None,
+        };
+        world.lay_links();
+        for name in LOCAL {
+            world.add_pod(who(name));
+        }
+        world.pods["client"].sh("ip addr add 10.244.2.9/32 dev lo; ip addr add fd00:244:2::9/128 dev lo nodad");
+        // kube-proxy's part: a Service's address, and the mark on who comes back to itself through it.
+        world.node.sh("nft -f - <<'END'
+            table inet proxy {
+                chain prerouting { type nat hook prerouting priority -100;
+                    ip daddr 10.96.0.1 tcp dport 80 dnat ip to 10.244.1.2:8080
+                    ip daddr 10.96.0.1 udp dport 53 dnat ip to 10.244.1.2:5353
+                    ip6 daddr fd00:96::1 tcp dport 80 dnat ip6 to [fd00:244:1::2]:8080
+                    ip6 daddr fd00:96::1 udp dport 53 dnat ip6 to [fd00:244:1::2]:5353
+                }
+                chain postrouting { type nat hook postrouting priority 90;
+                    ip saddr 10.244.1.2 ip daddr 10.244.1.2 masquerade
+                    ip6 saddr fd00:244:1::2 ip6 daddr fd00:244:1::2 masquerade
+                }
+            }
+END");
+        world.apply();
+        world
+    }
+
+    fn lay_links(&self) {
+        // `ip` does not have the file open: it looks it up with this process.
+        let netns = self.behind.path().to_string_lossy().replace("self", &std::process::id().to_string());
+        self.node.sh(&format!(
+            "ip link add eth0 type veth peer name eth0 netns {netns}
+             sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0
+             sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
+             ip link set lo up; ip link set eth0 up
+             ip addr add 172.30.0.11/24 dev eth0; ip addr add fd00:172::11/64 dev eth0 nodad
+             ip route add default via 172.30.0.12; ip route add default via fd00:172::12"
+        ));
+        self.behind.sh("ip link set lo up; ip link set eth0 up
+             ip addr add 172.30.0.12/24 dev eth0; ip addr add fd00:172::12/64 dev eth0 nodad
+             for a in 10.244.2.2 10.244.2.3 10.244.2.4 198.51.100.7 198.51.100.130 203.0.113.9; do
+                 ip addr add $a/32 dev lo; done
+             for a in fd00:244:2::2 fd00:244:2::3 fd00:244:2::4 2001:db8::7 2001:db8::8007 2001:db8:f::9; do
+                 ip addr add $a/128 dev lo nodad; done
+             for net in 10.244.1.0/24 10.96.0.0/16; do ip route add $net via 172.30.0.11; done
+             for net in fd00:244:1::/64 fd00:96::/64; do ip route add $net via fd00:172::11; done");
+    }
+
+    /// Makes the pod's namespace and link, and tells the index as the CNI plugin's request does.
+    fn add_pod(&mut self, party: &'static Party) {
+        let (namespace, interface) = (Namespace::new(), party.interface());
+        let spec = PodLinkSpec {
+            host: interface.clone(),
+            pod: IfName::new("eth0").unwrap(),
+            addresses: party.addresses(),
+            mtu: 1450,
+        };
+        self.node.run(|| {
+            let netns = Netns::open(&namespace.path()).unwrap();
+            PodLink::create(&netns, &spec).unwrap().connect(&spec).unwrap();
+        });
+        self.pods.insert(party.name, namespace);
+        self.know(party);
+    }
+
+    /// Tells the index of the pod's interface.
+    pub(crate) fn know(&mut self, party: &Party) {
+        let (pod, interface) = (party.pod().unwrap(), party.interface());
+        let _ = self.index.set_local_endpoint(Endpoint { pod, interface, addresses: party.addresses() });
+    }
+
+    /// The network namespace that somebody is in.
+    pub(crate) fn home(&self, party: &Party) -> &Namespace {
+        match party.place {
+            Place::Pod(_, pod) => &self.pods[pod],
+            Place::Node => &self.node,
+            Place::Behind => &self.behind,
+        }
+    }
+
+    /// The table that the node should have.
+    pub(crate) fn want(&self) -> Ruleset {
+        let nodes = ["node", "host"].map(|name| who(name).addresses());
+        table(TableInput {
+            endpoints: self.index.endpoints(),
+            cluster_pod_cidrs: &["10.244.0.0/16".parse().unwrap(), "fd00:244::/32".parse().unwrap()],
+            node_pod_cidrs: &["10.244.1.0/24".parse().unwrap(), "fd00:244:1::/64".parse().unwrap()],
+            node_addresses: &nodes.concat().into_iter().collect(),
+            vxlan_port: OVERLAY,
+            masquerade: Masquerade::Enabled { not_to: Vec::new() },
+            to_nodes: ToNodes::AsNode,
+            policy: Policy::Enforce(compile(self.index.snapshot().unwrap(), self.index.endpoints(), DenyLog::Enabled)),
+        })
+    }
+
+    /// Brings the node's table to what it should be, in one transaction.
+    pub(crate) fn apply(&mut self) {
+        self.rules = self.want();
+        let transaction = diff(&self.rules, self.have.as_ref());
+        let Self { node, nft, .. } = self;
+        node.run(|| nft.apply(&transaction)).unwrap_or_else(|error| panic!("{error}\n{transaction}"));
+        self.have = Some(self.rules.installed());
+    }
+
+    /// Takes every connection out of the node's memory, so that no packet belongs to one of before.
+    pub(crate) fn forget_connections(&self) {
+        // NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_DELETE: without a condition, all (linux/netfilter/nfnetlink_conntrack.h).
+        let delete = Kind { subsystem: 1, number: 2 };
+        self.node.run(|| Socket::open().unwrap().request(&Request::new(delete, 0)).unwrap());
+    }
+
+    /// Tells the index of a policy, given by its namespace, its name and its spec in YAML.
+    pub(crate) fn add_policy(&mut self, namespace: &str, name: &str, spec: &str) {
+        let _ = self.index.apply(Event::NetworkPolicy(Box::new(Change::Applied(policy(namespace, name, spec)))));
+    }
+
+    pub(crate) fn remove_policy(&mut self, namespace: &str, name: &str) {
+        let _ = self.index.apply(Event::NetworkPolicy(Box::new(Change::Deleted(policy(namespace, name, "{}")))));
+    }
+}
+
+fn policy(namespace: &str, name: &str, spec: &str) -> k8s_openapi::api::networking::v1::NetworkPolicy {
+    let object = json!({ "metadata": { "namespace": namespace, "name": name }, "spec": yaml(spec) });
+    serde_json::from_value(object).unwrap_or_else(|error| panic!("{error}: {spec}"))
+}
+
+/// An index that has listed the cluster.
+fn index() -> Index {
+    let mut index = Index::new(NodeName("n1".to_owned()));
+    let of = |value: Value| serde_json::from_value(value).unwrap();
+    let events = [
+        Event::Node(Box::new(Change::ListStarted)),
+        Event::Node(Box::new(Change::ListDone)),
+        Event::Namespace(Box::new(Change::ListStarted)),
+        Event::Namespace(Box::new(Change::Listed(of(namespace("shop", "blue"))))),
+        Event::Namespace(Box::new(Change::Listed(of(namespace("ops", "red"))))),
+        Event::Namespace(Box::new(Change::Listed(of(json!({ "metadata": { "name": "lab" } }))))),
+        Event::Namespace(Box::new(Change::ListDone)),
+        Event::NetworkPolicy(Box::new(Change::ListStarted)),
+        Event::NetworkPolicy(Box::new(Change::ListDone)),
+        Event::Pod(Box::new(Change::ListStarted)),
+    ];
+    events.into_iter().for_each(|event| _ = index.apply(event));
+    for pod in pods() {
+        let _ = index.apply(Event::Pod(Box::new(Change::Listed(serde_json::from_value(pod).unwrap()))));
+    }
+    let _ = index.apply(Event::Pod(Box::new(Change::ListDone)));
+    assert!(index.synced());
+    index
+}
+
+pub(crate) fn namespace(name: &str, team: &str) -> Value {
+    json!({ "metadata": { "name": name, "labels": { "team": team, "env": "prod" } } })
+}
+
+/// The cluster's pods, as the API server has them.
+pub(crate) fn pods() -> Vec<Value> {
+    const HTTP: &str = "[{name: http, containerPort: 80}]";
+    let mut pods = vec![
+        pod(
+            ["shop", "web"],
+            "{app: web, tier: front}",
+            "[{name: http, containerPort: 8080}, {name: dns, containerPort: 5353, protocol: UDP},
+              {name: signal, containerPort: 3868, protocol: SCTP}]",
+        ),
+        pod(
+            ["shop", "db"],
+            "{app: db, tier: back}",
+            "[{name: http, containerPort: 8081}, {name: dns, containerPort: 5301, protocol: UDP}]",
+        ),
+        pod(["shop", "bare"], "{}", "[]"),
+        pod(["ops", "client"], "{app: client, tier: front}", "[{name: http, containerPort: 8082}]"),
+        pod(["ops", "opsweb"], "{app: web, tier: back}", HTTP),
+        pod(["lab", "lab"], "{app: client}", "[]"),
+        pod(["ops", "far"], "{app: far, tier: back}", "[{name: http, containerPort: 8083}]"),
+        pod(["ops", "done"], "{app: done, tier: back}", HTTP),
+        pod(["ops", "leaving"], "{app: leaving, tier: back}", "[]"),
+        pod(["ops", "host"], "{app: host, tier: back}", HTTP),
+    ];
+    pods[0]["spec"]["initContainers"] = yaml("[{name: i, ports: [{name: setup, containerPort: 9000}]}]");
+    pods[7]["status"]["phase"] = json!("Succeeded");
+    pods[8]["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    pods[9]["spec"]["hostNetwork"] = json!(true);
+    pods
+}
+
+fn pod([namespace, name]: [&str; 2], labels: &str, ports: &str) -> Value {
+    let addresses: Vec<Value> = who(name).addresses().iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
+    json!({
+        "metadata": { "namespace": namespace, "name": name, "labels": yaml(labels) },
+        "spec": { "containers": [{ "name": "c", "ports": yaml(ports) }] },
+        "status": { "phase": "Running", "podIPs": addresses },
+    })
+}
+
+fn yaml(text: &str) -> Value {
+    serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
