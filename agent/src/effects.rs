@@ -12,6 +12,7 @@ use towpath_core::model::NodeName;
 use towpath_dataplane::local::{NodeState, Paths};
 
 use crate::{
+    connections::Queues,
     input::Input,
     install,
     kernel::Job,
@@ -34,6 +35,8 @@ pub struct Edges {
     pub paths: Paths,
     /// The kernel's thread.
     pub jobs: Sender<Job>,
+    /// The threads that look after connections.
+    pub connections: Queues,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who asks whether the node is ready.
@@ -68,6 +71,13 @@ impl Hands {
     pub fn carry_out(&mut self, effect: Effect) -> anyhow::Result<()> {
         match effect {
             Effect::Job(job) => self.edges.jobs.send(job).ok().context("the kernel's thread has ended")?,
+            Effect::Review(order) => {
+                self.edges.connections.reviews.send(order).ok().context("the thread of reviews has ended")?;
+            }
+            Effect::Clear(clear) => {
+                self.edges.connections.clears.send(clear).ok().context("the thread of clearing has ended")?;
+            }
+            Effect::Cut(count) => drop(self.edges.metrics.connections_cut.inc_by(count)),
             // A plugin that has gone away undoes its work itself.
             Effect::Reply(to, reply) => drop(to.send(reply)),
             Effect::Node(wish) => drop(self.wishes.send(Some(wish))),

@@ -1,9 +1,11 @@
 //! What the daemon hears, from wherever it comes: one channel, one order.
 
+use towpath_dataplane::conntrack::ConntrackError;
 use towpath_index::Event;
 
 use crate::{
     cni_server::CniRequest,
+    connections::{Cleared, Cuts},
     kernel::{Done, Notice},
 };
 
@@ -18,6 +20,10 @@ pub enum Input {
     Done(Done),
     /// The kernel tells.
     Notice(Notice),
+    /// The connections were looked through.
+    Reviewed(Result<Cuts, ConntrackError>),
+    /// What an address left behind is gone.
+    Cleared(Cleared),
     /// The files for plugin and runtime are written, or not.
     Opened(anyhow::Result<()>),
 }
@@ -32,4 +38,4 @@ macro_rules! from {
     )*};
 }
 
-from!(Event => Watch, CniRequest => Cni, Done => Done, Notice => Notice);
+from!(Event => Watch, CniRequest => Cni, Done => Done, Notice => Notice, Result<Cuts, ConntrackError> => Reviewed, Cleared => Cleared);

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod cni_server;
+pub mod connections;
 pub mod effects;
 pub mod health;
 pub mod input;

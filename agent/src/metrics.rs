@@ -26,6 +26,8 @@ pub struct Metrics {
     pub ready: Gauge,
     /// Entries of ours that somebody else removed or changed, put right.
     pub repairs: Counter,
+    /// Connections that were cut because policies deny them now.
+    pub connections_cut: Counter,
     /// Changes that the kernel refused; each is tried again.
     pub apply_failures: Counter,
     /// From the start of a change to its commit in the kernel.
@@ -45,6 +47,7 @@ impl Default for Metrics {
             policies: Gauge::default(),
             ready: Gauge::default(),
             repairs: Counter::default(),
+            connections_cut: Counter::default(),
             apply_failures: Counter::default(),
             apply_seconds: seconds(),
             pod_wait_seconds: seconds(),
@@ -55,6 +58,11 @@ impl Default for Metrics {
         r.register("policies", "Network policies known", metrics.policies.clone());
         r.register("ready", "1 when the node is ready", metrics.ready.clone());
         r.register("repairs", "Entries that somebody else removed or changed, put right", metrics.repairs.clone());
+        r.register(
+            "connections_cut",
+            "Connections that were cut because policies deny them now",
+            metrics.connections_cut.clone(),
+        );
         r.register("apply_failures", "Changes that the kernel refused", metrics.apply_failures.clone());
         let seconds = Unit::Seconds;
         r.register_with_unit(

@@ -20,6 +20,7 @@ use tokio::{
 use towpath_core::model::{Family, Mac};
 use towpath_crds::names;
 use towpath_dataplane::{
+    conntrack::Conntrack,
     local::{Endpoints, Paths},
     net::{KernelNet, NetEvents},
     nft::{NftCommand, NftEvents},
@@ -30,7 +31,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::{Cli, Command},
-    cni_server,
+    cni_server, connections,
     effects::{Edges, Hands},
     health,
     input::Input,
@@ -90,6 +91,7 @@ async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     let jobs = kernel::spawn(reach, to.clone())?;
     kernel::listen_net(net_events, to.clone())?;
     kernel::listen_table(table_events, jobs.clone())?;
+    let connections = connections::spawn([Conntrack::open()?, Conntrack::open()?], &to)?;
 
     let metrics = Arc::new(Metrics::default());
     let (readiness, is_ready) = latest::channel(Some("the agent has just started".to_owned()));
@@ -106,7 +108,8 @@ async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     watch::spawn(&client, &to);
     info!(node = %cli.node, revision = settings.revision, pods = pods.len(), "started");
 
-    let mut hands = Hands::new(client, cli.node.clone(), Edges { paths, jobs, metrics, readiness, inputs: to });
+    let mut hands =
+        Hands::new(client, cli.node.clone(), Edges { paths, jobs, connections, metrics, readiness, inputs: to });
     let identity = Identity { me: cli.node, started_at: Time(Timestamp::now()), macs: draw_macs()?, jitter: jitter()? };
     let mut node = Node::new(settings, identity, pods, Instant::now());
     let mut batch = Vec::new();

@@ -82,7 +82,7 @@ impl<'a> Review<'a> {
         if from.is_some() && self.drops(Direction::Egress, connection, from, None)? {
             return Ok(Some(Direction::Egress));
         }
-        let by_node = self.node.contains(&connection.from) || connection.from.is_loopback();
+        let by_node = self.node.contains(&connection.from) || is_own(connection.from);
         if to.is_some() && !by_node && self.drops(Direction::Ingress, connection, from, to)? {
             return Ok(Some(Direction::Ingress));
         }
@@ -106,6 +106,14 @@ impl<'a> Review<'a> {
             mark: 0,
         };
         Ok(self.table.interpret_chain(&dispatch_chain(direction), &packet)? == Outcome::Dropped)
+    }
+}
+
+/// Addresses with which only the node itself reaches a pod.
+const fn is_own(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_loopback(),
+        IpAddr::V6(addr) => addr.is_loopback() || addr.is_unicast_link_local(),
     }
 }
 

@@ -197,6 +197,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// Its number in the IP header (IANA, Assigned Internet Protocol Numbers).
     #[must_use]
     pub const fn number(self) -> u8 {

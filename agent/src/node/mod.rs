@@ -8,6 +8,7 @@
 //! event, and from the read on after a notice of the kernel, a failure or the timer. Nothing is written before every
 //! watch has listed once: until then the rules of the last run stay in force.
 
+mod cutting;
 mod pods;
 mod report;
 mod state;
@@ -33,11 +34,13 @@ use tracing::{debug, error, info, warn};
 
 pub use self::state::Drift;
 use self::{
+    cutting::Cutting,
     pods::Pods,
     state::{Belief, Busy, Opening, Outcome},
 };
 use crate::{
     cni_server::CniRequest,
+    connections::{Clear, Order},
     input::Input,
     kernel::{Applied, Change, Done, Job, Notice, Part, ReadError},
     plan::{Known, Plan, plan},
@@ -59,6 +62,12 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fr
 pub enum Effect {
     /// Ask the kernel's thread. One at a time.
     Job(Job),
+    /// Look the connections through. One at a time.
+    Review(Box<Order>),
+    /// Delete what an address has left behind.
+    Clear(Clear),
+    /// So many connections were cut.
+    Cut(u64),
     /// Answer the CNI plugin.
     Reply(oneshot::Sender<Reply>, Reply),
     /// Write our Node's annotations and condition.
@@ -107,6 +116,7 @@ pub struct Node {
     identity: Identity,
     index: Index,
     pods: Pods,
+    cutting: Cutting,
     net: Belief<Kernel>,
     table: Belief<Option<Installed>>,
     busy: Busy,
@@ -132,8 +142,10 @@ impl Node {
         let mut index = Index::new(identity.me.clone());
         let mut known = Pods::default();
         known.found(pods, &mut index);
+        let cutting = Cutting::new(settings.on_change, now);
         Self {
             settings,
+            cutting,
             identity,
             index,
             pods: known,
@@ -161,10 +173,13 @@ impl Node {
             self.take(now, input, &mut effects);
         }
         let dirty = self.pods.expire(now.instant, &mut self.index, &mut effects);
+        self.pods.clear_again(now.instant, &mut effects);
         self.mark(&dirty);
+        self.review(now.instant, &mut effects);
         if self.busy == Busy::No && self.index.synced() {
             self.decide(now, &mut effects);
         }
+        self.review(now.instant, &mut effects);
         effects
     }
 
@@ -173,7 +188,8 @@ impl Node {
     pub fn wake_at(&self) -> Option<Instant> {
         let looks = (self.busy == Busy::No && self.index.synced()).then(|| self.net.look.min(self.table.look));
         let again = if let Opening::Failed { again, .. } = self.opening { Some(again) } else { None };
-        looks.into_iter().chain(self.pods.next_deadline()).chain(again).min()
+        let review = if self.rules_in_force() { self.cutting.due() } else { None };
+        looks.into_iter().chain(self.pods.next_deadline()).chain(again).chain(review).min()
     }
 
     /// Pod interfaces.
@@ -204,6 +220,8 @@ impl Node {
                 }
             }
             Input::Notice(Notice::Table) => self.table.look_by(now.instant),
+            Input::Reviewed(result) => self.reviewed(now.instant, &result, effects),
+            Input::Cleared(cleared) => self.cleared(now.instant, cleared, effects),
             Input::Opened(result) => self.opened(now.instant, result),
             Input::Done(done) => {
                 let busy = std::mem::replace(&mut self.busy, Busy::No);
@@ -358,6 +376,7 @@ impl Node {
             };
             self.stale = false;
             self.pods.planned(&self.index);
+            self.cutting.planned(&change.table, &plan.table);
             self.plan = Some(plan);
             if std::mem::take(&mut self.watching_drift) {
                 self.count_drift(&change, now);
@@ -407,6 +426,7 @@ impl Node {
             (Ok(()), None) => self.follow(ops, now.instant),
         }
         self.generation += 1;
+        self.cutting.committed(now.instant);
         self.table.have = self.plan.as_ref().map(|plan| Some(plan.table.installed()));
         self.table_outcome = Outcome::Done;
         if complete {

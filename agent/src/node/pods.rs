@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -16,9 +18,12 @@ use towpath_index::{Dirty, Index};
 use tracing::{info, warn};
 
 use super::Effect;
+use crate::connections::{Clear, Cleared};
 
 /// How long a pod's start waits. The plugin gives up after ten seconds and hears our reason before.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// Pause before what could not be cleared is tried again.
+const CLEAR_AGAIN: Duration = Duration::from_millis(250);
 /// CNI's error code for "try again later".
 const TRY_AGAIN: u32 = 11;
 
@@ -30,6 +35,19 @@ struct Waiting {
     reply: oneshot::Sender<Reply>,
     /// Whether the latest plan has the pod's rules.
     planned: bool,
+    /// What its addresses' former pods have left behind.
+    legacy: Legacy,
+}
+
+/// Connections with a pod's addresses that are not its own.
+#[derive(Debug)]
+enum Legacy {
+    /// Being cleared.
+    Clearing,
+    /// Could not be cleared, and will be tried again then.
+    Stuck(Instant),
+    /// There are none.
+    Gone,
 }
 
 /// The pods.
@@ -39,6 +57,10 @@ pub(super) struct Pods {
     waiting: Vec<Waiting>,
     /// Those that were there at the last read-back but one: their routes are made, not in the making.
     settled: BTreeSet<IfName>,
+    /// Addresses of pods that have gone, and whose rules are still in force.
+    left: BTreeSet<IpAddr>,
+    /// The same, but the plan that is being put in force does not have them any more.
+    leaving: BTreeSet<IpAddr>,
     /// What changed while the files are being read: the reading knows less than we do.
     changed_since_reading: BTreeSet<Attachment>,
 }
@@ -75,8 +97,10 @@ impl Pods {
         // Asked again, as after our restart: the rules may stand already, so the plan is to say so.
         dirty.merge(Dirty::only(towpath_index::Concern::Policy));
         self.changed_since_reading.insert(attachment.clone());
+        let clear = Clear { who: Some(attachment.clone()), addresses: file.addresses.clone() };
+        effects.push(Effect::Clear(clear));
         self.attachments.insert(attachment.clone(), file);
-        self.waiting.push(Waiting { attachment, since: now, reply, planned: false });
+        self.waiting.push(Waiting { attachment, since: now, reply, planned: false, legacy: Legacy::Clearing });
         dirty
     }
 
@@ -89,6 +113,7 @@ impl Pods {
 
     fn forget(&mut self, attachment: &Attachment, index: &mut Index) -> Dirty {
         let Some(file) = self.attachments.remove(attachment) else { return Dirty::nothing() };
+        self.left.extend(&file.addresses);
         // The pod's next container has the same interface, and may be there before the last one is taken away.
         let heir = self.attachments.values().find(|other| other.host_interface == file.host_interface);
         match heir {
@@ -126,6 +151,7 @@ impl Pods {
 
     /// A plan was made from this index.
     pub(super) fn planned(&mut self, index: &Index) {
+        self.leaving.append(&mut self.left);
         for waiting in &mut self.waiting {
             let file = self.attachments.get(&waiting.attachment);
             waiting.planned = file.is_some_and(|file| index.pod_known(&file.pod_id()));
@@ -134,9 +160,45 @@ impl Pods {
 
     /// The plan is in force: those in it may start.
     pub(super) fn answer(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        for waiting in self.waiting.extract_if(.., |waiting| waiting.planned) {
+        let in_use: BTreeSet<&IpAddr> = self.attachments.values().flat_map(|file| &file.addresses).collect();
+        // Whoever has got the address already has had it cleared, and has connections of its own by now.
+        let addresses: Vec<IpAddr> = self.leaving.iter().filter(|addr| !in_use.contains(addr)).copied().collect();
+        self.leaving.clear();
+        if !addresses.is_empty() {
+            effects.push(Effect::Clear(Clear { who: None, addresses }));
+        }
+        let may_start = |waiting: &mut Waiting| waiting.planned && matches!(waiting.legacy, Legacy::Gone);
+        for waiting in self.waiting.extract_if(.., may_start) {
             effects.push(Effect::Waited(now.saturating_duration_since(waiting.since)));
             effects.push(Effect::Reply(waiting.reply, Reply::Ok));
+        }
+    }
+
+    /// Addresses have been cleared, or not.
+    pub(super) fn cleared(&mut self, now: Instant, cleared: Cleared) {
+        let Cleared { who, result } = cleared;
+        if let Err(error) = &result {
+            warn!(
+                error = error as &dyn Error,
+                pod = who.as_ref().map(tracing::field::display),
+                "connections of an address not cleared"
+            );
+        }
+        for waiting in self.waiting.iter_mut().filter(|waiting| Some(&waiting.attachment) == who.as_ref()) {
+            waiting.legacy = if result.is_ok() { Legacy::Gone } else { Legacy::Stuck(now + CLEAR_AGAIN) };
+        }
+    }
+
+    /// Tries again what could not be cleared.
+    pub(super) fn clear_again(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        for waiting in &mut self.waiting {
+            if let (Legacy::Stuck(until), Some(file)) = (&waiting.legacy, self.attachments.get(&waiting.attachment))
+                && *until <= now
+            {
+                waiting.legacy = Legacy::Clearing;
+                let who = Some(waiting.attachment.clone());
+                effects.push(Effect::Clear(Clear { who, addresses: file.addresses.clone() }));
+            }
         }
     }
 
@@ -152,12 +214,15 @@ impl Pods {
     pub(super) fn expire(&mut self, now: Instant, index: &mut Index, effects: &mut Vec<Effect>) -> Dirty {
         let mut dirty = Dirty::nothing();
         let late: Vec<Waiting> = self.waiting.extract_if(.., |waiting| waiting.since + PATIENCE <= now).collect();
-        for Waiting { attachment, reply, .. } in late {
+        for Waiting { attachment, reply, legacy, .. } in late {
             let known = self.attachments.get(&attachment).is_some_and(|file| index.pod_known(&file.pod_id()));
-            let why = match (index.synced(), known) {
-                (false, _) => "the agent has not heard from the API server since it started",
-                (true, false) => "the agent has not heard of the pod from the API server",
-                (true, true) => "the kernel is slow to take the pod's rules",
+            let why = match (index.synced(), known, legacy) {
+                (false, ..) => "the agent has not heard from the API server since it started",
+                (true, false, _) => "the agent has not heard of the pod from the API server",
+                (true, true, Legacy::Gone) => "the kernel is slow to take the pod's rules",
+                (true, true, Legacy::Clearing | Legacy::Stuck(_)) => {
+                    "the kernel does not forget the connections that the pod's address had before"
+                }
             };
             warn!(pod = %attachment, why, "pod's start put off");
             dirty.merge(self.forget(&attachment, index));
@@ -168,7 +233,12 @@ impl Pods {
 
     /// When [`Pods::expire`] has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.waiting.iter().map(|waiting| waiting.since + PATIENCE).min()
+        let again = |waiting: &Waiting| match waiting.legacy {
+            Legacy::Stuck(until) => Some(until),
+            Legacy::Clearing | Legacy::Gone => None,
+        };
+        let again = self.waiting.iter().filter_map(again);
+        self.waiting.iter().map(|waiting| waiting.since + PATIENCE).chain(again).min()
     }
 
     /// Whether a change repairs something: a route to a pod that is just being made does not.

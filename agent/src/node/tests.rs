@@ -5,12 +5,14 @@ use std::{net::IpAddr, path::PathBuf};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use towpath_core::{
+    connection::{Connection, Review},
     model::PodId,
     names::IfName,
     overlay::{IfIndex, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target},
 };
 use towpath_crds::{agent_config::AgentConfig, condition};
 use towpath_dataplane::{
+    conntrack::fake::{FakeConntrack, FakeStanding},
     local::{Endpoints, Paths},
     net::FakeNet,
     nft::fake::FakeNft,
@@ -18,7 +20,7 @@ use towpath_dataplane::{
 use towpath_index::{Change as IndexChange, Event};
 
 use super::*;
-use crate::kernel::Reach;
+use crate::{connections::Cleared, kernel::Reach};
 
 const UPLINK: IfIndex = IfIndex(2);
 
@@ -62,6 +64,8 @@ struct World {
     opened: Vec<NodeState>,
     /// Whether the files can be written.
     disk: Result<(), String>,
+    conntrack: FakeConntrack,
+    cut: u64,
     _dir: tempfile::TempDir,
 }
 
@@ -83,7 +87,18 @@ impl World {
         let pods = endpoints.list().unwrap().endpoints;
         let reach = Reach { net: FakeNet::new(kernel), nft: FakeNft::default(), endpoints };
         let node = Node::new(settings(), identity, pods, now.instant);
-        Self { node, reach, now, wishes: Vec::new(), reports: Vec::new(), opened: Vec::new(), disk: Ok(()), _dir: dir }
+        Self {
+            node,
+            reach,
+            now,
+            wishes: Vec::new(),
+            reports: Vec::new(),
+            opened: Vec::new(),
+            disk: Ok(()),
+            conntrack: FakeConntrack::default(),
+            cut: 0,
+            _dir: dir,
+        }
     }
 
     /// A node that has been up since before the test.
@@ -95,11 +110,22 @@ impl World {
 
     /// Another agent on the same kernel and files.
     fn restart(self) -> Self {
-        let Self { reach, now, _dir, node, .. } = self;
+        let Self { reach, now, _dir, node, conntrack, .. } = self;
         let identity = Identity { macs: BTreeMap::from([(Family::V4, Mac([2, 0, 0, 0, 0, 7]))]), ..node.identity };
         let pods = reach.endpoints.list().unwrap().endpoints;
         let node = Node::new(settings(), identity, pods, now.instant);
-        Self { node, reach, now, wishes: Vec::new(), reports: Vec::new(), opened: Vec::new(), disk: Ok(()), _dir }
+        Self {
+            node,
+            reach,
+            now,
+            wishes: Vec::new(),
+            reports: Vec::new(),
+            opened: Vec::new(),
+            disk: Ok(()),
+            conntrack,
+            cut: 0,
+            _dir,
+        }
     }
 
     /// Takes inputs in, and does what follows until nothing follows any more.
@@ -121,6 +147,16 @@ impl World {
                         self.opened.push(state);
                         inputs.push(Input::Opened(self.disk.clone().map_err(anyhow::Error::msg)));
                     }
+                    Effect::Review(order) => {
+                        let pods = order.endpoints.values().map(|endpoint| &**endpoint);
+                        let reviewed = self.conntrack.review(&Review::new(&order.table, pods, &order.node));
+                        inputs.push(Input::Reviewed(reviewed.map(|reviewed| order.describe(&reviewed))));
+                    }
+                    Effect::Clear(Clear { who, addresses }) => {
+                        let result = addresses.into_iter().map(|address| self.conntrack.clear(address)).sum();
+                        inputs.push(Input::Cleared(Cleared { who, result }));
+                    }
+                    Effect::Cut(count) => self.cut += count,
                     Effect::Waited(_) | Effect::Applied { .. } => {}
                 }
             }
@@ -220,6 +256,8 @@ fn cluster() -> Vec<Input> {
     inputs.extend(listed(Event::NetworkPolicy, Vec::new()));
     inputs
 }
+
+mod connections;
 
 #[test]
 fn nothing_is_read_or_written_before_every_kind_is_listed() {

@@ -12,6 +12,7 @@
 //! was expected (by a helper for FTP and the like) is left alone: it was let in as related to another one.
 
 mod entry;
+pub mod fake;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 

@@ -1,0 +1,146 @@
+//! Connections that are under way, in a node's histories.
+
+use towpath_core::ruleset::Transport;
+use towpath_crds::network_config::OnChange;
+
+use super::*;
+
+/// From a pod of another node to port 80 of one of ours.
+fn connection(to: &str) -> Connection {
+    let transport = Transport::Ports { protocol: 6, destination: 80 };
+    Connection { from: "10.244.2.9".parse().unwrap(), to: to.parse().unwrap(), transport }
+}
+
+fn no_deny() -> Input {
+    let policy = object(json!({ "metadata": { "name": "deny", "namespace": "default" } }));
+    Input::Watch(Event::NetworkPolicy(Box::new(IndexChange::Deleted(policy))))
+}
+
+/// A node with the pod `a`, which has a connection under way.
+fn connected() -> World {
+    let mut world = World::settled();
+    world.hear([pod_event("a")]);
+    assert_eq!(world.add_pod("a", "10.244.1.2").try_recv().unwrap(), Reply::Ok);
+    world.conntrack.connections.insert(connection("10.244.1.2"), FakeStanding::Free);
+    world
+}
+
+impl World {
+    fn standing(&self, to: &str) -> Option<FakeStanding> {
+        self.conntrack.connections.get(&connection(to)).copied()
+    }
+}
+
+#[test]
+fn a_connection_is_cut_when_a_policy_denies_it_and_goes_on_when_it_is_gone() {
+    let mut world = connected();
+    world.hear([deny_all()]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!((world.standing("10.244.1.2"), world.cut), (Some(FakeStanding::Cut), 1));
+    world.hear([no_deny()]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!((world.standing("10.244.1.2"), world.cut), (Some(FakeStanding::Free), 1), "counted once");
+}
+
+#[test]
+fn with_keep_it_lives_on_and_nothing_is_looked_through() {
+    let mut world = connected();
+    world.node.settings.on_change = OnChange::Keep;
+    world.node.cutting = Cutting::new(OnChange::Keep, world.now.instant);
+    let before = world.conntrack.reviews;
+    world.hear([deny_all()]);
+    world.pass(Duration::from_secs(10));
+    assert_eq!((world.standing("10.244.1.2"), world.conntrack.reviews), (Some(FakeStanding::Free), before));
+}
+
+#[test]
+fn an_agent_that_was_away_when_a_policy_came_cuts_at_its_start() {
+    let mut world = connected().restart();
+    let mut inputs = cluster();
+    let last = inputs.pop().unwrap();
+    world.hear(inputs);
+    assert_eq!(world.conntrack.reviews, 1, "the last one's: the policies are not known yet");
+    world.hear([pod_event("a"), deny_all(), last]);
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Cut));
+}
+
+#[test]
+fn a_new_pod_has_nothing_looked_through_and_a_flood_of_changes_has_it_now_and_then() {
+    let mut world = connected();
+    world.pass(Duration::from_secs(1));
+    let before = world.conntrack.reviews;
+    world.hear([pod_event("b")]);
+    assert_eq!(world.add_pod("b", "10.244.1.3").try_recv().unwrap(), Reply::Ok);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.conntrack.reviews, before, "a new pod only adds");
+    for _ in 0..20 {
+        world.hear([deny_all()]);
+        world.hear([no_deny()]);
+    }
+    assert_eq!(world.conntrack.reviews, before + 1, "the first at once");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.conntrack.reviews, before + 2, "the others together");
+}
+
+#[test]
+fn a_review_that_fails_is_tried_again_until_it_succeeds() {
+    let mut world = connected();
+    world.conntrack.refuse = 3;
+    world.pass(Duration::from_secs(1));
+    world.hear([deny_all()]);
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Free));
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Cut));
+}
+
+#[test]
+fn a_pod_that_leaves_takes_its_connections_with_it_once_its_rules_are_gone() {
+    let mut world = connected();
+    world.reach.nft.refuse = 1;
+    let (reply, _answer) = oneshot::channel();
+    let request = Request::Del { container_id: "c-a".to_owned(), ifname: "eth0".to_owned() };
+    world.reach.endpoints.remove(&endpoint("a", "10.244.1.2").attachment().unwrap()).unwrap();
+    world.hear([Input::Cni(CniRequest { request, reply })]);
+    assert!(world.standing("10.244.1.2").is_some(), "its interface is still in the table");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.standing("10.244.1.2"), None);
+}
+
+#[test]
+fn a_pod_starts_only_when_its_address_has_forgotten_who_had_it_before() {
+    let mut world = World::settled();
+    world.hear([pod_event("a")]);
+    world.conntrack.connections.insert(connection("10.244.1.2"), FakeStanding::Free);
+    world.conntrack.refuse = 1;
+    let mut answer = world.add_pod("a", "10.244.1.2");
+    assert!(answer.try_recv().is_err(), "not cleared yet");
+    world.pass(Duration::from_secs(1));
+    assert_eq!((answer.try_recv().unwrap(), world.standing("10.244.1.2")), (Reply::Ok, None));
+
+    world.conntrack.refuse = usize::MAX;
+    world.hear([pod_event("b")]);
+    let mut answer = world.add_pod("b", "10.244.1.3");
+    world.pass(Duration::from_secs(8));
+    let Reply::Error { code, details, .. } = answer.try_recv().unwrap() else { panic!("not put off") };
+    assert_eq!(code, 11);
+    assert!(details.contains("does not forget"), "{details}");
+}
+
+#[test]
+fn an_address_that_has_found_its_next_pod_is_not_cleared_under_it() {
+    let mut world = connected();
+    world.hear([pod_event("b")]);
+    // The rules of the first pod are refused to go until the second has started.
+    world.reach.nft.refuse = 1;
+    let (reply, _answer) = oneshot::channel();
+    let request = Request::Del { container_id: "c-a".to_owned(), ifname: "eth0".to_owned() };
+    world.reach.endpoints.remove(&endpoint("a", "10.244.1.2").attachment().unwrap()).unwrap();
+    world.hear([Input::Cni(CniRequest { request, reply })]);
+    let _answer = world.add_pod("b", "10.244.1.2");
+    assert_eq!(world.standing("10.244.1.2"), None, "cleared for the second one's start");
+    world.conntrack.connections.insert(connection("10.244.1.2"), FakeStanding::Free);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Free));
+}
