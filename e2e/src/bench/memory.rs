@@ -14,6 +14,7 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
     let mut table = Table::new(&format!("Memory of an agent, {PODS} pods and {POLICIES} policies known"), &header);
     for node in crowd.cluster.nodes() {
         let agent = process::agent(crowd.cluster.name(), &node.name())?;
+        agent.wait_quiet()?;
         table.row([
             node.name(),
             format!("{:.0}", metrics::value(&node, "towpath_agent_endpoints")?),

@@ -1,11 +1,16 @@
 //! What Towpath's processes in a cluster use.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use towpath_e2e::wait::wait_for;
 
 /// Milliseconds of a tick of `/proc/<pid>/stat`: fixed in the kernel's interface to programs.
 const TICK_MILLIS: u64 = 10;
+
+/// How long a process does nothing that has nothing to do: less than the time between two probes.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A process of ours.
 pub(crate) struct Process {
@@ -62,6 +67,18 @@ impl Process {
             waits += field(&status, "voluntary_ctxt_switches").with_context(|| self.gone())?;
         }
         Ok(Usage { ticks, waits, child_faults })
+    }
+
+    /// Waits until it has nothing to do.
+    pub(crate) fn wait_quiet(&self) -> Result<()> {
+        let (mut ticks, mut since) = (self.usage()?.ticks, Instant::now());
+        wait_for(&format!("an idle {}", self.name), Duration::from_secs(120), || {
+            let now = self.usage()?.ticks;
+            if now != ticks {
+                (ticks, since) = (now, Instant::now());
+            }
+            Ok((since.elapsed() >= QUIET).then_some(()))
+        })
     }
 
     /// A size of the process' status file, `VmRSS` for one.
