@@ -169,11 +169,15 @@ impl PodSelector {
     /// Whether it finds the pod.
     #[must_use]
     pub fn matches(&self, snapshot: &Snapshot, id: &PodId, pod: &Pod) -> bool {
+        self.finds(snapshot.namespaces.get(&id.namespace).map(|labels| &**labels), id, pod)
+    }
+
+    /// The same with the labels of the pod's namespace, `None` if it is not known.
+    #[must_use]
+    pub fn finds(&self, namespace: Option<&Labels>, id: &PodId, pod: &Pod) -> bool {
         let namespace = match &self.namespaces {
             Namespaces::Named(name) => *name == id.namespace,
-            Namespaces::Matching(selector) => {
-                snapshot.namespaces.get(&id.namespace).is_some_and(|labels| selector.matches(labels))
-            }
+            Namespaces::Matching(selector) => namespace.is_some_and(|labels| selector.matches(labels)),
         };
         namespace && pod.kind == PodKind::Endpoint && self.pods.matches(&pod.labels)
     }

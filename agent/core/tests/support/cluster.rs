@@ -1,5 +1,7 @@
 //! Random clusters, small on purpose: few labels, few addresses and few ports meet often.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -5,204 +5,272 @@
 //! the number of alternations of action, not of rules. Chains and sets are named by the hash of what they mean, so that
 //! pods that come and go change elements only, and equal content is one object for all chains.
 //!
-//! From scratch every time. Its three steps are what later work can keep between changes: which policies apply to a
-//! local pod (`subjects`), what a chain says (a function of those policies alone), and which pods are in a set
-//! (`members`).
+//! The [`Compiler`] remembers what it has made of the last snapshot, and its work is in proportion to what has changed
+//! since. What it makes is a function of the snapshot alone: a property test holds every history against a compiler
+//! that has seen the last snapshot only.
+//!
+//! | Changed | Touched |
+//! |---|---|
+//! | a pod, or its namespace's labels | the elements that it gives to sets (`sets`); if it is of this node, its chains |
+//! | a policy | the pods of this node that it selects, and their chains (`chains`) with their sets |
+//! | a pod's interface | its chains |
 
+mod anchors;
+mod chains;
 mod interval;
-mod members;
+mod policies;
 mod run;
 mod set;
-mod subjects;
+mod sets;
 #[cfg(test)]
 mod tests;
+mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
     sync::Arc,
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use self::{
-    members::Members,
-    run::{Reach, Run},
-    set::{SetExpr, fingerprint},
-    subjects::{Applied, Subjects},
+    chains::{Chains, Group, Source},
+    policies::{Number, Policies},
+    sets::Sets,
+    world::{View, World},
 };
 use super::{
-    deny_log::{self, DenyLog},
-    ir::{Action, Direction, NamedPort, PodKind, Rule, Snapshot, TierDefault},
+    deny_log::DenyLog,
+    ir::{Direction, Snapshot, TierDefault},
 };
 use crate::{
-    model::{Endpoint, Family},
-    names::{ChainName, IfName, SetName},
-    ruleset::{Chain, Field, Match, Op, Rule as NftRule, Verdict},
-    table::{PolicyPart, to_receiver},
+    model::{Endpoint, Family, Labels, PodId},
+    names::{ChainName, IfName},
+    table::PolicyPart,
 };
 
-/// Compiles what the policies say about the pods of this node.
-///
-/// A pod that no policy selects in a direction has no chain there. One that the snapshot does not know has a chain that
-/// drops everything: nobody can say yet what it may do. With the deny log, what is dropped is told of before.
+/// Compiles what the policies say about the pods of this node, from nothing: [`Compiler::update`] once.
 #[must_use]
 pub fn compile(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>, deny_log: DenyLog) -> PolicyPart {
-    let mut compiler = Compiler {
-        snapshot,
-        deny_log,
-        subjects: Subjects::new(snapshot),
-        members: Members::new(snapshot),
-        chains: BTreeMap::new(),
-        part: PolicyPart::default(),
-    };
-    for (interface, endpoint) in endpoints {
-        for direction in Direction::ALL {
-            if let Some(chain) = compiler.chain_of(endpoint, direction) {
-                let map = match direction {
-                    Direction::Ingress => &mut compiler.part.ingress,
-                    Direction::Egress => &mut compiler.part.egress,
-                };
-                map.insert(interface.clone(), chain);
+    let mut compiler = Compiler::new(deny_log);
+    compiler.update(snapshot, endpoints);
+    compiler.part()
+}
+
+/// What was made of the last snapshot, ready for the next one.
+#[derive(Debug)]
+pub struct Compiler {
+    deny_log: DenyLog,
+    /// The last snapshot, without its namespaces and pods: those are the world's.
+    last: Snapshot,
+    world: World,
+    policies: Policies,
+    endpoints: OrdMap<IfName, Arc<Endpoint>>,
+    locals: BTreeMap<IfName, Local>,
+    sets: Sets,
+    chains: Chains,
+    ingress: OrdMap<IfName, ChainName>,
+    egress: OrdMap<IfName, ChainName>,
+}
+
+/// A pod of this node.
+#[derive(Debug)]
+struct Local {
+    /// The policies that apply to it, in the order in which a packet meets them.
+    applied: Vec<Number>,
+    groups: BTreeMap<Direction, Arc<Group>>,
+}
+
+/// Interfaces whose pods need another look.
+#[derive(Default)]
+struct Stale {
+    /// Which policies apply to them is not known.
+    policies: BTreeSet<IfName>,
+    /// Their chains may be others.
+    chains: BTreeSet<IfName>,
+}
+
+impl Compiler {
+    /// One that has seen nothing.
+    #[must_use]
+    pub fn new(deny_log: DenyLog) -> Self {
+        Self {
+            deny_log,
+            last: Snapshot::default(),
+            world: World::default(),
+            policies: Policies::default(),
+            endpoints: OrdMap::new(),
+            locals: BTreeMap::new(),
+            sets: Sets::default(),
+            chains: Chains::default(),
+            ingress: OrdMap::new(),
+            egress: OrdMap::new(),
+        }
+    }
+
+    /// Brings what it has made to this snapshot and these pods of this node.
+    ///
+    /// A pod that no policy selects in a direction has no chain there. One that the snapshot does not know has a chain
+    /// that drops everything: nobody can say yet what it may do. With the deny log, what is dropped is told of before.
+    pub fn update(&mut self, snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>) {
+        let shape = |snapshot: &Snapshot| snapshot.tiers.iter().map(|tier| tier.default).collect::<Vec<TierDefault>>();
+        if shape(snapshot) != shape(&self.last) && !self.last.tiers.is_empty() {
+            *self = Self::new(self.deny_log);
+        }
+        let mut stale = Stale::default();
+        self.follow_namespaces(snapshot, &mut stale);
+        self.follow_pods(snapshot, &mut stale);
+        self.follow_policies(snapshot, &mut stale);
+        self.follow_endpoints(endpoints, &mut stale);
+        self.regroup(stale, &shape(snapshot));
+        self.last.tiers.clone_from(&snapshot.tiers);
+    }
+
+    /// What it has made. The copy shares everything.
+    #[must_use]
+    pub fn part(&self) -> PolicyPart {
+        PolicyPart {
+            sets: self.sets.filled().clone(),
+            chains: self.chains.made().clone(),
+            ingress: self.ingress.clone(),
+            egress: self.egress.clone(),
+        }
+    }
+
+    fn follow_namespaces(&mut self, snapshot: &Snapshot, stale: &mut Stale) {
+        let last = self.world.namespaces().clone();
+        for (name, before, after) in changes(&last, &snapshot.namespaces) {
+            self.world.set_namespace(name, after);
+            for view in self.world.of_namespace(name) {
+                let before = View { namespace: before.map(|labels: &Arc<Labels>| &**labels), ..view };
+                self.sets.follow(Some(before), Some(view), &self.world);
+            }
+            let there = self.endpoints.iter().filter(|(_, endpoint)| endpoint.pod.namespace == *name);
+            stale.policies.extend(there.map(|(interface, _)| interface.clone()));
+        }
+    }
+
+    fn follow_pods(&mut self, snapshot: &Snapshot, stale: &mut Stale) {
+        let last = self.world.pods().clone();
+        for (id, before, after) in changes(&last, &snapshot.pods) {
+            self.world.set_pod(id, after);
+            let view = |pod| self.world.view(id, pod);
+            self.sets.follow(before.map(|pod| view(&**pod)), after.map(|pod| view(&**pod)), &self.world);
+            stale.policies.extend(self.interfaces_of(id));
+        }
+    }
+
+    fn interfaces_of(&self, id: &PodId) -> impl Iterator<Item = IfName> {
+        self.endpoints.iter().filter(move |(_, endpoint)| endpoint.pod == *id).map(|(interface, _)| interface.clone())
+    }
+
+    fn follow_policies(&mut self, snapshot: &Snapshot, stale: &mut Stale) {
+        for (n, tier) in snapshot.tiers.iter().enumerate() {
+            let last = self.last.tiers.get(n).map(|tier| tier.policies.clone()).unwrap_or_default();
+            for (id, _, after) in changes(&last, &tier.policies) {
+                let (before, after) = self.policies.set(n, id, after);
+                for (interface, local) in &mut self.locals {
+                    let Some(endpoint) = self.endpoints.get(interface) else { continue };
+                    let Some(view) = self.world.get(&endpoint.pod) else { continue };
+                    let had = before.and_then(|before| local.applied.iter().position(|number| *number == before));
+                    let has = after.filter(|after| self.policies.applies(*after, &view));
+                    if let Some(place) = had {
+                        local.applied.remove(place);
+                    }
+                    if let Some(number) = has {
+                        let place = local.applied.partition_point(|other| self.policies.order(*other, number).is_lt());
+                        local.applied.insert(place, number);
+                    }
+                    if had.is_some() || has.is_some() {
+                        stale.chains.insert(interface.clone());
+                    }
+                }
+                if let Some(before) = before {
+                    self.policies.forget(before);
+                }
             }
         }
     }
-    compiler.part
-}
 
-/// What becomes of what a pod's policies allow.
-fn passed(direction: Direction) -> Verdict {
-    match direction {
-        Direction::Ingress => Verdict::Accept,
-        Direction::Egress => to_receiver(),
-    }
-}
-
-struct Compiler<'a> {
-    snapshot: &'a Snapshot,
-    deny_log: DenyLog,
-    subjects: Subjects<'a>,
-    members: Members<'a>,
-    chains: BTreeMap<Group<'a>, ChainName>,
-    part: PolicyPart,
-}
-
-/// Everything that a chain depends on: pods for which it is equal share the chain.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Group<'a> {
-    direction: Direction,
-    /// The families in which the pod has addresses: of others no packet gets to it or from it.
-    families: BTreeSet<Family>,
-    applied: Applied,
-    /// The pod's own ports, as far as the policies name them.
-    own_ports: BTreeSet<&'a NamedPort>,
-}
-
-impl<'a> Compiler<'a> {
-    fn chain_of(&mut self, endpoint: &Endpoint, direction: Direction) -> Option<ChainName> {
-        let Some(pod) = self.snapshot.pods.get(&endpoint.pod) else {
-            let rules = self.decided(direction, Vec::new(), Verdict::Drop);
-            return Some(self.add_chain(direction, rules));
-        };
-        if pod.kind == PodKind::HostNetwork {
-            return None;
+    fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, stale: &mut Stale) {
+        let last = std::mem::replace(&mut self.endpoints, endpoints.clone());
+        for (interface, _, _) in changes(&last, endpoints) {
+            stale.policies.insert(interface.clone());
         }
-        let applied = self.subjects.applied(self.snapshot, &endpoint.pod, pod, direction);
+    }
+
+    fn regroup(&mut self, stale: Stale, defaults: &[TierDefault]) {
+        let Stale { policies, mut chains } = stale;
+        for interface in policies {
+            let Some(endpoint) = self.endpoints.get(&interface) else {
+                chains.insert(interface);
+                continue;
+            };
+            let applied = self.world.get(&endpoint.pod).filter(View::is_endpoint);
+            let applied = applied.map(|view| self.policies.applied(&view)).unwrap_or_default();
+            let local = || Local { applied: Vec::new(), groups: BTreeMap::new() };
+            self.locals.entry(interface.clone()).or_insert_with(local).applied = applied;
+            chains.insert(interface);
+        }
+        // What is left goes last: a set that the next chain needs is not made again.
+        let mut left = Vec::new();
+        for interface in chains {
+            for direction in Direction::ALL {
+                let want = self.group(&interface, direction);
+                let have = self.locals.get(&interface).and_then(|local| local.groups.get(&direction));
+                if have.map(|group| &**group) == want.as_ref() {
+                    continue;
+                }
+                let source = Source { world: &self.world, policies: &self.policies, defaults, deny_log: self.deny_log };
+                let entered = want.map(|group| self.chains.enter(group, &mut self.sets, source));
+                let map = match direction {
+                    Direction::Ingress => &mut self.ingress,
+                    Direction::Egress => &mut self.egress,
+                };
+                match &entered {
+                    Some((_, chain)) => _ = map.insert(interface.clone(), chain.clone()),
+                    None => _ = map.remove(&interface),
+                }
+                if let Some(local) = self.locals.get_mut(&interface) {
+                    left.extend(match entered {
+                        Some((group, _)) => local.groups.insert(direction, group),
+                        None => local.groups.remove(&direction),
+                    });
+                }
+            }
+            if !self.endpoints.contains_key(&interface) {
+                self.locals.remove(&interface);
+            }
+        }
+        left.iter().for_each(|group| self.chains.leave(group, &mut self.sets));
+    }
+
+    /// The group that the pod of an interface belongs to in a direction; `None` if nothing isolates it.
+    fn group(&self, interface: &IfName, direction: Direction) -> Option<Group> {
+        let endpoint = self.endpoints.get(interface)?;
+        let Some(view) = self.world.get(&endpoint.pod) else { return Some(Group::Unknown(direction)) };
+        let applied = &self.locals.get(interface)?.applied;
+        let applied: Vec<Number> = applied.iter().copied().filter(|number| number.is_about(direction)).collect();
         if applied.is_empty() {
             return None;
         }
         let own_ports = match direction {
-            Direction::Ingress => self.subjects.named_ports(&applied, pod),
+            Direction::Ingress => self.policies.named_ports(&applied, &view.pod.named_ports),
             Direction::Egress => BTreeSet::new(),
         };
         let families = endpoint.addresses.iter().map(|a| Family::of(*a)).collect();
-        let group = Group { direction, families, applied, own_ports };
-        if let Some(chain) = self.chains.get(&group) {
-            return Some(chain.clone());
-        }
-        let chain = self.build(&group)?;
-        self.chains.insert(group, chain.clone());
-        Some(chain)
+        Some(Group::Selected { direction, families, applied, own_ports })
     }
+}
 
-    /// Builds the chains of a group from the last tier to the first, because a tier goes on to the next one.
-    fn build(&mut self, group: &Group<'a>) -> Option<ChainName> {
-        let mut first = None;
-        for (tier, policies) in group.applied.iter().rev() {
-            let rules = self.subjects.rules(*tier, policies, group.direction);
-            let next = first.map_or_else(|| passed(group.direction), Verdict::Goto);
-            let rules = self.tier_rules(group, &rules, self.snapshot.tiers[*tier].default, &next);
-            first = Some(self.add_chain(group.direction, rules));
-        }
-        first
-    }
-
-    fn tier_rules(
-        &mut self,
-        group: &Group<'a>,
-        rules: &[&'a Rule],
-        default: TierDefault,
-        next: &Verdict,
-    ) -> Vec<NftRule> {
-        let mut out = Vec::new();
-        for same in rules.chunk_by(|a, b| a.action == b.action) {
-            let verdict = match same[0].action {
-                Action::Allow => passed(group.direction),
-                Action::Deny => Verdict::Drop,
-                Action::Pass => next.clone(),
-            };
-            let run = Run::new(same.iter().copied(), group.direction, &group.own_ports);
-            if run.reach() == Reach::All {
-                out.extend(self.decided(group.direction, Vec::new(), verdict));
-                return out;
-            }
-            let peer = match group.direction {
-                Direction::Ingress => Field::Source,
-                Direction::Egress => Field::Destination,
-            };
-            for line in run.lookups(&group.families, peer) {
-                let matches =
-                    line.into_iter().map(|(fields, set)| Match::InSet(fields, Op::Is, self.add_set(&set))).collect();
-                out.extend(self.decided(group.direction, matches, verdict.clone()));
-            }
-        }
-        let verdict = match default {
-            TierDefault::Deny => Verdict::Drop,
-            TierDefault::Pass => next.clone(),
-        };
-        out.extend(self.decided(group.direction, Vec::new(), verdict));
-        out
-    }
-
-    /// The rule that gives the verdict; what is dropped is told of before.
-    fn decided(&self, direction: Direction, matches: Vec<Match>, verdict: Verdict) -> Vec<NftRule> {
-        let told = verdict == Verdict::Drop && self.deny_log == DenyLog::Enabled;
-        let log = told.then(|| deny_log::rule(direction, matches.clone()));
-        log.into_iter().chain([NftRule::verdict(matches, verdict)]).collect()
-    }
-
-    fn add_set(&mut self, expr: &SetExpr<'a>) -> SetName {
-        let name = SetName::new(&expr.name()).expect("a prefix of ours and hexadecimal digits");
-        let members = &mut self.members;
-        if !self.part.sets.contains_key(&name) {
-            self.part.sets.insert(name.clone(), expr.fill(members));
-        }
-        name
-    }
-
-    fn add_chain(&mut self, direction: Direction, rules: Vec<NftRule>) -> ChainName {
-        let prefix = match direction {
-            Direction::Ingress => "in",
-            Direction::Egress => "out",
-        };
-        let text = rules.iter().fold(String::new(), |mut text, rule| {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{rule:?}");
-            text
-        });
-        let name = ChainName::new(&format!("{prefix}.{}", fingerprint(text)))
-            .expect("a prefix of ours and hexadecimal digits");
-        self.part.chains.insert(name.clone(), Arc::new(Chain { base: None, rules }));
-        name
-    }
+/// What differs between two versions of a map: key, value before, value after.
+fn changes<'a, K: Ord, V: PartialEq>(
+    before: &'a OrdMap<K, V>,
+    after: &'a OrdMap<K, V>,
+) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
+    before.diff(after).map(|item| match item {
+        DiffItem::Add(key, value) => (key, None, Some(value)),
+        DiffItem::Update { old: (_, old), new: (key, new) } => (key, Some(old), Some(new)),
+        DiffItem::Remove(key, value) => (key, Some(value), None),
+    })
 }

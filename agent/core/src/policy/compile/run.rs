@@ -59,7 +59,7 @@ impl<'a> Run<'a> {
     pub(super) fn new(
         rules: impl IntoIterator<Item = &'a Rule>,
         direction: Direction,
-        own_ports: &BTreeSet<&NamedPort>,
+        own_ports: &BTreeSet<NamedPort>,
     ) -> Self {
         let mut run = Self::default();
         for rule in rules {
@@ -159,7 +159,7 @@ fn whos(peers: &Peers) -> Vec<Who<'_>> {
     }
 }
 
-fn whats<'a>(ports: &'a Ports, direction: Direction, own_ports: &BTreeSet<&NamedPort>) -> Vec<What<'a>> {
+fn whats<'a>(ports: &'a Ports, direction: Direction, own_ports: &BTreeSet<NamedPort>) -> Vec<What<'a>> {
     let Ports::Of(ports) = ports else { return vec![What::Anything] };
     let numbers = |&protocol: &Protocol, first, last| What::Numbers(PortRange { protocol, first, last });
     let mut whats = Vec::new();

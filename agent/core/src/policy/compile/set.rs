@@ -2,18 +2,16 @@
 //! it: when pods come and go, elements change and neither names nor chains do.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write},
     net::IpAddr,
 };
 
+use imbl::OrdSet;
 use ipnet::IpNet;
 use sha1::{Digest, Sha1};
 
-use super::{
-    interval::{PortRange, single_address},
-    members::Members,
-};
+use super::interval::{PortRange, single_address};
 use crate::{
     model::{Family, Protocol},
     policy::ir::{Block, Pod, PodSelector},
@@ -113,69 +111,109 @@ impl SetExpr<'_> {
     }
 }
 
-impl<'a> SetExpr<'a> {
-    /// The set as it is in this cluster now.
-    pub(super) fn fill(&self, members: &mut Members<'a>) -> Set {
-        let elements = match self {
-            Self::Pods(family, selectors) => pod_elements(*family, selectors, members),
-            Self::Nets(_, nets) => nets.iter().map(|net| vec![net_value(*net)]).collect(),
-            Self::Ports(ports) => ports.iter().map(|&(protocol, port)| port_values(protocol, port).into()).collect(),
-            Self::PortRanges(ranges) => ranges.iter().map(|range| range_values(*range).into()).collect(),
-            Self::PodPorts(family, pairs) => pod_port_elements(*family, pairs, members),
-            Self::NetPorts(_, pairs) => pairs
-                .iter()
-                .map(|(net, range)| [net_value(*net)].into_iter().chain(range_values(*range)).collect())
-                .collect(),
+/// Who puts something into a set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Giver {
+    /// Every pod.
+    AnyPod,
+    /// The selected pods.
+    Selected(PodSelector),
+    /// Pods, as far as their addresses are in the block.
+    Within(Block),
+}
+
+/// What a pod puts into a set for each of its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Gift {
+    /// The address.
+    Address,
+    /// The address with this port.
+    Port(Protocol, u16),
+    /// The address with what the pod calls so.
+    Named(Protocol, String),
+}
+
+/// What a set holds.
+pub(super) enum Contents {
+    /// Always the same.
+    Fixed(OrdSet<Element>),
+    /// What pods put into it, with their addresses of one family.
+    Given(Family, BTreeMap<Giver, BTreeSet<Gift>>),
+}
+
+impl SetExpr<'_> {
+    pub(super) fn contents(&self) -> Contents {
+        let net_ports = |(net, range): &(IpNet, PortRange)| -> Element {
+            [net_value(*net)].into_iter().chain(range_values(*range)).collect()
         };
-        Set { key: self.key(), lookup: self.lookup(), elements: elements.into_iter().collect() }
-    }
-}
-
-fn pod_elements<'a>(
-    family: Family,
-    selectors: &BTreeSet<&'a PodSelector>,
-    members: &mut Members<'a>,
-) -> BTreeSet<Element> {
-    let mut elements = BTreeSet::new();
-    for selector in selectors {
-        elements.extend(members.find(selector).flat_map(|pod| addresses(pod, family)).map(|a| vec![Value::Addr(a)]));
-    }
-    elements
-}
-
-fn pod_port_elements<'a>(
-    family: Family,
-    pairs: &BTreeSet<(Holder<'a>, PortKey<'a>)>,
-    members: &mut Members<'a>,
-) -> BTreeSet<Element> {
-    let mut elements = BTreeSet::new();
-    for (holder, key) in pairs {
-        let mut add = |pod: &Pod, filter: &dyn Fn(IpAddr) -> bool| {
-            for address in addresses(pod, family).filter(|a| filter(*a)) {
-                let element = |(protocol, port)| [Value::Addr(address)].into_iter().chain(port_values(protocol, port));
-                elements.extend(ports_of(pod, *key).map(|p| element(p).collect::<Element>()));
+        Contents::Fixed(match self {
+            Self::Pods(family, selectors) => {
+                let given = |selector: &&PodSelector| (Giver::Selected((*selector).clone()), [Gift::Address].into());
+                return Contents::Given(*family, selectors.iter().map(given).collect());
             }
-        };
-        match holder {
-            Holder::AnyPod => members.all().for_each(|pod| add(pod, &|_| true)),
-            Holder::Selected(selector) => members.find(selector).for_each(|pod| add(pod, &|_| true)),
-            Holder::Within(block) => members.all().for_each(|pod| add(pod, &|a| block.contains(a))),
+            Self::PodPorts(family, pairs) => {
+                let mut given: BTreeMap<Giver, BTreeSet<Gift>> = BTreeMap::new();
+                for (holder, key) in pairs {
+                    given.entry(holder.giver()).or_default().insert(key.gift());
+                }
+                return Contents::Given(*family, given);
+            }
+            Self::Nets(_, nets) => nets.iter().map(|net| vec![net_value(*net)]).collect(),
+            Self::Ports(ports) => ports.iter().map(|&(protocol, port)| port_values(protocol, port).to_vec()).collect(),
+            Self::PortRanges(ranges) => ranges.iter().map(|range| range_values(*range).to_vec()).collect(),
+            Self::NetPorts(_, pairs) => pairs.iter().map(net_ports).collect(),
+        })
+    }
+
+    /// The set, with nothing in it.
+    pub(super) fn empty(&self) -> Set {
+        Set { key: self.key(), lookup: self.lookup(), elements: OrdSet::new() }
+    }
+}
+
+impl Holder<'_> {
+    fn giver(self) -> Giver {
+        match self {
+            Self::AnyPod => Giver::AnyPod,
+            Self::Selected(selector) => Giver::Selected(selector.clone()),
+            Self::Within(block) => Giver::Within(block.clone()),
         }
     }
-    elements
 }
 
-fn addresses(pod: &Pod, family: Family) -> impl Iterator<Item = IpAddr> {
-    pod.addresses.iter().copied().filter(move |a| Family::of(*a) == family)
+impl PortKey<'_> {
+    fn gift(self) -> Gift {
+        match self {
+            Self::Number(protocol, port) => Gift::Port(protocol, port),
+            Self::Named(protocol, name) => Gift::Named(protocol, name.to_owned()),
+        }
+    }
 }
 
-fn ports_of<'a>(pod: &'a Pod, key: PortKey<'a>) -> impl Iterator<Item = (Protocol, u16)> + 'a {
-    let number = match key {
-        PortKey::Number(protocol, port) => Some((protocol, port)),
-        PortKey::Named(..) => None,
-    };
-    let named = pod.named_ports.iter().filter(move |p| key == PortKey::Named(p.protocol, &p.name));
-    number.into_iter().chain(named.map(|p| (p.protocol, p.port)))
+impl Giver {
+    /// What the pod puts into a set of this family by this right, if it has it at all.
+    pub(super) fn elements(&self, gifts: &BTreeSet<Gift>, family: Family, pod: &Pod) -> Vec<Element> {
+        let inside = |address: &IpAddr| match self {
+            Self::Within(block) => block.contains(*address),
+            Self::AnyPod | Self::Selected(_) => true,
+        };
+        let addresses = pod.addresses.iter().filter(|a| Family::of(**a) == family).filter(|a| inside(a));
+        addresses.flat_map(|address| gifts.iter().flat_map(|gift| gift.elements(*address, pod))).collect()
+    }
+}
+
+impl Gift {
+    fn elements(&self, address: IpAddr, pod: &Pod) -> Vec<Element> {
+        let with = |protocol, port| [Value::Addr(address)].into_iter().chain(port_values(protocol, port)).collect();
+        match self {
+            Self::Address => vec![vec![Value::Addr(address)]],
+            Self::Port(protocol, port) => vec![with(*protocol, *port)],
+            Self::Named(protocol, name) => {
+                let named = pod.named_ports.iter().filter(|p| p.protocol == *protocol && p.name == *name);
+                named.map(|p| with(p.protocol, p.port)).collect()
+            }
+        }
+    }
 }
 
 fn net_value(net: IpNet) -> Value {

@@ -3,7 +3,15 @@ use std::net::IpAddr;
 use super::*;
 use crate::{
     model::{Labels, PodId, Protocol},
-    policy::ir::{Block, Namespaces, Peer, Peers, Pod, PodSelector, Policy, PolicyId, Port, Ports, Tier},
+    names::SetName,
+    policy::{
+        deny_log,
+        ir::{
+            Action, Block, Namespaces, Peer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports, Rule,
+            Tier,
+        },
+    },
+    ruleset::{Chain, Rule as NftRule, Verdict},
     selector::Selector,
 };
 

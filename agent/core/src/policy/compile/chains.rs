@@ -1,0 +1,230 @@
+//! The chains in use: one for all pods of this node to which the same policies apply in a direction, and gone with the
+//! last of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    sync::Arc,
+};
+
+use imbl::OrdMap;
+
+use super::{
+    policies::{Number, Policies},
+    run::{Reach, Run},
+    set::fingerprint,
+    sets::Sets,
+    world::World,
+};
+use crate::{
+    model::Family,
+    names::{ChainName, SetName},
+    policy::{
+        deny_log::{self, DenyLog},
+        ir::{Action, Direction, NamedPort, Rule, TierDefault},
+    },
+    ruleset::{Chain, Field, Match, Op, Rule as NftRule, Verdict},
+    table::to_receiver,
+};
+
+/// Everything that a chain depends on: pods for which it is equal share the chain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Group {
+    /// Nobody can say yet what the pod may do.
+    Unknown(Direction),
+    /// These policies apply.
+    Selected {
+        direction: Direction,
+        /// The families in which the pod has addresses: of others no packet gets to it or from it.
+        families: BTreeSet<Family>,
+        /// In the order in which a packet meets them, those about the direction only.
+        applied: Vec<Number>,
+        /// The pod's own ports, as far as the policies name them.
+        own_ports: BTreeSet<NamedPort>,
+    },
+}
+
+/// What chains are made of.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) world: &'a World,
+    pub(super) policies: &'a Policies,
+    /// Of each tier.
+    pub(super) defaults: &'a [TierDefault],
+    pub(super) deny_log: DenyLog,
+}
+
+/// The chains and the groups that they are for.
+#[derive(Debug, Default)]
+pub(super) struct Chains {
+    made: OrdMap<ChainName, Arc<Chain>>,
+    /// How many tiers of groups go through each, and the sets it looks into.
+    users: BTreeMap<ChainName, (usize, Vec<SetName>)>,
+    groups: BTreeMap<Arc<Group>, GroupState>,
+}
+
+#[derive(Debug)]
+struct GroupState {
+    pods: usize,
+    /// One for each tier, the first tier's last.
+    chains: Vec<ChainName>,
+}
+
+impl Chains {
+    /// The chains as they are now.
+    pub(super) const fn made(&self) -> &OrdMap<ChainName, Arc<Chain>> {
+        &self.made
+    }
+
+    /// One more pod is in the group: its chain is made if it is not there. The group as it is kept, and its chain.
+    pub(super) fn enter(&mut self, group: Group, sets: &mut Sets, source: Source<'_>) -> (Arc<Group>, ChainName) {
+        let known = self.groups.get_key_value(&group).map(|(group, _)| Arc::clone(group));
+        let group = known.unwrap_or_else(|| Arc::new(group));
+        if !self.groups.contains_key(&group) {
+            let chains = self.build(&group, sets, source);
+            self.groups.insert(Arc::clone(&group), GroupState { pods: 0, chains });
+        }
+        let state = self.groups.get_mut(&group).expect("it has just been made");
+        state.pods += 1;
+        let chain = state.chains.last().expect("a group has a chain of its own").clone();
+        (group, chain)
+    }
+
+    /// A pod has left the group.
+    pub(super) fn leave(&mut self, group: &Arc<Group>, sets: &mut Sets) {
+        let Some(state) = self.groups.get_mut(group) else { return };
+        state.pods -= 1;
+        if state.pods > 0 {
+            return;
+        }
+        let chains = self.groups.remove(group).map(|state| state.chains).unwrap_or_default();
+        // What goes to another chain goes before it.
+        for name in chains.iter().rev() {
+            let Some((users, _)) = self.users.get_mut(name) else { continue };
+            *users -= 1;
+            if *users == 0 {
+                let looked_into = self.users.remove(name).map(|(_, sets)| sets).unwrap_or_default();
+                looked_into.iter().for_each(|set| sets.release(set));
+                self.made.remove(name);
+            }
+        }
+    }
+
+    /// Builds the chains of a group from the last tier to the first, because a tier goes on to the next one.
+    fn build(&mut self, group: &Group, sets: &mut Sets, source: Source<'_>) -> Vec<ChainName> {
+        let mut builder = Builder { sets, source, looked_into: Vec::new() };
+        match group {
+            Group::Unknown(direction) => {
+                let rules = builder.decided(*direction, Vec::new(), Verdict::Drop);
+                vec![self.add(*direction, rules, builder)]
+            }
+            Group::Selected { direction, families, applied, own_ports } => {
+                let mut chains: Vec<ChainName> = Vec::new();
+                for (tier, policies) in source.policies.by_tier_from_last(applied) {
+                    let next = chains.last().cloned().map_or_else(|| passed(*direction), Verdict::Goto);
+                    let default = source.defaults.get(tier).copied().unwrap_or(TierDefault::Deny);
+                    let rules: Vec<&Rule> = source.policies.rules(policies, *direction).collect();
+                    let tier = Tier { direction: *direction, families, own_ports, default, next };
+                    let rules = builder.tier_rules(&tier, &rules);
+                    chains.push(self.add(*direction, rules, builder));
+                    builder = Builder { sets, source, looked_into: Vec::new() };
+                }
+                chains
+            }
+        }
+    }
+
+    fn add(&mut self, direction: Direction, rules: Vec<NftRule>, builder: Builder<'_>) -> ChainName {
+        let prefix = match direction {
+            Direction::Ingress => "in",
+            Direction::Egress => "out",
+        };
+        let text = rules.iter().fold(String::new(), |mut text, rule| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{rule:?}");
+            text
+        });
+        let name = ChainName::new(&format!("{prefix}.{}", fingerprint(text)))
+            .expect("a prefix of ours and hexadecimal digits");
+        match self.users.get_mut(&name) {
+            Some((users, _)) => {
+                *users += 1;
+                builder.looked_into.iter().for_each(|set| builder.sets.release(set));
+            }
+            None => {
+                self.users.insert(name.clone(), (1, builder.looked_into));
+                self.made.insert(name.clone(), Arc::new(Chain { base: None, rules }));
+            }
+        }
+        name
+    }
+}
+
+/// What becomes of what a pod's policies allow.
+fn passed(direction: Direction) -> Verdict {
+    match direction {
+        Direction::Ingress => Verdict::Accept,
+        Direction::Egress => to_receiver(),
+    }
+}
+
+/// One tier of a group.
+struct Tier<'a> {
+    direction: Direction,
+    families: &'a BTreeSet<Family>,
+    own_ports: &'a BTreeSet<NamedPort>,
+    default: TierDefault,
+    /// Where a packet goes that the tier lets pass.
+    next: Verdict,
+}
+
+/// A chain in the making.
+struct Builder<'a> {
+    sets: &'a mut Sets,
+    source: Source<'a>,
+    looked_into: Vec<SetName>,
+}
+
+impl Builder<'_> {
+    fn tier_rules(&mut self, tier: &Tier<'_>, rules: &[&Rule]) -> Vec<NftRule> {
+        let mut out = Vec::new();
+        for same in rules.chunk_by(|a, b| a.action == b.action) {
+            let verdict = match same[0].action {
+                Action::Allow => passed(tier.direction),
+                Action::Deny => Verdict::Drop,
+                Action::Pass => tier.next.clone(),
+            };
+            let run = Run::new(same.iter().copied(), tier.direction, tier.own_ports);
+            if run.reach() == Reach::All {
+                out.extend(self.decided(tier.direction, Vec::new(), verdict));
+                return out;
+            }
+            let peer = match tier.direction {
+                Direction::Ingress => Field::Source,
+                Direction::Egress => Field::Destination,
+            };
+            for line in run.lookups(tier.families, peer) {
+                let in_set = |(fields, set)| {
+                    let name = self.sets.acquire(&set, self.source.world);
+                    self.looked_into.push(name.clone());
+                    Match::InSet(fields, Op::Is, name)
+                };
+                let matches = line.into_iter().map(in_set).collect();
+                out.extend(self.decided(tier.direction, matches, verdict.clone()));
+            }
+        }
+        let verdict = match tier.default {
+            TierDefault::Deny => Verdict::Drop,
+            TierDefault::Pass => tier.next.clone(),
+        };
+        out.extend(self.decided(tier.direction, Vec::new(), verdict));
+        out
+    }
+
+    /// The rule that gives the verdict; what is dropped is told of before.
+    fn decided(&self, direction: Direction, matches: Vec<Match>, verdict: Verdict) -> Vec<NftRule> {
+        let told = verdict == Verdict::Drop && self.source.deny_log == DenyLog::Enabled;
+        let log = told.then(|| deny_log::rule(direction, matches.clone()));
+        log.into_iter().chain([NftRule::verdict(matches, verdict)]).collect()
+    }
+}

@@ -1,0 +1,86 @@
+//! What is kept between changes never shows: after any history the compiler has made what one makes that has seen
+//! nothing but the end of it.
+
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+#[path = "support/cluster.rs"]
+mod cluster;
+
+use cluster::{Cluster, clusters};
+use imbl::OrdMap;
+use proptest::{prelude::*, sample::Index};
+use towpath_core::policy::{
+    compile::{Compiler, compile},
+    deny_log::DenyLog,
+};
+
+/// One object becomes what it is in another cluster, or goes if that has none of its name.
+#[derive(Debug, Clone)]
+enum Edit {
+    Namespace,
+    Pod,
+    Endpoint,
+    Policy,
+    Tiers,
+}
+
+type Step = (Edit, Index, Index);
+
+fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
+    let edit = prop_oneof![
+        2 => Just(Edit::Namespace),
+        4 => Just(Edit::Pod),
+        2 => Just(Edit::Endpoint),
+        4 => Just(Edit::Policy),
+        1 => Just(Edit::Tiers),
+    ];
+    let step = (edit, any::<Index>(), any::<Index>());
+    prop::collection::vec(prop::collection::vec(step, 1..4), 1..30)
+}
+
+/// Copies what `from` has under one of all keys.
+fn copy<K: Ord + Clone, V: Clone>(to: &mut OrdMap<K, V>, from: &OrdMap<K, V>, key: &Index) {
+    let keys: Vec<K> = to.clone().union(from.clone()).keys().cloned().collect();
+    if keys.is_empty() {
+        return;
+    }
+    let key = key.get(&keys);
+    match from.get(key) {
+        Some(value) => _ = to.insert(key.clone(), value.clone()),
+        None => _ = to.remove(key),
+    }
+}
+
+fn edit(cluster: &mut Cluster, versions: &[Cluster], (edit, version, key): &Step) {
+    let from = version.get(versions);
+    match edit {
+        Edit::Namespace => copy(&mut cluster.snapshot.namespaces, &from.snapshot.namespaces, key),
+        Edit::Pod => copy(&mut cluster.snapshot.pods, &from.snapshot.pods, key),
+        Edit::Endpoint => copy(&mut cluster.endpoints, &from.endpoints, key),
+        Edit::Policy => {
+            for (tier, from) in cluster.snapshot.tiers.iter_mut().zip(&from.snapshot.tiers) {
+                copy(&mut tier.policies, &from.policies, key);
+            }
+        }
+        Edit::Tiers => cluster.snapshot.tiers.clone_from(&from.snapshot.tiers),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn after_any_history_the_compiler_has_made_what_the_end_of_it_makes(
+        versions in prop::collection::vec(clusters(), 2..5), history in steps(),
+    ) {
+        let mut cluster = versions[0].clone();
+        let mut compiler = Compiler::new(DenyLog::Enabled);
+        for batch in history {
+            compiler.update(&cluster.snapshot, &cluster.endpoints);
+            batch.iter().for_each(|step| edit(&mut cluster, &versions, step));
+            compiler.update(&cluster.snapshot, &cluster.endpoints);
+            let fresh = compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled);
+            prop_assert_eq!(compiler.part(), fresh, "after {:?}", batch);
+        }
+    }
+}
