@@ -7,17 +7,23 @@ use std::{
 
 use anyhow::Context;
 use kube::Client;
-use tokio::sync::{mpsc::UnboundedSender, watch};
+use tokio::sync::{
+    mpsc::{self, UnboundedSender},
+    watch,
+};
 use towpath_core::model::NodeName;
 use towpath_dataplane::local::{NodeState, Paths};
+use tracing::info;
 
 use crate::{
     connections::Queues,
+    denials::{Denial, Findings, Line},
     input::Input,
     install,
     kernel::Job,
     metrics::Metrics,
     node::{Effect, Node},
+    pod_events,
     publish::{self, NodeWish, Report},
 };
 
@@ -51,6 +57,7 @@ pub struct Hands {
     edges: Edges,
     wishes: watch::Sender<Option<NodeWish>>,
     reports: watch::Sender<Option<Report>>,
+    events: UnboundedSender<Denial>,
 }
 
 impl Hands {
@@ -60,8 +67,10 @@ impl Hands {
         let (wishes, to_write) = watch::channel(None);
         tokio::spawn(publish::keep_node(client.clone(), me.clone(), to_write));
         let (reports, to_report) = watch::channel(None);
-        tokio::spawn(publish::keep_report(client, me, to_report));
-        Self { edges, wishes, reports }
+        tokio::spawn(publish::keep_report(client.clone(), me.clone(), to_report));
+        let (events, to_tell) = mpsc::unbounded_channel();
+        tokio::spawn(pod_events::tell(client, me, to_tell));
+        Self { edges, wishes, reports, events }
     }
 
     /// Carries one effect out.
@@ -89,6 +98,7 @@ impl Hands {
                 });
             }
             Effect::Open(state) => drop(self.edges.inputs.send(Input::Opened(self.open(&state)))),
+            Effect::Denied(found) => self.tell(found),
             Effect::Waited(time) => self.edges.metrics.pod_wait_seconds.observe(time.as_secs_f64()),
             Effect::Applied { took, failed } => {
                 self.edges.metrics.apply_seconds.observe(took.as_secs_f64());
@@ -96,6 +106,19 @@ impl Hands {
             }
         }
         Ok(())
+    }
+
+    /// Tells of packets that policies dropped.
+    fn tell(&self, found: Findings) {
+        found.lines.iter().for_each(write);
+        for (series, packets) in found.counts {
+            self.edges.metrics.denied_packets.get_or_create(&series).inc_by(packets);
+        }
+        self.edges.metrics.deny_log_lost.inc_by(found.lost);
+        for denial in found.events {
+            // The task ends with this sender.
+            drop(self.events.send(denial));
+        }
     }
 
     /// Lets pods in: values first, then the plugin, and last the list that makes the node Ready.
@@ -121,5 +144,20 @@ impl Hands {
             *last = why;
             changed
         });
+    }
+}
+
+/// Writes a line of the log.
+fn write(line: &Line) {
+    match line {
+        Line::First(denial, packets) => {
+            let Denial { pod, direction, peer, carried, cause } = denial;
+            info!(%pod, %direction, %peer, %carried, %cause, packets, "packets denied");
+        }
+        Line::Again(denial, packets) => {
+            let Denial { pod, direction, peer, carried, cause } = denial;
+            info!(%pod, %direction, %peer, %carried, %cause, packets, "packets denied, still");
+        }
+        Line::Others(packets) => info!(packets, "packets denied, of too many kinds to name each"),
     }
 }

@@ -1,6 +1,6 @@
 //! What the daemon hears, from wherever it comes: one channel, one order.
 
-use towpath_dataplane::conntrack::ConntrackError;
+use towpath_dataplane::{conntrack::ConntrackError, nflog::Batch};
 use towpath_index::Event;
 
 use crate::{
@@ -26,6 +26,8 @@ pub enum Input {
     Cleared(Cleared),
     /// The files for plugin and runtime are written, or not.
     Opened(anyhow::Result<()>),
+    /// Policies dropped packets.
+    Denied(Batch),
 }
 
 macro_rules! from {
@@ -38,4 +40,4 @@ macro_rules! from {
     )*};
 }
 
-from!(Event => Watch, CniRequest => Cni, Done => Done, Notice => Notice, Result<Cuts, ConntrackError> => Reviewed, Cleared => Cleared);
+from!(Event => Watch, CniRequest => Cni, Done => Done, Notice => Notice, Result<Cuts, ConntrackError> => Reviewed, Cleared => Cleared, Batch => Denied);

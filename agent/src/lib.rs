@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod cni_server;
 pub mod connections;
+pub mod denials;
 pub mod effects;
 pub mod health;
 pub mod input;
@@ -13,7 +14,9 @@ pub mod install;
 pub mod kernel;
 pub mod metrics;
 pub mod node;
+pub mod packet_log;
 pub mod plan;
+pub mod pod_events;
 pub mod publish;
 pub mod run;
 pub mod settings;

@@ -1,4 +1,5 @@
-//! What the agent counts, in the OpenMetrics text format. Bounded in number: no label carries an object's name.
+//! What the agent counts, in the OpenMetrics text format. Bounded in number: the only label that carries an object's name
+//! is a policy's, and of those there are at most a hundred.
 
 use std::fmt;
 
@@ -6,11 +7,14 @@ use prometheus_client::{
     encoding::text::encode,
     metrics::{
         counter::Counter,
+        family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
 };
+
+use crate::denials::Series;
 
 /// The agent's metrics, all named `towpath_agent_…`.
 #[derive(Debug)]
@@ -34,6 +38,10 @@ pub struct Metrics {
     pub apply_seconds: Histogram,
     /// How long the start of a pod waited for its rules.
     pub pod_wait_seconds: Histogram,
+    /// Packets that policies dropped, as far as they were logged.
+    pub denied_packets: Family<Series, Counter>,
+    /// Logged packets that nobody looked at.
+    pub deny_log_lost: Counter,
 }
 
 impl Default for Metrics {
@@ -51,6 +59,8 @@ impl Default for Metrics {
             apply_failures: Counter::default(),
             apply_seconds: seconds(),
             pod_wait_seconds: seconds(),
+            denied_packets: Family::default(),
+            deny_log_lost: Counter::default(),
         };
         let r = &mut metrics.registry;
         r.register("peers", "Overlay peers of all families that are wanted", metrics.peers.clone());
@@ -62,6 +72,16 @@ impl Default for Metrics {
             "connections_cut",
             "Connections that were cut because policies deny them now",
             metrics.connections_cut.clone(),
+        );
+        r.register(
+            "denied_packets",
+            "Packets that policies dropped, of those that were logged: at most 10 per second and group of equal pods. A packet counts for the first three policies that isolate its pod; more of them, and policies after the first 96 that dropped any, are other",
+            metrics.denied_packets.clone(),
+        );
+        r.register(
+            "deny_log_lost",
+            "Logged packets that were more than the kernel could deliver or the agent looks at",
+            metrics.deny_log_lost.clone(),
         );
         r.register("apply_failures", "Changes that the kernel refused", metrics.apply_failures.clone());
         let seconds = Unit::Seconds;

@@ -1,5 +1,7 @@
 //! The packet log in a kernel: real packets that a rule logs and drops.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod support;
 
 use std::{

@@ -41,6 +41,7 @@ use self::{
 use crate::{
     cni_server::CniRequest,
     connections::{Clear, Order},
+    denials::{Denials, Findings, View},
     input::Input,
     kernel::{Applied, Change, Done, Job, Notice, Part, ReadError},
     plan::{Known, Plan, plan},
@@ -78,6 +79,8 @@ pub enum Effect {
     Open(NodeState),
     /// A pod's start waited this long for its rules.
     Waited(Duration),
+    /// Tell of packets that policies dropped.
+    Denied(Findings),
     /// A change of the kernel took this long, and so many parts of it failed.
     Applied {
         /// All of it.
@@ -132,6 +135,7 @@ pub struct Node {
     last_apply: Duration,
     drift: Drift,
     opening: Opening,
+    denials: Denials,
     conditions: Vec<Condition>,
 }
 
@@ -162,6 +166,7 @@ impl Node {
             last_apply: Duration::ZERO,
             drift: Drift::default(),
             opening: Opening::Closed,
+            denials: Denials::new(now),
             conditions: Vec::new(),
         }
     }
@@ -176,6 +181,7 @@ impl Node {
         self.pods.clear_again(now.instant, &mut effects);
         self.mark(&dirty);
         self.review(now.instant, &mut effects);
+        tell(self.denials.tick(now.instant), &mut effects);
         if self.busy == Busy::No && self.index.synced() {
             self.decide(now, &mut effects);
         }
@@ -189,7 +195,13 @@ impl Node {
         let looks = (self.busy == Busy::No && self.index.synced()).then(|| self.net.look.min(self.table.look));
         let again = if let Opening::Failed { again, .. } = self.opening { Some(again) } else { None };
         let review = if self.rules_in_force() { self.cutting.due() } else { None };
-        looks.into_iter().chain(self.pods.next_deadline()).chain(again).chain(review).min()
+        looks
+            .into_iter()
+            .chain(self.pods.next_deadline())
+            .chain(again)
+            .chain(review)
+            .chain(self.denials.wake_at())
+            .min()
     }
 
     /// Pod interfaces.
@@ -223,6 +235,10 @@ impl Node {
             Input::Reviewed(result) => self.reviewed(now.instant, &result, effects),
             Input::Cleared(cleared) => self.cleared(now.instant, cleared, effects),
             Input::Opened(result) => self.opened(now.instant, result),
+            Input::Denied(batch) => {
+                let view = self.index.snapshot().map(|snapshot| View { endpoints: self.index.endpoints(), snapshot });
+                tell(self.denials.take(now.instant, &batch, view), effects);
+            }
             Input::Done(done) => {
                 let busy = std::mem::replace(&mut self.busy, Busy::No);
                 match done {
@@ -451,6 +467,12 @@ impl Node {
         self.overlay_outcome = Outcome::Done;
         self.table_outcome = Outcome::Done;
         self.pods.answer(now.instant, effects);
+    }
+}
+
+fn tell(found: Findings, effects: &mut Vec<Effect>) {
+    if !found.is_empty() {
+        effects.push(Effect::Denied(found));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Histories of a node, replayed on fakes that execute: no kernel, no API server, no clock.
 
+mod denied;
+
 use std::{net::IpAddr, path::PathBuf};
 
 use k8s_openapi::jiff::Timestamp;
@@ -62,6 +64,7 @@ struct World {
     wishes: Vec<NodeWish>,
     reports: Vec<Report>,
     opened: Vec<NodeState>,
+    denied: Vec<Findings>,
     /// Whether the files can be written.
     disk: Result<(), String>,
     conntrack: FakeConntrack,
@@ -94,6 +97,7 @@ impl World {
             wishes: Vec::new(),
             reports: Vec::new(),
             opened: Vec::new(),
+            denied: Vec::new(),
             disk: Ok(()),
             conntrack: FakeConntrack::default(),
             cut: 0,
@@ -121,6 +125,7 @@ impl World {
             wishes: Vec::new(),
             reports: Vec::new(),
             opened: Vec::new(),
+            denied: Vec::new(),
             disk: Ok(()),
             conntrack,
             cut: 0,
@@ -157,6 +162,7 @@ impl World {
                         inputs.push(Input::Cleared(Cleared { who, result }));
                     }
                     Effect::Cut(count) => self.cut += count,
+                    Effect::Denied(found) => self.denied.push(found),
                     Effect::Waited(_) | Effect::Applied { .. } => {}
                 }
             }

@@ -1,6 +1,9 @@
 //! The head of a packet: addresses, protocol, ports.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use towpath_core::model::Protocol;
 
@@ -35,6 +38,19 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
+
+impl fmt::Display for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(Protocol::Tcp, port) => write!(f, "TCP port {port}"),
+            Self::Port(Protocol::Udp, port) => write!(f, "UDP port {port}"),
+            Self::Port(Protocol::Sctp, port) => write!(f, "SCTP port {port}"),
+            Self::Icmp(ICMP, kind) => write!(f, "ICMP type {kind}"),
+            Self::Icmp(_, kind) => write!(f, "ICMPv6 type {kind}"),
+            Self::Other(protocol) => write!(f, "protocol {protocol}"),
+        }
+    }
+}
 
 impl Head {
     /// Reads a packet from its IP header on. `None` for what is no IP or is cut off in its first header.
@@ -168,6 +184,20 @@ mod tests {
             (v6(59, &[]), Carried::Other(59), "nothing behind"),
         ] {
             assert_eq!(Head::read(&packet).map(|head| head.carried), Some(carried), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_a_packet_carries_is_said_as_people_say_it() {
+        for (carried, text) in [
+            (Carried::Port(Protocol::Tcp, 80), "TCP port 80"),
+            (Carried::Port(Protocol::Udp, 53), "UDP port 53"),
+            (Carried::Port(Protocol::Sctp, 9), "SCTP port 9"),
+            (Carried::Icmp(1, 8), "ICMP type 8"),
+            (Carried::Icmp(58, 128), "ICMPv6 type 128"),
+            (Carried::Other(47), "protocol 47"),
+        ] {
+            assert_eq!(carried.to_string(), text);
         }
     }
 

@@ -1,0 +1,64 @@
+//! So much at once, and so much per time.
+
+use std::time::{Duration, Instant};
+
+/// A bucket of tokens that fills up with time.
+#[derive(Debug)]
+pub(super) struct Budget {
+    most: u32,
+    every: Duration,
+    left: u32,
+    /// Up to when the bucket has been filled.
+    filled: Instant,
+}
+
+impl Budget {
+    /// Full: so many at once, and one more each time that this has passed, which is not zero.
+    pub(super) const fn new(most: u32, every: Duration, now: Instant) -> Self {
+        Self { most, every, left: most, filled: now }
+    }
+
+    /// Takes one, if one is left.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let grown = now.saturating_duration_since(self.filled).as_nanos() / self.every.as_nanos();
+        let missing = u128::from(self.most - self.left);
+        if grown >= missing {
+            (self.left, self.filled) = (self.most, now);
+        } else {
+            // Fewer than are missing, which is a number of 32 bits.
+            let grown = u32::try_from(grown).unwrap_or(self.most - self.left);
+            self.left += grown;
+            self.filled += self.every * grown;
+        }
+        let is_left = self.left > 0;
+        self.left -= u32::from(is_left);
+        is_left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_spent_at_once_and_comes_back_with_time() {
+        let start = Instant::now();
+        let mut budget = Budget::new(3, Duration::from_secs(10), start);
+        for (seconds, is_left, why) in [
+            (0, true, "one"),
+            (0, true, "two"),
+            (0, true, "three at once"),
+            (0, false, "spent"),
+            (9, false, "not yet"),
+            (10, true, "one has come back"),
+            (19, false, "part of a turn"),
+            (20, true, "which was not lost"),
+            (1000, true, "one"),
+            (1000, true, "two"),
+            (1000, true, "never more than three"),
+            (1000, false, "spent again"),
+        ] {
+            assert_eq!(budget.take(start + Duration::from_secs(seconds)), is_left, "{why}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Why a packet was dropped.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use towpath_core::{
+    model::PodId,
+    policy::{
+        eval::{self, Outcome, Packet, Party, Transport, eval},
+        ir::{Direction, Pod, PodKind, PolicyId, Snapshot},
+    },
+};
+use towpath_dataplane::nflog::{Carried, Head};
+
+use super::View;
+
+/// How many policies a cause names: a pod can have hundreds.
+const NAMED: usize = 3;
+
+/// Packets of one kind that were dropped at one pod. What is equal is told of as one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Denial {
+    /// The pod of this node whose policies dropped them.
+    pub pod: PodId,
+    /// Which of its policies: those for what it receives or those for what it sends.
+    pub direction: Direction,
+    /// The other end.
+    pub peer: Peer,
+    /// What they carried; the port is the receiver's.
+    pub carried: Carried,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// The other end of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// Its address, behind the translation of Services.
+    pub address: IpAddr,
+    /// The pod that has the address; `None`: a node, or outside of the cluster.
+    pub pod: Option<PodId>,
+}
+
+/// Why packets are dropped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// These policies select the pod, and no rule of theirs allows the packets.
+    Isolated {
+        /// The first of them.
+        by: Vec<PolicyId>,
+        /// How many more there are.
+        more: usize,
+    },
+    /// A rule denies them.
+    Rule {
+        /// Its policy.
+        policy: PolicyId,
+        /// Its place in the policy's list of the direction, from 0.
+        rule: usize,
+    },
+    /// The API has not told of the pod yet.
+    UnknownPod,
+    /// None any more: as the policies are now, the packets would pass.
+    AllowedNow,
+}
+
+impl Cause {
+    /// Whether it is a policy's doing.
+    #[must_use]
+    pub const fn is_policy(&self) -> bool {
+        match self {
+            Self::Isolated { .. } | Self::Rule { .. } => true,
+            Self::UnknownPod | Self::AllowedNow => false,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pod {
+            Some(pod) => write!(f, "{pod} ({})", self.address),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Isolated { by, more } => {
+                f.write_str("isolated by NetworkPolicy ")?;
+                for (i, policy) in by.iter().enumerate() {
+                    write!(f, "{}{policy}", if i == 0 { "" } else { ", " })?;
+                }
+                if *more > 0 {
+                    write!(f, " and {more} more")?;
+                }
+                f.write_str(", and no rule allows it")
+            }
+            Self::Rule { policy, rule } => write!(f, "denied by rule {rule} of policy {policy}"),
+            Self::UnknownPod => f.write_str("the API server has not told of this pod yet"),
+            Self::AllowedNow => f.write_str("the policies have changed since, and would let it through now"),
+        }
+    }
+}
+
+impl fmt::Display for Denial {
+    /// Without the pod and the cause: who was kept from what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { peer, carried, .. } = self;
+        match self.direction {
+            Direction::Ingress => write!(f, "from {peer}, {carried}"),
+            Direction::Egress => write!(f, "to {peer}, {carried}"),
+        }
+    }
+}
+
+/// Names the pod, the peer and the cause. `None` if no pod of this node has the address any more.
+pub(super) fn find(view: View<'_>, direction: Direction, head: Head) -> Option<Denial> {
+    let (own, other) = match direction {
+        Direction::Ingress => (head.destination, head.source),
+        Direction::Egress => (head.source, head.destination),
+    };
+    let pod = view.endpoints.values().find(|endpoint| endpoint.addresses.contains(&own))?.pod.clone();
+    let near = near(view.snapshot, &pod, [own, other]);
+    let holder = near.pods.iter().find(|(id, at)| **id != pod && holds(at, other));
+    let itself = (own == other).then(|| pod.clone());
+    let peer = Peer { address: other, pod: itself.or_else(|| holder.map(|(id, _)| id.clone())) };
+    let cause = cause(&near, direction, &pod, &peer, head);
+    Some(Denial { pod, direction, peer, carried: head.carried, cause })
+}
+
+fn holds(pod: &Pod, address: IpAddr) -> bool {
+    pod.kind == PodKind::Endpoint && pod.addresses.contains(&address)
+}
+
+/// The cluster with no pods but those that the decision can depend on: the pod, and whoever has one of the addresses.
+/// The evaluator walks over all pods for every peer of every rule; so it need not be done but once.
+fn near(snapshot: &Snapshot, pod: &PodId, addresses: [IpAddr; 2]) -> Snapshot {
+    let counts = |(id, at): &(&PodId, &Arc<Pod>)| *id == pod || addresses.iter().any(|address| holds(at, *address));
+    let pods = snapshot.pods.iter().filter(counts).map(|(id, at)| (id.clone(), Arc::clone(at)));
+    Snapshot { namespaces: snapshot.namespaces.clone(), pods: pods.collect(), tiers: snapshot.tiers.clone() }
+}
+
+fn cause(near: &Snapshot, direction: Direction, pod: &PodId, peer: &Peer, head: Head) -> Cause {
+    let transport = match head.carried {
+        Carried::Port(protocol, port) => Transport::Port(protocol, port),
+        Carried::Icmp(protocol, _) | Carried::Other(protocol) => Transport::Other(protocol),
+    };
+    let own = |address| Party { address, pod: Some(pod.clone()) };
+    let other = Party { address: peer.address, pod: peer.pod.clone() };
+    let (from, to) = match direction {
+        Direction::Ingress => (other, own(head.destination)),
+        Direction::Egress => (own(head.source), other),
+    };
+    let verdict = eval(near, &Packet { from, to, transport });
+    let trail: eval::Trail = match direction {
+        Direction::Ingress => verdict.ingress,
+        Direction::Egress => verdict.egress,
+    };
+    match trail.outcome {
+        Outcome::IsolatedBy(mut by) => {
+            let more = by.len().saturating_sub(NAMED);
+            by.truncate(NAMED);
+            Cause::Isolated { by, more }
+        }
+        Outcome::DeniedBy(rule) => Cause::Rule { policy: rule.policy, rule: rule.rule },
+        Outcome::UnknownPod => Cause::UnknownPod,
+        Outcome::NoEndpoint | Outcome::Unrestricted | Outcome::AllowedBy(_) => Cause::AllowedNow,
+    }
+}

@@ -1,0 +1,274 @@
+//! Packets in, findings out; time stands where a test puts it.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use towpath_core::{
+    model::{Labels, Protocol},
+    policy::ir::{
+        Action, Block, Namespaces, Peer as RulePeer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports,
+        Rule, Tier, TierDefault,
+    },
+    selector::Selector,
+};
+use towpath_dataplane::nflog::{Carried, Logged};
+
+use super::*;
+
+const WEB: &str = "10.0.0.1";
+const CLIENT: &str = "10.0.0.2";
+const OUTSIDE: &str = "192.0.2.1";
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn pod_id(name: &str) -> PodId {
+    PodId { namespace: "a".to_owned(), name: name.to_owned() }
+}
+
+fn policy_id(name: &str) -> PolicyId {
+    PolicyId { namespace: "a".to_owned(), name: name.to_owned() }
+}
+
+/// The pods `a/web`, which is on this node, and `a/client`, which is not, and no policy.
+struct Cluster {
+    endpoints: OrdMap<IfName, Arc<Endpoint>>,
+    snapshot: Snapshot,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let mut snapshot = Snapshot::default();
+        snapshot.namespaces.insert("a".to_owned(), Arc::default());
+        for (name, at) in [("web", WEB), ("client", CLIENT)] {
+            let pod = Pod {
+                labels: Labels::new(),
+                addresses: BTreeSet::from([address(at)]),
+                named_ports: BTreeSet::new(),
+                kind: PodKind::Endpoint,
+                node: None,
+            };
+            snapshot.pods.insert(pod_id(name), Arc::new(pod));
+        }
+        let tier = Tier { name: "t".to_owned(), default: TierDefault::Deny, policies: OrdMap::new() };
+        snapshot.tiers.push(tier);
+        let interface = IfName::of_pod("a", "web");
+        let web = Endpoint { pod: pod_id("web"), interface: interface.clone(), addresses: vec![address(WEB)] };
+        Self { endpoints: OrdMap::unit(interface, Arc::new(web)), snapshot }
+    }
+
+    /// A policy for all pods of the namespace, in both directions, with these rules.
+    fn with(mut self, name: &str, rules: &[Rule]) -> Self {
+        let subject = PodSelector { namespaces: Namespaces::Named("a".to_owned()), pods: Selector::everything() };
+        let policy = Policy { subject, ingress: Some(rules.to_vec()), egress: Some(rules.to_vec()) };
+        self.snapshot.tiers[0].policies.insert(policy_id(name), Arc::new(policy));
+        self
+    }
+
+    fn view(&self) -> Option<View<'_>> {
+        Some(View { endpoints: &self.endpoints, snapshot: &self.snapshot })
+    }
+}
+
+fn rule(action: Action, net: &str, port: u16) -> Rule {
+    let block = RulePeer::Block(Block { net: net.parse().unwrap(), except: BTreeSet::new() });
+    let ports = Ports::Of(vec![Port::Numbers(Protocol::Tcp, port, port)]);
+    Rule { action, peers: Peers::Of(vec![block]), ports }
+}
+
+fn packet(direction: Direction, source: &str, destination: &str, port: u16) -> Logged {
+    let carried = Carried::Port(Protocol::Tcp, port);
+    let head = Head { source: address(source), destination: address(destination), carried };
+    Logged { prefix: deny_log::prefix(direction).to_owned(), head }
+}
+
+fn batch(packets: Vec<Logged>) -> Batch {
+    Batch { packets, lost: 0 }
+}
+
+/// One packet from the client to the pod's port.
+fn knock(port: u16) -> Batch {
+    batch(vec![packet(Direction::Ingress, CLIENT, WEB, port)])
+}
+
+fn isolated(by: &[&str], more: usize) -> Cause {
+    Cause::Isolated { by: by.iter().map(|name| policy_id(name)).collect(), more }
+}
+
+#[test]
+fn what_is_told_names_pod_peer_and_the_policy_that_decided() {
+    use Action::{Allow, Deny};
+    let elsewhere = rule(Allow, "198.51.100.0/24", 80);
+    let [ingress, egress] = Direction::ALL;
+    let in_80 = packet(ingress, CLIENT, WEB, 80);
+    for (cluster, packet, peer, cause, why) in [
+        (
+            Cluster::new().with("p", std::slice::from_ref(&elsewhere)).with("q", &[]),
+            in_80.clone(),
+            Some("client"),
+            isolated(&["p", "q"], 0),
+            "isolated by two, whose rules are about others",
+        ),
+        (
+            Cluster::new().with("p", &[]),
+            packet(egress, WEB, OUTSIDE, 443),
+            None,
+            isolated(&["p"], 0),
+            "the peer is outside",
+        ),
+        (
+            Cluster::new().with("p", &[elsewhere, rule(Deny, "10.0.0.0/8", 80)]),
+            in_80.clone(),
+            Some("client"),
+            Cause::Rule { policy: policy_id("p"), rule: 1 },
+            "a rule that denies",
+        ),
+        (Cluster::new(), in_80.clone(), Some("client"), Cause::AllowedNow, "the policy has gone meanwhile"),
+        (
+            Cluster::new().with("p", &[rule(Allow, "10.0.0.0/8", 80)]),
+            in_80,
+            Some("client"),
+            Cause::AllowedNow,
+            "a rule that allows has come meanwhile",
+        ),
+        (
+            Cluster::new().with("p", &[]),
+            packet(ingress, WEB, WEB, 80),
+            Some("web"),
+            isolated(&["p"], 0),
+            "the pod itself, through a Service",
+        ),
+        (
+            ["p", "q", "r", "s", "t"].iter().fold(Cluster::new(), |cluster, name| cluster.with(name, &[])),
+            packet(ingress, OUTSIDE, WEB, 80),
+            None,
+            isolated(&["p", "q", "r"], 2),
+            "more than need be named",
+        ),
+    ] {
+        let now = Instant::now();
+        let found = Denials::new(now).take(now, &batch(vec![packet]), cluster.view());
+        let [Line::First(denial, 1)] = found.lines.as_slice() else { panic!("{why}: {found:?}") };
+        assert_eq!((&denial.pod, &denial.cause), (&pod_id("web"), &cause), "{why}");
+        assert_eq!(denial.peer.pod, peer.map(pod_id), "{why}");
+        assert_eq!(found.events.len(), usize::from(cause != Cause::AllowedNow), "{why}: nobody is blamed in vain");
+    }
+}
+
+#[test]
+fn of_a_pod_that_is_not_known_it_is_said_that_it_is_not() {
+    let now = Instant::now();
+    let mut cluster = Cluster::new().with("p", &[]);
+    cluster.snapshot.pods.remove(&pod_id("web"));
+    let found = Denials::new(now).take(now, &knock(80), cluster.view());
+    assert!(matches!(&found.lines[..], [Line::First(Denial { cause: Cause::UnknownPod, .. }, 1)]), "{found:?}");
+    cluster.endpoints.clear();
+    assert_eq!(Denials::new(now).take(now, &knock(80), cluster.view()), Findings::default(), "its interface is gone");
+    let before = Denials::new(now).take(now, &knock(80), None);
+    assert_eq!(before, Findings { lost: 1, ..Findings::default() }, "the cluster is not known yet");
+    let mut odd = knock(80);
+    odd.packets[0].prefix = "ufw".to_owned();
+    odd.lost = 7;
+    let found = Denials::new(now).take(now, &odd, Cluster::new().with("p", &[]).view());
+    assert_eq!(found, Findings { lost: 7, ..Findings::default() }, "another's rule, in our group");
+}
+
+#[test]
+fn a_denial_is_told_of_once_and_then_once_a_minute_while_it_goes_on() {
+    let start = Instant::now();
+    let cluster = Cluster::new().with("p", &[]);
+    let mut denials = Denials::new(start);
+    let three = batch(vec![packet(Direction::Ingress, CLIENT, WEB, 80); 3]);
+    assert!(matches!(denials.take(start, &three, cluster.view()).lines[..], [Line::First(_, 3)]));
+    let again = denials.take(start, &three, cluster.view());
+    assert!(again.lines.is_empty() && again.events.is_empty(), "{again:?}");
+    assert_eq!(again.counts.values().collect::<Vec<_>>(), [&3], "but counted");
+    assert!(matches!(denials.take(start, &knock(81), cluster.view()).lines[..], [Line::First(_, 1)]), "another port");
+    let minute = denials.wake_at().unwrap();
+    assert_eq!(minute - start, PERIOD);
+    assert_eq!(denials.tick(minute - Duration::from_secs(1)), Findings::default());
+    let told = denials.tick(minute);
+    assert!(matches!(&told.lines[..], [Line::Again(denial, 3)] if denial.carried == Carried::Port(Protocol::Tcp, 80)));
+    assert_eq!(denials.tick(minute + PERIOD), Findings::default(), "nothing went on");
+    let later = minute + MEMORY;
+    assert_eq!(denials.tick(later), Findings::default());
+    assert_eq!(denials.wake_at(), None, "all is forgotten");
+    assert!(matches!(denials.take(later, &knock(80), cluster.view()).lines[..], [Line::First(_, 1)]), "as if new");
+}
+
+#[test]
+fn a_pod_has_one_event_of_a_cause_in_ten_minutes() {
+    let start = Instant::now();
+    let cluster = Cluster::new().with("p", &[]);
+    let mut denials = Denials::new(start);
+    let mut events = |seconds: u64, batch: &Batch| {
+        let found = denials.take(start + Duration::from_secs(seconds), batch, cluster.view());
+        found.events.len()
+    };
+    let outwards = batch(vec![packet(Direction::Egress, WEB, OUTSIDE, 80)]);
+    for (seconds, batch, count, why) in [
+        (0, &knock(80), 1, "the first"),
+        (1, &knock(81), 0, "another port, the same cause"),
+        (2, &outwards, 1, "the other direction"),
+        (599, &knock(82), 0, "not yet"),
+        (600, &knock(80), 1, "ten minutes later"),
+    ] {
+        assert_eq!(events(seconds, batch), count, "{why}");
+    }
+}
+
+#[test]
+fn whatever_comes_what_is_kept_and_written_is_bounded_and_nothing_is_uncounted() {
+    let start = Instant::now();
+    let cluster = Cluster::new().with("p", &[]);
+    let mut denials = Denials::new(start);
+    let (mut lines, mut named, mut others, mut counted, mut lost) = (0, 0, 0, 0, 0);
+    let mut add = |found: Findings| {
+        for line in &found.lines {
+            lines += 1;
+            match line {
+                Line::First(_, packets) | Line::Again(_, packets) => named += packets,
+                Line::Others(packets) => others += packets,
+            }
+        }
+        counted += found.counts.values().sum::<u64>();
+        lost += found.lost;
+    };
+    // Ten ports each tenth of a second, for ten minutes.
+    let mut now = start;
+    for turn in 0..6000_u32 {
+        now += Duration::from_millis(100);
+        let ports = (0..10).map(|n| u16::try_from((turn * 10 + n) % 60_000).unwrap());
+        let packets = ports.map(|port| packet(Direction::Ingress, CLIENT, WEB, port)).collect();
+        add(denials.take(now, &batch(packets), cluster.view()));
+        add(denials.tick(now));
+        assert!(denials.known.len() <= MOST && denials.events.len() <= MOST);
+    }
+    add(denials.tick(now + PERIOD));
+    assert_eq!(counted + lost, 60_000, "each packet is counted, or counted as not looked at");
+    assert_eq!(named + others, counted, "and told of, by its kind or not");
+    assert!((100..3200).contains(&lines), "{lines} lines in ten minutes");
+    assert!(lost > 0 && others > 0, "or the test is too gentle");
+}
+
+#[test]
+fn policies_beyond_a_hundred_series_are_counted_as_one() {
+    let now = Instant::now();
+    let mut denials = Denials::new(now);
+    let mut counts: BTreeMap<Series, u64> = BTreeMap::new();
+    for n in 0..150 {
+        let name = format!("p{n:03}");
+        let cluster = Cluster::new().with(&name, &[]);
+        let at = now + Duration::from_secs(n);
+        for (series, packets) in denials.take(at, &knock(80), cluster.view()).counts {
+            *counts.entry(series).or_default() += packets;
+        }
+    }
+    assert_eq!((counts.len(), counts.values().sum::<u64>()), (97, 150));
+    let other = counts.iter().find(|(series, _)| series.policy == "other").unwrap();
+    assert_eq!((other.0.namespace.as_str(), *other.1), ("", 54));
+    let cluster = Cluster::new();
+    let unblamed = Denials::new(now).take(now, &knock(80), cluster.view()).counts;
+    let series = Series { namespace: String::new(), policy: String::new(), direction: "ingress".to_owned() };
+    assert_eq!(unblamed, BTreeMap::from([(series, 1)]), "no policy is the cause");
+}

@@ -1,0 +1,27 @@
+//! Packets that policies dropped.
+
+use towpath_core::{
+    model::Protocol,
+    policy::{deny_log::prefix, ir::Direction},
+};
+use towpath_dataplane::nflog::{Batch, Carried, Head, Logged};
+
+use super::*;
+
+#[test]
+fn a_dropped_packet_is_told_of_with_the_policy_that_is_known() {
+    let mut world = World::settled();
+    drop(world.add_pod("web", "10.244.1.2"));
+    world.hear([pod_event("web"), deny_all()]);
+    let head = Head {
+        source: [192, 0, 2, 9].into(),
+        destination: [10, 244, 1, 2].into(),
+        carried: Carried::Port(Protocol::Tcp, 80),
+    };
+    let logged = Logged { prefix: prefix(Direction::Ingress).to_owned(), head };
+    world.hear([Input::Denied(Batch { packets: vec![logged], lost: 0 })]);
+    let [Findings { events, .. }] = &world.denied[..] else { panic!("{:?}", world.denied) };
+    let expected = "isolated by NetworkPolicy default/deny, and no rule allows it";
+    assert_eq!(events.iter().map(|denial| denial.cause.to_string()).collect::<Vec<_>>(), [expected]);
+    assert!(world.node.wake_at().is_some_and(|at| at <= world.now.instant + Duration::from_secs(60)));
+}
