@@ -26,7 +26,7 @@ use towpath_dataplane::{
     conntrack::Conntrack,
     local::{Endpoints, Paths},
     net::{KernelNet, NetEvents},
-    nft::{NftCommand, NftEvents},
+    nft::{KernelNft, NftEvents},
     sysctl::Sysctls,
 };
 use tracing::{error, info, warn};
@@ -75,12 +75,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// Opens the kernel as this process reaches it.
-pub(crate) fn reach(paths: &Paths) -> anyhow::Result<Reach<KernelNet, NftCommand>> {
+pub(crate) fn reach(paths: &Paths) -> anyhow::Result<Reach<KernelNet, KernelNft>> {
     let host = std::path::Path::new(HOST_SYSCTLS);
     let sysctls = if host.exists() { Sysctls::below(host) } else { Sysctls::default() };
     Ok(Reach {
         net: KernelNet::open(sysctls).context("open route netlink")?,
-        nft: NftCommand::open().context("open nf_tables")?,
+        nft: KernelNft::open().context("open nf_tables")?,
         endpoints: Endpoints::new(paths),
     })
 }
@@ -91,6 +91,7 @@ async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     // Listening begins before the first read-back, so that no change falls between the two.
     let (net_events, table_events) = (NetEvents::open()?, NftEvents::open()?);
     let reach = reach(&paths)?;
+    info!(ownership = ?reach.nft.ownership(), "opened the kernel");
     let pods = reach.endpoints.list().context("list the pods of this node")?.endpoints;
     let jobs = kernel::spawn(reach, to.clone())?;
     kernel::listen_net(net_events, to.clone())?;

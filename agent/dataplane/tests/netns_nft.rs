@@ -16,16 +16,21 @@ use std::{
 };
 
 use imbl::OrdSet;
+use nix::errno::Errno;
 use proptest::{prelude::*, test_runner::TestRunner};
 use rulesets::{addr, chain, everything, interface, pair, set};
 use support::{enter_new_namespace, sh};
 use towpath_core::ruleset::{Chain, Foreign, Lookup, Reference, Rule, Ruleset, Set, Step, Transaction, diff};
-use towpath_dataplane::nft::{Nft, NftCommand, NftError, NftEvents, TableChange};
+use towpath_dataplane::nft::{KernelNft, Nft, NftError, NftEvents, Ownership, TableChange};
 
 /// In a namespace of the calling thread's own, with the table in it.
-fn with(want: &Ruleset) -> NftCommand {
+fn with(want: &Ruleset) -> KernelNft {
+    with_as(Ownership::Exclusive, want)
+}
+
+fn with_as(ownership: Ownership, want: &Ruleset) -> KernelNft {
     enter_new_namespace();
-    let mut nft = NftCommand::open().unwrap();
+    let mut nft = KernelNft::open_as(ownership).unwrap();
     nft.apply(&Transaction::create(want)).unwrap();
     nft
 }
@@ -49,7 +54,7 @@ fn where_there_is_no_table_none_is_read_back_and_deleting_it_is_no_error() {
 #[test]
 fn the_way_between_any_two_rulesets_is_one_that_the_kernel_takes() {
     enter_new_namespace();
-    let mut nft = NftCommand::open().unwrap();
+    let mut nft = KernelNft::open().unwrap();
     let mut runner = TestRunner::new(ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() });
     let nft = std::cell::RefCell::new(&mut nft);
     let result = runner.run(&pair(), |(have, want)| {
@@ -64,45 +69,60 @@ fn the_way_between_any_two_rulesets_is_one_that_the_kernel_takes() {
     result.unwrap();
 }
 
+/// What somebody may do to the table with `nft`, and what it comes to.
+const EDITS: &[(&str, &str)] = &[
+    ("delete element inet towpath set-0 { 10.0.0.1 }", "an element less"),
+    ("add element inet towpath set-0 { 10.9.9.9 }", "an element more"),
+    ("delete element inet towpath map.0 { 10.0.0.1 }", "a pod without policy"),
+    ("flush set inet towpath set-1", "no element"),
+    ("flush chain inet towpath forward", "no rule"),
+    ("insert rule inet towpath forward accept", "a foreign rule in front"),
+    ("add rule inet towpath in.0123456789ab counter accept comment \"mine\"", "a foreign rule behind"),
+    ("chain inet towpath base1 { policy drop; }", "another policy of a base chain"),
+    ("add chain inet towpath base3 { type filter hook forward priority 1; policy drop; }", "the same, by add"),
+    ("delete chain inet towpath base0; add chain inet towpath base0 { type filter hook input priority 7; }", "moved"),
+    ("add chain inet towpath theirs; add rule inet towpath theirs accept", "a foreign chain"),
+    (
+        "add chain inet towpath theirs; add map inet towpath theirs { type mark : verdict; }; \
+         add element inet towpath theirs { 1 : jump theirs }; \
+         add rule inet towpath forward mark vmap @theirs",
+        "a foreign map that names a foreign chain",
+    ),
+    ("add set inet towpath theirs { type ipv4_addr; flags timeout; }", "a foreign set"),
+    ("add element inet towpath set-0 { 10.8.8.8 comment \"mine\" }", "an element with a comment"),
+    ("add counter inet towpath theirs; add rule inet towpath base1 counter name theirs", "a counter"),
+    ("delete table inet towpath", "no table"),
+    ("flush ruleset", "nothing at all"),
+];
+
 #[test]
 fn what_somebody_breaks_is_seen_and_mended_in_one_transaction() {
     let want = everything();
-    let mut nft = with(&want);
-    for (edit, why) in [
-        ("delete element inet towpath set-0 { 10.0.0.1 }", "an element less"),
-        ("add element inet towpath set-0 { 10.9.9.9 }", "an element more"),
-        ("delete element inet towpath map.0 { 10.0.0.1 }", "a pod without policy"),
-        ("flush set inet towpath set-1", "no element"),
-        ("flush chain inet towpath forward", "no rule"),
-        ("insert rule inet towpath forward accept", "a foreign rule in front"),
-        ("add rule inet towpath in.0123456789ab counter accept comment \"mine\"", "a foreign rule behind"),
-        ("chain inet towpath base1 { policy drop; }", "another policy of a base chain"),
-        ("add chain inet towpath base3 { type filter hook forward priority 1; policy drop; }", "the same, by add"),
-        (
-            "delete chain inet towpath base0; add chain inet towpath base0 { type filter hook input priority 7; }",
-            "moved",
-        ),
-        ("add chain inet towpath theirs; add rule inet towpath theirs accept", "a foreign chain"),
-        (
-            "add chain inet towpath theirs; add map inet towpath theirs { type mark : verdict; }; \
-             add element inet towpath theirs { 1 : jump theirs }; \
-             add rule inet towpath forward mark vmap @theirs",
-            "a foreign map that names a foreign chain",
-        ),
-        ("add set inet towpath theirs { type ipv4_addr; flags timeout; }", "a foreign set"),
-        ("add element inet towpath set-0 { 10.8.8.8 comment \"mine\" }", "an element with a comment"),
-        ("add counter inet towpath theirs; add rule inet towpath base1 counter name theirs", "a counter"),
-        ("table inet towpath { flags dormant; }", "the table is asleep"),
-        ("delete table inet towpath", "no table"),
-        ("flush ruleset", "nothing at all"),
-    ] {
+    let mut nft = with_as(Ownership::Shared, &want);
+    for (edit, why) in EDITS.iter().chain(&[("table inet towpath { flags dormant; }", "the table is asleep")]) {
         sh(&format!("nft '{edit}'"));
-        let have = nft.read_back().unwrap();
-        assert_ne!(have, Some(want.installed()), "{why}: seen");
-        let repair = diff(&want, have.as_ref());
-        nft.apply(&repair).unwrap_or_else(|e| panic!("{why}: {e}\n{repair}"));
-        assert_eq!(nft.read_back().unwrap(), Some(want.installed()), "{why}: mended");
+        see_and_mend(&mut nft, &want, why);
     }
+}
+
+#[test]
+fn what_somebody_breaks_while_nobody_owns_the_table_is_seen_and_mended() {
+    let want = everything();
+    let mut nft = with(&want);
+    for (edit, why) in EDITS {
+        drop(nft);
+        sh(&format!("nft '{edit}'"));
+        nft = KernelNft::open().unwrap();
+        see_and_mend(&mut nft, &want, why);
+    }
+}
+
+fn see_and_mend(nft: &mut KernelNft, want: &Ruleset, why: &str) {
+    let have = nft.read_back().unwrap();
+    assert_ne!(have, Some(want.installed()), "{why}: seen");
+    let repair = diff(want, have.as_ref());
+    nft.apply(&repair).unwrap_or_else(|e| panic!("{why}: {e}\n{repair}"));
+    assert_eq!(nft.read_back().unwrap(), Some(want.installed()), "{why}: mended");
 }
 
 #[test]
@@ -149,7 +169,10 @@ fn a_transaction_that_is_refused_changes_nothing_and_says_why() {
     let steps =
         [Step::DeleteElements(set("set-0"), OrdSet::unit(vec![addr("10.0.0.1")])), Step::DeleteSet(set("absent"))];
     match nft.apply(&steps.into_iter().collect()) {
-        Err(NftError::Refused { stderr }) => assert!(stderr.contains("No such file or directory"), "{stderr}"),
+        Err(NftError::Refused { step, source }) => {
+            assert_eq!(step, "delete set inet towpath absent");
+            assert_eq!(source.errno(), Some(Errno::ENOENT));
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(nft.read_back().unwrap(), Some(want.installed()));
@@ -165,7 +188,7 @@ fn the_golden_tables_load_and_read_back_without_anything_foreign() {
         let script = fs::read_to_string(&file).unwrap();
         thread::spawn(move || {
             enter_new_namespace();
-            let mut nft = NftCommand::open().unwrap();
+            let mut nft = KernelNft::open_as(Ownership::Shared).unwrap();
             sh(&format!("nft -f '{}'", file.display()));
             let have = nft.read_back().unwrap().unwrap();
             assert_eq!(have.foreign, BTreeSet::<Foreign>::new(), "{}", file.display());
@@ -203,7 +226,7 @@ impl Listener {
 
 #[test]
 fn the_kernel_tells_of_changes_of_our_table_and_ours_are_known() {
-    let mut nft = with(&everything());
+    let mut nft = with_as(Ownership::Shared, &everything());
     let events = Listener::new();
     let element = OrdSet::unit(vec![addr("10.7.7.7")]);
     let ours: Transaction = [Step::AddElements(set("set-0"), element.clone())].into_iter().collect();

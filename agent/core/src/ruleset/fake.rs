@@ -11,10 +11,7 @@ use super::{
     Action, Base, Chain, Element, Field, Foreign, Installed, InstalledChain, KeyType, Lookup, Match, Reference, Rule,
     Ruleset, Set, Step, Transaction, Value, Verdict, VerdictMap,
 };
-use crate::{
-    model::Family,
-    names::{ChainName, SetName},
-};
+use crate::names::{ChainName, SetName};
 
 /// Why a step was refused, with the step's text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -310,18 +307,6 @@ impl Value {
             Self::Port(port) => Some((*port, *port)),
             Self::PortRange(first, last) => Some((*first, *last)),
             Self::Addr(_) | Self::Net(_) | Self::IfName(_) | Self::Proto(_) => None,
-        }
-    }
-}
-
-impl Field {
-    const fn key_type(self) -> KeyType {
-        match self {
-            Self::InInterface | Self::OutInterface => KeyType::IfName,
-            Self::Source(Family::V4) | Self::Destination(Family::V4) => KeyType::Ipv4,
-            Self::Source(Family::V6) | Self::Destination(Family::V6) => KeyType::Ipv6,
-            Self::Proto => KeyType::Proto,
-            Self::DestinationPort => KeyType::Port,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod diff;
 pub mod fake;
+mod guard;
 mod installed;
 mod interpret;
 mod reference;
@@ -13,6 +14,7 @@ mod text;
 mod transaction;
 
 pub use diff::diff;
+pub use guard::PROTOCOLS_WITH_PORTS;
 pub use installed::{Fingerprint, Foreign, Installed, InstalledChain};
 pub use interpret::{Dangling, Outcome, Packet, Transport};
 pub use reference::Reference;
@@ -120,6 +122,20 @@ pub enum Field {
     Proto,
     /// `th dport`; never matches where [`Field::Proto`] has no ports.
     DestinationPort,
+}
+
+impl Field {
+    /// The part of a set's key that it is looked up by.
+    #[must_use]
+    pub const fn key_type(self) -> KeyType {
+        match self {
+            Self::InInterface | Self::OutInterface => KeyType::IfName,
+            Self::Source(Family::V4) | Self::Destination(Family::V4) => KeyType::Ipv4,
+            Self::Source(Family::V6) | Self::Destination(Family::V6) => KeyType::Ipv6,
+            Self::Proto => KeyType::Proto,
+            Self::DestinationPort => KeyType::Port,
+        }
+    }
 }
 
 /// Equal, or not.

@@ -5,7 +5,8 @@ use std::fmt::{self, Display};
 use imbl::{OrdMap, OrdSet};
 
 use super::{
-    Action, Base, ChainType, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match, Op, Rule, Value, Verdict,
+    Action, Base, ChainType, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match, Op, PROTOCOLS_WITH_PORTS,
+    Rule, Value, Verdict,
 };
 use crate::model::Family;
 
@@ -128,33 +129,6 @@ impl Display for Op {
     }
 }
 
-/// `th dport` alone would read two bytes of any protocol, of an ICMP message its checksum: so the protocols that have
-/// ports come first, unless the protocol is looked up together with the port or has been matched before.
-const WITH_PORTS: &str = "meta l4proto { 6, 17, 132 } ";
-
-fn read_any_protocol(fields: &[Field]) -> bool {
-    fields.contains(&Field::DestinationPort) && !fields.contains(&Field::Proto)
-}
-
-impl Match {
-    fn reads_any_protocol(&self) -> bool {
-        match self {
-            Self::Field(field, ..) => read_any_protocol(&[*field]),
-            Self::InSet(fields, ..) => read_any_protocol(fields),
-            Self::CtState(_)
-            | Self::InterfacePrefix(..)
-            | Self::MarkBits(_)
-            | Self::ConnectionMarkBits(_)
-            | Self::Family(_)
-            | Self::NeighbourDiscovery => false,
-        }
-    }
-
-    const fn is_protocol_with_ports(&self) -> bool {
-        matches!(self, Self::Field(Field::Proto, Op::Is, Value::Proto(6 | 17 | 132)))
-    }
-}
-
 impl Display for Match {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -213,20 +187,18 @@ impl Display for Log {
 /// The rule without its comment.
 impl Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut ports_are_ports = false;
-        for condition in &self.matches {
-            if condition.reads_any_protocol() && !ports_are_ports {
-                f.write_str(WITH_PORTS)?;
-                ports_are_ports = true;
+        let guard = self.port_guard();
+        let [a, b, c] = PROTOCOLS_WITH_PORTS;
+        for place in 0..=self.matches.len() {
+            if guard == Some(place) {
+                write!(f, "meta l4proto {{ {a}, {b}, {c} }} ")?;
             }
-            ports_are_ports |= condition.is_protocol_with_ports();
-            write!(f, "{condition} ")?;
+            match self.matches.get(place) {
+                Some(condition) => write!(f, "{condition} ")?,
+                None => self.action.fmt(f)?,
+            }
         }
-        match &self.action {
-            Action::Dispatch(fields, _) if read_any_protocol(fields) && !ports_are_ports => f.write_str(WITH_PORTS)?,
-            Action::Dispatch(..) | Action::Verdict(_) | Action::Masquerade | Action::Log(_) | Action::NoTrack => {}
-        }
-        self.action.fmt(f)
+        Ok(())
     }
 }
 

@@ -83,6 +83,11 @@ impl Body {
         self.with(kind | NESTED, write)
     }
 
+    /// All attributes of another body.
+    pub fn append(&mut self, other: &Self) {
+        self.0.extend_from_slice(&other.0);
+    }
+
     fn with(&mut self, kind: u16, write: impl FnOnce(&mut Self)) -> &mut Self {
         let start = self.0.len();
         self.0.extend_from_slice(&[0; HEADER]);

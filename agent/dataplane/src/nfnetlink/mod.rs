@@ -5,10 +5,12 @@
 //! place. Numbers are in network byte order throughout, as netfilter has them.
 
 mod attribute;
+mod batch;
 mod message;
 mod socket;
 
 pub use attribute::{Attribute, Attributes, Body};
+pub use batch::{BatchRefused, Purpose};
 pub use message::{Answer, Kind, Request};
 pub use socket::{Heard, Socket};
 

@@ -19,8 +19,8 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NL
 use netlink_sys::{SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::{
     socket::{
-        setsockopt,
-        sockopt::{RcvBuf, RcvBufForce, ReceiveTimeout},
+        MsgFlags, setsockopt,
+        sockopt::{RcvBuf, RcvBufForce, ReceiveTimeout, SndBuf, SndBufForce},
     },
     time::{TimeVal, TimeValLike},
 };
@@ -35,6 +35,10 @@ const RECEIVE_ROOM: usize = 8 << 20;
 /// about 800 bytes of it, of the 212,992 that there are at least.
 const WINDOW: usize = 128;
 
+/// What every socket may send at once: less than the smallest `net.core.wmem_default` (212,992, of which the kernel
+/// counts half).
+const SEND_ROOM: usize = 64 << 10;
+
 /// A socket that is bound to one network namespace for good: the one in which it was opened.
 #[derive(Debug)]
 pub struct Socket {
@@ -42,6 +46,9 @@ pub struct Socket {
     sequence: u32,
     buffer: Vec<u8>,
     patience: Option<Duration>,
+    port: u32,
+    /// What may be sent at once, as far as it was asked for.
+    send_room: usize,
 }
 
 /// What came of the kernel's own accord.
@@ -62,7 +69,7 @@ impl Socket {
     /// If the kernel has no netfilter netlink, or does not let us near it.
     pub fn open() -> Result<Self, NetlinkError> {
         let mut inner = netlink_sys::Socket::new(NETLINK_NETFILTER).map_err(failed("open"))?;
-        inner.bind_auto().map_err(failed("bind"))?;
+        let port = inner.bind_auto().map_err(failed("bind"))?.port_number();
         inner.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
         inner.set_ext_ack(true).map_err(failed("ask for error texts"))?;
         inner.set_cap_ack(true).map_err(failed("ask for short acknowledgements"))?;
@@ -70,7 +77,8 @@ impl Socket {
         let enlarged = setsockopt(&inner, RcvBufForce, &RECEIVE_ROOM);
         let enlarged = enlarged.or_else(|_| setsockopt(&inner, RcvBuf, &RECEIVE_ROOM));
         enlarged.map_err(|e| failed("enlarge the buffer")(e.into()))?;
-        let mut socket = Self { inner, sequence: 0, buffer: Vec::with_capacity(BUFFER), patience: None };
+        let mut socket =
+            Self { inner, sequence: 0, buffer: Vec::with_capacity(BUFFER), patience: None, port, send_room: SEND_ROOM };
         socket.wait_at_most(Some(TIMEOUT))?;
         Ok(socket)
     }
@@ -93,8 +101,7 @@ impl Socket {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         for request in requests {
-            self.sequence = self.sequence.wrapping_add(1);
-            request.emit(NLM_F_ACK, self.sequence, &mut bytes);
+            request.emit(NLM_F_ACK, self.next_sequence(), &mut bytes);
         }
         let mut answers: Vec<Option<Result<(), NetlinkError>>> = requests.iter().map(|_| None).collect();
         let mut missing = requests.len();
@@ -152,8 +159,7 @@ impl Socket {
         flags: u16,
         mut read: impl FnMut(Answer<'_>) -> Option<T>,
     ) -> Result<Option<Vec<T>>, NetlinkError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let sequence = self.sequence;
+        let sequence = self.next_sequence();
         let mut bytes = Vec::new();
         request.emit(flags, sequence, &mut bytes);
         self.send(&bytes)?;
@@ -226,6 +232,49 @@ impl Socket {
     fn send(&mut self, bytes: &[u8]) -> Result<(), NetlinkError> {
         self.wait_at_most(Some(TIMEOUT))?;
         self.inner.send(bytes, 0).map(drop).map_err(failed("send"))
+    }
+
+    /// A number for the next request.
+    pub(super) const fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// Sends bytes that must go out in one piece, however many.
+    ///
+    /// Where the kernel allows less than that (without NET_ADMIN in the first user namespace), they are refused with
+    /// EMSGSIZE.
+    pub(super) fn send_at_once(&mut self, bytes: &[u8]) -> Result<(), NetlinkError> {
+        if bytes.len() > self.send_room {
+            let room = bytes.len().next_power_of_two();
+            let enlarged = setsockopt(&self.inner, SndBufForce, &room);
+            let enlarged = enlarged.or_else(|_| setsockopt(&self.inner, SndBuf, &room));
+            enlarged.map_err(|e| failed("enlarge the buffer for sending")(e.into()))?;
+            self.send_room = room;
+        }
+        self.send(bytes)
+    }
+
+    /// Hands on all that has come, and does not wait for more.
+    pub(super) fn receive_all(&mut self, mut each: impl FnMut(NetlinkHeader, &[u8])) -> Result<(), NetlinkError> {
+        let mut overrun = None;
+        loop {
+            self.buffer.clear();
+            match self.inner.recv(&mut self.buffer, MsgFlags::MSG_DONTWAIT.bits()) {
+                Ok(_) => messages(&self.buffer).for_each(|(header, payload)| each(header, payload)),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return overrun.map_or(Ok(()), Err),
+                // Said once, before what there was room for.
+                Err(e) if is_overrun(&e) => overrun = Some(failed("receive")(e)),
+                Err(e) => return Err(failed("receive")(e)),
+            }
+        }
+    }
+
+    /// The number by which the kernel knows this socket.
+    #[must_use]
+    pub const fn port(&self) -> u32 {
+        self.port
     }
 
     /// Receives one datagram and hands its messages on, header and payload.

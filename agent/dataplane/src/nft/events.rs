@@ -3,31 +3,19 @@
 //! Every commit in the network namespace is announced on a netlink group: first what changed, object by object, then the
 //! new generation of the whole ruleset. Other people's tables pass by here too, and are only looked at for their name.
 
-use std::{collections::VecDeque, io};
+use std::collections::VecDeque;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use nix::sys::{
-    socket::{
-        setsockopt,
-        sockopt::{RcvBuf, RcvBufForce, ReceiveTimeout},
-    },
-    time::{TimeVal, TimeValLike},
-};
 use towpath_core::names::TABLE;
 
 use super::{
     NftError,
-    message::{self, Message},
+    kernel::netlink,
+    wire::{INET, Message, SUBSYSTEM, TABLE_OF},
 };
+use crate::nfnetlink::{Answer, Heard, Socket};
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const GROUP: u32 = 7;
-
-/// Room for a transaction of some ten thousand elements, beyond `net.core.rmem_max`; what is more is an overrun.
-const RECEIVE_BUFFER: usize = 8 << 20;
-
-/// The kernel packs notifications into messages of up to 32 KiB.
-const DATAGRAM: usize = 64 << 10;
 
 /// Something happened to our table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +35,12 @@ pub enum TableChange {
 #[derive(Debug)]
 pub struct NftEvents {
     socket: Socket,
-    buffer: Vec<u8>,
+    hearing: Hearing,
+}
+
+/// What was heard and not yet told.
+#[derive(Debug, Default)]
+struct Hearing {
     /// Of the transaction that is being announced.
     touched: bool,
     ready: VecDeque<TableChange>,
@@ -59,13 +52,9 @@ impl NftEvents {
     /// # Errors
     /// If the kernel has no nf_tables, or does not let us listen.
     pub fn open() -> Result<Self, NftError> {
-        let socket = open_socket()?;
-        // Beyond the limit only with NET_ADMIN in the first user namespace.
-        let enlarged = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER);
-        let enlarged = enlarged.or_else(|_| setsockopt(&socket, RcvBuf, &RECEIVE_BUFFER));
-        enlarged.map_err(|e| netlink("enlarge the buffer", e.into()))?;
-        socket.add_membership(GROUP).map_err(|e| netlink("join the group", e))?;
-        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM), touched: false, ready: VecDeque::new() })
+        let mut socket = Socket::open().map_err(netlink("open a socket"))?;
+        socket.join(GROUP).map_err(netlink("listen"))?;
+        Ok(Self { socket, hearing: Hearing::default() })
     }
 
     /// Waits, as long as it takes, for the next change of our table.
@@ -74,70 +63,41 @@ impl NftEvents {
     /// If the socket fails: open a new listener, and take it that anything may have happened.
     pub fn next_change(&mut self) -> Result<TableChange, NftError> {
         loop {
-            if let Some(change) = self.ready.pop_front() {
+            if let Some(change) = self.hearing.ready.pop_front() {
                 return Ok(change);
             }
-            self.buffer.clear();
-            match self.socket.recv(&mut self.buffer, 0) {
-                Ok(_) => self.hear(),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.raw_os_error() == Some(nix::Error::ENOBUFS as i32) => {
-                    self.touched = false;
+            let hearing = &mut self.hearing;
+            match self.socket.hear(None, |answer| hearing.hear(&answer)).map_err(netlink("listen"))? {
+                Heard::Messages | Heard::Nothing => {}
+                Heard::Overrun => {
+                    self.hearing.touched = false;
                     return Ok(TableChange::Overrun);
                 }
-                Err(e) => return Err(netlink("listen", e)),
-            }
-        }
-    }
-
-    fn hear(&mut self) {
-        for message in message::parse(&self.buffer) {
-            match message {
-                Message::Object { table } => self.touched |= table == TABLE,
-                Message::Generation { generation, process } => {
-                    if std::mem::take(&mut self.touched) {
-                        self.ready.push_back(TableChange::Changed { generation, process: process.to_owned() });
-                    }
-                }
             }
         }
     }
 }
 
-/// Asks for the current generation.
-#[derive(Debug)]
-pub(super) struct GenerationSocket {
-    socket: Socket,
-}
-
-impl GenerationSocket {
-    pub(super) fn open() -> Result<Self, NftError> {
-        let socket = open_socket()?;
-        let bound = TimeVal::seconds(10);
-        setsockopt(&socket, ReceiveTimeout, &bound).map_err(|e| netlink("set the timeout", e.into()))?;
-        Ok(Self { socket })
-    }
-
-    pub(super) fn current(&self) -> Result<u32, NftError> {
-        self.socket.send(&message::get_generation(), 0).map_err(|e| netlink("ask for the generation", e))?;
-        let mut buffer = Vec::with_capacity(DATAGRAM);
-        self.socket.recv(&mut buffer, 0).map_err(|e| netlink("read the generation", e))?;
-        let answer = message::parse(&buffer).find_map(|message| match message {
-            Message::Generation { generation, .. } => Some(generation),
-            Message::Object { .. } => None,
-        });
-        let missing = || netlink("read the generation", io::Error::from(io::ErrorKind::InvalidData));
-        answer.ok_or_else(missing)
+impl Hearing {
+    fn hear(&mut self, answer: &Answer<'_>) {
+        if let Some((generation, process)) = generation(answer) {
+            if std::mem::take(&mut self.touched) {
+                self.ready.push_back(TableChange::Changed { generation, process: process.to_owned() });
+            }
+        } else if answer.kind.subsystem == SUBSYSTEM && answer.family == INET {
+            self.touched |= answer.attributes.find(TABLE_OF).and_then(|a| a.text()) == Some(TABLE);
+        }
     }
 }
 
-fn open_socket() -> Result<Socket, NftError> {
-    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|e| netlink("open a socket", e))?;
-    socket.bind_auto().map_err(|e| netlink("bind the socket", e))?;
-    socket.connect(&SocketAddr::new(0, 0)).map_err(|e| netlink("connect to the kernel", e))?;
-    Ok(socket)
-}
-
-const fn netlink(step: &'static str, source: io::Error) -> NftError {
-    NftError::Netlink { step, source }
+/// The number of a new generation, and the process that made it.
+pub(super) fn generation<'a>(answer: &Answer<'a>) -> Option<(u32, &'a str)> {
+    /// `NFTA_GEN_ID` and `NFTA_GEN_PROC_NAME`.
+    const ID: u16 = 1;
+    const PROCESS: u16 = 3;
+    if answer.kind != Message::NewGeneration.kind() {
+        return None;
+    }
+    let process = answer.attributes.find(PROCESS).and_then(|a| a.text()).unwrap_or_default();
+    Some((answer.attributes.find(ID)?.be32()?, process))
 }

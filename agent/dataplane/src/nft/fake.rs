@@ -1,8 +1,10 @@
 //! A table that executes transactions without a kernel, for the agent's tests.
 
+use nix::errno::Errno;
 use towpath_core::ruleset::{Installed, Transaction, fake::FakeTable};
 
 use super::{Nft, NftError, TableChange};
+use crate::nfnetlink::NetlinkError;
 
 /// An executor over a [`FakeTable`], whose faults are made to order.
 #[derive(Debug, Clone, Default)]
@@ -26,9 +28,9 @@ impl Nft for FakeNft {
         }
         if let Some(left) = self.refuse.checked_sub(1) {
             self.refuse = left;
-            return Err(NftError::Refused { stderr: "refused by order of the test".to_owned() });
+            return Err(refused("by order of the test".to_owned()));
         }
-        self.table.apply(transaction).map_err(|refusal| NftError::Refused { stderr: refusal.to_string() })?;
+        self.table.apply(transaction).map_err(|refusal| refused(refusal.to_string()))?;
         self.applied.push(transaction.clone());
         Ok(())
     }
@@ -37,4 +39,9 @@ impl Nft for FakeNft {
     fn is_own(&mut self, _change: &TableChange) -> bool {
         false
     }
+}
+
+fn refused(why: String) -> NftError {
+    let source = NetlinkError::Refused { message: Some(why), source: Errno::EINVAL.into() };
+    NftError::Refused { step: "a transaction".to_owned(), source }
 }

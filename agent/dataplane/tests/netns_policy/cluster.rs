@@ -21,7 +21,7 @@ use towpath_dataplane::{
     net::{PodLink, PodLinkSpec},
     netns::Netns,
     nfnetlink::{Kind, Request, Socket},
-    nft::{Nft, NftCommand},
+    nft::{KernelNft, Nft},
 };
 use towpath_index::{Change, Event, Index};
 
@@ -122,7 +122,7 @@ pub(crate) struct World {
     behind: Namespace,
     pods: BTreeMap<&'static str, Namespace>,
     pub(crate) index: Index,
-    nft: NftCommand,
+    nft: KernelNft,
     /// What was applied last.
     pub(crate) rules: Ruleset,
     have: Option<Installed>,
@@ -132,7 +132,7 @@ impl World {
     /// With no policy, and the table that belongs to that.
     pub(crate) fn new() -> Self {
         let node = Namespace::new();
-        let nft = node.run(|| NftCommand::open().unwrap());
+        let nft = node.run(|| KernelNft::open().unwrap());
         let mut world = Self {
             node,
             behind: Namespace::new(),
