@@ -23,7 +23,12 @@ use crate::{
 ///
 /// Order: addresses, veth, rules, routes. Nothing reaches the pod before the last step, and its packets are dropped
 /// as long as its interface is not in the rules.
-pub(crate) fn add(conf: &NetConf, attachment: &Attachment, netns: &Path, pod: &PodId) -> Result<Value, CniError> {
+pub(crate) fn add(
+    conf: &NetConf,
+    attachment: &Attachment,
+    netns: &Path,
+    (pod, uid): (&PodId, Option<&str>),
+) -> Result<Value, CniError> {
     if conf.prev_result.is_some() {
         let rule = "towpath makes the pod's interface and must be the first plugin of the list";
         return Err(CniError::Config(rule.to_owned()));
@@ -38,6 +43,7 @@ pub(crate) fn add(conf: &NetConf, attachment: &Attachment, netns: &Path, pod: &P
         network: conf.name.clone(),
         namespace: pod.namespace.clone(),
         pod: pod.name.clone(),
+        pod_uid: uid.map(str::to_owned),
         host_interface: IfName::of_pod(&pod.namespace, &pod.name),
         addresses: Vec::new(),
         mtu: node.mtu,

@@ -18,6 +18,8 @@ pub(crate) enum Call {
         netns: PathBuf,
         /// The pod.
         pod: PodId,
+        /// Its UID, from a runtime that says it.
+        uid: Option<String>,
     },
     /// Take it away.
     Del {
@@ -101,18 +103,14 @@ impl Vars<'_> {
         let attachment = self.attachment()?;
         let args = self.optional("CNI_ARGS").unwrap_or_default();
         let pod = pod(&args).map_err(|source| CniError::BadVariable { name: "CNI_ARGS", source })?;
-        Ok(Call::Add { attachment, netns, pod })
+        Ok(Call::Add { attachment, netns, pod, uid: argument(&args, "K8S_POD_UID") })
     }
 }
 
 /// The pod in `CNI_ARGS`, as every Kubernetes runtime names it: its policies are found by it, and its interface is
 /// called after it.
 fn pod(args: &str) -> Result<PodId, ParseError> {
-    let value = |key: &str| {
-        let mut pairs = args.split(';').filter_map(|pair| pair.split_once('='));
-        pairs.find(|(k, v)| *k == key && !v.is_empty() && v.len() <= 253).map(|(_, v)| v.to_owned())
-    };
-    match (value("K8S_POD_NAMESPACE"), value("K8S_POD_NAME")) {
+    match (argument(args, "K8S_POD_NAMESPACE"), argument(args, "K8S_POD_NAME")) {
         (Some(namespace), Some(name)) => Ok(PodId { namespace, name }),
         _ => Err(ParseError {
             text: args.to_owned(),
@@ -120,6 +118,12 @@ fn pod(args: &str) -> Result<PodId, ParseError> {
                        this network is for pods of Kubernetes",
         }),
     }
+}
+
+/// A value in `CNI_ARGS`; none is longer than a name of Kubernetes can be.
+fn argument(args: &str, key: &str) -> Option<String> {
+    let mut pairs = args.split(';').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(k, v)| *k == key && !v.is_empty() && v.len() <= 253).map(|(_, v)| v.to_owned())
 }
 
 #[cfg(test)]
@@ -186,6 +190,11 @@ mod tests {
         let del = parse(&[("CNI_COMMAND", "DEL"), ("CNI_NETNS", ""), ("CNI_ARGS", "")]).unwrap();
         assert_eq!(del, Call::Del { attachment: attachment.clone(), netns: None });
         let pod = PodId { namespace: "default".to_owned(), name: "web-0".to_owned() };
-        assert_eq!(parse(&[]).unwrap(), Call::Add { attachment, netns: "/run/netns/x".into(), pod });
+        assert_eq!(
+            parse(&[]).unwrap(),
+            Call::Add { attachment, netns: "/run/netns/x".into(), pod, uid: Some("1".to_owned()) }
+        );
+        let without = parse(&[("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0")]).unwrap();
+        assert!(matches!(without, Call::Add { uid: None, .. }), "not every runtime says it");
     }
 }

@@ -58,7 +58,9 @@ fn serve(call: &Call, input: &[u8]) -> Result<Answer, CniError> {
         if version >= since { Ok(()) } else { Err(CniError::VerbTooNew { verb, since, version }) }
     };
     match call {
-        Call::Add { attachment, netns, pod } => attach::add(&conf, attachment, netns, pod).map(Answer::Result),
+        Call::Add { attachment, netns, pod, uid } => {
+            attach::add(&conf, attachment, netns, (pod, uid.as_deref())).map(Answer::Result)
+        }
         Call::Del { attachment, netns } => detach::del(&conf, attachment, netns.as_deref()).map(|()| Answer::Silent),
         Call::Check { attachment, netns } => {
             since("CHECK", Version::V0_4_0)?;

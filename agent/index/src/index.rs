@@ -38,6 +38,8 @@ pub struct Index {
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
     /// What the API says of the addresses of pods with an endpoint; the snapshot has the endpoint's, too.
     reported_addresses: BTreeMap<PodId, BTreeSet<IpAddr>>,
+    /// The UIDs that the kubelet gives the pods of this node.
+    uids: BTreeMap<PodId, String>,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Index {
             rejected: BTreeMap::new(),
             endpoints: OrdMap::new(),
             reported_addresses: BTreeMap::new(),
+            uids: BTreeMap::new(),
         }
     }
 
@@ -155,10 +158,21 @@ impl Index {
         self.nodes.get(&self.me)
     }
 
-    /// Whether the pod is known, so that the snapshot says which policies apply to it.
+    /// Whether the pod is known, so that the snapshot says which policies apply to it. With a UID it is that very pod of
+    /// this node and not its predecessor of the same name, whose labels may be others.
     #[must_use]
-    pub fn pod_known(&self, id: &PodId) -> bool {
-        self.snapshot.pods.contains_key(id)
+    pub fn pod_known(&self, id: &PodId, uid: Option<&str>) -> bool {
+        let same = |uid: &str| self.uids.get(id).is_some_and(|have| have == uid);
+        self.snapshot.pods.contains_key(id) && uid.is_none_or(same)
+    }
+
+    /// Remembers the UID of a pod of this node. Whether it is another one than before.
+    fn set_uid(&mut self, id: &PodId, uid: Option<String>) -> bool {
+        let before = match &uid {
+            Some(uid) => self.uids.insert(id.clone(), uid.clone()),
+            None => self.uids.remove(id),
+        };
+        before != uid
     }
 
     /// The interfaces of the pods of this node.
@@ -275,15 +289,23 @@ impl Kind for KubePod {
     }
 
     fn put(self, index: &mut Index, id: PodId) -> Dirty {
+        let uid = pod::uid(&self);
         let Some(pod) = pod::convert(self) else { return Self::remove(index, &id) };
+        // Pods of other nodes start elsewhere.
+        let another = index.set_uid(&id, uid.filter(|_| pod.node.as_ref() == Some(&index.me)));
         index.reported_addresses.remove(&id);
         let before = index.snapshot.pods.insert(id.clone(), Arc::new(pod));
         index.merge_addresses(&id);
-        if before.as_ref() == index.snapshot.pods.get(&id) { Dirty::nothing() } else { Dirty::only(Concern::Policy) }
+        if !another && before.as_ref() == index.snapshot.pods.get(&id) {
+            Dirty::nothing()
+        } else {
+            Dirty::only(Concern::Policy)
+        }
     }
 
     fn remove(index: &mut Index, id: &PodId) -> Dirty {
         index.reported_addresses.remove(id);
+        index.uids.remove(id);
         index.snapshot.pods.remove(id).map_or_else(Dirty::nothing, |_| Dirty::only(Concern::Policy))
     }
 }

@@ -13,6 +13,13 @@ pub(crate) fn id(pod: &KubePod) -> Option<PodId> {
     Some(PodId { namespace: pod.metadata.namespace.clone()?, name: pod.metadata.name.clone()? })
 }
 
+/// The UID by which the kubelet and the runtime know the pod. Of a static pod the API server has an image with a UID of its
+/// own, and an annotation with the kubelet's.
+pub(crate) fn uid(pod: &KubePod) -> Option<String> {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get("kubernetes.io/config.mirror")).or(pod.metadata.uid.as_ref()).cloned()
+}
+
 /// The pod as policy sees it. `None` once it has run to its end: its address may belong to another pod the next moment.
 /// A pod that is terminating stays until it is gone, because its processes still talk.
 pub(crate) fn convert(pod: KubePod) -> Option<Pod> {

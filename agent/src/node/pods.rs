@@ -154,7 +154,7 @@ impl Pods {
         self.leaving.append(&mut self.left);
         for waiting in &mut self.waiting {
             let file = self.attachments.get(&waiting.attachment);
-            waiting.planned = file.is_some_and(|file| index.pod_known(&file.pod_id()));
+            waiting.planned = file.is_some_and(|file| is_known(file, index));
         }
     }
 
@@ -215,7 +215,7 @@ impl Pods {
         let mut dirty = Dirty::nothing();
         let late: Vec<Waiting> = self.waiting.extract_if(.., |waiting| waiting.since + PATIENCE <= now).collect();
         for Waiting { attachment, reply, legacy, .. } in late {
-            let known = self.attachments.get(&attachment).is_some_and(|file| index.pod_known(&file.pod_id()));
+            let known = self.attachments.get(&attachment).is_some_and(|file| is_known(file, index));
             let why = match (index.synced(), known, legacy) {
                 (false, ..) => "the agent has not heard from the API server since it started",
                 (true, false, _) => "the agent has not heard of the pod from the API server",
@@ -253,4 +253,9 @@ impl Pods {
     pub(super) fn addresses(&self, family: Family) -> usize {
         self.attachments.values().flat_map(|file| &file.addresses).filter(|a| Family::of(**a) == family).count()
     }
+}
+
+/// Whether the API server has told of this very pod, so that its labels are its own.
+fn is_known(file: &EndpointFile, index: &Index) -> bool {
+    index.pod_known(&file.pod_id(), file.pod_uid.as_deref())
 }

@@ -205,6 +205,7 @@ fn endpoint(name: &str, address: &str) -> EndpointFile {
         network: "k8s-pod-network".to_owned(),
         namespace: "default".to_owned(),
         pod: name.to_owned(),
+        pod_uid: None,
         host_interface: IfName::of_pod("default", name),
         mtu: 1450,
         addresses: vec![address.parse().unwrap()],

@@ -86,6 +86,9 @@ pub struct EndpointFile {
     pub namespace: String,
     /// The pod's name.
     pub pod: String,
+    /// The pod's UID, where the runtime says it: one pod after another can have the same name.
+    #[serde(default, rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
     /// The host's end of the veth.
     #[serde(with = "as_text")]
     pub host_interface: IfName,
@@ -264,6 +267,7 @@ mod tests {
             network: "k8s-pod-network".to_owned(),
             namespace: "default".to_owned(),
             pod: "web-0".to_owned(),
+            pod_uid: Some("0c5e".to_owned()),
             host_interface: IfName::of_pod("default", "web-0"),
             addresses: vec!["10.244.1.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             mtu: 1450,

@@ -85,7 +85,7 @@ fn endpoints(index: &Index) -> OrdMap<IfName, Arc<Endpoint>> {
     ids.into_iter()
         .map(|who| {
             let pod = id(who);
-            assert!(index.pod_known(&pod), "{who}");
+            assert!(index.pod_known(&pod, None), "{who}");
             let interface = IfName::of_pod(&pod.namespace, &pod.name);
             let addresses = Family::ALL.map(|family| address(who, family)).to_vec();
             (interface.clone(), Arc::new(Endpoint { pod, interface, addresses }))

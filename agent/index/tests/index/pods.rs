@@ -49,14 +49,14 @@ fn a_pods_addresses_are_those_that_the_api_reports() {
 fn a_pod_that_has_run_to_its_end_is_gone_at_once() {
     for phase in ["Succeeded", "Failed"] {
         let mut index = synced([object(web(&["10.0.0.1"]))]);
-        assert!(index.pod_known(&id("web")));
+        assert!(index.pod_known(&id("web"), None));
         let mut done = web(&["10.0.0.1"]);
         done["status"]["phase"] = json!(phase);
         assert!(index.apply(object(done.clone()).applied()).contains(Concern::Policy), "{phase}");
-        assert!(!index.pod_known(&id("web")), "{phase}");
+        assert!(!index.pod_known(&id("web"), None), "{phase}");
         assert!(index.apply(object(done.clone()).applied()).is_empty(), "{phase}: it went before");
         let _ = list(&mut index, [object(done)]);
-        assert!(!index.pod_known(&id("web")), "{phase}: a list does not bring it back");
+        assert!(!index.pod_known(&id("web"), None), "{phase}: a list does not bring it back");
     }
 }
 
@@ -81,7 +81,7 @@ fn an_endpoints_address_counts_before_the_api_reports_it() {
 fn an_endpoint_may_come_before_its_pod_and_leaves_nothing_behind() {
     let mut index = synced([]);
     let _ = index.set_local_endpoint(endpoint("web", &["10.0.0.1"]));
-    assert!(!index.pod_known(&id("web")) && index.endpoints().len() == 1);
+    assert!(!index.pod_known(&id("web"), None) && index.endpoints().len() == 1);
     let _ = index.apply(object(web(&[])).applied());
     assert_eq!(addresses(&index, "web"), ["10.0.0.1"]);
     let _ = index.set_local_endpoint(endpoint("web", &["10.0.0.2"]));
@@ -132,5 +132,30 @@ fn objects_without_a_name_are_passed_over() {
         assert!(index.apply(object(json.clone()).applied()).is_empty(), "{json}");
         assert!(index.apply(object(json.clone()).deleted()).is_empty(), "{json}");
     }
-    assert!(index.pod_known(&id("web")));
+    assert!(index.pod_known(&id("web"), None));
+}
+
+#[test]
+fn a_pod_is_told_from_its_predecessor_of_the_same_name_by_the_uid_that_the_kubelet_gives_it() {
+    let with = |uid: &str| {
+        let mut pod = web(&["10.0.0.1"]);
+        pod["metadata"]["uid"] = json!(uid);
+        pod
+    };
+    let mut index = synced([object(with("first"))]);
+    let knows = |index: &Index, uid: &str| index.pod_known(&id("web"), Some(uid));
+    assert!(knows(&index, "first") && !knows(&index, "second"));
+    let dirty = index.apply(object(with("second")).applied());
+    assert!(dirty.contains(Concern::Policy), "somebody may wait for it, though nothing else is new");
+    assert!(knows(&index, "second") && !knows(&index, "first"));
+    assert!(index.apply(object(with("second")).applied()).is_empty());
+
+    let mut image = with("of the API server");
+    image["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "of the kubelet" });
+    let index = synced([object(image)]);
+    assert!(knows(&index, "of the kubelet") && !knows(&index, "of the API server"), "a static pod");
+
+    let mut remote = with("first");
+    remote["spec"]["nodeName"] = json!("elsewhere");
+    assert!(!knows(&synced([object(remote)]), "first"), "another node's pod does not start here");
 }

@@ -129,6 +129,27 @@ fn a_pod_starts_only_when_its_address_has_forgotten_who_had_it_before() {
 }
 
 #[test]
+fn a_pod_does_not_start_with_the_labels_of_its_predecessor_of_the_same_name() {
+    let with = |uid: &str, labels: Value| {
+        let metadata = json!({ "name": "a", "namespace": "default", "uid": uid, "labels": labels });
+        let pod = object(json!({ "metadata": metadata, "spec": { "nodeName": "n1", "containers": [] } }));
+        Input::Watch(Event::Pod(Box::new(IndexChange::Applied(pod))))
+    };
+    for (labels, why) in [(json!({ "app": "b" }), "another label"), (json!({ "app": "a" }), "all the same but the UID")]
+    {
+        let mut world = World::settled();
+        world.hear([with("first", json!({ "app": "a" }))]);
+        let file = EndpointFile { pod_uid: Some("second".to_owned()), ..endpoint("a", "10.244.1.2") };
+        world.reach.endpoints.write(&file.attachment().unwrap(), &file).unwrap();
+        let (reply, mut answer) = oneshot::channel();
+        world.hear([Input::Cni(CniRequest { request: Request::Add { endpoint: file }, reply })]);
+        assert!(answer.try_recv().is_err(), "{why}: only its predecessor is known");
+        world.hear([with("second", labels)]);
+        assert_eq!(answer.try_recv().unwrap(), Reply::Ok, "{why}");
+    }
+}
+
+#[test]
 fn an_address_that_has_found_its_next_pod_is_not_cleared_under_it() {
     let mut world = connected();
     world.hear([pod_event("b")]);
