@@ -1,15 +1,20 @@
-//! Somebody changes our things in a node's kernel: they are back within two seconds, and it is told.
+//! Somebody changes our things in a node's kernel. Our table the kernel lets nobody change while the agent runs; all else
+//! is back within two seconds, and it is told.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use towpath_e2e::cluster::Cluster;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
+use crate::agent::kill_agent;
+use crate::flood::Flood;
 use crate::frame::{Frame, Scenario};
 use crate::kernel::{self, DEVICE};
-use crate::pods::Standing;
+use crate::pods::{self, Standing};
+use crate::policy::policy;
 use crate::status;
 use crate::traffic;
 
@@ -17,6 +22,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "what somebody removes from a node's network is back within two seconds, and told",
         play: repaired,
+    },
+    Scenario {
+        name: "nobody else changes a node's rules while its agent runs, and policies hold throughout",
+        play: refused,
+    },
+    Scenario {
+        name: "rules that were deleted while a node's agent was away are back when it is, and nobody else's are lost",
+        play: away,
     },
     Scenario { name: "what other programs have in the kernel is left alone", play: foreign },
 ];
@@ -55,7 +68,7 @@ fn repaired(frame: &Frame) -> Result<()> {
     let node = cluster.node(&standing.client.node)?;
     let before = repairs(&cluster, &node)?;
     let whole = ours(&node)?;
-    let damages = damages(&node, &whole)?;
+    let damages = damages(&whole)?;
     for damage in &damages {
         let start = Instant::now();
         for words in &damage.commands {
@@ -81,7 +94,7 @@ struct Damage {
     commands: Vec<String>,
 }
 
-fn damages(node: &Node, whole: &Ours) -> Result<Vec<Damage>> {
+fn damages(whole: &Ours) -> Result<Vec<Damage>> {
     let damage = |what, commands: &[String]| Damage { what, commands: commands.to_vec() };
     let first = |lines: &[String], holds: &str| {
         let found = lines.iter().find(|line| line.contains(holds)).and_then(|line| line.split(' ').next());
@@ -90,7 +103,6 @@ fn damages(node: &Node, whole: &Ours) -> Result<Vec<Damage>> {
     let (peer, pod) = (first(&whole.routes, DEVICE)?, first(&whole.routes, "dev tow")?);
     let neighbour = first(&whole.neighbours, "lladdr")?;
     let mac = first(&whole.forwarding, "dst")?;
-    let rule = kernel::rules(node, "prerouting")?.first().context("a rule against spoofing")?.0.clone();
     Ok(vec![
         damage("a route to a peer", &[format!("ip route del {peer} dev {DEVICE}")]),
         damage("a route to a pod", &[format!("ip route del {pod}")]),
@@ -99,9 +111,6 @@ fn damages(node: &Node, whole: &Ours) -> Result<Vec<Damage>> {
         damage("the device's MTU", &[format!("ip link set {DEVICE} mtu 1400")]),
         damage("the device that is down", &[format!("ip link set {DEVICE} down")]),
         damage("the device", &[format!("ip link del {DEVICE}")]),
-        damage("one rule", &[format!("nft delete rule inet towpath prerouting handle {rule}")]),
-        damage("the rules, flushed", &["nft flush table inet towpath".to_owned()]),
-        damage("the table", &["nft delete table inet towpath".to_owned()]),
     ])
 }
 
@@ -110,28 +119,79 @@ fn repairs(cluster: &Cluster, node: &Node) -> Result<u64> {
     report["status"]["drift"]["repairs"].as_u64().context("the report counts no repairs")
 }
 
+/// A policy is in force, and a flood that it forbids arrives not once, whatever is tried.
+fn refused(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let standing = Standing::pods(&cluster)?;
+    let node = cluster.node(&standing.client.node)?;
+    let closed = json!({"podSelector": {"matchLabels": {"role": "client"}}, "policyTypes": ["Ingress"]});
+    let flood = Flood::start(standing.far()?, &standing.client)?;
+    flood.wait_open()?;
+    pods::apply(&cluster, pods::STANDING, &[policy("shut", &closed)])?;
+    let held = meddle(&cluster, &node, &flood);
+    cluster.kubectl(&["delete", "networkpolicy", "shut", "-n", pods::STANDING])?;
+    held?;
+    flood.wait_open()
+}
+
+fn meddle(cluster: &Cluster, node: &Node, flood: &Flood) -> Result<()> {
+    let passed = flood.wait_closed()?;
+    let (whole, before) = (ours(node)?, repairs(cluster, node)?);
+    let rule = kernel::rules(node, "prerouting")?.first().context("a rule against spoofing")?.0.clone();
+    for meddling in [
+        &format!("delete rule inet towpath prerouting handle {rule}"),
+        "flush chain inet towpath to-pod",
+        "flush map inet towpath to-pod",
+        "add chain inet towpath theirs",
+        "flush table inet towpath",
+        "delete table inet towpath",
+    ] {
+        let said = node.exec_raw(&["nft", meddling])?;
+        let words = String::from_utf8_lossy(&said.stderr);
+        ensure!(words.contains("Operation not permitted"), "nft {meddling}: {} {words}", said.status);
+        ensure!(ours(node)? == whole, "nft {meddling}: there is a change");
+    }
+    flood.go_on(1000)?;
+    ensure!(flood.arrived() == passed, "{} datagrams arrived that a policy forbids", flood.arrived() - passed);
+    ensure!(repairs(cluster, node)? == before, "something was repaired");
+    Ok(())
+}
+
+/// The table outlives its owner, and then anybody can delete it.
+fn away(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let node = cluster.node("n2")?;
+    let whole = ours(&node)?;
+    let agent = status::agent(&cluster, &node.name())?;
+    node.exec(&["nft", "table inet theirs { chain quiet { type filter hook forward priority 10; }; }"])?;
+    kill_agent(&node)?;
+    let gone = wait_for("the end of the agent", REPAIR, || {
+        let said = node.exec_raw(&["nft", "delete", "table", "inet", "towpath"])?;
+        Ok(said.status.success().then_some(()))
+    });
+    let back = gone.and_then(|()| status::wait_new_agent(&cluster, &node.name(), &agent));
+    let table = node.exec(&["nft", "list", "table", "inet", "theirs"])?;
+    node.exec(&["nft", "delete", "table", "inet", "theirs"])?;
+    back?;
+    ensure!(table.contains("chain quiet"), "their table is gone");
+    wait_for("the rules", REPAIR, || Ok((ours(&node)? == whole).then_some(())))
+}
+
 fn foreign(frame: &Frame) -> Result<()> {
     let cluster = frame.network()?;
     let node = cluster.node("n2")?;
     node.exec(&["ip", "route", "replace", "198.51.100.0/24", "via", "172.30.0.254", "proto", "static"])?;
-    node.exec(&["nft", "table inet theirs { chain quiet { type filter hook forward priority 10; }; }"])?;
     let stayed = theirs_stay(&node);
     node.exec(&["ip", "route", "del", "198.51.100.0/24"])?;
-    node.exec(&["nft", "delete", "table", "inet", "theirs"])?;
     stayed
 }
 
 /// A repair of ours is the moment at which theirs could get lost.
 fn theirs_stay(node: &Node) -> Result<()> {
     let whole = ours(node)?;
-    let repaired = |what| wait_for(what, REPAIR, || Ok((ours(node)? == whole).then_some(())));
     node.exec(&["ip", "link", "del", DEVICE])?;
-    repaired("repair of the device")?;
-    node.exec(&["nft", "delete", "table", "inet", "towpath"])?;
-    repaired("repair of the table")?;
+    wait_for("repair of the device", REPAIR, || Ok((ours(node)? == whole).then_some(())))?;
     let route = node.exec(&["ip", "route", "show", "198.51.100.0/24"])?;
     ensure!(route.contains("172.30.0.254"), "their route is gone");
-    let table = node.exec(&["nft", "list", "table", "inet", "theirs"])?;
-    ensure!(table.contains("chain quiet"), "their table is gone");
     Ok(())
 }

@@ -47,10 +47,16 @@ pub(crate) fn mtu(node: &Node) -> Result<Option<String>> {
     }
 }
 
-/// Our table in nft's words, without counters; empty where there is none.
+/// Our table in nft's words, without counters and who owns it; empty where there is none.
 pub(crate) fn table(node: &Node) -> Result<String> {
     let said = node.exec_raw(&["nft", "-s", "list", "table", "inet", "towpath"])?;
-    Ok(if said.status.success() { String::from_utf8(said.stdout)? } else { String::new() })
+    if !said.status.success() {
+        return Ok(String::new());
+    }
+    let said = String::from_utf8(said.stdout)?;
+    // The owner is a remark behind the table's name and a flag of the table; flags of sets stand further to the right.
+    let lines = said.lines().filter(|line| !line.starts_with("\tflags "));
+    Ok(lines.map(|line| line.split(" # progname").next().unwrap_or(line).to_owned() + "\n").collect())
 }
 
 /// Handle and text of the rules of one of our chains.
