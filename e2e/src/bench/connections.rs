@@ -83,7 +83,7 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
         let tenths = format!("{:.3}", rate.percentile(90) / best);
         table.row([(*what).into(), rate.spread(0), format!("{ratio:.3}"), tenths, aim.into()]);
     }
-    table.note(format!("{ROUNDS} rounds of {} ms per arm, in turn. All policies are there all the time; each server is selected by its own.", ROUND.as_secs()));
+    table.note(format!("{ROUNDS} rounds of {} ms per arm, in turn. All policies are there all the time; each server is selected by its own.", ROUND.as_millis()));
     table.note("The best tenths are the rates that a tenth of the rounds reached: what other programs do to the machine is least in them.");
     table.note("Canal, on such a node: 0.66 at 1,000 policies.");
     Ok(table)
