@@ -371,7 +371,7 @@ fn refused_rules_put_the_pod_off_and_are_tried_again() {
     world.reach.nft.refuse = 1;
     let mut answer = world.add_pod("a", "10.244.1.2");
     assert!(matches!(answer.try_recv().unwrap(), Reply::Error { code: 11, .. }));
-    assert_eq!(world.node.not_ready().map(|why| why.contains("refused by order")), Some(true));
+    assert_eq!(world.node.not_ready().map(|why| why.contains("by order of the test")), Some(true));
     world.pass(Duration::from_secs(1));
     assert_eq!(world.node.not_ready(), None, "healed");
 }
