@@ -12,9 +12,9 @@ use towpath_core::{
         self, InterfaceSpec, Kernel, MtuError, Overlay, OverlayInput, OwnSide, PeerConflict, Uplink, UplinkError,
         UplinkQuery, choose_uplink, device_mtu,
     },
-    policy::compile::compile,
+    policy::compile::Compiler,
     ruleset::Ruleset,
-    table::{self, Policy, TableInput},
+    table::{Policy, Table, TableInput},
 };
 use towpath_crds::network_config::PolicyMode;
 use towpath_index::{
@@ -93,34 +93,53 @@ pub struct Known<'a> {
     pub macs: &'a BTreeMap<Family, Mac>,
 }
 
-/// Decides. `None` until the index has synced.
-#[must_use]
-pub fn plan(known: Known<'_>) -> Option<Plan> {
-    let Known { settings, index, .. } = known;
-    let (peers, snapshot) = (index.peers(&settings.pod_cidrs, settings.vni)?, index.snapshot()?);
-    let mut node_addresses = index.underlay_addresses()?;
-    let (path, problem) = match known.path(&peers) {
-        Ok((path, problem)) => (Some(path), problem),
-        Err(problem) => (None, Some(problem)),
-    };
-    node_addresses.extend(path.iter().flat_map(|path| path.uplink.addresses.values().copied()));
-    let own_node = index.own_node();
-    let own_cidrs: Vec<IpNet> = own_node.into_iter().flat_map(|node| node.pod_cidrs.values().copied()).collect();
-    let policy = match settings.policy {
-        PolicyMode::Enforce => Policy::Enforce(compile(snapshot, index.endpoints(), settings.deny_log)),
-        PolicyMode::Off => Policy::Off,
-    };
-    let table = table::table(TableInput {
-        endpoints: index.endpoints(),
-        cluster_pod_cidrs: &settings.pod_cidrs,
-        node_pod_cidrs: &own_cidrs,
-        node_addresses: &node_addresses,
-        vxlan_port: settings.port,
-        masquerade: settings.masquerade.clone(),
-        to_nodes: settings.to_nodes(),
-        policy,
-    });
-    Some(Plan { path, problem, peers, table })
+/// What of the last plan is kept for the next one, so that a plan costs what has changed. The plan is a function of what is
+/// known all the same.
+#[derive(Debug)]
+pub struct Planner {
+    compiler: Compiler,
+    table: Table,
+}
+
+impl Planner {
+    /// One that has planned nothing yet.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        Self { compiler: Compiler::new(settings.deny_log), table: Table::default() }
+    }
+
+    /// Decides. `None` until the index has synced.
+    #[must_use]
+    pub fn plan(&mut self, known: Known<'_>) -> Option<Plan> {
+        let Known { settings, index, .. } = known;
+        let (peers, snapshot) = (index.peers(&settings.pod_cidrs, settings.vni)?, index.snapshot()?);
+        let mut node_addresses = index.underlay_addresses()?;
+        let (path, problem) = match known.path(&peers) {
+            Ok((path, problem)) => (Some(path), problem),
+            Err(problem) => (None, Some(problem)),
+        };
+        node_addresses.extend(path.iter().flat_map(|path| path.uplink.addresses.values().copied()));
+        let own_node = index.own_node();
+        let own_cidrs: Vec<IpNet> = own_node.into_iter().flat_map(|node| node.pod_cidrs.values().copied()).collect();
+        let policy = match settings.policy {
+            PolicyMode::Enforce => {
+                self.compiler.update(snapshot, index.endpoints());
+                Policy::Enforce(self.compiler.part())
+            }
+            PolicyMode::Off => Policy::Off,
+        };
+        self.table.update(TableInput {
+            endpoints: index.endpoints(),
+            cluster_pod_cidrs: &settings.pod_cidrs,
+            node_pod_cidrs: &own_cidrs,
+            node_addresses: &node_addresses,
+            vxlan_port: settings.port,
+            masquerade: settings.masquerade.clone(),
+            to_nodes: settings.to_nodes(),
+            policy,
+        });
+        Some(Plan { path, problem, peers, table: self.table.ruleset().clone() })
+    }
 }
 
 impl Known<'_> {

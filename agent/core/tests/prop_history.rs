@@ -6,12 +6,18 @@
 #[path = "support/cluster.rs"]
 mod cluster;
 
+use std::net::IpAddr;
+
 use cluster::{Cluster, clusters};
-use imbl::OrdMap;
-use proptest::{prelude::*, sample::Index};
-use towpath_core::policy::{
-    compile::{Compiler, compile},
-    deny_log::DenyLog,
+use imbl::{OrdMap, OrdSet};
+use proptest::{collection::vec, prelude::*, sample::Index};
+use towpath_core::{
+    policy::{
+        compile::{Compiler, compile},
+        deny_log::DenyLog,
+    },
+    ruleset::{Ruleset, Transaction, change, fake::FakeTable},
+    table::{Masquerade, Policy, PolicyPart, Table, TableInput, ToNodes},
 };
 
 /// One object becomes what it is in another cluster, or goes if that has none of its name.
@@ -35,7 +41,7 @@ fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
         1 => Just(Edit::Tiers),
     ];
     let step = (edit, any::<Index>(), any::<Index>());
-    prop::collection::vec(prop::collection::vec(step, 1..4), 1..30)
+    vec(vec(step, 1..4), 1..30)
 }
 
 /// Copies what `from` has under one of all keys.
@@ -66,21 +72,43 @@ fn edit(cluster: &mut Cluster, versions: &[Cluster], (edit, version, key): &Step
     }
 }
 
+fn input<'a>(cluster: &'a Cluster, nodes: &'a OrdSet<IpAddr>, policy: PolicyPart) -> TableInput<'a> {
+    TableInput {
+        endpoints: &cluster.endpoints,
+        cluster_pod_cidrs: &[],
+        node_pod_cidrs: &[],
+        node_addresses: nodes,
+        vxlan_port: 8472,
+        masquerade: Masquerade::Disabled,
+        to_nodes: ToNodes::AsNode,
+        policy: if nodes.len() == 3 { Policy::Off } else { Policy::Enforce(policy) },
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn after_any_history_the_compiler_has_made_what_the_end_of_it_makes(
-        versions in prop::collection::vec(clusters(), 2..5), history in steps(),
+    fn after_any_history_compiler_table_and_kernel_have_what_the_end_of_it_makes(
+        versions in vec(clusters(), 2..5), history in steps(),
     ) {
         let mut cluster = versions[0].clone();
         let mut compiler = Compiler::new(DenyLog::Enabled);
+        let (mut table, mut kernel, mut last) = (Table::default(), FakeTable::default(), Ruleset::default());
+        kernel.apply(&Transaction::create(&last)).unwrap();
         for batch in history {
-            compiler.update(&cluster.snapshot, &cluster.endpoints);
             batch.iter().for_each(|step| edit(&mut cluster, &versions, step));
+            let nodes = (0..batch.len()).map(|n| IpAddr::from([172, 30, 0, n as u8])).collect();
             compiler.update(&cluster.snapshot, &cluster.endpoints);
             let fresh = compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled);
-            prop_assert_eq!(compiler.part(), fresh, "after {:?}", batch);
+            prop_assert_eq!(compiler.part(), fresh.clone(), "after {:?}", batch);
+            table.update(input(&cluster, &nodes, compiler.part()));
+            let fresh = towpath_core::table::table(input(&cluster, &nodes, fresh));
+            prop_assert_eq!(table.ruleset(), &fresh, "after {:?}", batch);
+            let transaction = change(table.ruleset(), &last);
+            kernel.apply(&transaction).map_err(|e| TestCaseError::fail(format!("{e}\n{transaction}")))?;
+            prop_assert_eq!(kernel.ruleset(), Some(fresh), "after {:?}", batch);
+            last = table.ruleset().clone();
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use imbl::OrdSet;
 use proptest::prelude::*;
 use rulesets::{chain, pair, set};
-use towpath_core::ruleset::{Chain, Foreign, Ruleset, Step, Transaction, diff, fake::FakeTable};
+use towpath_core::ruleset::{Chain, Foreign, Ruleset, Step, Transaction, change, diff, fake::FakeTable};
 
 /// Somebody else's doing.
 #[derive(Debug, Clone)]
@@ -72,6 +72,13 @@ proptest! {
         table.apply(&transaction).map_err(|e| TestCaseError::fail(format!("{e}\n{transaction}")))?;
         prop_assert_eq!(table.read_back(), Some(want.installed()));
         prop_assert!(diff(&want, table.read_back().as_ref()).is_empty(), "a second time there is nothing to do");
+    }
+
+    #[test]
+    fn what_we_made_ourselves_becomes_what_is_wanted_by_the_same_steps((have, want) in pair()) {
+        let transaction = change(&want, &have);
+        prop_assert_eq!(&transaction, &diff(&want, Some(&have.installed())));
+        prop_assert!(change(&want, &want.clone()).is_empty());
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use self::state::Drift;
 use self::{
     cutting::Cutting,
     pods::Pods,
-    state::{Belief, Busy, Opening, Outcome},
+    state::{Belief, Busy, Have, Opening, Outcome},
 };
 use crate::{
     cni_server::CniRequest,
@@ -44,7 +44,7 @@ use crate::{
     denials::{Denials, Findings, View},
     input::Input,
     kernel::{Applied, Change, Done, Job, Notice, Part, ReadError},
-    plan::{Known, Plan, plan},
+    plan::{Known, Plan, Planner},
     publish::{NodeWish, Report},
     settings::Settings,
 };
@@ -121,12 +121,13 @@ pub struct Node {
     pods: Pods,
     cutting: Cutting,
     net: Belief<Kernel>,
-    table: Belief<Option<Installed>>,
+    table: Belief<Have>,
     busy: Busy,
     /// Whether the plan must be made again.
     stale: bool,
     /// Whether the next difference is somebody else's doing: nothing has changed but what was read.
     watching_drift: bool,
+    planner: Planner,
     plan: Option<Plan>,
     overlay_outcome: Outcome,
     table_outcome: Outcome,
@@ -148,7 +149,6 @@ impl Node {
         known.found(pods, &mut index);
         let cutting = Cutting::new(settings.on_change, now);
         Self {
-            settings,
             cutting,
             identity,
             index,
@@ -158,6 +158,7 @@ impl Node {
             busy: Busy::No,
             stale: true,
             watching_drift: false,
+            planner: Planner::new(&settings),
             plan: None,
             overlay_outcome: Outcome::Untried,
             table_outcome: Outcome::Untried,
@@ -168,6 +169,7 @@ impl Node {
             opening: Opening::Closed,
             denials: Denials::new(now),
             conditions: Vec::new(),
+            settings,
         }
     }
 
@@ -315,11 +317,13 @@ impl Node {
         match read {
             Ok(installed) => {
                 let installed = installed.map(|i| *i);
-                if self.table.have.as_ref() != Some(&installed) {
+                // What is as we made it stays shared with the plan.
+                if !self.table.have.as_ref().is_some_and(|have| have.reads_back_as(installed.as_ref())) {
                     self.watching_drift |= !self.stale && self.table.have.is_some();
                     self.stale = true;
+                    self.table.have = Some(Have::Read(installed));
                 }
-                self.table = Belief { have: Some(installed), look: now + self.resync() };
+                self.table.look = now + self.resync();
             }
             Err(error) => {
                 self.table.look = now + self.failed(&error);
@@ -380,11 +384,11 @@ impl Node {
                 have: net,
                 macs: &self.identity.macs,
             };
-            let Some(plan) = plan(known) else { return };
+            let Some(plan) = self.planner.plan(known) else { return };
             // A difference that was refused will be refused again, whatever the reason: then the table is made anew.
             let rules = match self.table_outcome {
                 Outcome::Failed(_) => Transaction::replace(&plan.table),
-                Outcome::Untried | Outcome::Done => ruleset::diff(&plan.table, table.as_ref()),
+                Outcome::Untried | Outcome::Done => table.change(&plan.table),
             };
             let change = Change {
                 table: rules,
@@ -443,7 +447,7 @@ impl Node {
         }
         self.generation += 1;
         self.cutting.committed(now.instant);
-        self.table.have = self.plan.as_ref().map(|plan| Some(plan.table.installed()));
+        self.table.have = self.plan.as_ref().map(|plan| Have::Made(plan.table.clone()));
         self.table_outcome = Outcome::Done;
         if complete {
             self.done(now, effects);

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use towpath_core::overlay::Op;
+use towpath_core::{
+    overlay::Op,
+    ruleset::{self, Installed, Ruleset, Transaction},
+};
 use towpath_dataplane::local::NodeState;
 
 /// What happened to our things without us.
@@ -33,6 +36,33 @@ pub(super) struct Belief<T> {
     pub(super) have: Option<T>,
     /// When to look.
     pub(super) look: Instant,
+}
+
+/// Our table as we believe it to be.
+#[derive(Debug)]
+pub(super) enum Have {
+    /// As it was read back; `None`: there is no table.
+    Read(Option<Installed>),
+    /// As we made it, and nobody has said otherwise.
+    Made(Ruleset),
+}
+
+impl Have {
+    /// What to do so that the table is as wanted.
+    pub(super) fn change(&self, want: &Ruleset) -> Transaction {
+        match self {
+            Self::Read(have) => ruleset::diff(want, have.as_ref()),
+            Self::Made(have) => ruleset::change(want, have),
+        }
+    }
+
+    /// Whether a read-back says the same.
+    pub(super) fn reads_back_as(&self, read: Option<&Installed>) -> bool {
+        match self {
+            Self::Read(have) => have.as_ref() == read,
+            Self::Made(have) => Some(&have.installed()) == read,
+        }
+    }
 }
 
 impl<T> Belief<T> {

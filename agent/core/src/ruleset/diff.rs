@@ -3,10 +3,13 @@
 //!
 //! Elements change one by one. A chain whose rules differ is flushed and written anew. What was declared in another way is
 //! removed and made again, and with it every rule and map element that names it. All of it shows at once.
+//!
+//! Against a table that was read back all of both is compared; against one that is known to be as we made it, only what
+//! the two do not share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap, ordset};
 
 use super::{
     Base, Chain, Element, Foreign, Installed, InstalledChain, Reference, Ruleset, Set, Step, Transaction, Verdict,
@@ -14,18 +17,13 @@ use super::{
 };
 use crate::names::{ChainName, SetName};
 
-/// What to do so that the kernel's table is as wanted. `have` is `None` where there is no table.
+/// What to do so that the kernel's table is as wanted, where it was read back. `have` is `None` where there is no table.
 pub fn diff(want: &Ruleset, have: Option<&Installed>) -> Transaction {
     let Some(have) = have else { return Transaction::create(want) };
     if have.foreign.iter().any(|thing| matches!(thing, Foreign::Other(_))) {
         return Transaction::replace(want);
     }
-    let chains = have.chains.iter().map(|(name, have)| {
-        let rules = Rules::compare(want.chains.get(name).is_some_and(|want| reads_back_as(want, have)));
-        (name, HaveChain { base: have.base, rules })
-    });
-    let mut difference =
-        Difference { want, sets: &have.sets, maps: &have.maps, chains: chains.collect(), doomed: Doomed::default() };
+    let mut difference = Difference::new(want, &have.sets, &have.maps);
     for thing in &have.foreign {
         match thing {
             Foreign::Set(name) => _ = difference.doomed.sets.insert(name),
@@ -34,12 +32,41 @@ pub fn diff(want: &Ruleset, have: Option<&Installed>) -> Transaction {
             Foreign::Other(_) => {}
         }
     }
-    difference.transaction()
+    let names = want.chains.keys().chain(have.chains.keys());
+    let chains: BTreeMap<&ChainName, ChainPair<'_>> = names
+        .map(|name| {
+            let (want, have) = (want.chains.get(name).map(|chain| &**chain), have.chains.get(name));
+            let same = want.zip(have).is_some_and(|(want, have)| reads_back_as(want, have));
+            (name, ChainPair { want, have: have.map(|have| have.base), rules: Rules::compare(same) })
+        })
+        .collect();
+    difference.chains = chains.iter().filter(|(_, pair)| pair.differs()).map(|(name, pair)| (*name, *pair)).collect();
+    difference.transaction(|| chains)
+}
+
+/// The same where the kernel's table is known to be `have`, because we made it and nobody has changed it since.
+pub fn change(want: &Ruleset, have: &Ruleset) -> Transaction {
+    let mut difference = Difference::new(want, &have.sets, &have.maps);
+    let pair = |name| {
+        let (want, have) = (want.chains.get(name).map(|chain| &**chain), have.chains.get(name));
+        let same = want.zip(have).is_some_and(|(want, have)| want.rules == have.rules);
+        (name, ChainPair { want, have: have.map(|have| have.base), rules: Rules::compare(same) })
+    };
+    difference.chains = have.chains.diff(&want.chains).map(|item| pair(key(&item))).collect();
+    difference.transaction(|| want.chains.keys().chain(have.chains.keys()).map(pair).collect())
 }
 
 fn reads_back_as(want: &Chain, have: &InstalledChain) -> bool {
     let same = |(want, have): (&super::Rule, &Option<_>)| Some(want.fingerprint()) == *have;
     want.rules.len() == have.rules.len() && want.rules.iter().zip(&have.rules).all(same)
+}
+
+fn key<'a, K, V>(item: &ordmap::DiffItem<'a, 'a, K, V>) -> &'a K {
+    match item {
+        ordmap::DiffItem::Add(key, _)
+        | ordmap::DiffItem::Update { new: (key, _), .. }
+        | ordmap::DiffItem::Remove(key, _) => key,
+    }
 }
 
 /// Whether a chain's rules are those that are wanted.
@@ -55,10 +82,22 @@ impl Rules {
     }
 }
 
-struct HaveChain {
-    base: Option<Base>,
+/// A chain on both sides.
+#[derive(Clone, Copy)]
+struct ChainPair<'a> {
+    want: Option<&'a Chain>,
+    /// How it hangs, if it is there.
+    have: Option<Option<Base>>,
     rules: Rules,
 }
+
+impl ChainPair<'_> {
+    fn differs(&self) -> bool {
+        self.rules == Rules::Differ || self.want.map(|want| want.base) != self.have
+    }
+}
+
+type Pairs<'a, T> = BTreeMap<&'a SetName, (Option<&'a T>, Option<&'a T>)>;
 
 /// What goes: for good, or to be made again.
 #[derive(Default)]
@@ -81,17 +120,38 @@ impl Doomed<'_> {
     }
 }
 
+/// What differs, by name: as it is wanted, as it is there.
 struct Difference<'a> {
     want: &'a Ruleset,
-    sets: &'a OrdMap<SetName, Set>,
-    maps: &'a OrdMap<SetName, VerdictMap>,
-    chains: BTreeMap<&'a ChainName, HaveChain>,
+    have_maps: &'a OrdMap<SetName, VerdictMap>,
+    sets: Pairs<'a, Set>,
+    maps: Pairs<'a, VerdictMap>,
+    chains: BTreeMap<&'a ChainName, ChainPair<'a>>,
     doomed: Doomed<'a>,
 }
 
 impl<'a> Difference<'a> {
-    fn transaction(mut self) -> Transaction {
+    fn new(want: &'a Ruleset, sets: &'a OrdMap<SetName, Set>, maps: &'a OrdMap<SetName, VerdictMap>) -> Self {
+        let of_set = |item| (key(&item), (want.sets.get(key(&item)), sets.get(key(&item))));
+        let of_map = |item| (key(&item), (want.maps.get(key(&item)), maps.get(key(&item))));
+        Self {
+            want,
+            have_maps: maps,
+            sets: sets.diff(&want.sets).map(of_set).collect(),
+            maps: maps.diff(&want.maps).map(of_map).collect(),
+            chains: BTreeMap::new(),
+            doomed: Doomed::default(),
+        }
+    }
+
+    /// `all_chains` is asked for only if something is made again, so that whatever names it has to be looked for.
+    fn transaction(mut self, all_chains: impl FnOnce() -> BTreeMap<&'a ChainName, ChainPair<'a>>) -> Transaction {
         self.doom();
+        if self.makes_something_again() {
+            self.chains = all_chains();
+            let (want, have) = (&self.want.maps, self.have_maps);
+            self.maps = want.keys().chain(have.keys()).map(|n| (n, (want.get(n), have.get(n)))).collect();
+        }
         let rewritten = self.rewritten();
         let mut all = Transaction::default();
         self.remove(&rewritten, &mut all);
@@ -108,72 +168,133 @@ impl<'a> Difference<'a> {
 
     /// Adds what is no longer wanted, or wanted otherwise, to what goes.
     fn doom(&mut self) {
-        let want = self.want;
-        let kept = |name: &SetName, set: &Set| {
-            want.sets.get(name).is_some_and(|w| (&w.key, w.lookup) == (&set.key, set.lookup))
+        let goes = |(name, (want, have)): (&&'a SetName, &(Option<&Set>, Option<&Set>))| {
+            let declared = |set: &Set| (set.key.clone(), set.lookup);
+            (have.is_some() && want.map(declared) != have.map(declared)).then_some(*name)
         };
-        self.doomed.sets.extend(self.sets.iter().filter(|(name, set)| !kept(name, set)).map(|(name, _)| name));
-        let kept = |name: &SetName, map: &VerdictMap| want.maps.get(name).is_some_and(|w| w.key == map.key);
-        self.doomed.maps.extend(self.maps.iter().filter(|(name, map)| !kept(name, map)).map(|(name, _)| name));
-        let kept = |name: &ChainName, chain: &HaveChain| want.chains.get(name).is_some_and(|w| w.base == chain.base);
-        self.doomed.chains.extend(self.chains.iter().filter(|(name, chain)| !kept(name, chain)).map(|(name, _)| *name));
+        self.doomed.sets.extend(self.sets.iter().filter_map(goes));
+        let goes = |(name, (want, have)): (&&'a SetName, &(Option<&VerdictMap>, Option<&VerdictMap>))| {
+            (have.is_some() && want.map(|map| &map.key) != have.map(|map| &map.key)).then_some(*name)
+        };
+        self.doomed.maps.extend(self.maps.iter().filter_map(goes));
+        let goes = |(name, pair): (&&'a ChainName, &ChainPair<'_>)| {
+            (pair.have.is_some() && pair.want.map(|chain| chain.base) != pair.have).then_some(*name)
+        };
+        self.doomed.chains.extend(self.chains.iter().filter_map(goes));
+    }
+
+    fn makes_something_again(&self) -> bool {
+        let Doomed { sets, maps, chains } = &self.doomed;
+        let wanted = |name: &&&SetName| self.want.sets.contains_key(**name) || self.want.maps.contains_key(**name);
+        sets.iter().chain(maps).any(|name| wanted(&name))
+            || chains.iter().any(|name| self.want.chains.contains_key(*name))
     }
 
     /// The chains that lose the rules they have and get those that are wanted: gone, new, changed, or naming what goes.
     fn rewritten(&self) -> BTreeSet<&'a ChainName> {
-        let stays = |name: &ChainName, chain: &Chain| {
-            self.chains.get(name).is_some_and(|have| have.rules == Rules::Same)
-                && !self.doomed.chains.contains(name)
-                && !chain.rules.iter().flat_map(super::Rule::references).any(|r| self.doomed.has(r))
+        let stays = |name: &ChainName, pair: &ChainPair<'_>| {
+            let names_what_goes = || {
+                pair.want
+                    .into_iter()
+                    .flat_map(|c| &c.rules)
+                    .flat_map(super::Rule::references)
+                    .any(|r| self.doomed.has(r))
+            };
+            pair.rules == Rules::Same && !self.doomed.chains.contains(name) && !names_what_goes()
         };
-        let changed = self.want.chains.iter().filter(|(name, chain)| !stays(name, chain)).map(|(name, _)| name);
+        let changed = self.chains.iter().filter(|(name, pair)| !stays(name, pair)).map(|(name, _)| *name);
         self.doomed.chains.iter().copied().chain(changed).collect()
     }
 
     /// Names first, then what was named.
     fn remove(&self, rewritten: &BTreeSet<&ChainName>, all: &mut Transaction) {
-        for name in
-            rewritten.iter().filter(|name| self.chains.contains_key(**name) || self.doomed.chains.contains(**name))
-        {
+        let is_there = |name: &ChainName| self.chains.get(name).is_some_and(|pair| pair.have.is_some());
+        for name in rewritten.iter().filter(|name| is_there(name) || self.doomed.chains.contains(**name)) {
             all.push(Step::FlushChain((*name).clone()));
         }
-        for (name, want, have) in self.kept_maps() {
-            let goes = |(key, verdict): &(&Element, &Verdict)| {
-                want.elements.get(*key) != Some(*verdict) || self.doomed.has_target_of(verdict)
-            };
-            all.delete_map_elements(name, have.elements.iter().filter(goes).map(|(key, _)| key.clone()).collect());
+        for (name, (want, have)) in &self.maps {
+            let (Some(want), Some(have), false) = (want, have, self.doomed.maps.contains(name)) else { continue };
+            all.delete_map_elements(name, self.leaving(want, have));
         }
         self.doomed.maps.iter().for_each(|name| all.push(Step::DeleteMap((*name).clone())));
         self.doomed.chains.iter().for_each(|name| all.push(Step::DeleteChain((*name).clone())));
         self.doomed.sets.iter().for_each(|name| all.push(Step::DeleteSet((*name).clone())));
     }
 
+    /// The keys of elements that go, or change, or lead to a chain that is made again.
+    fn leaving(&self, want: &VerdictMap, have: &VerdictMap) -> imbl::OrdSet<Element> {
+        let changed = have.elements.diff(&want.elements).filter_map(|item| match item {
+            ordmap::DiffItem::Remove(key, _) | ordmap::DiffItem::Update { old: (key, _), .. } => Some(key.clone()),
+            ordmap::DiffItem::Add(..) => None,
+        });
+        changed.chain(self.elements_to_what_is_made_again(have).map(|(key, _)| key.clone())).collect()
+    }
+
+    /// The elements that come, or change, or lead to a chain that is made again.
+    fn coming(&self, want: &VerdictMap, have: &VerdictMap) -> OrdMap<Element, Verdict> {
+        let copy = |(key, verdict): (&Element, &Verdict)| (key.clone(), verdict.clone());
+        let changed = have.elements.diff(&want.elements).filter_map(|item| match item {
+            ordmap::DiffItem::Add(key, verdict) | ordmap::DiffItem::Update { new: (key, verdict), .. } => {
+                Some(copy((key, verdict)))
+            }
+            ordmap::DiffItem::Remove(..) => None,
+        });
+        changed.chain(self.elements_to_what_is_made_again(want).map(copy)).collect()
+    }
+
+    fn elements_to_what_is_made_again<'b>(
+        &self,
+        map: &'b VerdictMap,
+    ) -> impl Iterator<Item = (&'b Element, &'b Verdict)> {
+        let elements = (!self.doomed.chains.is_empty()).then(|| map.elements.iter()).into_iter().flatten();
+        elements.filter(|(_, verdict)| self.doomed.has_target_of(verdict))
+    }
+
     /// What is new or goes to be made again, without contents.
     fn declare(&self, all: &mut Transaction) {
-        for (name, set) in &self.want.sets {
-            if !self.sets.contains_key(name) || self.doomed.sets.contains(name) {
+        let sets: BTreeSet<&SetName> = self.sets.keys().chain(&self.doomed.sets).copied().collect();
+        for (name, set) in sets.into_iter().filter_map(|name| Some((name, self.want.sets.get(name)?))) {
+            if self.kept_set(name).is_none() {
                 all.push(Step::AddSet(name.clone(), set.key.clone(), set.lookup));
             }
         }
-        for (name, chain) in &self.want.chains {
-            if !self.chains.contains_key(name) || self.doomed.chains.contains(name) {
+        let chains: BTreeSet<&ChainName> = self.chains.keys().chain(&self.doomed.chains).copied().collect();
+        for (name, chain) in chains.into_iter().filter_map(|name| Some((name, self.want.chains.get(name)?))) {
+            let is_there = self.chains.get(name).is_some_and(|pair| pair.have.is_some());
+            if !is_there || self.doomed.chains.contains(name) {
                 all.push(Step::AddChain(name.clone(), chain.base));
             }
         }
-        for (name, map) in &self.want.maps {
-            if !self.maps.contains_key(name) || self.doomed.maps.contains(name) {
+        let maps: BTreeSet<&SetName> = self.maps.keys().chain(&self.doomed.maps).copied().collect();
+        for (name, map) in maps.into_iter().filter_map(|name| Some((name, self.want.maps.get(name)?))) {
+            if self.kept_map(name).is_none() {
                 all.push(Step::AddMap(name.clone(), map.key.clone()));
             }
         }
     }
 
+    fn kept_set(&self, name: &SetName) -> Option<&'a Set> {
+        self.sets.get(name).and_then(|(_, have)| *have).filter(|_| !self.doomed.sets.contains(name))
+    }
+
+    fn kept_map(&self, name: &SetName) -> Option<&'a VerdictMap> {
+        self.have_maps.get(name).filter(|_| !self.doomed.maps.contains(name))
+    }
+
     fn fill_sets(&self, all: &mut Transaction) {
-        for (name, want) in &self.want.sets {
-            match self.sets.get(name).filter(|_| !self.doomed.sets.contains(name)) {
-                Some(have) if have.elements == want.elements => {}
+        for (name, (want, _)) in &self.sets {
+            let Some(want) = want else { continue };
+            match self.kept_set(name) {
                 Some(have) => {
-                    all.delete_elements(name, have.elements.clone().relative_complement(want.elements.clone()));
-                    all.add_elements(name, want.elements.clone().relative_complement(have.elements.clone()));
+                    let (mut gone, mut come) = (Vec::new(), Vec::new());
+                    for item in have.elements.diff(&want.elements) {
+                        match item {
+                            ordset::DiffItem::Add(element) => come.push(element.clone()),
+                            ordset::DiffItem::Remove(element) => gone.push(element.clone()),
+                        }
+                    }
+                    all.delete_elements(name, gone.into());
+                    all.add_elements(name, come.into());
                 }
                 None => all.add_elements(name, want.elements.clone()),
             }
@@ -181,18 +302,12 @@ impl<'a> Difference<'a> {
     }
 
     fn fill_maps(&self, all: &mut Transaction) {
-        for (name, want) in &self.want.maps {
-            let have = self.maps.get(name).filter(|_| !self.doomed.maps.contains(name));
-            let comes = |(key, verdict): &(&Element, &Verdict)| {
-                have.and_then(|have| have.elements.get(*key)) != Some(*verdict) || self.doomed.has_target_of(verdict)
-            };
-            let elements = want.elements.iter().filter(comes).map(|(key, verdict)| (key.clone(), verdict.clone()));
-            all.add_map_elements(name, elements.collect());
+        for (name, (want, _)) in &self.maps {
+            let Some(want) = want else { continue };
+            match self.kept_map(name) {
+                Some(have) => all.add_map_elements(name, self.coming(want, have)),
+                None => all.add_map_elements(name, want.elements.clone()),
+            }
         }
-    }
-
-    fn kept_maps(&self) -> impl Iterator<Item = (&'a SetName, &'a VerdictMap, &'a VerdictMap)> {
-        let kept = self.maps.iter().filter(|(name, _)| !self.doomed.maps.contains(name));
-        kept.filter_map(|(name, have)| self.want.maps.get(name).map(|want| (name, want, have)))
     }
 }

@@ -13,7 +13,7 @@ mod reference;
 mod text;
 mod transaction;
 
-pub use diff::diff;
+pub use diff::{change, diff};
 pub use guard::PROTOCOLS_WITH_PORTS;
 pub use installed::{Fingerprint, Foreign, Installed, InstalledChain};
 pub use interpret::{Dangling, Outcome, Packet, Transport};

@@ -1,5 +1,9 @@
 //! The overlay's port is the nodes' own: a frame that a pod could put there would come out behind every policy.
 
+use std::net::IpAddr;
+
+use imbl::{OrdSet, ordset::DiffItem};
+
 use super::{
     TableInput, accept, add_chain, address_type, chain_name, drop, goto, in_set, networks, set_name, to_overlay,
 };
@@ -15,9 +19,7 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
     let mut from = Vec::new();
     let mut to = Vec::new();
     for family in Family::ALL {
-        let nodes = input.node_addresses.iter().filter(|addr| Family::of(**addr) == family);
-        let elements = nodes.map(|addr| vec![Value::Addr(*addr)]).collect();
-        let nodes = Set { key: vec![address_type(family)], lookup: Lookup::Hash, elements };
+        let nodes = Set { key: vec![address_type(family)], lookup: Lookup::Hash, elements: OrdSet::new() };
         all.sets.insert(set_name("nodes", family), nodes);
         from.push(accept([in_set(Field::Source(family), "nodes", family)]));
         all.sets.insert(set_name("pods", family), networks(family, input.cluster_pod_cidrs));
@@ -29,6 +31,19 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
     to.push(drop([]));
     add_chain(all, OVERLAY_FROM, None, from);
     add_chain(all, OVERLAY_TO, None, to);
+}
+
+/// Nodes that came and went.
+pub(super) fn set_nodes(all: &mut Ruleset, before: &OrdSet<IpAddr>, after: &OrdSet<IpAddr>) {
+    for item in before.diff(after) {
+        let (DiffItem::Add(address) | DiffItem::Remove(address)) = item;
+        let Some(set) = all.sets.get_mut(&set_name("nodes", Family::of(*address))) else { continue };
+        let element = vec![Value::Addr(*address)];
+        match item {
+            DiffItem::Add(_) => _ = set.elements.insert(element),
+            DiffItem::Remove(_) => _ = set.elements.remove(&element),
+        }
+    }
 }
 
 /// What comes in for the overlay: only nodes may send it.

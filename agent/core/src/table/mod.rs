@@ -29,14 +29,15 @@ mod pods;
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 use ipnet::IpNet;
 
 use crate::{
     model::{Endpoint, Family},
     names::{ChainName, IfName, SetName, VETH_PREFIX},
+    policy::ir::Direction,
     ruleset::{
         Base, Chain, ChainType, Element, Field, Hook, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
     },
@@ -112,16 +113,121 @@ pub struct TableInput<'a> {
     pub policy: Policy,
 }
 
-/// The whole table.
+/// The whole table, from nothing: [`Table::update`] once.
 #[must_use]
 pub fn table(input: TableInput<'_>) -> Ruleset {
+    let mut table = Table::default();
+    table.update(input);
+    table.all
+}
+
+/// The table as it was made last, ready for the next input: an update costs what has changed, unless one of the few things
+/// has that hardly ever do.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// `None` before the first input.
+    frame: Option<Frame>,
+    nodes: OrdSet<IpAddr>,
+    endpoints: OrdMap<IfName, Arc<Endpoint>>,
+    policy: PolicyPart,
+    all: Ruleset,
+}
+
+/// What all of the table depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Frame {
+    cluster_pod_cidrs: Vec<IpNet>,
+    node_pod_cidrs: Vec<IpNet>,
+    vxlan_port: u16,
+    masquerade: Masquerade,
+    to_nodes: ToNodes,
+}
+
+impl Table {
+    /// Brings the table to what the input says.
+    pub fn update(&mut self, input: TableInput<'_>) {
+        let frame = Frame {
+            cluster_pod_cidrs: input.cluster_pod_cidrs.to_vec(),
+            node_pod_cidrs: input.node_pod_cidrs.to_vec(),
+            vxlan_port: input.vxlan_port,
+            masquerade: input.masquerade.clone(),
+            to_nodes: input.to_nodes,
+        };
+        if self.frame.as_ref() != Some(&frame) {
+            *self = Self { all: empty(&input), frame: Some(frame), ..Self::default() };
+        }
+        guard::set_nodes(&mut self.all, &self.nodes, input.node_addresses);
+        self.nodes = input.node_addresses.clone();
+        let policy = match input.policy {
+            Policy::Off => PolicyPart::default(),
+            Policy::Enforce(part) => part,
+        };
+        follow(&mut self.all.sets, &self.policy.sets, &policy.sets);
+        follow(&mut self.all.chains, &self.policy.chains, &policy.chains);
+        self.follow_endpoints(input.endpoints, &policy);
+        self.policy = policy;
+        self.endpoints = input.endpoints.clone();
+    }
+
+    /// The table as it is now.
+    #[must_use]
+    pub const fn ruleset(&self) -> &Ruleset {
+        &self.all
+    }
+
+    fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, policy: &PolicyPart) {
+        let mut changed: BTreeSet<&IfName> = BTreeSet::new();
+        for item in self.endpoints.diff(endpoints) {
+            let (interface, before, after) = parts(item);
+            pods::set_sources(&mut self.all, before.map(|e| &**e), after.map(|e| &**e));
+            changed.insert(interface);
+        }
+        changed.extend(self.policy.ingress.diff(&policy.ingress).map(|item| parts(item).0));
+        changed.extend(self.policy.egress.diff(&policy.egress).map(|item| parts(item).0));
+        for interface in changed {
+            for (direction, chains) in [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)] {
+                let known = match endpoints.contains_key(interface) {
+                    true => pods::Known::Yes(chains.get(interface)),
+                    false => pods::Known::No,
+                };
+                pods::set_verdict(&mut self.all, direction, interface, known);
+            }
+        }
+    }
+}
+
+/// The table of a cluster without nodes, pods and policies.
+fn empty(input: &TableInput<'_>) -> Ruleset {
     let mut all = Ruleset::default();
-    pods::antispoof(&mut all, input.endpoints);
-    guard::add(&mut all, &input);
-    masquerade::add(&mut all, &input);
-    pods::dispatch(&mut all, input.endpoints, input.policy, input.vxlan_port);
+    pods::antispoof(&mut all);
+    guard::add(&mut all, input);
+    masquerade::add(&mut all, input);
+    pods::dispatch(&mut all, input.vxlan_port);
     hooks(&mut all, input.vxlan_port);
     all
+}
+
+type Parts<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
+
+/// Key, value before, value after.
+fn parts<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> Parts<'a, K, V> {
+    match item {
+        DiffItem::Add(key, value) => (key, None, Some(value)),
+        DiffItem::Update { old: (_, old), new: (key, new) } => (key, Some(old), Some(new)),
+        DiffItem::Remove(key, value) => (key, Some(value), None),
+    }
+}
+
+/// Does to a map that holds more what was done to a part of it.
+fn follow<K: Ord + Clone, V: Clone + PartialEq>(all: &mut OrdMap<K, V>, before: &OrdMap<K, V>, after: &OrdMap<K, V>) {
+    for item in before.diff(after) {
+        match item {
+            DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => {
+                all.insert(key.clone(), value.clone());
+            }
+            DiffItem::Remove(key, _) => _ = all.remove(key),
+        }
+    }
 }
 
 /// Where packets come in; but for NAT.

@@ -1,20 +1,21 @@
 //! What pods may send, and the way to the chain of a pod's policy.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
-    sync::Arc,
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{Policy, accept, add_chain, address_type, chain_name, drop, goto, guard, name, of_pods, set_name};
+use super::{accept, add_chain, address_type, chain_name, drop, goto, guard, name, of_pods, set_name};
 use crate::{
     model::{Endpoint, Family},
     names::{CUT_MARK, ChainName, IfName, SetName},
     policy::ir::Direction,
-    ruleset::{Action, CtState, Field, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict, VerdictMap},
+    ruleset::{
+        Action, CtState, Element, Field, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict, VerdictMap,
+    },
 };
 
 const SENDER: &str = "sender";
@@ -34,16 +35,12 @@ pub fn dispatch_chain(direction: Direction) -> ChainName {
 
 /// A pod's interface sends from its own addresses; over IPv6 also what it needs to find its neighbours, before it has an
 /// address (RFC 4862, section 5.4.2: from `::`) and from its link-local one.
-pub(super) fn antispoof(all: &mut Ruleset, endpoints: &OrdMap<IfName, Arc<Endpoint>>) {
+pub(super) fn antispoof(all: &mut Ruleset) {
     let mut rules = Vec::new();
     for family in Family::ALL {
         let sources = set_name("sources", family);
-        let elements = endpoints.iter().flat_map(|(interface, endpoint)| {
-            let own = endpoint.addresses.iter().filter(move |addr| Family::of(**addr) == family);
-            own.map(|addr| vec![Value::IfName(interface.clone()), Value::Addr(*addr)])
-        });
         let key = vec![KeyType::IfName, address_type(family)];
-        all.sets.insert(sources.clone(), Set { key, lookup: Lookup::Hash, elements: elements.collect() });
+        all.sets.insert(sources.clone(), Set { key, lookup: Lookup::Hash, elements: OrdSet::new() });
         rules.push(accept([Match::InSet(vec![Field::InInterface, Field::Source(family)], Op::Is, sources)]));
     }
     let link_local = Value::Net(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)));
@@ -61,25 +58,56 @@ pub fn to_receiver() -> Verdict {
     Verdict::Goto(chain_name(RECEIVER))
 }
 
+/// From which addresses a pod sends.
+pub(super) fn set_sources(all: &mut Ruleset, before: Option<&Endpoint>, after: Option<&Endpoint>) {
+    for family in Family::ALL {
+        let Some(set) = all.sets.get_mut(&set_name("sources", family)) else { continue };
+        let elements = |endpoint: &Endpoint| -> Vec<Element> {
+            let own = endpoint.addresses.iter().filter(|addr| Family::of(**addr) == family);
+            own.map(|addr| vec![Value::IfName(endpoint.interface.clone()), Value::Addr(*addr)]).collect()
+        };
+        for element in before.into_iter().flat_map(elements) {
+            set.elements.remove(&element);
+        }
+        set.elements.extend(after.into_iter().flat_map(elements));
+    }
+}
+
+/// Where packets of a known pod go in a direction: to the chain of its policies if it has one there. Pods' chains are
+/// jumped to: who falls off the end comes back and is dropped.
+pub(super) fn set_verdict(all: &mut Ruleset, direction: Direction, interface: &IfName, known: Known<'_>) {
+    let Some(map) = all.maps.get_mut(&map_name(direction)) else { return };
+    let key = vec![Value::IfName(interface.clone())];
+    let free = || match direction {
+        Direction::Ingress => Verdict::Accept,
+        Direction::Egress => to_receiver(),
+    };
+    match known {
+        Known::Yes(chain) => _ = map.elements.insert(key, chain.map_or_else(free, |c| Verdict::Jump(c.clone()))),
+        Known::No => _ = map.elements.remove(&key),
+    }
+}
+
+/// Whether an interface is a known pod's, and the chain of the pod's policies in a direction.
+#[derive(Clone, Copy)]
+pub(super) enum Known<'a> {
+    Yes(Option<&'a ChainName>),
+    No,
+}
+
+fn map_name(direction: Direction) -> SetName {
+    name!(SetName, dispatch_chain(direction).as_str())
+}
+
 /// Both directions: from a pod's interface and to one. A packet between two pods of this node goes both ways, and so
 /// does one from a pod to itself.
-pub(super) fn dispatch(all: &mut Ruleset, endpoints: &OrdMap<IfName, Arc<Endpoint>>, policy: Policy, port: u16) {
-    let (ingress, egress) = match policy {
-        Policy::Off => (OrdMap::new(), OrdMap::new()),
-        Policy::Enforce(part) => {
-            all.sets.extend(part.sets);
-            all.chains.extend(part.chains);
-            (part.ingress, part.egress)
-        }
-    };
+pub(super) fn dispatch(all: &mut Ruleset, port: u16) {
     // Neighbour discovery is not tracked, and a pod under an egress policy still has to find the node.
     let mut from_pod = vec![guard::from_pods(port)];
     from_pod.extend(known());
     from_pod.push(accept([Match::NeighbourDiscovery]));
-    let elements = verdicts(endpoints, egress, &to_receiver());
-    add_direction(all, FROM_POD, Field::InInterface, from_pod, elements);
-    let elements = verdicts(endpoints, ingress, &Verdict::Accept);
-    add_direction(all, TO_POD, Field::OutInterface, known().into(), elements);
+    add_direction(all, Direction::Egress, Field::InInterface, from_pod);
+    add_direction(all, Direction::Ingress, Field::OutInterface, known().into());
     add_chain(all, RECEIVER, None, vec![receives(), accept([])]);
 }
 
@@ -98,19 +126,13 @@ pub(super) fn is_itself() -> Rule {
     goto([of_pods(Field::InInterface)], SENDER)
 }
 
-/// The map has the chain's name. Pods' chains are jumped to: who falls off the end comes back here and is dropped.
-fn add_direction(
-    all: &mut Ruleset,
-    chain: &str,
-    field: Field,
-    mut rules: Vec<Rule>,
-    elements: BTreeMap<Vec<Value>, Verdict>,
-) {
-    let map = name!(SetName, chain);
+/// The map has the chain's name.
+fn add_direction(all: &mut Ruleset, direction: Direction, field: Field, mut rules: Vec<Rule>) {
+    let map = map_name(direction);
     rules.push(Rule { matches: Vec::new(), action: Action::Dispatch(vec![field], map.clone()) });
     rules.push(drop([]));
-    add_chain(all, chain, None, rules);
-    all.maps.insert(map, VerdictMap { key: vec![KeyType::IfName], elements: elements.into() });
+    add_chain(all, dispatch_chain(direction).as_str(), None, rules);
+    all.maps.insert(map, VerdictMap { key: vec![KeyType::IfName], elements: OrdMap::new() });
 }
 
 /// What connection tracking has to say: only of first packets a policy is asked.
@@ -119,19 +141,6 @@ fn known() -> [Rule; 3] {
     // direction, where it may be allowed.
     let cut = drop([Match::ConnectionMarkBits(CUT_MARK)]);
     [cut, accept([state([CtState::Established, CtState::Related])]), drop([state([CtState::Invalid])])]
-}
-
-/// `free` is for pods that no policy isolates.
-fn verdicts(
-    endpoints: &OrdMap<IfName, Arc<Endpoint>>,
-    mut chains: OrdMap<IfName, ChainName>,
-    free: &Verdict,
-) -> BTreeMap<Vec<Value>, Verdict> {
-    let verdict = |interface: &IfName| {
-        let verdict = chains.remove(interface).map_or_else(|| free.clone(), Verdict::Jump);
-        (vec![Value::IfName(interface.clone())], verdict)
-    };
-    endpoints.keys().map(verdict).collect()
 }
 
 fn state(states: impl Into<BTreeSet<CtState>>) -> Match {
