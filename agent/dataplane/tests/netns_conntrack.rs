@@ -223,6 +223,27 @@ fn a_denied_flow_of_datagrams_is_cut_though_an_answer_is_on_its_way() {
 }
 
 #[test]
+fn a_flow_that_nobody_has_answered_is_forgotten_and_asked_about_with_each_datagram() {
+    for family in Family::ALL {
+        let world = World::new();
+        world.let_in(&[CUT, SPARED]);
+        let to = SocketAddr::new(address("b", family), CUT);
+        let server = world.b.run(|| UdpSocket::bind(to).unwrap());
+        server.set_read_timeout(Some(BOUND)).unwrap();
+        let client = world.a.run(|| UdpSocket::bind(SocketAddr::new(address("a", family), 0)).unwrap());
+        client.send_to(b"hello", to).unwrap();
+        server.recv(&mut [0; 16]).unwrap();
+        let before = world.known();
+        let closed = world.let_in(&[SPARED]);
+        assert_eq!(world.review(&closed), Reviewed::default(), "{family}: nothing is cut");
+        assert_eq!(world.known(), before - 1, "{family}");
+        world.let_in(&[CUT, SPARED]);
+        client.send_to(b"hello", to).unwrap();
+        server.recv(&mut [0; 16]).expect("allowed again, at once");
+    }
+}
+
+#[test]
 fn echo_requests_are_cut_where_only_ports_are_allowed() {
     let world = World::new();
     for family in Family::ALL {

@@ -24,9 +24,9 @@ use super::{
 };
 use crate::connections::{Cleared, Cuts, Order};
 
-/// The least time between the end of a review and the next: under a steady stream of changes it takes a tenth of a
-/// core with ten thousand connections, and whatever is denied is cut well within a second.
-const GAP: Duration = Duration::from_millis(250);
+/// How many times as long as a review took the next one waits at least, and at most: under a steady stream of changes
+/// reviews take a tenth of a core, and whatever is denied is cut well within a second.
+const GAP: (u32, Duration) = (9, Duration::from_millis(500));
 /// Bounds of the pause after a failure; it doubles with each in a row.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
@@ -103,11 +103,11 @@ impl Cutting {
 
     /// A review has ended.
     pub(super) fn ended(&mut self, now: Instant, result: Result<&Cuts, &(dyn Error + 'static)>) {
-        self.not_before = now + GAP;
         match result {
             Ok(cuts) => {
                 self.failures = 0;
                 self.held = cuts.held;
+                self.not_before = now + cuts.took.saturating_mul(GAP.0).min(GAP.1);
                 let outdated = matches!(self.stage, Stage::Outdated);
                 self.stage = if outdated { Stage::Due(self.not_before) } else { Stage::Rest };
                 say(cuts);

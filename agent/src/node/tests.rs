@@ -22,7 +22,10 @@ use towpath_dataplane::{
 use towpath_index::{Change as IndexChange, Event};
 
 use super::*;
-use crate::{connections::Cleared, kernel::Reach};
+use crate::{
+    connections::{Cleared, Cuts},
+    kernel::Reach,
+};
 
 const UPLINK: IfIndex = IfIndex(2);
 
@@ -155,7 +158,9 @@ impl World {
                     Effect::Review(order) => {
                         let pods = order.endpoints.values().map(|endpoint| &**endpoint);
                         let reviewed = self.conntrack.review(&Review::new(&order.table, pods, &order.node));
-                        inputs.push(Input::Reviewed(reviewed.map(|reviewed| order.describe(&reviewed))));
+                        let took = Duration::from_millis(20);
+                        let cuts = reviewed.map(|reviewed| Cuts { took, ..order.describe(&reviewed) });
+                        inputs.push(Input::Reviewed(cuts));
                     }
                     Effect::Clear(Clear { who, addresses }) => {
                         let result = addresses.into_iter().map(|address| self.conntrack.clear(address)).sum();

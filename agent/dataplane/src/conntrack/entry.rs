@@ -103,8 +103,10 @@ impl End {
 /// How a connection came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
-    /// Of its own.
-    Own,
+    /// Both ends have sent.
+    Answered,
+    /// One has: its packets are still new ones to the rules.
+    Unanswered,
     /// Another one announced it.
     Expected,
 }
@@ -155,7 +157,11 @@ impl<'a> Entry<'a> {
         };
         Some(Self {
             connection,
-            life: if status & EXPECTED == 0 { Life::Own } else { Life::Expected },
+            life: match (status & EXPECTED, status & SEEN_REPLY) {
+                (0, 0) => Life::Unanswered,
+                (0, _) => Life::Answered,
+                (_, _) => Life::Expected,
+            },
             standing: if mark & CUT_MARK == 0 { Standing::Free } else { Standing::Cut },
             id: all.find(cta::ID)?.be32()?,
             family,

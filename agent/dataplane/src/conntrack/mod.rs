@@ -4,7 +4,8 @@
 //! begins in the other direction, where it may be allowed: a download would go on. So a connection that is denied is
 //! kept with a mark by which our table drops every packet of it, both ways ([`CUT_MARK`]), for as long as its ends may
 //! still send without having noticed, and not longer, because another connection could want its ports. When the policy
-//! allows it again before that, it is deleted, and goes on with its next packet.
+//! allows it again before that, it is deleted, and goes on with its next packet. One that nobody has answered yet is
+//! deleted at once: its packets are asked about as long as there is no answer.
 //!
 //! What belongs to an address that changes hands is deleted ([`Conntrack::clear`]).
 //!
@@ -101,18 +102,16 @@ impl Conntrack {
     pub fn review(&mut self, review: &Review<'_>) -> Result<Reviewed, ConntrackError> {
         let mut dangling = None;
         let judge = |entry: Entry<'_>| {
-            if entry.life == Life::Expected {
-                return None;
-            }
             let denied = review.denied_at(&entry.connection).unwrap_or_else(|error| {
                 dangling = Some(error);
                 None
             });
-            match (denied, entry.standing) {
-                (Some(direction), Standing::Free) => Some(Sentence::Cut(entry.handle(), direction)),
-                (Some(_), Standing::Cut) => Some(Sentence::StayCut),
-                (None, Standing::Cut) => Some(Sentence::Restore(entry.handle())),
-                (None, Standing::Free) => None,
+            match (denied, entry.standing, entry.life) {
+                (Some(_), Standing::Cut, _) => Some(Sentence::StayCut),
+                (None, Standing::Cut, _) => Some(Sentence::Restore(entry.handle())),
+                (Some(direction), Standing::Free, Life::Answered) => Some(Sentence::Cut(entry.handle(), direction)),
+                (Some(_), Standing::Free, Life::Unanswered) => Some(Sentence::Forget(entry.handle())),
+                (Some(_), Standing::Free, Life::Expected) | (None, Standing::Free, _) => None,
             }
         };
         let sentences = list(&mut self.socket, &all(), judge)?;
@@ -124,12 +123,13 @@ impl Conntrack {
 
     fn carry_out(&mut self, sentences: Vec<Sentence>) -> Result<Reviewed, ConntrackError> {
         let mut reviewed = Reviewed::default();
-        let (mut to_cut, mut to_restore) = (Vec::new(), Vec::new());
+        let (mut to_cut, mut to_restore, mut to_forget) = (Vec::new(), Vec::new(), Vec::new());
         for sentence in sentences {
             match sentence {
                 Sentence::Cut(handle, direction) => to_cut.push((handle, direction)),
                 Sentence::StayCut => reviewed.still_cut += 1,
                 Sentence::Restore(handle) => to_restore.push(handle),
+                Sentence::Forget(handle) => to_forget.push(handle),
             }
         }
         let requests: Vec<Request> =
@@ -143,6 +143,7 @@ impl Conntrack {
                 Err(source) => first = first.or(Some(ConntrackError::Cut { from, to, source })),
             }
         }
+        self.delete(&to_forget)?;
         reviewed.restored = self.delete(&to_restore)?;
         first.map_or(Ok(reviewed), Err)
     }
@@ -180,6 +181,7 @@ enum Sentence {
     Cut(Handle, Direction),
     StayCut,
     Restore(Handle),
+    Forget(Handle),
 }
 
 fn list<T>(
