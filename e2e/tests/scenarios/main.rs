@@ -7,6 +7,7 @@
 mod agent;
 mod basics;
 mod cluster;
+mod connections;
 mod drift;
 mod families;
 mod fire;
@@ -40,6 +41,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     basics::SCENARIOS,
     policy::SCENARIOS,
     life::SCENARIOS,
+    connections::SCENARIOS,
     services::SCENARIOS,
     fire::SCENARIOS,
     agent::SCENARIOS,
