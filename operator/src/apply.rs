@@ -1,6 +1,6 @@
 //! Carries a plan out. The only place that writes to the API, but for the lease.
 
-use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::ConfigMap};
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::ConfigMap, networking::v1::NetworkPolicy};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
@@ -11,8 +11,9 @@ use towpath_crds::{NetworkConfig, NetworkConfigStatus, names};
 
 use crate::{
     metrics::{Metrics, WriteLabels},
-    notice::Notice,
+    notice::{Notice, NoticeReason},
     plan::{FinalizerStep, Plan, Stripped, Write},
+    rejection::Rejection,
     render::{Child, ChildKind},
     teller::Teller,
 };
@@ -104,6 +105,9 @@ impl Executor {
         }
         for notice in &plan.notices {
             self.tell(config, notice).await;
+        }
+        for rejection in &plan.rejections {
+            self.tell_policy(rejection).await;
         }
         written?;
         if plan.finalizer == FinalizerStep::Remove {
@@ -229,6 +233,26 @@ impl Executor {
 
     async fn tell(&self, config: &NetworkConfig, notice: &Notice) {
         self.count("Event", "event");
-        self.teller.tell(config, notice).await;
+        self.teller.tell(&config.object_ref(&()), notice).await;
+    }
+
+    /// Best-effort, as every Event. The policy is read for its uid, by which people's tools find the Event; of one that
+    /// is gone there is nothing to tell.
+    async fn tell_policy(&self, rejection: &Rejection) {
+        let Rejection { namespace, name, reason } = rejection;
+        let policies: Api<NetworkPolicy> = Api::namespaced(self.client.clone(), namespace);
+        match policies.get_metadata_opt(name).await {
+            Ok(Some(found)) => {
+                let policy = NetworkPolicy { metadata: found.metadata, ..NetworkPolicy::default() };
+                let note = format!("a part cannot be used and allows nothing: {reason}");
+                let notice = Notice::new(NoticeReason::PolicyPartRejected, note);
+                self.count("Event", "event");
+                self.teller.tell(&policy.object_ref(&()), &notice).await;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(namespace, name, error = %error, "event was not written: the policy was not read");
+            }
+        }
     }
 }

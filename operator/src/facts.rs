@@ -14,6 +14,8 @@ use towpath_crds::{
     condition::{self, NodeCondition},
 };
 
+use crate::rejection::Rejection;
+
 /// A Node, as far as the pod network is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -122,6 +124,8 @@ pub struct ReportFacts {
     pub mtus: Vec<i32>,
     /// Other nodes that its overlay reaches: the least of its devices; none without a device.
     pub peers: usize,
+    /// Policies that it cannot enforce as they are written.
+    pub rejected: Vec<Rejection>,
 }
 
 /// The Ready condition of a report.
@@ -149,6 +153,7 @@ pub struct UplinkFacts {
 impl From<&NetworkNode> for ReportFacts {
     fn from(node: &NetworkNode) -> Self {
         let Some(status) = &node.status else { return Self::default() };
+        let rejected = status.policy.iter().flat_map(|policy| &policy.rejected);
         let ready = condition::find(&status.conditions, NodeCondition::Ready.as_str());
         Self {
             revision: status.config_revision.clone(),
@@ -165,6 +170,7 @@ impl From<&NetworkNode> for ReportFacts {
                 addresses: u.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
             }),
             mtus: status.tunnels.iter().map(|t| t.mtu).collect(),
+            rejected: rejected.filter_map(|r| Rejection::new(&r.policy, &r.reason)).collect(),
             peers: status.tunnels.iter().map(|t| usize::try_from(t.peers_programmed).unwrap_or(0)).min().unwrap_or(0),
         }
     }

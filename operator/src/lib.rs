@@ -14,6 +14,7 @@ pub mod notice;
 pub mod plan;
 pub mod preflight;
 pub mod reconcile;
+pub mod rejection;
 pub mod render;
 pub mod serve;
 pub mod spec;

@@ -28,6 +28,8 @@ pub enum NoticeReason {
     TeardownComplete,
     /// Time ran out: some nodes are not clean.
     TeardownIncomplete,
+    /// A part of a NetworkPolicy cannot be used as it is written.
+    PolicyPartRejected,
 }
 
 impl NoticeReason {
@@ -45,6 +47,7 @@ impl NoticeReason {
             Self::TeardownStarted => "TeardownStarted",
             Self::TeardownComplete => "TeardownComplete",
             Self::TeardownIncomplete => "TeardownIncomplete",
+            Self::PolicyPartRejected => "PolicyPartRejected",
         }
     }
 
@@ -61,7 +64,8 @@ impl NoticeReason {
             | Self::DriftRepaired
             | Self::PreflightFailed
             | Self::InvalidConfiguration
-            | Self::TeardownIncomplete => Severity::Warning,
+            | Self::TeardownIncomplete
+            | Self::PolicyPartRejected => Severity::Warning,
         }
     }
 }
@@ -75,7 +79,7 @@ pub enum Severity {
     Warning,
 }
 
-/// One Event to write about the NetworkConfig.
+/// One Event to write, about the NetworkConfig or about a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// Why.

@@ -19,6 +19,7 @@ use crate::{
     lease::Leadership,
     metrics::{Metrics, ResultLabel, StateLabel},
     plan::{Context, Identity, Memory, Plan, Write, plan},
+    rejection,
     serve::Vitals,
     table::Effect,
     world::{Change, World},
@@ -125,6 +126,8 @@ impl Reconciler {
     ) -> Option<Instant> {
         let started = Instant::now();
         let now = Timestamp::now();
+        let said = rejection::all(&world.reports);
+        memory.told.retain(|told| said.contains(told));
         let Some(plan) = plan(&Context { world, me: &self.me, memory, now }) else {
             *memory = Memory::default();
             return None;
@@ -146,7 +149,10 @@ impl Reconciler {
             }
         };
         let result = match executed {
-            Ok(Ok(())) => "ok",
+            Ok(Ok(())) => {
+                memory.told.extend(plan.rejections.iter().cloned());
+                "ok"
+            }
             Ok(Err(error)) => {
                 let text = chain(&error);
                 tracing::error!(error = text, config = config.name_any(), "reconcile failed, tried again");

@@ -2,18 +2,19 @@
 
 use std::cell::RefCell;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Client, Resource,
+    Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use towpath_crds::{NetworkConfig, names};
+use towpath_crds::names;
 
 use crate::notice::{Notice, Severity};
 
 /// How many different notices are remembered.
 const REMEMBERED: usize = 32;
 
-/// Writes Events about the NetworkConfig.
+/// Writes Events.
 pub struct Teller {
     client: Client,
     reporter: Reporter,
@@ -32,9 +33,16 @@ impl Teller {
     }
 
     /// Tells, best-effort: an Event that cannot be written is logged, and no reason to stop the work that it tells of.
-    pub async fn tell(&self, config: &NetworkConfig, notice: &Notice) {
+    pub async fn tell(&self, about: &ObjectReference, notice: &Notice) {
         let reason = notice.reason.as_str();
-        tracing::info!(reason, note = notice.note, "event");
+        tracing::info!(
+            kind = about.kind,
+            namespace = about.namespace,
+            name = about.name,
+            reason,
+            note = notice.note,
+            "event"
+        );
         let event = Event {
             type_: match notice.reason.severity() {
                 Severity::Normal => EventType::Normal,
@@ -46,7 +54,7 @@ impl Teller {
             secondary: None,
         };
         let recorder = self.recorder(notice);
-        if let Err(error) = recorder.publish(&event, &config.object_ref(&())).await {
+        if let Err(error) = recorder.publish(&event, about).await {
             tracing::warn!(reason, error = %error, "event was not written");
         }
     }

@@ -57,5 +57,6 @@ pub(crate) fn report(revision: &str) -> ReportFacts {
         }),
         mtus: vec![1450],
         peers: 9,
+        rejected: Vec::new(),
     }
 }

@@ -133,3 +133,30 @@ fn a_teardown_whose_time_is_over_deletes_every_child() {
         assert_eq!(writes[2..], ["POST event TeardownIncomplete", "PATCH networkconfigs/default"]);
     });
 }
+
+#[test]
+fn a_part_that_cannot_be_used_is_told_once_on_its_policy_whatever_nodes_say_so() {
+    scenario(async {
+        let rig = Rig::start(&json!({}), Leadership::Leading, 0);
+        rig.pass().await;
+        let bad = [("shop/web", "spec.ingress[0]: bad"), ("shop/gone", "spec.ingress[0]: bad")];
+        rig.server().policy("web");
+        rig.server().report("n0", &bad);
+        assert_eq!(rig.pass().await, ["POST event PolicyPartRejected"], "the other policy is gone already");
+        let event = rig.server().events.last().unwrap().clone();
+        assert_eq!(event["regarding"]["kind"], "NetworkPolicy");
+        assert_eq!(event["regarding"]["uid"], "uid-web");
+        assert_eq!(event["metadata"]["namespace"], "shop");
+        assert_eq!(event["type"], "Warning");
+        assert!(event["note"].as_str().unwrap().contains(bad[0].1), "{event}");
+        rig.server().report("n1", &bad[..1]);
+        assert_eq!(rig.pass().await, Vec::<String>::new(), "another node says the same");
+        rig.server().report("n1", &[("shop/web", "spec.egress[1]: bad")]);
+        assert_eq!(rig.pass().await, ["POST event PolicyPartRejected"], "another part");
+        rig.server().report("n0", &[]);
+        rig.server().report("n1", &[]);
+        assert_eq!(rig.pass().await, Vec::<String>::new(), "it was corrected");
+        rig.server().report("n0", &bad[..1]);
+        assert_eq!(rig.pass().await.len(), 1, "and spoilt again");
+    });
+}

@@ -52,6 +52,8 @@ pub const RULES: &[Rule] = &[
     rule(names::OPERATOR, Scope::Cluster, names::GROUP, &["networknodes"], WATCH),
     rule(names::OPERATOR, Scope::Cluster, "", &["nodes"], WATCH),
     rule(names::OPERATOR, Scope::Cluster, "networking.k8s.io", &["servicecidrs"], WATCH),
+    // For the uid in an Event about the policy.
+    rule(names::OPERATOR, Scope::Cluster, "networking.k8s.io", &["networkpolicies"], &["get"]),
     // Events about cluster-scoped objects live in the namespace `default`.
     rule(names::OPERATOR, Scope::Cluster, "events.k8s.io", &["events"], TELL),
     rule(names::OPERATOR, Scope::Namespace, "apps", &["daemonsets"], APPLY),

@@ -1,11 +1,14 @@
 //! From the world to what is to be done. Pure: the same world gives the same plan, and a world in shape an empty one.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use towpath_crds::{NetworkConfig, NetworkConfigStatus, names, network_config::ManagementState};
 
 use crate::{
     notice::{Notice, on_transition},
+    rejection::{self, Rejection},
     render::{Child, ChildKind},
     status::{self, Findings, Stage},
     world::World,
@@ -32,6 +35,8 @@ pub struct Memory {
     /// The fields that were last removed from the DaemonSet. When they are still there at the same generation, then
     /// they are the API server's own defaults and are left alone.
     pub stripped: Option<Stripped>,
+    /// What was told on policies, as long as a node says it.
+    pub told: BTreeSet<Rejection>,
 }
 
 /// Fields that were removed from the DaemonSet.
@@ -85,6 +90,8 @@ pub struct Plan {
     pub status: Option<NetworkConfigStatus>,
     /// Events of what the status shows.
     pub notices: Vec<Notice>,
+    /// What to tell on policies.
+    pub rejections: Vec<Rejection>,
     /// When to plan again even if nothing changes.
     pub again_at: Option<Timestamp>,
 }
@@ -97,6 +104,7 @@ impl Plan {
             && self.steps.is_empty()
             && self.status.is_none()
             && self.notices.is_empty()
+            && self.rejections.is_empty()
     }
 }
 
@@ -124,7 +132,11 @@ pub fn plan(context: &Context<'_>) -> Option<Plan> {
             let findings = bare(Stage::Unmanaged, context);
             publish(context, config, findings, Draft::default())
         }
-        (None, ManagementState::Managed) => managed::plan(context, config),
+        (None, ManagementState::Managed) => {
+            let rejections = rejection::all(&context.world.reports);
+            let rejections = rejections.difference(&context.memory.told).cloned().collect();
+            Plan { rejections, ..managed::plan(context, config) }
+        }
     })
 }
 
@@ -157,6 +169,7 @@ fn publish(context: &Context<'_>, config: &NetworkConfig, findings: Findings, dr
         steps: draft.steps,
         status: (config.status.as_ref() != Some(&want)).then_some(want),
         notices,
+        rejections: Vec::new(),
         again_at: draft.again_at,
     }
 }

@@ -43,6 +43,7 @@ pub(super) fn plan(context: &Context<'_>, config: &NetworkConfig, since: Timesta
             steps: Vec::new(),
             status: None,
             notices: Vec::new(),
+            rejections: Vec::new(),
             again_at: None,
         };
     }
@@ -66,7 +67,14 @@ fn orphan() -> Plan {
 /// The last plan: writes, one Event, and the finalizer goes.
 fn finish(writes: Vec<Write>, notice: Notice) -> Plan {
     let steps = writes.into_iter().map(|write| Step { write, notice: None }).collect();
-    Plan { finalizer: FinalizerStep::Remove, steps, status: None, notices: vec![notice], again_at: None }
+    Plan {
+        finalizer: FinalizerStep::Remove,
+        steps,
+        status: None,
+        notices: vec![notice],
+        rejections: Vec::new(),
+        again_at: None,
+    }
 }
 
 fn teardown(context: &Context<'_>, config: &NetworkConfig, since: Timestamp) -> Plan {

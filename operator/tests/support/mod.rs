@@ -22,6 +22,7 @@ use towpath_operator::{
     metrics::Metrics,
     plan::Identity,
     reconcile::Reconciler,
+    rejection::Rejection,
     serve::Vitals,
     table::Step,
     world::Change,
@@ -40,6 +41,8 @@ pub(crate) struct Server {
     pub(crate) failures: usize,
     /// Reasons of the Reconciling condition, in the order in which they were published.
     pub(crate) reconciling: Vec<String>,
+    /// Events, as they were written.
+    pub(crate) events: Vec<Value>,
 }
 
 impl Server {
@@ -85,9 +88,14 @@ impl Server {
         }
         if path.contains("/events") {
             self.writes.push(format!("{method} event {}", body["reason"].as_str().unwrap_or_default()));
+            self.events.push(body.clone());
             return Ok(body);
         }
         let key = parts[parts.len() - 2..].join("/");
+        if method == Method::GET {
+            let found = self.object(&key);
+            return if found.is_null() { Err(404) } else { Ok(found) };
+        }
         self.writes.push(format!("{method} {key}{}", if status { "/status" } else { "" }));
         if method == Method::DELETE {
             self.remove(&key);
@@ -99,7 +107,7 @@ impl Server {
                 return Err(500);
             }
             self.store(&key, with_controller(body, &self.object(&key)));
-            self.agents_come_up(&key);
+            self.agents_come_up();
         } else if key.starts_with("networkconfigs/") {
             let mut config = self.object(&key);
             if status {
@@ -117,21 +125,34 @@ impl Server {
         Ok(self.object(&key))
     }
 
+    /// A NetworkPolicy of the namespace `shop`.
+    pub(crate) fn policy(&mut self, name: &str) {
+        let metadata = json!({"name": name, "namespace": "shop", "uid": format!("uid-{name}")});
+        let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata});
+        self.objects.insert(format!("networkpolicies/{name}"), policy);
+    }
+
+    /// A node reports that it is well, and what it cannot use of policies.
+    pub(crate) fn report(&self, node: &str, rejected: &[(&str, &str)]) {
+        let template = &self.object(&format!("daemonsets/{}", names::AGENT))["spec"]["template"];
+        let revision = template["metadata"]["annotations"][names::ANNOTATION_REVISION].as_str().map(str::to_owned);
+        let report = ReportFacts {
+            revision,
+            at: Some(Timestamp::now()),
+            ready: Some(Ready { truth: true, reason: "DataPathReady".to_owned(), message: String::new() }),
+            peers: 1,
+            rejected: rejected.iter().filter_map(|(policy, reason)| Rejection::new(policy, reason)).collect(),
+            ..ReportFacts::default()
+        };
+        self.changes.unbounded_send(Change::Report(Step::Set(node.to_owned(), report))).unwrap();
+    }
+
     /// Every node gets a pod that is ready and reports the revision of the DaemonSet.
-    fn agents_come_up(&self, key: &str) {
-        let template = &self.object(key)["spec"]["template"]["metadata"]["annotations"];
-        let revision = template[names::ANNOTATION_REVISION].as_str().map(str::to_owned);
+    fn agents_come_up(&self) {
         for node in NODES {
             let pod = PodFacts { node: Some(node.to_owned()), health: PodHealth::Ready };
-            let report = ReportFacts {
-                revision: revision.clone(),
-                at: Some(Timestamp::now()),
-                ready: Some(Ready { truth: true, reason: "DataPathReady".to_owned(), message: String::new() }),
-                peers: 1,
-                ..ReportFacts::default()
-            };
             self.changes.unbounded_send(Change::Pod(Step::Set(format!("agent-{node}"), pod))).unwrap();
-            self.changes.unbounded_send(Change::Report(Step::Set(node.to_owned(), report))).unwrap();
+            self.report(node, &[]);
         }
     }
 }
@@ -161,8 +182,14 @@ impl Rig {
     /// Must run inside a `LocalSet`, with time paused.
     pub(crate) fn start(spec: &Value, leading: Leadership, failures: usize) -> Self {
         let (changes, stream) = unbounded();
-        let server =
-            Server { objects: BTreeMap::new(), changes, writes: Vec::new(), failures, reconciling: Vec::new() };
+        let server = Server {
+            objects: BTreeMap::new(),
+            changes,
+            writes: Vec::new(),
+            failures,
+            reconciling: Vec::new(),
+            events: Vec::new(),
+        };
         let server = Arc::new(Mutex::new(server));
         let metrics = Metrics::default();
         let reconciler = Reconciler {
