@@ -99,6 +99,7 @@ impl Hands {
             }
             Effect::Open(state) => drop(self.edges.inputs.send(Input::Opened(self.open(&state)))),
             Effect::Denied(found) => self.tell(found),
+            Effect::Enforced(time) => self.edges.metrics.policy_change_seconds.observe(time.as_secs_f64()),
             Effect::Waited(time) => self.edges.metrics.pod_wait_seconds.observe(time.as_secs_f64()),
             Effect::Applied { took, failed } => {
                 self.edges.metrics.apply_seconds.observe(took.as_secs_f64());

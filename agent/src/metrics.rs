@@ -38,6 +38,8 @@ pub struct Metrics {
     pub apply_seconds: Histogram,
     /// How long the start of a pod waited for its rules.
     pub pod_wait_seconds: Histogram,
+    /// From the arrival of the first thing that concerns policy to the commit that puts it in force.
+    pub policy_change_seconds: Histogram,
     /// Packets that policies dropped, as far as they were logged.
     pub denied_packets: Family<Series, Counter>,
     /// Logged packets that nobody looked at.
@@ -59,6 +61,8 @@ impl Default for Metrics {
             apply_failures: Counter::default(),
             apply_seconds: seconds(),
             pod_wait_seconds: seconds(),
+            // 0.5 ms to 1 s.
+            policy_change_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 12)),
             denied_packets: Family::default(),
             deny_log_lost: Counter::default(),
         };
@@ -94,8 +98,14 @@ impl Default for Metrics {
         r.register_with_unit(
             "pod_wait",
             "How long the start of a pod waited for its rules",
-            seconds,
+            seconds.clone(),
             metrics.pod_wait_seconds.clone(),
+        );
+        r.register_with_unit(
+            "policy_change",
+            "From the arrival of what concerns policy to the commit that puts it in force",
+            seconds,
+            metrics.policy_change_seconds.clone(),
         );
         metrics
     }

@@ -3,11 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use towpath_core::{
     model::{Endpoint, Family, Mac, NodeName, Peer},
+    names::IfName,
     overlay::{
         self, InterfaceSpec, Kernel, MtuError, Overlay, OverlayInput, OwnSide, PeerConflict, Uplink, UplinkError,
         UplinkQuery, choose_uplink, device_mtu,
@@ -69,11 +72,11 @@ pub struct Path {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The overlay; `None`: there cannot be one, and what there is stays as it is.
-    pub path: Option<Path>,
+    pub path: Option<Arc<Path>>,
     /// Why there is none, or why a family of it is missing.
     pub problem: Option<PathProblem>,
     /// Peers by family, as the cluster has them.
-    pub peers: PeerView,
+    pub peers: Arc<PeerView>,
     /// Our table.
     pub table: Ruleset,
 }
@@ -99,26 +102,48 @@ pub struct Known<'a> {
 pub struct Planner {
     compiler: Compiler,
     table: Table,
+    overlay: Option<OverlaySide>,
+}
+
+/// How much may have changed since the last plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Anything.
+    All,
+    /// Pods, namespaces, policies and the pods' interfaces: no Node and nothing in the kernel.
+    Policy,
+}
+
+/// All of a plan but the table.
+#[derive(Debug, Clone)]
+struct OverlaySide {
+    peers: Arc<PeerView>,
+    path: Option<Arc<Path>>,
+    problem: Option<PathProblem>,
+    node_addresses: OrdSet<IpAddr>,
+    /// Those that the path was made for.
+    endpoints: OrdMap<IfName, Arc<Endpoint>>,
 }
 
 impl Planner {
     /// One that has planned nothing yet.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
-        Self { compiler: Compiler::new(settings.deny_log), table: Table::default() }
+        Self { compiler: Compiler::new(settings.deny_log), table: Table::default(), overlay: None }
     }
 
     /// Decides. `None` until the index has synced.
     #[must_use]
-    pub fn plan(&mut self, known: Known<'_>) -> Option<Plan> {
+    pub fn plan(&mut self, known: Known<'_>, scope: Scope) -> Option<Plan> {
         let Known { settings, index, .. } = known;
-        let (peers, snapshot) = (index.peers(&settings.pod_cidrs, settings.vni)?, index.snapshot()?);
-        let mut node_addresses = index.underlay_addresses()?;
-        let (path, problem) = match known.path(&peers) {
-            Ok((path, problem)) => (Some(path), problem),
-            Err(problem) => (None, Some(problem)),
+        let snapshot = index.snapshot()?;
+        let still_good = |side: &&OverlaySide| scope == Scope::Policy && side.endpoints.ptr_eq(index.endpoints());
+        let side = match self.overlay.as_ref().filter(still_good) {
+            Some(side) => side.clone(),
+            None => known.overlay_side()?,
         };
-        node_addresses.extend(path.iter().flat_map(|path| path.uplink.addresses.values().copied()));
+        self.overlay = Some(side.clone());
+        let OverlaySide { peers, path, problem, node_addresses, .. } = side;
         let own_node = index.own_node();
         let own_cidrs: Vec<IpNet> = own_node.into_iter().flat_map(|node| node.pod_cidrs.values().copied()).collect();
         let policy = match settings.policy {
@@ -143,6 +168,18 @@ impl Planner {
 }
 
 impl Known<'_> {
+    fn overlay_side(&self) -> Option<OverlaySide> {
+        let peers = self.index.peers(&self.settings.pod_cidrs, self.settings.vni)?;
+        let mut node_addresses = self.index.underlay_addresses()?;
+        let (path, problem) = match self.path(&peers) {
+            Ok((path, problem)) => (Some(Arc::new(path)), problem),
+            Err(problem) => (None, Some(problem)),
+        };
+        node_addresses.extend(path.iter().flat_map(|path| path.uplink.addresses.values().copied()));
+        let endpoints = self.index.endpoints().clone();
+        Some(OverlaySide { peers: Arc::new(peers), path, problem, node_addresses, endpoints })
+    }
+
     /// The overlay, and what is missing of it.
     fn path(&self, peers: &PeerView) -> Result<(Path, Option<PathProblem>), PathProblem> {
         let node = self.index.own_node().ok_or_else(|| PathProblem::NoNode(self.me.clone()))?;

@@ -18,6 +18,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -29,7 +30,7 @@ use towpath_core::{
     ruleset::{self, Installed, Transaction},
 };
 use towpath_dataplane::local::{EndpointFile, Listing, NodeState, Reply, Request};
-use towpath_index::{Dirty, Index};
+use towpath_index::{Concern, Dirty, Index};
 use tracing::{debug, error, info, warn};
 
 pub use self::state::Drift;
@@ -44,7 +45,7 @@ use crate::{
     denials::{Denials, Findings, View},
     input::Input,
     kernel::{Applied, Change, Done, Job, Notice, Part, ReadError},
-    plan::{Known, Plan, Planner},
+    plan::{Known, Path, Plan, Planner, Scope},
     publish::{NodeWish, Report},
     settings::Settings,
 };
@@ -79,6 +80,8 @@ pub enum Effect {
     Open(NodeState),
     /// A pod's start waited this long for its rules.
     Waited(Duration),
+    /// So long after it came the kernel has what was new for policy.
+    Enforced(Duration),
     /// Tell of packets that policies dropped.
     Denied(Findings),
     /// A change of the kernel took this long, and so many parts of it failed.
@@ -128,6 +131,11 @@ pub struct Node {
     /// Whether the next difference is somebody else's doing: nothing has changed but what was read.
     watching_drift: bool,
     planner: Planner,
+    /// How much may have changed since the last plan.
+    scope: Scope,
+    /// When the first thing that concerns policy came that the kernel does not have yet; and that of the plan under way.
+    policy_since: Option<Instant>,
+    planned_since: Option<Instant>,
     plan: Option<Plan>,
     overlay_outcome: Outcome,
     table_outcome: Outcome,
@@ -159,6 +167,9 @@ impl Node {
             stale: true,
             watching_drift: false,
             planner: Planner::new(&settings),
+            scope: Scope::All,
+            policy_since: None,
+            planned_since: None,
             plan: None,
             overlay_outcome: Outcome::Untried,
             table_outcome: Outcome::Untried,
@@ -181,7 +192,7 @@ impl Node {
         }
         let dirty = self.pods.expire(now.instant, &mut self.index, &mut effects);
         self.pods.clear_again(now.instant, &mut effects);
-        self.mark(&dirty);
+        self.mark(now.instant, &dirty);
         self.review(now.instant, &mut effects);
         tell(self.denials.tick(now.instant), &mut effects);
         if self.busy == Busy::No && self.index.synced() {
@@ -225,7 +236,7 @@ impl Node {
         match input {
             Input::Watch(event) => {
                 let dirty = self.index.apply(event);
-                self.mark(&dirty);
+                self.mark(now.instant, &dirty);
             }
             Input::Cni(request) => self.asked(now.instant, request, effects),
             Input::Notice(Notice::Net(notices)) => {
@@ -264,10 +275,16 @@ impl Node {
         }
     }
 
-    fn mark(&mut self, dirty: &Dirty) {
+    fn mark(&mut self, now: Instant, dirty: &Dirty) {
         if !dirty.is_empty() {
             self.stale = true;
             self.watching_drift = false;
+        }
+        if dirty.contains(Concern::Overlay) || dirty.contains(Concern::OwnNode) {
+            self.scope = Scope::All;
+        }
+        if dirty.contains(Concern::Policy) && self.index.synced() {
+            self.policy_since.get_or_insert(now);
         }
     }
 
@@ -276,11 +293,11 @@ impl Node {
         match request {
             Request::Add { endpoint } => {
                 let dirty = self.pods.add(now, endpoint, reply, &mut self.index, effects);
-                self.mark(&dirty);
+                self.mark(now, &dirty);
             }
             Request::Del { container_id, ifname } => {
                 let dirty = self.pods.remove(&container_id, &ifname, &mut self.index);
-                self.mark(&dirty);
+                self.mark(now, &dirty);
                 effects.push(Effect::Reply(reply, Reply::Ok));
             }
             Request::Status => {
@@ -299,11 +316,12 @@ impl Node {
                     warn!(error = damaged as &dyn Error, "pod's record left out");
                 }
                 let dirty = self.pods.reconcile(listing.endpoints, &mut self.index);
-                self.mark(&dirty);
+                self.mark(now, &dirty);
                 let differs = self.net.have.as_ref() != Some(&*kernel);
                 if differs || matches!(self.overlay_outcome, Outcome::Failed(_)) {
                     self.watching_drift |= !self.stale && self.overlay_outcome == Outcome::Done;
                     self.stale = true;
+                    self.scope = Scope::All;
                 }
                 self.net = Belief { have: Some(*kernel), look: now + self.resync() };
             }
@@ -384,7 +402,10 @@ impl Node {
                 have: net,
                 macs: &self.identity.macs,
             };
-            let Some(plan) = self.planner.plan(known) else { return };
+            let scope = if self.overlay_outcome == Outcome::Done { self.scope } else { Scope::All };
+            let Some(plan) = self.planner.plan(known, scope) else { return };
+            let before = self.plan.as_ref().and_then(|plan| plan.path.as_ref());
+            let as_before = |path: &&Arc<Path>| scope == Scope::Policy && before.is_some_and(|b| Arc::ptr_eq(b, path));
             // A difference that was refused will be refused again, whatever the reason: then the table is made anew.
             let rules = match self.table_outcome {
                 Outcome::Failed(_) => Transaction::replace(&plan.table),
@@ -392,9 +413,15 @@ impl Node {
             };
             let change = Change {
                 table: rules,
-                net: plan.path.as_ref().map(|path| overlay::diff(&path.overlay, net)).unwrap_or_default(),
+                // What was carried out, and neither wanted otherwise nor changed by others since, is there.
+                net: match &plan.path {
+                    Some(path) if !as_before(&path) => overlay::diff(&path.overlay, net),
+                    Some(_) | None => Vec::new(),
+                },
             };
             self.stale = false;
+            self.scope = Scope::Policy;
+            self.planned_since = self.policy_since.take().filter(|_| !change.table.is_empty());
             self.pods.planned(&self.index);
             self.cutting.planned(&change.table, &plan.table);
             self.plan = Some(plan);
@@ -431,6 +458,9 @@ impl Node {
             (Err(error), _) => {
                 let pause = self.failed(&error);
                 self.table = Belief { have: None, look: now.instant + pause };
+                // Nothing else was done either.
+                self.scope = Scope::All;
+                self.policy_since = self.planned_since.take().or(self.policy_since);
                 let why = in_full(&error);
                 self.pods.refuse(&why, effects);
                 self.table_outcome = Outcome::Failed(why);
@@ -447,6 +477,9 @@ impl Node {
         }
         self.generation += 1;
         self.cutting.committed(now.instant);
+        if let Some(since) = self.planned_since.take() {
+            effects.push(Effect::Enforced(now.instant.saturating_duration_since(since)));
+        }
         self.table.have = self.plan.as_ref().map(|plan| Have::Made(plan.table.clone()));
         self.table_outcome = Outcome::Done;
         if complete {
@@ -461,6 +494,7 @@ impl Node {
         let Some(have) = &mut self.net.have else { return };
         let followed = ops.iter().all(|op| !is_guess(op) && have.execute(op).is_ok());
         if !followed {
+            self.scope = Scope::All;
             self.net.look_by(now);
         }
     }

@@ -209,8 +209,12 @@ impl Node {
 
     /// Peers whose route stands as planned.
     fn programmed_peers(&self, plan: &Plan, path: &Path, family: Family) -> usize {
-        let Some(have) = &self.net.have else { return 0 };
         let peers = plan.peers.peers.get(&family).into_iter().flatten();
+        let conflicts = path.conflicts.len();
+        if self.overlay_outcome == Outcome::Done {
+            return peers.count().saturating_sub(conflicts);
+        }
+        let Some(have) = &self.net.have else { return 0 };
         let missing = overlay::diff(&path.overlay, have);
         let touched = |peer: &&towpath_core::model::Peer| {
             let gateway = peer.pod_cidr.network();
@@ -223,7 +227,6 @@ impl Node {
                 _ => false,
             })
         };
-        let conflicts = path.conflicts.len();
         peers.filter(touched).count().saturating_sub(conflicts)
     }
 

@@ -72,6 +72,7 @@ struct World {
     disk: Result<(), String>,
     conntrack: FakeConntrack,
     cut: u64,
+    enforced: usize,
     _dir: tempfile::TempDir,
 }
 
@@ -104,6 +105,7 @@ impl World {
             disk: Ok(()),
             conntrack: FakeConntrack::default(),
             cut: 0,
+            enforced: 0,
             _dir: dir,
         }
     }
@@ -132,6 +134,7 @@ impl World {
             disk: Ok(()),
             conntrack,
             cut: 0,
+            enforced: 0,
             _dir,
         }
     }
@@ -168,6 +171,7 @@ impl World {
                     }
                     Effect::Cut(count) => self.cut += count,
                     Effect::Denied(found) => self.denied.push(found),
+                    Effect::Enforced(_) => self.enforced += 1,
                     Effect::Waited(_) | Effect::Applied { .. } => {}
                 }
             }
@@ -367,6 +371,23 @@ fn a_pod_that_nobody_tells_of_is_put_off_and_leaves_nothing() {
     assert_eq!(code, 11);
     assert!(details.contains("not heard of the pod"), "{details}");
     assert_eq!(world.reach.nft.table.read_back(), table);
+}
+
+#[test]
+fn a_change_of_policy_is_timed_when_it_comes_into_force_and_not_if_it_changes_nothing() {
+    let mut world = World::settled();
+    let before = world.enforced;
+    world.hear([pod_event("elsewhere")]);
+    assert_eq!(world.enforced, before, "no rule looks at it");
+    world.hear([pod_event("a")]);
+    assert_eq!(world.add_pod("a", "10.244.1.2").try_recv().unwrap(), Reply::Ok);
+    assert_eq!(world.enforced, before + 1);
+    world.reach.nft.refuse = 1;
+    world.hear([pod_event("b")]);
+    assert!(matches!(world.add_pod("b", "10.244.1.3").try_recv().unwrap(), Reply::Error { .. }));
+    assert_eq!(world.enforced, before + 1, "refused is not in force");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.enforced, before + 2);
 }
 
 #[test]
