@@ -8,6 +8,7 @@ mod agent;
 mod basics;
 mod cluster;
 mod connections;
+mod denials;
 mod drift;
 mod families;
 mod fire;
@@ -45,6 +46,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     services::SCENARIOS,
     fire::SCENARIOS,
     agent::SCENARIOS,
+    denials::SCENARIOS,
     drift::SCENARIOS,
     nodes::SCENARIOS,
     agent::AWAY,

@@ -1,0 +1,77 @@
+//! What policies drop is seen: on the pod, in the agent's log, and on a policy that cannot be used as it is written.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use towpath_e2e::cluster::Cluster;
+use towpath_e2e::wait::wait_for;
+
+use crate::frame::{Frame, Scenario};
+use crate::pods::{self, HTTP};
+use crate::policy::policy;
+use crate::status::NAMESPACE;
+use crate::traffic::{self, Answer, Probe, Protocol};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "a denied connection is told of on the pod, with the policy that denies it", play: denied },
+    Scenario { name: "a policy with a part that cannot be used says so itself, and closes its pods", play: rejected },
+];
+
+const AGENTS: &str = "app.kubernetes.io/name=towpath-agent";
+/// From the dropped packet, or from the report, to the Event.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Pods `server` and `client` on two nodes, and the policy; the client is shut out.
+fn shut_out(cluster: &Cluster, namespace: &str, policy: Value) -> Result<()> {
+    let wanted =
+        [pods::pod("server", "server", "n1", &pods::server()), pods::pod("client", "client", "n2", &pods::client())];
+    let made = pods::start(cluster, namespace, &wanted)?;
+    pods::apply(cluster, namespace, &[policy])?;
+    let [server, client] = &made[..] else { anyhow::bail!("two pods were wanted") };
+    let (to, why) = (server.at(HTTP), "nothing that can be understood lets it in");
+    traffic::expect("a closed server", &[Probe { from: client, to, by: Protocol::Tcp, want: Answer::Closed, why }])
+}
+
+fn denied(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    pods::with_namespace(&cluster, "told", |namespace| {
+        shut_out(&cluster, namespace, policy("nobody", &json!({"podSelector": {"matchLabels": {"role": "server"}}})))?;
+        let note = event(&cluster, namespace, "server", "PolicyDenied")?;
+        for word in ["told/client", &format!("TCP port {HTTP}"), "told/nobody"] {
+            ensure!(note.contains(word), "the Event does not say {word}: {note}");
+        }
+        let line = wait_for("a line of the agent's log", SOON, || {
+            let log = cluster.kubectl(&["logs", "-n", NAMESPACE, "-l", AGENTS, "--tail=-1"])?;
+            Ok(log.lines().find(|line| line.contains("told/server") && line.contains("told/nobody")).map(str::to_owned))
+        })?;
+        let line: Value = serde_json::from_str(&line).context("the agent's log is JSON")?;
+        ensure!(line["direction"] == "ingress" && line["message"] == "packets denied", "{line}");
+        Ok(())
+    })
+}
+
+/// The API server takes an address with a leading zero for a decimal one, other programs for an octal one: nobody can say
+/// what was meant.
+fn rejected(frame: &Frame) -> Result<()> {
+    let cluster = frame.network()?;
+    let ambiguous = json!({
+        "podSelector": {"matchLabels": {"role": "server"}},
+        "ingress": [{"from": [{"ipBlock": {"cidr": "010.0.0.0/8"}}]}],
+    });
+    pods::with_namespace(&cluster, "unclear", |namespace| {
+        shut_out(&cluster, namespace, policy("ambiguous", &ambiguous))?;
+        let note = event(&cluster, namespace, "ambiguous", "PolicyPartRejected")?;
+        ensure!(note.contains("spec.ingress[0].from[0].ipBlock.cidr"), "the Event does not name the part: {note}");
+        Ok(())
+    })
+}
+
+/// The note of the Event on an object, as soon as there is one.
+fn event(cluster: &Cluster, namespace: &str, name: &str, reason: &str) -> Result<String> {
+    wait_for(&format!("an Event {reason} on {name}"), SOON, || {
+        let events = cluster.list(&["events.events.k8s.io", "-n", namespace])?;
+        let found = events.iter().find(|event| event["reason"] == reason && event["regarding"]["name"] == name);
+        Ok(found.and_then(|event| event["note"].as_str()).map(str::to_owned))
+    })
+}
