@@ -6,7 +6,11 @@
 mod rulesets;
 mod support;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use rulesets::{chain, everything};
 use support::{enter_new_namespace, sh, try_sh};
@@ -82,7 +86,9 @@ fn taking_a_table_over_is_told_as_our_own_doing() {
     let mut events = NftEvents::open().unwrap();
     let mut second = KernelNft::open().unwrap();
     second.read_back().unwrap();
-    let change = events.next_change().unwrap();
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || send.send(events.next_change().unwrap()));
+    let change = receive.recv_timeout(Duration::from_secs(10)).expect("a change within ten seconds");
     assert!(matches!(change, TableChange::Changed { .. }));
     assert!(second.is_own(&change), "{change:?}");
 }

@@ -54,14 +54,17 @@ impl Socket {
         let mut refused: Option<BatchRefused> = None;
         let mut done = false;
         let read = self.receive_all(|header, payload| {
-            let place = header.sequence_number.wrapping_sub(begin).wrapping_sub(1) as usize;
-            if header.message_type != NLMSG_ERROR {
+            let place = header.sequence_number.wrapping_sub(begin) as usize;
+            // What belongs to an earlier call that was given up is passed over.
+            if header.message_type != NLMSG_ERROR || place > requests.len() {
                 return;
             }
+            // The first message is the batch's own.
+            let place = place.checked_sub(1);
             match acknowledgement(payload, 4 + HEADER) {
-                Ok(()) => done |= place == last,
+                Ok(()) => done |= place == Some(last),
                 Err(source) => {
-                    refused.get_or_insert(BatchRefused { place: (place <= last).then_some(place), source });
+                    refused.get_or_insert(BatchRefused { place, source });
                 }
             }
         });

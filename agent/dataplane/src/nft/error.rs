@@ -14,7 +14,7 @@ pub enum NftError {
         source: NetlinkError,
     },
     /// The kernel said no; nothing of the transaction was done.
-    #[error("the kernel refused: {step}")]
+    #[error("change the table: {step}")]
     Refused {
         /// The step of the transaction as nft would write it, shortened.
         step: String,
