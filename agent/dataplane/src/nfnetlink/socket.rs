@@ -4,7 +4,7 @@
 //! asked for, so the socket is always ready for the next. A socket that listens ([`Socket::join`], [`Socket::hear`])
 //! should do nothing else: what comes of its own accord between an answer is passed over.
 //!
-//! Guarantees: no call waits longer than [`TIMEOUT`](crate::net::TIMEOUT) for an answer of the kernel, which it gives
+//! Guarantees: no call waits longer than [`TIMEOUT`] for an answer of the kernel, which it gives
 //! within the system call that asks; a dump that the kernel reports as interrupted by a change is repeated.
 //!
 //! Such a socket is to be kept: when one is closed the kernel finishes what nf_tables has put off until later, which
