@@ -7,6 +7,7 @@ mod churn;
 mod cni;
 mod connections;
 mod crowd;
+mod cut;
 mod flips;
 mod ground;
 mod heal;
@@ -62,6 +63,8 @@ enum Section {
     Pods,
     /// From the write of a policy to its effect
     Flips,
+    /// From the write of a policy to the end of a connection that it denies
+    Cut,
     /// Memory of an agent that knows a large cluster
     Memory,
     /// A hundred changes a second
@@ -145,14 +148,15 @@ impl Bench {
 
     /// On a cluster whose agents know many pods and policies. What is heavier comes later.
     fn on_a_crowd(&mut self) -> Result<()> {
-        use Section::{Churn, Connections, Flips, Heal, Idle, Memory};
-        if ![Churn, Connections, Flips, Heal, Idle, Memory].into_iter().any(|section| self.wants(section)) {
+        use Section::{Churn, Connections, Cut, Flips, Heal, Idle, Memory};
+        if ![Churn, Connections, Cut, Flips, Heal, Idle, Memory].into_iter().any(|section| self.wants(section)) {
             return Ok(());
         }
         let cluster = self.ground.cluster(CROWD, 2)?;
         self.ground.deploy(&cluster)?;
         let mut crowd = Crowd::start(&cluster)?;
         self.section(Flips, |_| flips::measure(&mut crowd))?;
+        self.section(Cut, |_| cut::measure(&crowd))?;
         self.section(Memory, |_| memory::measure(&mut crowd))?;
         self.section(Idle, |_| {
             crowd.complete()?;

@@ -1,0 +1,146 @@
+//! From the write of a NetworkPolicy to the end of an established connection that it denies, with many others around.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::crowd::Crowd;
+use crate::ground::NAMESPACE;
+use crate::metrics;
+use crate::report::Table;
+use crate::sample::Sample;
+use crate::spot::Spot;
+
+const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies";
+/// Port of the connections that are cut.
+const PORT: u16 = 9200;
+/// Port of the flows that are allowed all the time, and the first of their own ports.
+const FLOWS_PORT: u16 = 9201;
+const FIRST: u16 = 20_000;
+/// Flows that the node knows.
+const FLOWS: u16 = 10_000;
+const ROUNDS: usize = 30;
+/// How long nothing arrives on a connection that is dead.
+const SILENCE: Duration = Duration::from_millis(300);
+/// Pause between two signs of life.
+const PACE: Duration = Duration::from_millis(1);
+/// Time for everything else.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Cuts connections one after the other.
+pub(crate) fn measure(crowd: &Crowd<'_>) -> Result<Table> {
+    let node = crowd.node()?;
+    let before = metrics::value(&node, "towpath_agent_connections_cut_total")?;
+    let server = Spot::of_pod(crowd.cluster, NAMESPACE, "server")?;
+    let client = Spot::of_pod(crowd.cluster, NAMESPACE, "client")?;
+    let listener = server.run(|| TcpListener::bind(("0.0.0.0", PORT)).context("listen in the server's pod"))?;
+    let echo = server.run(|| UdpSocket::bind(("0.0.0.0", FLOWS_PORT)).context("answer in the server's pod"))?;
+    crowd.api.create(POLICIES, &policy("open"))?;
+    let stop = AtomicBool::new(false);
+    let measured = thread::scope(|scope| {
+        scope.spawn(|| answer(&echo, &stop));
+        let outcome = rounds(crowd, &client, &listener);
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    });
+    crowd.api.delete(&format!("{POLICIES}/cut"))?;
+    let (times, least) = measured?;
+    let cut = metrics::value(&node, "towpath_agent_connections_cut_total")? - before;
+    let sample = Sample::of_millis(times).context("no runs")?;
+    let header = ["connections on the node", "p50 ms", "p99 ms", "median (least–most)", "aim p99", "runs"];
+    let mut table = Table::new("Cut of an established, denied connection", &header);
+    table.row([
+        format!("≥ {least}"),
+        format!("{:.0}", sample.median()),
+        format!("{:.0}", sample.percentile(99)),
+        sample.spread(0),
+        "≤ 1000".into(),
+        sample.len().to_string(),
+    ]);
+    table.note(format!(
+        "From the write's return to the last byte that arrives. The agent counts {cut} cut connections."
+    ));
+    Ok(table)
+}
+
+/// Times of all rounds, and how many connections the node knew at least.
+fn rounds(crowd: &Crowd<'_>, client: &Spot, listener: &TcpListener) -> Result<(Vec<Duration>, u64)> {
+    let mut least = u64::MAX;
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        client.run(|| flows(crowd.server()))?;
+        let known = crowd.node()?.exec(&["cat", "/proc/sys/net/netfilter/nf_conntrack_count"])?;
+        least = least.min(known.trim().parse().context("the number of connections")?);
+        times.push(round(crowd, client, listener)?);
+    }
+    Ok((times, least))
+}
+
+fn round(crowd: &Crowd<'_>, client: &Spot, listener: &TcpListener) -> Result<Duration> {
+    let to = format!("{}:{PORT}", crowd.server()).parse().context("the server's address")?;
+    let mut near = client.run(|| TcpStream::connect_timeout(&to, BOUND).context("connect to the server"))?;
+    let (mut far, _) = listener.accept().context("accept")?;
+    near.set_read_timeout(Some(SILENCE)).context("bound a read")?;
+    far.set_nodelay(true).context("send at once")?;
+    let mut lives = || -> Result<bool> {
+        far.write_all(b"x").context("write to the connection")?;
+        Ok(near.read(&mut [0]).is_ok_and(|count| count > 0))
+    };
+    ensure!(lives()?, "the connection is dead before it is denied");
+    crowd.api.patch(&format!("{POLICIES}/cut"), &policy("closed"))?;
+    let written = Instant::now();
+    let mut last = written;
+    loop {
+        let begun = Instant::now();
+        if !lives()? {
+            break;
+        }
+        last = begun;
+        ensure!(written.elapsed() < BOUND, "the connection is alive long after it was denied");
+        // The pace of the signs of life, not a wait for something.
+        thread::sleep(PACE);
+    }
+    crowd.api.patch(&format!("{POLICIES}/cut"), &policy("open"))?;
+    Ok(last.saturating_duration_since(written))
+}
+
+/// Lets datagrams in, and connections too if it is open.
+fn policy(state: &str) -> Value {
+    let mut ports = vec![json!({"protocol": "UDP", "port": FLOWS_PORT})];
+    if state == "open" {
+        ports.push(json!({"protocol": "TCP", "port": PORT}));
+    }
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "cut", "namespace": NAMESPACE},
+        "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"], "ingress": [{"ports": ports}]},
+    })
+}
+
+/// A question and an answer from each port, so that the node knows as many flows.
+fn flows(server: &str) -> Result<()> {
+    for port in FIRST..FIRST + FLOWS {
+        let socket = UdpSocket::bind(("0.0.0.0", port)).with_context(|| format!("open port {port}"))?;
+        socket.set_read_timeout(Some(BOUND)).context("bound a read")?;
+        socket.connect((server, FLOWS_PORT)).context("find the way to the server")?;
+        socket.send(b"?").context("ask")?;
+        socket.recv(&mut [0; 1]).context("wait for the answer of a flow that is allowed")?;
+    }
+    Ok(())
+}
+
+fn answer(socket: &UdpSocket, stop: &AtomicBool) {
+    // So that the end is noticed when nobody asks any more.
+    let _ = socket.set_read_timeout(Some(Duration::from_millis(100)));
+    let mut byte = [0; 1];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((_, from)) = socket.recv_from(&mut byte) {
+            let _ = socket.send_to(&byte, from);
+        }
+    }
+}
