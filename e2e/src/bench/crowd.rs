@@ -64,8 +64,9 @@ impl<'a> Crowd<'a> {
             // No pod is admitted before.
             Ok(cluster.get(&["serviceaccount", "default", "-n", CROWD])?.map(drop))
         })?;
-        // It would remove pods of a node that does not exist.
+        // The one would remove pods of a node that does not exist, the other takes note of each for nothing.
         cluster.stop(Component::ControllerManager)?;
+        cluster.stop(Component::Scheduler)?;
         let server = addresses.get(1).cloned().context("the server's address")?;
         Ok(Self { cluster, api: Api::open(cluster)?, server, present: BTreeSet::new() })
     }
