@@ -167,12 +167,12 @@ impl Index {
     }
 
     /// Remembers the UID of a pod of this node. Whether it is another one than before.
-    fn set_uid(&mut self, id: &PodId, uid: Option<String>) -> bool {
-        let before = match &uid {
-            Some(uid) => self.uids.insert(id.clone(), uid.clone()),
+    fn set_uid(&mut self, id: &PodId, uid: Option<&str>) -> bool {
+        let before = match uid {
+            Some(uid) => self.uids.insert(id.clone(), uid.to_owned()),
             None => self.uids.remove(id),
         };
-        before != uid
+        before.as_deref() != uid
     }
 
     /// The interfaces of the pods of this node.
@@ -292,7 +292,7 @@ impl Kind for KubePod {
         let uid = pod::uid(&self);
         let Some(pod) = pod::convert(self) else { return Self::remove(index, &id) };
         // Pods of other nodes start elsewhere.
-        let another = index.set_uid(&id, uid.filter(|_| pod.node.as_ref() == Some(&index.me)));
+        let another = index.set_uid(&id, uid.as_deref().filter(|_| pod.node.as_ref() == Some(&index.me)));
         index.reported_addresses.remove(&id);
         let before = index.snapshot.pods.insert(id.clone(), Arc::new(pod));
         index.merge_addresses(&id);
