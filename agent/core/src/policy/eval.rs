@@ -170,6 +170,9 @@ impl Case<'_> {
             Peers::Of(peers) => {
                 peers.iter().any(|peer| self.peer_matches(peer) && self.ports_match(&rule.ports, Some(peer)))
             }
+            Peers::NoneOf(peers) => {
+                !peers.iter().any(|peer| self.peer_matches(peer)) && self.ports_match(&rule.ports, None)
+            }
         }
     }
 

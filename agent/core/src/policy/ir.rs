@@ -221,6 +221,8 @@ pub enum Peers {
     Any,
     /// Any of these; nobody if there are none.
     Of(Vec<Peer>),
+    /// Anybody but these, outside of the cluster too.
+    NoneOf(Vec<Peer>),
 }
 
 /// One peer of a rule.

@@ -122,7 +122,11 @@ fn port() -> impl Strategy<Value = Port> {
 
 fn rule(actions: Vec<Action>) -> impl Strategy<Value = Rule> {
     let peer = prop_oneof![2 => pod_selector().prop_map(Peer::Pods), 1 => block().prop_map(Peer::Block)];
-    let peers = prop_oneof![1 => Just(Peers::Any), 4 => vec(peer, 0..=3).prop_map(Peers::Of)];
+    let peers = prop_oneof![
+        1 => Just(Peers::Any),
+        4 => vec(peer.clone(), 0..=3).prop_map(Peers::Of),
+        1 => vec(peer, 0..=3).prop_map(Peers::NoneOf),
+    ];
     let ports = prop_oneof![1 => Just(Ports::Any), 2 => vec(port(), 0..=3).prop_map(Ports::Of)];
     (select(actions), peers, ports).prop_map(|(action, peers, ports)| Rule { action, peers, ports })
 }

@@ -23,7 +23,7 @@ use crate::{
         deny_log::{self, DenyLog},
         ir::{Action, Direction, NamedPort, Rule, TierDefault},
     },
-    ruleset::{Chain, Field, Match, Op, Rule as NftRule, Verdict},
+    ruleset::{Chain, Field, Match, Rule as NftRule, Verdict},
     table::to_receiver,
 };
 
@@ -204,10 +204,10 @@ impl Builder<'_> {
                 Direction::Egress => Field::Destination,
             };
             for line in run.lookups(tier.families, peer) {
-                let in_set = |(fields, set)| {
+                let in_set = |(fields, op, set)| {
                     let name = self.sets.acquire(&set, self.source.world);
                     self.looked_into.push(name.clone());
-                    Match::InSet(fields, Op::Is, name)
+                    Match::InSet(fields, op, name)
                 };
                 let matches = line.into_iter().map(in_set).collect();
                 out.extend(self.decided(tier.direction, matches, verdict.clone()));

@@ -10,11 +10,11 @@ use super::{
 use crate::{
     model::{Family, Protocol},
     policy::ir::{Block, Direction, NamedPort, Peer, Peers, PodSelector, Port, Ports, Rule},
-    ruleset::Field,
+    ruleset::{Field, Op},
 };
 
-/// A packet's fields and the set that they are looked up in.
-pub(super) type SetLookup<'a> = (Vec<Field>, SetExpr<'a>);
+/// A packet's fields, whether they must be in the set or must not, and the set.
+pub(super) type SetLookup<'a> = (Vec<Field>, Op, SetExpr<'a>);
 
 /// What a run of rules matches, sorted by how it is looked up.
 #[derive(Default)]
@@ -27,6 +27,15 @@ pub(super) struct Run<'a> {
     pod_ports: BTreeSet<(Holder<'a>, PortKey<'a>)>,
     pod_ranges: BTreeMap<&'a PodSelector, Vec<PortRange>>,
     block_ports: Vec<(&'a Block, PortRange)>,
+    /// What is matched of everybody but some.
+    but: BTreeMap<Excluded<'a>, Run<'a>>,
+}
+
+/// Peers that a rule is not about.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Excluded<'a> {
+    pods: BTreeSet<&'a PodSelector>,
+    blocks: BTreeSet<&'a Block>,
 }
 
 /// How far a run reaches.
@@ -64,7 +73,13 @@ impl<'a> Run<'a> {
         let mut run = Self::default();
         for rule in rules {
             let whats = whats(&rule.ports, direction, own_ports);
-            for who in whos(&rule.peers) {
+            let (run, whos) = match &rule.peers {
+                Peers::Any => (&mut run, vec![Who::Anybody]),
+                Peers::Of(peers) => (&mut run, peers.iter().map(who).collect()),
+                Peers::NoneOf(peers) if peers.is_empty() => (&mut run, vec![Who::Anybody]),
+                Peers::NoneOf(peers) => (run.but.entry(excluded(peers)).or_default(), vec![Who::Anybody]),
+            };
+            for who in whos {
                 whats.iter().for_each(|what| run.add(who, *what));
             }
         }
@@ -107,9 +122,29 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The lookups of the run, cheapest first: a packet matches if all lookups of one line find it. `peer` is the field
-    /// that holds the other side's address.
+    /// The lookups of the run, cheapest first: a packet matches if all of one line say so. `peer` is the field that
+    /// holds the other side's address.
     pub(super) fn lookups(&self, families: &BTreeSet<Family>, peer: fn(Family) -> Field) -> Vec<Vec<SetLookup<'a>>> {
+        let found = |line: Vec<(Vec<Field>, SetExpr<'a>)>| {
+            line.into_iter().map(|(fields, set)| (fields, Op::Is, set)).collect::<Vec<_>>()
+        };
+        let mut lines: Vec<Vec<SetLookup<'_>>> = self.finding(families, peer).into_iter().map(found).collect();
+        for (excluded, run) in &self.but {
+            for &family in families {
+                let but = excluded.lookups(family, peer);
+                let one = BTreeSet::from([family]);
+                let inner = match run.reach() {
+                    Reach::All => vec![Vec::new()],
+                    Reach::Some => run.finding(&one, peer),
+                };
+                lines.extend(inner.into_iter().map(|line| but.iter().cloned().chain(found(line)).collect()));
+            }
+        }
+        lines
+    }
+
+    /// The lines of those who are named, not of those who are excluded.
+    fn finding(&self, families: &BTreeSet<Family>, peer: fn(Family) -> Field) -> Vec<Vec<(Vec<Field>, SetExpr<'a>)>> {
         let port = [Field::Proto, Field::DestinationPort];
         let with_peer = |family| [peer(family)].into_iter().chain(port).collect::<Vec<_>>();
         let mut lines = Vec::new();
@@ -146,17 +181,37 @@ impl<'a> Run<'a> {
     }
 }
 
-fn whos(peers: &Peers) -> Vec<Who<'_>> {
-    match peers {
-        Peers::Any => vec![Who::Anybody],
-        Peers::Of(peers) => peers
-            .iter()
-            .map(|peer| match peer {
-                Peer::Pods(selector) => Who::Pods(selector),
-                Peer::Block(block) => Who::Block(block),
-            })
-            .collect(),
+impl<'a> Excluded<'a> {
+    /// That a packet of the family comes from nobody of them. The sets can be empty: they hold the packet to its
+    /// family, too.
+    fn lookups(&self, family: Family, peer: fn(Family) -> Field) -> Vec<SetLookup<'a>> {
+        let nets = merge_nets(self.blocks.iter().copied(), family);
+        let mut sets = vec![SetExpr::Pods(family, self.pods.clone()), SetExpr::Nets(family, nets)];
+        if sets.iter().any(|set| !set.is_empty()) {
+            sets.retain(|set| !set.is_empty());
+        } else {
+            sets.pop();
+        }
+        sets.into_iter().map(|set| (vec![peer(family)], Op::IsNot, set)).collect()
     }
+}
+
+fn who(peer: &Peer) -> Who<'_> {
+    match peer {
+        Peer::Pods(selector) => Who::Pods(selector),
+        Peer::Block(block) => Who::Block(block),
+    }
+}
+
+fn excluded(peers: &[Peer]) -> Excluded<'_> {
+    let mut excluded = Excluded::default();
+    for peer in peers {
+        match peer {
+            Peer::Pods(selector) => _ = excluded.pods.insert(selector),
+            Peer::Block(block) => _ = excluded.blocks.insert(block),
+        }
+    }
+    excluded
 }
 
 fn whats<'a>(ports: &'a Ports, direction: Direction, own_ports: &BTreeSet<NamedPort>) -> Vec<What<'a>> {

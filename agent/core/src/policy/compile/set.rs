@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a set holds.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SetExpr<'a> {
     /// Addresses of pods.
     Pods(Family, BTreeSet<&'a PodSelector>),
