@@ -156,7 +156,7 @@ fn stacked_policy(n: usize) -> (String, Policy) {
 
 fn policy(n: usize, pods: Selector, rule: Rule) -> Policy {
     let subject = PodSelector { namespaces: Namespaces::Named(namespace(n)), pods };
-    Policy { subject, ingress: Some(vec![rule]), egress: None }
+    Policy { order: 0, subject, ingress: Some(vec![rule]), egress: None }
 }
 
 fn allow<const N: usize>(peers: [PodSelector; N], port: u16) -> Rule {

@@ -66,7 +66,8 @@ impl Reader<'_> {
         };
         let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
         let namespaces = Namespaces::Named(self.id.namespace.clone());
-        Policy { subject: PodSelector { namespaces, pods }, ingress, egress }
+        // Policies of this kind add up: their order means nothing.
+        Policy { order: 0, subject: PodSelector { namespaces, pods }, ingress, egress }
     }
 
     fn directions(&mut self, spec: &NetworkPolicySpec) -> BTreeSet<Direction> {

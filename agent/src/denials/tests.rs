@@ -60,7 +60,7 @@ impl Cluster {
     /// A policy for all pods of the namespace, in both directions, with these rules.
     fn with(mut self, name: &str, rules: &[Rule]) -> Self {
         let subject = PodSelector { namespaces: Namespaces::Named("a".to_owned()), pods: Selector::everything() };
-        let policy = Policy { subject, ingress: Some(rules.to_vec()), egress: Some(rules.to_vec()) };
+        let policy = Policy { order: 0, subject, ingress: Some(rules.to_vec()), egress: Some(rules.to_vec()) };
         self.snapshot.tiers[0].policies.insert(policy_id(name), Arc::new(policy));
         self
     }

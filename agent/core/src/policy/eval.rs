@@ -128,12 +128,11 @@ fn outcome(snapshot: &Snapshot, direction: Direction, packet: &Packet, passed_by
     }
     let case = Case { snapshot, direction, pod, peer: peer.address, transport: packet.transport };
     for tier in &snapshot.tiers {
-        let applied: Vec<(&PolicyId, &[Rule])> = tier
-            .policies
-            .iter()
-            .filter(|(_, policy)| policy.subject.matches(snapshot, id, pod))
-            .filter_map(|(id, policy)| Some((id, policy.rules(direction)?)))
-            .collect();
+        let mut selecting: Vec<_> =
+            tier.policies.iter().filter(|(_, policy)| policy.subject.matches(snapshot, id, pod)).collect();
+        selecting.sort_by_key(|(id, policy)| (policy.order, *id));
+        let applied: Vec<(&PolicyId, &[Rule])> =
+            selecting.into_iter().filter_map(|(id, policy)| Some((id, policy.rules(direction)?))).collect();
         match first_match(&case, &applied) {
             Some((rule, Action::Allow)) => return Outcome::AllowedBy(rule),
             Some((rule, Action::Deny)) => return Outcome::DeniedBy(rule),
@@ -247,6 +246,7 @@ mod tests {
             ports: Ports::Any,
         };
         let policy = |rules: &[(Action, &str)]| Policy {
+            order: 0,
             subject: PodSelector { namespaces: Namespaces::Named("a".to_owned()), pods: Selector::everything() },
             ingress: Some(rules.iter().map(rule).collect()),
             egress: None,

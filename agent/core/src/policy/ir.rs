@@ -72,7 +72,7 @@ pub struct Tier {
     pub name: String,
     /// What becomes of a packet that no rule of the tier matches.
     pub default: TierDefault,
-    /// Its policies; the order of their ids is the order in which they are met.
+    /// Its policies.
     pub policies: OrdMap<PolicyId, Arc<Policy>>,
 }
 
@@ -127,6 +127,8 @@ impl fmt::Display for Direction {
 /// touched by it; one with an empty list selects and matches nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
+    /// Its place in its tier: the smaller is met first, of equal ones that with the smaller id.
+    pub order: i32,
     /// The pods that it is for.
     pub subject: PodSelector,
     /// Rules for packets to them.

@@ -133,7 +133,13 @@ fn rule(actions: Vec<Action>) -> impl Strategy<Value = Rule> {
 
 fn policy(actions: Vec<Action>) -> impl Strategy<Value = Policy> {
     let rules = move || proptest::option::of(vec(rule(actions.clone()), 0..=3));
-    (pod_selector(), rules(), rules()).prop_map(|(subject, ingress, egress)| Policy { subject, ingress, egress })
+    let order = select(vec![0, 0, -1, 1]);
+    (order, pod_selector(), rules(), rules()).prop_map(|(order, subject, ingress, egress)| Policy {
+        order,
+        subject,
+        ingress,
+        egress,
+    })
 }
 
 fn tier(default: TierDefault, actions: Vec<Action>) -> impl Strategy<Value = Tier> {

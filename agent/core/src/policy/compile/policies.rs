@@ -132,8 +132,8 @@ impl Policies {
 }
 
 impl Entry {
-    fn place(&self) -> (usize, &PolicyId) {
-        (self.tier, &self.id)
+    fn place(&self) -> (usize, i32, &PolicyId) {
+        (self.tier, self.policy.order, &self.id)
     }
 }
 

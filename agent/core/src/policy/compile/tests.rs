@@ -56,7 +56,7 @@ fn cluster(policies: Vec<Vec<Rule>>) -> (Snapshot, OrdMap<IfName, Arc<Endpoint>>
     }
     let policies = policies.into_iter().enumerate().map(|(n, rules)| {
         let id = PolicyId { namespace: "a".to_owned(), name: format!("p{n:04}") };
-        (id, Arc::new(Policy { subject: all_of("a"), ingress: Some(rules), egress: None }))
+        (id, Arc::new(Policy { order: 0, subject: all_of("a"), ingress: Some(rules), egress: None }))
     });
     let tier = Tier { name: "t".to_owned(), default: TierDefault::Deny, policies: policies.collect() };
     snapshot.tiers.push(tier);
