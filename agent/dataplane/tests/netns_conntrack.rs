@@ -30,7 +30,7 @@ use towpath_dataplane::{
     conntrack::{Conntrack, Reviewed},
     net::{PodLink, PodLinkSpec},
     netns::Netns,
-    nft::{KernelNft, Nft},
+    nft::{KernelNft, Nft, Ownership},
 };
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -96,7 +96,7 @@ impl World {
             policy: Policy::Enforce(part),
         });
         self.node.run(|| {
-            let mut nft = KernelNft::open().unwrap();
+            let mut nft = KernelNft::open_as(Ownership::Shared).unwrap();
             let have = nft.read_back().unwrap();
             nft.apply(&diff(&want, have.as_ref())).unwrap();
         });

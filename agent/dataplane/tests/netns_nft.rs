@@ -19,7 +19,7 @@ use imbl::OrdSet;
 use nix::errno::Errno;
 use proptest::{prelude::*, test_runner::TestRunner};
 use rulesets::{addr, chain, everything, interface, pair, set};
-use support::{enter_new_namespace, sh};
+use support::{end, enter_new_namespace, sh};
 use towpath_core::ruleset::{Chain, Foreign, Lookup, Reference, Rule, Ruleset, Set, Step, Transaction, diff};
 use towpath_dataplane::nft::{KernelNft, Nft, NftError, NftEvents, Ownership, TableChange};
 
@@ -110,7 +110,7 @@ fn what_somebody_breaks_while_nobody_owns_the_table_is_seen_and_mended() {
     let want = everything();
     let mut nft = with(&want);
     for (edit, why) in EDITS {
-        drop(nft);
+        end(nft);
         sh(&format!("nft '{edit}'"));
         nft = KernelNft::open().unwrap();
         see_and_mend(&mut nft, &want, why);

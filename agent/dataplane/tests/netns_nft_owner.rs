@@ -13,7 +13,7 @@ use std::{
 };
 
 use rulesets::{chain, everything};
-use support::{enter_new_namespace, sh, try_sh};
+use support::{end, enter_new_namespace, sh, try_sh};
 use towpath_core::ruleset::{Foreign, Rule, Transaction, Verdict, diff};
 use towpath_dataplane::nft::{KernelNft, Nft, NftError, NftEvents, Ownership, TableChange};
 
@@ -61,7 +61,7 @@ fn a_table_outlives_its_owner_and_the_next_one_takes_it_over() {
     let mut first = open();
     let want = everything();
     first.apply(&Transaction::create(&want)).unwrap();
-    drop(first);
+    end(first);
     assert!(sh("nft list table inet towpath").contains("chain forward"), "still there");
 
     let mut second = KernelNft::open().unwrap();
@@ -69,7 +69,7 @@ fn a_table_outlives_its_owner_and_the_next_one_takes_it_over() {
     assert_eq!(have, Some(want.installed()), "as it was, and nothing to be written");
     try_sh("nft flush chain inet towpath forward").expect_err("owned again");
 
-    drop(second);
+    end(second);
     sh("nft flush chain inet towpath forward");
     let mut third = KernelNft::open().unwrap();
     let have = third.read_back().unwrap();
@@ -82,7 +82,7 @@ fn a_table_outlives_its_owner_and_the_next_one_takes_it_over() {
 fn taking_a_table_over_is_told_as_our_own_doing() {
     let mut first = open();
     first.apply(&Transaction::create(&everything())).unwrap();
-    drop(first);
+    end(first);
     let mut events = NftEvents::open().unwrap();
     let mut second = KernelNft::open().unwrap();
     second.read_back().unwrap();
@@ -104,7 +104,7 @@ fn while_another_process_owns_the_table_nothing_is_done_and_it_is_said() {
         assert!(matches!(second.apply(&transaction), Err(NftError::Owned { .. })), "{transaction}");
     }
     assert_eq!(first.read_back().unwrap(), Some(want.installed()));
-    drop(first);
+    end(first);
     assert_eq!(second.read_back().unwrap(), Some(want.installed()), "as soon as the other has ended");
     second.apply(&Transaction::delete()).unwrap();
     assert_eq!(sh("nft list ruleset"), "");
@@ -116,7 +116,7 @@ fn a_table_that_nobody_can_own_is_replaced_at_once() {
     let mut want = everything();
     let mut old = KernelNft::open_as(Ownership::Shared).unwrap();
     old.apply(&Transaction::create(&want)).unwrap();
-    drop(old);
+    end(old);
     Arc::make_mut(want.chains.get_mut(&chain("forward")).unwrap()).rules.push(Rule::verdict(Vec::new(), Verdict::Drop));
 
     let mut new = KernelNft::open().unwrap();
@@ -135,7 +135,7 @@ fn a_table_is_removed_whoever_made_it() {
     for ownership in [Ownership::Exclusive, Ownership::Shared] {
         let mut old = KernelNft::open_as(ownership).unwrap();
         old.apply(&Transaction::create(&everything())).unwrap();
-        drop(old);
+        end(old);
         let mut nft = KernelNft::open().unwrap();
         nft.apply(&Transaction::delete()).unwrap();
         assert_eq!(nft.read_back().unwrap(), None, "{ownership:?}");

@@ -27,7 +27,7 @@ use towpath_core::{
 use towpath_dataplane::{
     net::{PodLink, PodLinkSpec},
     netns::Netns,
-    nft::{KernelNft, Nft},
+    nft::{KernelNft, Nft, Ownership},
 };
 
 /// Who has which address, by family.
@@ -164,7 +164,7 @@ END");
             policy: self.policy.clone(),
         });
         self.node.run(|| {
-            let mut nft = KernelNft::open().unwrap();
+            let mut nft = KernelNft::open_as(Ownership::Shared).unwrap();
             let have = nft.read_back().unwrap();
             nft.apply(&diff(&want, have.as_ref())).unwrap();
             assert_eq!(nft.read_back().unwrap(), Some(want.installed()));

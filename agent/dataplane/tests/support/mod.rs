@@ -13,10 +13,11 @@ use std::{
     path::PathBuf,
     process::Command,
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, unshare};
-use towpath_dataplane::netns::run_in;
+use towpath_dataplane::{netns::run_in, nft::KernelNft};
 
 /// Moves the calling thread into a network namespace of its own.
 pub(crate) fn enter_new_namespace() {
@@ -61,6 +62,17 @@ impl Namespace {
     /// Runs a command in it that may fail.
     pub(crate) fn try_sh(&self, command: &str) -> Result<String, String> {
         self.run(|| try_sh(command))
+    }
+}
+
+/// Closes a socket that may own our table, in the calling thread's namespace, and waits until it owns it no more: a
+/// process that another test is just starting has a copy of the socket until it runs its program.
+pub(crate) fn end(nft: KernelNft) {
+    drop(nft);
+    let is_owned = || try_sh("nft list table inet towpath").is_ok_and(|listing| listing.contains("flags owner"));
+    let until = Instant::now() + Duration::from_secs(10);
+    while is_owned() {
+        assert!(Instant::now() < until, "the socket is open for ten seconds");
     }
 }
 
