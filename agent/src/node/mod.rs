@@ -9,6 +9,7 @@
 //! watch has listed once: until then the rules of the last run stay in force.
 
 mod cutting;
+mod effect;
 mod pods;
 mod report;
 mod state;
@@ -23,30 +24,27 @@ use std::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use tokio::sync::oneshot;
 use towpath_core::{
     model::{Family, Mac, NodeName},
     overlay::{self, Kernel, Op},
     ruleset::{self, Installed, Transaction},
 };
-use towpath_dataplane::local::{EndpointFile, Listing, NodeState, Reply, Request};
+use towpath_dataplane::local::{EndpointFile, Listing, Reply, Request};
 use towpath_index::{Concern, Dirty, Index};
 use tracing::{debug, error, info, warn};
 
-pub use self::state::Drift;
 use self::{
     cutting::Cutting,
     pods::Pods,
     state::{Belief, Busy, Have, Opening, Outcome},
 };
+pub use self::{effect::Effect, state::Drift};
 use crate::{
     cni_server::CniRequest,
-    connections::{Clear, Order},
     denials::{Denials, Findings, View},
     input::Input,
     kernel::{Applied, Change, Done, Job, Notice, Part, ReadError},
     plan::{Known, Path, Plan, Planner, Scope},
-    publish::{NodeWish, Report},
     settings::Settings,
 };
 
@@ -58,40 +56,6 @@ const RESYNC: Duration = Duration::from_secs(300);
 const REOPEN: Duration = Duration::from_secs(10);
 /// Bounds of the pause after a failure; it doubles with each in a row.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
-
-/// Something to be done by the outside.
-#[derive(Debug)]
-pub enum Effect {
-    /// Ask the kernel's thread. One at a time.
-    Job(Job),
-    /// Look the connections through. One at a time.
-    Review(Box<Order>),
-    /// Delete what an address has left behind.
-    Clear(Clear),
-    /// So many connections were cut.
-    Cut(u64),
-    /// Answer the CNI plugin.
-    Reply(oneshot::Sender<Reply>, Reply),
-    /// Write our Node's annotations and condition.
-    Node(NodeWish),
-    /// Write our NetworkNode.
-    Report(Box<Report>),
-    /// Pods can be added from now on, with these values: write the files for plugin and runtime.
-    Open(NodeState),
-    /// A pod's start waited this long for its rules.
-    Waited(Duration),
-    /// So long after it came the kernel has what was new for policy.
-    Enforced(Duration),
-    /// Tell of packets that policies dropped.
-    Denied(Findings),
-    /// A change of the kernel took this long, and so many parts of it failed.
-    Applied {
-        /// All of it.
-        took: Duration,
-        /// Parts.
-        failed: u64,
-    },
-}
 
 /// Now, by the clock that never goes back and by the one on the wall.
 #[derive(Debug, Clone)]
@@ -450,7 +414,6 @@ impl Node {
     }
 
     fn applied(&mut self, now: &Now, ops: &[Op], applied: Applied, effects: &mut Vec<Effect>) {
-        self.last_apply = applied.took;
         let failed = applied.failed.len() as u64 + u64::from(applied.table.is_err());
         effects.push(Effect::Applied { took: applied.took, failed });
         let complete = applied.is_complete();
@@ -478,7 +441,8 @@ impl Node {
         self.generation += 1;
         self.cutting.committed(now.instant);
         if let Some(since) = self.planned_since.take() {
-            effects.push(Effect::Enforced(now.instant.saturating_duration_since(since)));
+            self.last_apply = now.instant.saturating_duration_since(since);
+            effects.push(Effect::Enforced(self.last_apply));
         }
         self.table.have = self.plan.as_ref().map(|plan| Have::Made(plan.table.clone()));
         self.table_outcome = Outcome::Done;

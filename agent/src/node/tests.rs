@@ -1,11 +1,13 @@
 //! Histories of a node, replayed on fakes that execute: no kernel, no API server, no clock.
 
 mod denied;
+mod failures;
 
 use std::{net::IpAddr, path::PathBuf};
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use towpath_core::{
     connection::{Connection, Review},
     model::PodId,
@@ -15,7 +17,7 @@ use towpath_core::{
 use towpath_crds::{agent_config::AgentConfig, condition};
 use towpath_dataplane::{
     conntrack::fake::{FakeConntrack, FakeStanding},
-    local::{Endpoints, Paths},
+    local::{Endpoints, NodeState, Paths},
     net::FakeNet,
     nft::fake::FakeNft,
 };
@@ -23,8 +25,9 @@ use towpath_index::{Change as IndexChange, Event};
 
 use super::*;
 use crate::{
-    connections::{Cleared, Cuts},
+    connections::{Clear, Cleared, Cuts},
     kernel::Reach,
+    publish::{NodeWish, Report},
 };
 
 const UPLINK: IfIndex = IfIndex(2);
@@ -452,68 +455,4 @@ fn a_peer_with_damaged_data_is_named_and_the_others_work() {
     assert!(!unavailable, "another's mistake does not close this node");
     world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Applied(peer("n3", 3)))))]);
     assert_eq!(world.truth("TunnelReady").0, "True");
-}
-
-#[test]
-fn what_stands_in_the_way_of_the_overlay_is_said_and_the_pods_rules_stand_all_the_same() {
-    let no_cidr = object(json!({ "metadata": { "name": "n1", "uid": "u" } }));
-    let outside = node_object("n1", 1, &json!({}));
-    let outside = {
-        let mut node = outside;
-        node.spec.as_mut().unwrap().pod_cidrs = Some(vec!["10.9.0.0/24".to_owned()]);
-        node
-    };
-    for (node, kernel, reason, why) in [
-        (no_cidr, kernel(), "PodCIDRMissing", "no IPv4 podCIDR"),
-        (outside, kernel(), "PodCIDROutsideNetwork", "10.9.0.0/24"),
-        (node_object("n1", 9, &json!({})), Kernel::default(), "UplinkNotFound", "no default route"),
-    ] {
-        let mut world = World::with(kernel);
-        let mut inputs = cluster();
-        inputs.push(Input::Watch(Event::Node(Box::new(IndexChange::Applied(node)))));
-        world.hear(inputs);
-        let (status, have, message) = world.truth("TunnelReady");
-        assert_eq!((status.as_str(), have.as_str()), ("False", reason));
-        assert!(message.contains(why), "{message}");
-        assert!(world.opened.is_empty(), "no pod is let in: {why}");
-        assert!(world.reach.nft.table.read_back().is_some(), "{why}");
-        assert!(world.wishes.last().unwrap().network_unavailable.as_ref().unwrap().unavailable, "{why}");
-    }
-}
-
-#[test]
-fn an_entry_that_the_kernel_refuses_is_tried_again_and_the_rest_stands() {
-    let mut world = World::new();
-    world.reach.net.refuse(|op| matches!(op, Op::SetFdb { .. }));
-    world.hear(cluster());
-    assert_eq!(world.truth("TunnelReady").1, "ProgrammingFailed");
-    assert_eq!(world.reports.last().unwrap().status.tunnels[0].peers_programmed, 0);
-    world.reach.net.heal();
-    world.pass(Duration::from_secs(10));
-    assert_eq!(world.truth("Ready").0, "True");
-    assert_eq!(world.node.drift.repairs, 0, "our own failure is no drift");
-}
-
-#[test]
-fn files_that_cannot_be_written_are_said_and_tried_again() {
-    let mut world = World::new();
-    world.disk = Err("write /opt/cni/bin/towpath: no room".to_owned());
-    world.hear(cluster());
-    let (status, reason, message) = world.truth("Ready");
-    assert_eq!((status.as_str(), reason.as_str()), ("False", "InstallFailed"));
-    assert!(message.contains("no room"), "{message}");
-    assert!(world.wishes.last().unwrap().network_unavailable.as_ref().unwrap().unavailable);
-    world.disk = Ok(());
-    world.pass(REOPEN);
-    assert_eq!(world.truth("Ready").0, "True");
-}
-
-#[test]
-fn an_object_that_has_become_illegible_keeps_what_is_known_of_it() {
-    let mut world = World::settled();
-    world.hear([deny_all()]);
-    let named = object(json!({ "metadata": { "name": "deny", "namespace": "default" } }));
-    let relist = [IndexChange::ListStarted, IndexChange::Illegible(named), IndexChange::ListDone];
-    world.hear(relist.map(|change| Input::Watch(Event::NetworkPolicy(Box::new(change)))));
-    assert_eq!(world.node.policies(), 1);
 }
