@@ -4,7 +4,7 @@
 //! server that is newer than we are. A part that cannot be understood allows nothing, the rest of the policy counts,
 //! and the policy isolates whom it selects.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use k8s_openapi::{
@@ -177,7 +177,12 @@ impl Reader<'_> {
     }
 
     fn net(&mut self, path: &str, text: &str) -> Option<IpNet> {
-        let net = text.parse::<IpNet>().ok().map(|net| net.trunc());
+        // By parts, because `IpNet` takes a leading zero for nothing where others read an octal number.
+        let parts = text.split_once('/').and_then(|(address, length)| {
+            let (address, length) = (address.parse::<IpAddr>().ok()?, length.parse().ok()?);
+            IpNet::new(address, length).ok()
+        });
+        let net = parts.map(|net| net.trunc());
         if net.is_none() {
             self.reject(
                 path,

@@ -23,6 +23,11 @@ fn what_cannot_be_understood_matches_nothing_and_is_named() {
         (peer(json!({})), "spec.ingress[0].from[0]", "a peer that says nothing is not everybody"),
         (block("10.0.0.0/133", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "133 bits"),
         (block("10.0.0.1", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "an address is no range"),
+        (
+            block("010.0.0.0/8", json!([])),
+            "spec.ingress[0].from[0].ipBlock.cidr",
+            "8.0.0.0 to whom a leading zero is octal",
+        ),
         (block("0.0.0.0/0", json!(["10.0.0.0/8", "x"])), "spec.ingress[0].from[0].ipBlock.except[1]", "a hole unknown"),
         (
             peer(json!({ "ipBlock": { "cidr": "0.0.0.0/0" }, "podSelector": {} })),
