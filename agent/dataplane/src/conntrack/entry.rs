@@ -53,31 +53,16 @@ const SEEN_REPLY: u32 = 1 << 1;
 const ASSURED: u32 = 1 << 2;
 const FIXED_TIMEOUT: u32 = 1 << 10;
 
-/// Where in a connection an address stands: in the tuple of its first packet or of the answers, as source or as
-/// destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Side {
-    /// `CTA_TUPLE_ORIG` or `CTA_TUPLE_REPLY`, and `CTA_FILTER_ORIG_FLAGS` or `CTA_FILTER_REPLY_FLAGS`.
-    tuple: u16,
-    filter: u16,
-    end: End,
-}
+/// The tuples of a connection, each with its flags in a filter: `CTA_FILTER_ORIG_FLAGS`, `CTA_FILTER_REPLY_FLAGS`.
+const TUPLES: [(u16, u16); 2] = [(cta::ORIGINAL, 1), (cta::REPLY, 2)];
+/// `CTA_FILTER_F_CTA_IP_SRC`.
+const SOURCE_COUNTS: u32 = 1;
 
+/// One side of a tuple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Source,
     Destination,
-}
-
-impl Side {
-    const ORIGINAL_SOURCE: Self = Self { tuple: cta::ORIGINAL, filter: 1, end: End::Source };
-    const REPLY_SOURCE: Self = Self { tuple: cta::REPLY, filter: 2, end: End::Source };
-    const ALL: [Self; 4] = [
-        Self::ORIGINAL_SOURCE,
-        Self { end: End::Destination, ..Self::ORIGINAL_SOURCE },
-        Self::REPLY_SOURCE,
-        Self { end: End::Destination, ..Self::REPLY_SOURCE },
-    ];
 }
 
 impl End {
@@ -88,14 +73,6 @@ impl End {
             (Family::V4, Self::Destination) => 2,
             (Family::V6, Self::Source) => 3,
             (Family::V6, Self::Destination) => 4,
-        }
-    }
-
-    /// `CTA_FILTER_F_CTA_IP_SRC`, `CTA_FILTER_F_CTA_IP_DST`.
-    const fn flag(self) -> u32 {
-        match self {
-            Self::Source => 1,
-            Self::Destination => 1 << 1,
         }
     }
 }
@@ -247,22 +224,25 @@ pub(super) fn all() -> Request {
     Request::new(GET, 0)
 }
 
-/// Asks for those that have an address, and perhaps for others: the answers are to be looked at. IPv4's are looked for
-/// by the kernel (from 5.8 on; an older one tells of all), once per side because it knows no "or". Of IPv6 it tells of
-/// all: its own search finds those that have the address nowhere (`ctnetlink_filter_match_tuple`, seen on 6.18).
+/// Asks for those that an address began or answers, and perhaps for others: the answers are to be looked at. Who has the
+/// address elsewhere only does not reach its owner: somebody has translated it to another, or another to it.
+///
+/// IPv4's are looked for by the kernel (from 5.8 on; an older one tells of all), once per tuple because it knows no
+/// "or"; each time it walks through its whole table, some milliseconds. Of IPv6 it tells of all: its own search finds
+/// those that have the address nowhere (`ctnetlink_filter_match_tuple`, seen on 6.18).
 pub(super) fn with_address(addr: IpAddr) -> Vec<Request> {
     match addr {
-        IpAddr::V4(addr) => Side::ALL.map(|side| with_address_at(addr, side)).into(),
+        IpAddr::V4(addr) => TUPLES.map(|(tuple, filter)| from_address(addr, tuple, filter)).into(),
         IpAddr::V6(_) => vec![Request::new(GET, family_number(Family::V6))],
     }
 }
 
-fn with_address_at(addr: Ipv4Addr, side: Side) -> Request {
+fn from_address(addr: Ipv4Addr, tuple: u16, filter: u16) -> Request {
     let mut request = Request::new(GET, family_number(Family::V4));
-    let addresses = |body: &mut Body| _ = body.bytes(side.end.attribute(Family::V4), &addr.octets());
-    request.body.nest(side.tuple, |tuple| _ = tuple.nest(ADDRESSES, addresses));
+    let addresses = |body: &mut Body| _ = body.bytes(End::Source.attribute(Family::V4), &addr.octets());
+    request.body.nest(tuple, |tuple| _ = tuple.nest(ADDRESSES, addresses));
     // These flags alone are in the order of bytes of the host.
-    request.body.nest(cta::FILTER, |filter| _ = filter.bytes(side.filter, &side.end.flag().to_ne_bytes()));
+    request.body.nest(cta::FILTER, |flags| _ = flags.bytes(filter, &SOURCE_COUNTS.to_ne_bytes()));
     request
 }
 

@@ -148,12 +148,12 @@ impl Conntrack {
         first.map_or(Ok(reviewed), Err)
     }
 
-    /// Deletes every connection in which an address occurs, on whichever side, and gives how many they were.
+    /// Deletes every connection that an address began or answers, and gives how many they were.
     ///
     /// # Errors
     /// If the list cannot be read, or one of them could not be deleted; the others have been.
     pub fn clear(&mut self, address: IpAddr) -> Result<usize, ConntrackError> {
-        // By the id, because a connection can have it on several sides.
+        // By the id, because a connection can be one with itself.
         let mut found = BTreeMap::new();
         for request in with_address(address) {
             let has = |entry: Entry<'_>| entry.has(address).then(|| (entry.id, entry.handle()));
