@@ -178,12 +178,12 @@ impl Table {
     fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, policy: &PolicyPart) {
         let mut changed: BTreeSet<&IfName> = BTreeSet::new();
         for item in self.endpoints.diff(endpoints) {
-            let (interface, before, after) = parts(item);
+            let (interface, before, after) = parts(&item);
             pods::set_sources(&mut self.all, before.map(|e| &**e), after.map(|e| &**e));
             changed.insert(interface);
         }
-        changed.extend(self.policy.ingress.diff(&policy.ingress).map(|item| parts(item).0));
-        changed.extend(self.policy.egress.diff(&policy.egress).map(|item| parts(item).0));
+        changed.extend(self.policy.ingress.diff(&policy.ingress).map(|item| parts(&item).0));
+        changed.extend(self.policy.egress.diff(&policy.egress).map(|item| parts(&item).0));
         for interface in changed {
             for (direction, chains) in [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)] {
                 let known = match endpoints.contains_key(interface) {
@@ -210,8 +210,8 @@ fn empty(input: &TableInput<'_>) -> Ruleset {
 type Parts<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
 
 /// Key, value before, value after.
-fn parts<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> Parts<'a, K, V> {
-    match item {
+fn parts<'a, K, V>(item: &DiffItem<'a, 'a, K, V>) -> Parts<'a, K, V> {
+    match *item {
         DiffItem::Add(key, value) => (key, None, Some(value)),
         DiffItem::Update { old: (_, old), new: (key, new) } => (key, Some(old), Some(new)),
         DiffItem::Remove(key, value) => (key, Some(value), None),
