@@ -1,5 +1,6 @@
-//! How long planning takes from nothing in a big cluster: 10,000 pods in 100 namespaces, 250 of them on this node, and
-//! 1,000 policies. `cargo bench -p towpath-core` prints the median of some runs; nothing here passes or fails.
+//! How long planning takes, from nothing and after one change, in a big cluster: 10,000 pods in 100 namespaces, 250 of
+//! them on this node, and 1,000 policies. `cargo bench -p towpath-core` prints the median of some runs, the least and the
+//! most; nothing here passes or fails.
 
 use std::{
     collections::BTreeSet,
@@ -14,16 +15,16 @@ use towpath_core::{
     model::{Endpoint, Labels, PodId, Protocol},
     names::IfName,
     policy::{
-        compile::compile,
+        compile::Compiler,
         deny_log::DenyLog,
         ir::{
             Action, Namespaces, Peer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports, Rule, Snapshot,
             Tier, TierDefault,
         },
     },
-    ruleset::{Ruleset, diff},
+    ruleset::{Ruleset, Transaction, change},
     selector::Selector,
-    table::{self, Masquerade, TableInput, ToNodes, table},
+    table::{self, Masquerade, Table, TableInput, ToNodes},
 };
 
 const PODS: usize = 10_000;
@@ -40,21 +41,37 @@ fn main() {
         [("policies spread over all namespaces", spread_policy), ("all policies on every pod here", stacked_policy)];
     for (name, policy) in scenarios {
         let cluster = Cluster::new(policy);
-        let rules = cluster.table();
+        let rules = cluster.whole();
         let elements: usize = rules.sets.values().map(|s| s.elements.len()).sum();
         println!("{name}: {} sets, {elements} elements, {} chains", rules.sets.len(), rules.chains.len());
-        report("compile", || compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled));
-        report("compile and table", || cluster.table());
-        report("whole transaction as text", || diff(&rules, None).to_string());
-        let changed = cluster.with_one_label_changed().table();
-        let installed = changed.installed();
-        report("difference after one label", || diff(&rules, Some(&installed)));
-        println!("  that difference has {} bytes", diff(&rules, Some(&installed)).to_string().len());
+        report("from nothing", RUNS, || cluster.whole());
+        let mut node = Node::new();
+        let _ = node.update(&cluster);
+        let changes: [(&str, Edit); 5] = [
+            ("a label of a pod elsewhere", |cluster, n| cluster.relabel(PODS - 1, n)),
+            ("a label of a pod here", |cluster, n| cluster.relabel(1, n)),
+            ("a pod elsewhere goes, or comes", |cluster, n| cluster.toggle(PODS - 2, n)),
+            ("a namespace's label", |cluster, n| cluster.relabel_namespace(7, n)),
+            ("a policy", |cluster, n| cluster.change_policy(3, n)),
+        ];
+        for (what, edit) in changes {
+            let mut changed = cluster.clone();
+            let _ = node.update(&changed);
+            let mut n = 0;
+            let mut bytes = 0;
+            report(what, RUNS, || {
+                n += 1;
+                edit(&mut changed, n);
+                bytes = node.update(&changed).to_string().len();
+            });
+            println!("    the transaction has {bytes} bytes");
+        }
     }
 }
 
-fn report<T>(what: &str, run: impl Fn() -> T) {
-    let mut times: Vec<Duration> = (0..RUNS)
+/// Prints the median, the least and the most of some runs.
+fn report<T>(what: &str, runs: usize, mut run: impl FnMut() -> T) {
+    let mut times: Vec<Duration> = (0..runs)
         .map(|_| {
             let start = Instant::now();
             black_box(run());
@@ -62,8 +79,43 @@ fn report<T>(what: &str, run: impl Fn() -> T) {
         })
         .collect();
     times.sort_unstable();
-    println!("  {what}: {:.2} ms", times[RUNS / 2].as_secs_f64() * 1e3);
+    let ms = |n: usize| times[n].as_secs_f64() * 1e3;
+    println!("  {what}: {:.3} ms ({:.3} to {:.3})", ms(runs / 2), ms(0), ms(runs - 1));
 }
+
+/// What an agent keeps between changes.
+struct Node {
+    compiler: Compiler,
+    table: Table,
+    have: Ruleset,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { compiler: Compiler::new(DenyLog::Enabled), table: Table::default(), have: Ruleset::default() }
+    }
+
+    /// Brings it to the cluster as it is now: what the kernel is told.
+    fn update(&mut self, cluster: &Cluster) -> Transaction {
+        self.compiler.update(&cluster.snapshot, &cluster.endpoints);
+        let networks = ["10.244.0.0/16".parse().expect("a network")];
+        self.table.update(TableInput {
+            endpoints: &cluster.endpoints,
+            cluster_pod_cidrs: &networks,
+            node_pod_cidrs: &networks,
+            node_addresses: &OrdSet::new(),
+            vxlan_port: 8472,
+            masquerade: Masquerade::Disabled,
+            to_nodes: ToNodes::AsNode,
+            policy: table::Policy::Enforce(self.compiler.part()),
+        });
+        let transaction = change(self.table.ruleset(), &self.have);
+        self.have = self.table.ruleset().clone();
+        transaction
+    }
+}
+
+type Edit = fn(&mut Cluster, usize);
 
 #[derive(Clone)]
 struct Cluster {
@@ -79,21 +131,14 @@ impl Cluster {
             snapshot.namespaces.insert(namespace(n), Arc::new(labels(&[("team", n % 10)])));
         }
         for n in 0..PODS {
-            let id = PodId { namespace: namespace(n % NAMESPACES), name: format!("pod-{n}") };
-            let address = IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + n as u32));
+            let id = Self::pod(n);
             if n < LOCAL {
                 let interface = IfName::of_pod(&id.namespace, &id.name);
-                let endpoint = Endpoint { pod: id.clone(), interface: interface.clone(), addresses: vec![address] };
+                let addresses = vec![address(n)];
+                let endpoint = Endpoint { pod: id.clone(), interface: interface.clone(), addresses };
                 endpoints.insert(interface, Arc::new(endpoint));
             }
-            let pod = Pod {
-                labels: labels(&[("app", n % 50), ("tier", n % 3), ("hash", n)]),
-                addresses: BTreeSet::from([address]),
-                named_ports: BTreeSet::new(),
-                kind: PodKind::Endpoint,
-                node: None,
-            };
-            snapshot.pods.insert(id, Arc::new(pod));
+            snapshot.pods.insert(id, Arc::new(make_pod(n)));
         }
         let mut tier = Tier { name: "bench".to_owned(), default: TierDefault::Deny, policies: OrdMap::new() };
         for n in 0..POLICIES {
@@ -104,27 +149,56 @@ impl Cluster {
         Self { snapshot, endpoints }
     }
 
-    fn table(&self) -> Ruleset {
-        table(TableInput {
-            endpoints: &self.endpoints,
-            cluster_pod_cidrs: &["10.244.0.0/16".parse().expect("a network")],
-            node_pod_cidrs: &["10.244.0.0/24".parse().expect("a network")],
-            node_addresses: &OrdSet::new(),
-            vxlan_port: 8472,
-            masquerade: Masquerade::Disabled,
-            to_nodes: ToNodes::AsNode,
-            policy: table::Policy::Enforce(compile(&self.snapshot, &self.endpoints, DenyLog::Enabled)),
-        })
+    fn whole(&self) -> Ruleset {
+        let mut node = Node::new();
+        let _ = node.update(self);
+        node.have
     }
 
-    fn with_one_label_changed(&self) -> Self {
-        let mut changed = self.clone();
-        let last = changed.snapshot.pods.get_max().map(|(id, _)| id.clone());
-        if let Some(pod) = last.and_then(|id| changed.snapshot.pods.get_mut(&id)) {
-            Arc::make_mut(pod).labels.insert("app".to_owned(), "other".to_owned());
-        }
-        changed
+    fn pod(n: usize) -> PodId {
+        PodId { namespace: namespace(n % NAMESPACES), name: format!("pod-{n}") }
     }
+
+    fn relabel(&mut self, pod: usize, n: usize) {
+        if let Some(pod) = self.snapshot.pods.get_mut(&Self::pod(pod)) {
+            Arc::make_mut(pod).labels.insert("app".to_owned(), (n % 50).to_string());
+        }
+    }
+
+    fn toggle(&mut self, pod: usize, n: usize) {
+        let id = Self::pod(pod);
+        if self.snapshot.pods.remove(&id).is_none() {
+            self.snapshot.pods.insert(id, Arc::new(make_pod(n % PODS)));
+        }
+    }
+
+    fn relabel_namespace(&mut self, of: usize, n: usize) {
+        self.snapshot.namespaces.insert(namespace(of), Arc::new(labels(&[("team", n % 10)])));
+    }
+
+    fn change_policy(&mut self, policy: usize, n: usize) {
+        let tier = &mut self.snapshot.tiers[0].policies;
+        let id = tier.keys().nth(policy).cloned().expect("there are as many");
+        if let Some(policy) = tier.get_mut(&id) {
+            for rule in Arc::make_mut(policy).ingress.iter_mut().flatten() {
+                rule.ports = Ports::Of(vec![Port::Numbers(Protocol::Tcp, 9000 + n as u16, 9000 + n as u16)]);
+            }
+        }
+    }
+}
+
+fn make_pod(n: usize) -> Pod {
+    Pod {
+        labels: labels(&[("app", n % 50), ("tier", n % 3), ("hash", n)]),
+        addresses: BTreeSet::from([address(n)]),
+        named_ports: BTreeSet::new(),
+        kind: PodKind::Endpoint,
+        node: None,
+    }
+}
+
+fn address(n: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + n as u32))
 }
 
 fn namespace(n: usize) -> String {
