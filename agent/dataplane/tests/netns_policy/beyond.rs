@@ -11,8 +11,9 @@ use std::{
 use towpath_core::model::Family;
 
 use crate::{
-    cluster::{World, who},
+    cluster::who,
     scenario::{Scenario, prove, scenario},
+    world::World,
 };
 
 /// The Service's TCP port 80 is web's 8080, which `web` calls `http`; its UDP port 53 is web's 5353.
@@ -208,7 +209,7 @@ fn errors_that_belong_to_a_connection_pass_whatever_the_policies() {
             "the same, to outside",
         ),
     ] {
-        world.add_policy("shop", "p", spec);
+        world.cluster.add_policy("shop", "p", spec);
         world.apply();
         for family in Family::ALL {
             assert!(is_told_of_a_closed_port(&world, from, to, family), "{family}: {why}");

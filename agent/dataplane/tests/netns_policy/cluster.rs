@@ -1,5 +1,5 @@
-//! A cluster in network namespaces: a node with six pods, and behind its uplink everybody else: another node with its
-//! pods, and the outside. What holds on the node is decided from Kubernetes objects, all the way that the agent goes.
+//! A cluster: a node with six pods, and behind its uplink everybody else: another node with its pods, and the outside.
+//! What holds on the node is decided from Kubernetes objects, all the way that the agent goes.
 //!
 //! | Namespace | Labels | Pods of this node | Pods of the other node |
 //! |---|---|---|---|
@@ -7,25 +7,18 @@
 //! | `ops` | team=red | `client` (app=client, tier=front), `opsweb` (app=web, tier=back) | `far`, `done` (completed), `leaving` (terminating), `host` (hostNetwork): tier=back |
 //! | `lab` | none of the kind | `lab` (app=client) | |
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
 use towpath_core::{
     model::{Endpoint, Family, NodeName, PodId},
     names::IfName,
     policy::{compile::compile, deny_log::DenyLog},
-    ruleset::{Installed, Ruleset, diff},
+    ruleset::Ruleset,
     table::{Masquerade, Policy, TableInput, ToNodes, table},
 };
-use towpath_dataplane::{
-    net::{PodLink, PodLinkSpec},
-    netns::Netns,
-    nfnetlink::{Kind, Request, Socket},
-    nft::{KernelNft, Nft},
-};
 use towpath_index::{Change, Event, Index};
-
-use crate::support::Namespace;
 
 /// The overlay's UDP port.
 pub(crate) const OVERLAY: u16 = 8472;
@@ -92,7 +85,7 @@ impl Party {
         text.parse().unwrap()
     }
 
-    fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         Family::ALL.map(|family| self.address(family)).to_vec()
     }
 
@@ -115,108 +108,25 @@ impl Party {
 }
 
 /// The node's own pods.
-const LOCAL: [&str; 6] = ["web", "db", "bare", "client", "opsweb", "lab"];
+pub(crate) const LOCAL: [&str; 6] = ["web", "db", "bare", "client", "opsweb", "lab"];
 
-pub(crate) struct World {
-    pub(crate) node: Namespace,
-    behind: Namespace,
-    pods: BTreeMap<&'static str, Namespace>,
+/// What the agent of the node knows.
+pub(crate) struct Cluster {
     pub(crate) index: Index,
-    nft: KernelNft,
-    /// What was applied last.
-    pub(crate) rules: Ruleset,
-    have: Option<Installed>,
 }
 
-impl World {
-    /// With no policy, and the table that belongs to that.
+impl Cluster {
+    /// Everything has been listed, the node's pods have their interfaces, and there is no policy.
     pub(crate) fn new() -> Self {
-        let node = Namespace::new();
-        let nft = node.run(|| KernelNft::open().unwrap());
-        let mut world = Self {
-            node,
-            behind: Namespace::new(),
-            pods: BTreeMap::new(),
-            index: index(),
-            nft,
-            rules: Ruleset::default(),
-            have: None,
-        };
-        world.lay_links();
-        for name in LOCAL {
-            world.add_pod(who(name));
-        }
-        world.pods["client"].sh("ip addr add 10.244.2.9/32 dev lo; ip addr add fd00:244:2::9/128 dev lo nodad");
-        // kube-proxy's part: a Service's address, and the mark on who comes back to itself through it.
-        world.node.sh("nft -f - <<'END'
-            table inet proxy {
-                chain prerouting { type nat hook prerouting priority -100;
-                    ip daddr 10.96.0.1 tcp dport 80 dnat ip to 10.244.1.2:8080
-                    ip daddr 10.96.0.1 udp dport 53 dnat ip to 10.244.1.2:5353
-                    ip6 daddr fd00:96::1 tcp dport 80 dnat ip6 to [fd00:244:1::2]:8080
-                    ip6 daddr fd00:96::1 udp dport 53 dnat ip6 to [fd00:244:1::2]:5353
-                }
-                chain postrouting { type nat hook postrouting priority 90;
-                    ip saddr 10.244.1.2 ip daddr 10.244.1.2 masquerade
-                    ip6 saddr fd00:244:1::2 ip6 daddr fd00:244:1::2 masquerade
-                }
-            }
-END");
-        world.apply();
-        world
-    }
-
-    fn lay_links(&self) {
-        // `ip` does not have the file open: it looks it up with this process.
-        let netns = self.behind.path().to_string_lossy().replace("self", &std::process::id().to_string());
-        self.node.sh(&format!(
-            "ip link add eth0 type veth peer name eth0 netns {netns}
-             sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0
-             sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
-             ip link set lo up; ip link set eth0 up
-             ip addr add 172.30.0.11/24 dev eth0; ip addr add fd00:172::11/64 dev eth0 nodad
-             ip route add default via 172.30.0.12; ip route add default via fd00:172::12"
-        ));
-        self.behind.sh("ip link set lo up; ip link set eth0 up
-             ip addr add 172.30.0.12/24 dev eth0; ip addr add fd00:172::12/64 dev eth0 nodad
-             for a in 10.244.2.2 10.244.2.3 10.244.2.4 198.51.100.7 198.51.100.130 203.0.113.9; do
-                 ip addr add $a/32 dev lo; done
-             for a in fd00:244:2::2 fd00:244:2::3 fd00:244:2::4 2001:db8::7 2001:db8::8007 2001:db8:f::9; do
-                 ip addr add $a/128 dev lo nodad; done
-             for net in 10.244.1.0/24 10.96.0.0/16; do ip route add $net via 172.30.0.11; done
-             for net in fd00:244:1::/64 fd00:96::/64; do ip route add $net via fd00:172::11; done");
-    }
-
-    /// Makes the pod's namespace and link, and tells the index as the CNI plugin's request does.
-    fn add_pod(&mut self, party: &'static Party) {
-        let (namespace, interface) = (Namespace::new(), party.interface());
-        let spec = PodLinkSpec {
-            host: interface.clone(),
-            pod: IfName::new("eth0").unwrap(),
-            addresses: party.addresses(),
-            mtu: 1450,
-        };
-        self.node.run(|| {
-            let netns = Netns::open(&namespace.path()).unwrap();
-            PodLink::create(&netns, &spec).unwrap().connect(&spec).unwrap();
-        });
-        self.pods.insert(party.name, namespace);
-        self.know(party);
+        let mut cluster = Self { index: index() };
+        LOCAL.iter().for_each(|name| cluster.know(who(name)));
+        cluster
     }
 
     /// Tells the index of the pod's interface.
     pub(crate) fn know(&mut self, party: &Party) {
         let (pod, interface) = (party.pod().unwrap(), party.interface());
         let _ = self.index.set_local_endpoint(Endpoint { pod, interface, addresses: party.addresses() });
-    }
-
-    /// The network namespace that somebody is in.
-    pub(crate) fn home(&self, party: &Party) -> &Namespace {
-        match party.place {
-            Place::Pod(_, pod) => &self.pods[pod],
-            Place::Node => &self.node,
-            Place::Behind => &self.behind,
-        }
     }
 
     /// The table that the node should have.
@@ -234,33 +144,18 @@ END");
         })
     }
 
-    /// Brings the node's table to what it should be, in one transaction.
-    pub(crate) fn apply(&mut self) {
-        self.rules = self.want();
-        let transaction = diff(&self.rules, self.have.as_ref());
-        let Self { node, nft, .. } = self;
-        node.run(|| nft.apply(&transaction)).unwrap_or_else(|error| panic!("{error}\n{transaction}"));
-        self.have = Some(self.rules.installed());
-    }
-
-    /// Takes every connection out of the node's memory, so that no packet belongs to one of before.
-    pub(crate) fn forget_connections(&self) {
-        // NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_DELETE: without a condition, all (linux/netfilter/nfnetlink_conntrack.h).
-        let delete = Kind { subsystem: 1, number: 2 };
-        self.node.run(|| Socket::open().unwrap().request(&Request::new(delete, 0)).unwrap());
-    }
-
     /// Tells the index of a policy, given by its namespace, its name and its spec in YAML.
     pub(crate) fn add_policy(&mut self, namespace: &str, name: &str, spec: &str) {
         let _ = self.index.apply(Event::NetworkPolicy(Box::new(Change::Applied(policy(namespace, name, spec)))));
     }
 
+    /// Tells the index that a policy is gone.
     pub(crate) fn remove_policy(&mut self, namespace: &str, name: &str) {
         let _ = self.index.apply(Event::NetworkPolicy(Box::new(Change::Deleted(policy(namespace, name, "{}")))));
     }
 }
 
-fn policy(namespace: &str, name: &str, spec: &str) -> k8s_openapi::api::networking::v1::NetworkPolicy {
+fn policy(namespace: &str, name: &str, spec: &str) -> NetworkPolicy {
     let object = json!({ "metadata": { "namespace": namespace, "name": name }, "spec": yaml(spec) });
     serde_json::from_value(object).unwrap_or_else(|error| panic!("{error}: {spec}"))
 }

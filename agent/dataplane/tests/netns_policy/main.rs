@@ -8,6 +8,9 @@
 
 mod beyond;
 mod cluster;
+mod flip;
+mod flood;
+mod heal;
 mod isolation;
 mod life;
 mod probe;
@@ -17,3 +20,4 @@ mod selectors;
 #[path = "../support/mod.rs"]
 mod support;
 mod wire;
+mod world;

@@ -18,9 +18,10 @@ use socket2::{Domain, Protocol as Number, SockAddr, Socket, Type};
 use towpath_core::model::{Family, Protocol};
 
 use crate::{
-    cluster::{Party, World, who},
+    cluster::{Party, who},
     support::{Namespace, sh},
     wire::{SCTP_NUMBER, echo_request, payload, plain, sctp_init, word},
+    world::World,
 };
 
 /// A protocol without ports other than ICMP: one of those kept for experiments (RFC 3692).
@@ -125,11 +126,11 @@ impl fmt::Display for Fate {
 }
 
 /// The test's own table on the node.
-struct Witness<'a>(&'a Namespace);
+struct Witness;
 
-impl<'a> Witness<'a> {
+impl Witness {
     /// What gets through is seen before its source address is translated.
-    fn place(node: &'a Namespace) -> Self {
+    fn place(node: &Namespace) -> Self {
         node.sh("nft -f - <<'END'
             table inet witness
             delete table inet witness
@@ -151,12 +152,12 @@ impl<'a> Witness<'a> {
                 }
             }
 END");
-        Self(node)
+        Self
     }
 
     /// The numbers of what came in and of what got through.
-    fn read(&self) -> (BTreeSet<u16>, BTreeSet<u16>) {
-        let text = self.0.run(|| sh("nft --numeric --json list table inet witness"));
+    fn read(&self, node: &Namespace) -> (BTreeSet<u16>, BTreeSet<u16>) {
+        let text = node.run(|| sh("nft --numeric --json list table inet witness"));
         let listing: serde_json::Value = serde_json::from_str(&text).unwrap();
         let numbers = |name: &str| {
             let sets = listing["nftables"].as_array().unwrap().iter().map(|object| &object["set"]);
@@ -366,7 +367,12 @@ fn send(socket: &Socket, bytes: &[u8], to: SocketAddr, probe: &Probe) {
 impl World {
     /// Sends these probes at once and gives what became of each. One whose fate is not the one that is expected is
     /// looked at again before it is believed.
-    pub(crate) fn probe(&self, probes: &[(Probe, Fate)]) -> Vec<Fate> {
+    pub(crate) fn probe(&mut self, probes: &[(Probe, Fate)]) -> Vec<Fate> {
+        self.probe_behind(probes, |_| ())
+    }
+
+    /// Sends them as soon as a change has returned.
+    pub(crate) fn probe_behind(&mut self, probes: &[(Probe, Fate)], change: impl FnOnce(&mut Self)) -> Vec<Fate> {
         let witness = Witness::place(&self.node);
         let mut receivers: BTreeMap<(IpAddr, Carries), Receiver> = BTreeMap::new();
         for (probe, _) in probes {
@@ -374,6 +380,7 @@ impl World {
             let open = || self.home(backend.to).run(|| Receiver::open(&backend));
             receivers.entry(place(&backend)).or_insert_with(open);
         }
+        change(self);
         let mut flights: Vec<Flight> =
             probes.iter().map(|(probe, _)| self.home(probe.from).run(|| Flight::send(*probe))).collect();
         let end = Instant::now() + BOUND;
@@ -388,7 +395,7 @@ impl World {
             if flights.iter().all(|flight| flight.fate.is_some()) {
                 break;
             }
-            let (asked, passed) = witness.read();
+            let (asked, passed) = witness.read(&self.node);
             for (flight, (_, expected)) in flights.iter_mut().zip(probes) {
                 let dropped = asked.contains(&flight.number) && !passed.contains(&flight.number);
                 if dropped && flight.fate.is_none() && (*expected == Fate::Dropped || !doubtful.insert(flight.number)) {

@@ -9,8 +9,9 @@ use towpath_core::{
 };
 
 use crate::{
-    cluster::{OVERLAY, Party, Place, World},
+    cluster::{OVERLAY, Party, Place},
     probe::{Carries, Fate, Probe},
+    world::World,
 };
 
 /// Policies, and what they make of packets, in words.
@@ -48,16 +49,16 @@ pub(crate) fn prove<'a>(scenarios: impl IntoIterator<Item = Scenario<'a>>) {
             (namespace, format!("p{n}"), spec)
         });
         let policies: Vec<_> = policies.collect();
-        policies.iter().for_each(|(namespace, name, spec)| world.add_policy(namespace, name, spec));
+        policies.iter().for_each(|(namespace, name, spec)| world.cluster.add_policy(namespace, name, spec));
         world.apply();
         world.forget_connections();
         let asked = probes_of(&scenario, &Family::ALL);
-        let failures = disagreements(&world, &asked);
+        let failures = disagreements(&mut world, &asked);
         probes += asked.len();
         if !failures.is_empty() {
             wrong.push(format!("{}: {}\n{}", scenario.name, scenario.why, failures.join("\n")));
         }
-        policies.iter().for_each(|(namespace, name, _)| world.remove_policy(namespace, name));
+        policies.iter().for_each(|(namespace, name, _)| world.cluster.remove_policy(namespace, name));
     }
     println!("{} scenarios, {probes} probes", names.len());
     assert!(wrong.is_empty(), "{} of {} scenarios:\n{}", wrong.len(), names.len(), wrong.join("\n"));
@@ -68,12 +69,12 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Tries what should pass now and what should not.
-pub(crate) fn check(world: &World, why: &str, pass: &str, drop: &str) {
+pub(crate) fn check(world: &mut World, why: &str, pass: &str, drop: &str) {
     check_in(world, &scenario("now", why, "", pass, drop), &Family::ALL);
 }
 
 /// Tries a scenario whose policies are in force already, in these families.
-pub(crate) fn check_in(world: &World, scenario: &Scenario<'_>, families: &[Family]) {
+pub(crate) fn check_in(world: &mut World, scenario: &Scenario<'_>, families: &[Family]) {
     let failures = disagreements(world, &probes_of(scenario, families));
     assert!(failures.is_empty(), "{}:\n{}", scenario.why, failures.join("\n"));
 }
@@ -98,9 +99,10 @@ fn probes_of(scenario: &Scenario<'_>, families: &[Family]) -> Vec<(Probe, Fate)>
 }
 
 /// The probes on which not all agree.
-fn disagreements(world: &World, probes: &[(Probe, Fate)]) -> Vec<String> {
+fn disagreements(world: &mut World, probes: &[(Probe, Fate)]) -> Vec<String> {
     let mut failures = Vec::new();
-    for ((probe, expected), fate) in probes.iter().zip(world.probe(probes)) {
+    let fates = world.probe(probes);
+    for ((probe, expected), fate) in probes.iter().zip(fates) {
         let (evaluated, interpreted) = (evaluate(world, probe), interpret(world, probe));
         if fate != *expected || evaluated.is_some_and(|fate| fate != *expected) || interpreted != *expected {
             let evaluated = evaluated.map_or_else(|| "is not asked".to_owned(), |fate| fate.to_string());
@@ -119,7 +121,8 @@ const fn fate(passes: bool) -> Fate {
 /// What the evaluator says. It knows policies, and not interfaces, guards and the node's own rights.
 fn evaluate(world: &World, probe: &Probe) -> Option<Fate> {
     let guarded = probe.from.name == "forger" || probe.carries == Carries::Port(Protocol::Udp, OVERLAY);
-    let is_known = |party: &Party| party.pod().is_none() || world.index.endpoints().contains_key(&party.interface());
+    let is_known =
+        |party: &Party| party.pod().is_none() || world.cluster.index.endpoints().contains_key(&party.interface());
     let guarded = guarded || !is_known(probe.from) || !is_known(probe.to);
     if probe.from.place == Place::Node || probe.stays_inside() || guarded {
         return None;
@@ -131,7 +134,7 @@ fn evaluate(world: &World, probe: &Probe) -> Option<Fate> {
         Carries::Echo | Carries::Plain => eval::Transport::Other(probe.carries.number(probe.family)),
     };
     let packet = eval::Packet { from: end(probe.from), to: end(probe.to), transport };
-    Some(fate(eval(world.index.snapshot().unwrap(), &packet).allows()))
+    Some(fate(eval(world.cluster.index.snapshot().unwrap(), &packet).allows()))
 }
 
 /// What the table says, hook by hook.

@@ -1,0 +1,142 @@
+//! The cluster in network namespaces: the node's, one for each of its pods, and one for all that is behind its uplink.
+
+use std::collections::BTreeMap;
+
+use towpath_core::{
+    names::IfName,
+    ruleset::{Installed, Ruleset, diff},
+};
+use towpath_dataplane::{
+    net::{PodLink, PodLinkSpec},
+    netns::Netns,
+    nfnetlink::{Kind, Request, Socket},
+    nft::{KernelNft, Nft, Ownership},
+};
+
+use crate::{
+    cluster::{Cluster, LOCAL, Party, Place, who},
+    support::Namespace,
+};
+
+pub(crate) struct World {
+    pub(crate) node: Namespace,
+    behind: Namespace,
+    pods: BTreeMap<&'static str, Namespace>,
+    pub(crate) cluster: Cluster,
+    nft: Option<KernelNft>,
+    /// What was applied last.
+    pub(crate) rules: Ruleset,
+    have: Option<Installed>,
+}
+
+impl World {
+    /// With no policy, and the table that belongs to that.
+    pub(crate) fn new() -> Self {
+        Self::owned(Ownership::Exclusive)
+    }
+
+    /// The same, with a table that others may change or may not.
+    pub(crate) fn owned(ownership: Ownership) -> Self {
+        let node = Namespace::new();
+        let nft = node.run(|| KernelNft::open_as(ownership).unwrap());
+        let mut world = Self {
+            node,
+            behind: Namespace::new(),
+            pods: BTreeMap::new(),
+            cluster: Cluster::new(),
+            nft: Some(nft),
+            rules: Ruleset::default(),
+            have: None,
+        };
+        world.lay_links();
+        for name in LOCAL {
+            world.add_pod(who(name));
+        }
+        world.pods["client"].sh("ip addr add 10.244.2.9/32 dev lo; ip addr add fd00:244:2::9/128 dev lo nodad");
+        // kube-proxy's part: a Service's address, and the mark on who comes back to itself through it.
+        world.node.sh("nft -f - <<'END'
+            table inet proxy {
+                chain prerouting { type nat hook prerouting priority -100;
+                    ip daddr 10.96.0.1 tcp dport 80 dnat ip to 10.244.1.2:8080
+                    ip daddr 10.96.0.1 udp dport 53 dnat ip to 10.244.1.2:5353
+                    ip6 daddr fd00:96::1 tcp dport 80 dnat ip6 to [fd00:244:1::2]:8080
+                    ip6 daddr fd00:96::1 udp dport 53 dnat ip6 to [fd00:244:1::2]:5353
+                }
+                chain postrouting { type nat hook postrouting priority 90;
+                    ip saddr 10.244.1.2 ip daddr 10.244.1.2 masquerade
+                    ip6 saddr fd00:244:1::2 ip6 daddr fd00:244:1::2 masquerade
+                }
+            }
+END");
+        world.apply();
+        world
+    }
+
+    fn lay_links(&self) {
+        // `ip` does not have the file open: it looks it up with this process.
+        let netns = self.behind.path().to_string_lossy().replace("self", &std::process::id().to_string());
+        self.node.sh(&format!(
+            "ip link add eth0 type veth peer name eth0 netns {netns}
+             sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0
+             sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
+             ip link set lo up; ip link set eth0 up
+             ip addr add 172.30.0.11/24 dev eth0; ip addr add fd00:172::11/64 dev eth0 nodad
+             ip route add default via 172.30.0.12; ip route add default via fd00:172::12"
+        ));
+        self.behind.sh("ip link set lo up; ip link set eth0 up
+             ip addr add 172.30.0.12/24 dev eth0; ip addr add fd00:172::12/64 dev eth0 nodad
+             for a in 10.244.2.2 10.244.2.3 10.244.2.4 198.51.100.7 198.51.100.130 203.0.113.9; do
+                 ip addr add $a/32 dev lo; done
+             for a in fd00:244:2::2 fd00:244:2::3 fd00:244:2::4 2001:db8::7 2001:db8::8007 2001:db8:f::9; do
+                 ip addr add $a/128 dev lo nodad; done
+             for net in 10.244.1.0/24 10.96.0.0/16; do ip route add $net via 172.30.0.11; done
+             for net in fd00:244:1::/64 fd00:96::/64; do ip route add $net via fd00:172::11; done");
+    }
+
+    /// Makes the pod's namespace and link, as the CNI plugin does.
+    fn add_pod(&mut self, party: &'static Party) {
+        let (namespace, interface) = (Namespace::new(), party.interface());
+        let spec = PodLinkSpec {
+            host: interface.clone(),
+            pod: IfName::new("eth0").unwrap(),
+            addresses: party.addresses(),
+            mtu: 1450,
+        };
+        self.node.run(|| {
+            let netns = Netns::open(&namespace.path()).unwrap();
+            PodLink::create(&netns, &spec).unwrap().connect(&spec).unwrap();
+        });
+        self.pods.insert(party.name, namespace);
+    }
+
+    /// The network namespace that somebody is in.
+    pub(crate) fn home(&self, party: &Party) -> &Namespace {
+        match party.place {
+            Place::Pod(_, pod) => &self.pods[pod],
+            Place::Node => &self.node,
+            Place::Behind => &self.behind,
+        }
+    }
+
+    /// Brings the node's table to what it should be, in one transaction.
+    pub(crate) fn apply(&mut self) {
+        self.rules = self.cluster.want();
+        let transaction = diff(&self.rules, self.have.as_ref());
+        let Self { node, nft, .. } = self;
+        let nft = nft.as_mut().expect("who has ended applies nothing");
+        node.run(|| nft.apply(&transaction)).unwrap_or_else(|error| panic!("{error}\n{transaction}"));
+        self.have = Some(self.rules.installed());
+    }
+
+    /// Lets go of the table, as an agent that ends.
+    pub(crate) fn end(&mut self) {
+        self.nft = None;
+    }
+
+    /// Takes every connection out of the node's memory, so that no packet belongs to one of before.
+    pub(crate) fn forget_connections(&self) {
+        // NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_DELETE: without a condition, all (linux/netfilter/nfnetlink_conntrack.h).
+        let delete = Kind { subsystem: 1, number: 2 };
+        self.node.run(|| Socket::open().unwrap().request(&Request::new(delete, 0)).unwrap());
+    }
+}
