@@ -1,4 +1,4 @@
-//! Towpath's own image, as an OCI archive: Debian's nft and conntrack, and our three programs.
+//! Towpath's own image, as an OCI archive: Debian's nft, to look at the rules with, and our three programs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,8 +14,8 @@ use crate::toolchain::{self, recipe_hash};
 
 /// Name of the image, as it stands in the install bundle.
 pub const NAME: &str = concat!("towpath.local/towpath:", env!("CARGO_PKG_VERSION"));
-/// What the programs run besides themselves.
-const PACKAGES: &str = "nftables,conntrack";
+/// What people look at the rules with.
+const PACKAGES: &str = "nftables";
 /// mmdebstrap copies these from the machine, so that hooks may use the network.
 const FORGET: &str = r#"rm -f "$1/etc/resolv.conf" "$1/etc/hostname""#;
 /// What making the image needs on this machine.
