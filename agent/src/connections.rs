@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        mpsc::{Sender, channel},
+        mpsc::{Receiver, Sender, channel},
     },
     thread,
     time::{Duration, Instant},
@@ -25,13 +25,12 @@ use towpath_core::{
     },
     ruleset::{self, Ruleset},
 };
-use towpath_dataplane::{
-    conntrack::{Conntrack, ConntrackError, Reviewed},
-    local::Attachment,
-};
+use towpath_dataplane::conntrack::{Addresses, Conntrack, ConntrackError, Reviewed};
 
 /// How many of the connections that were cut are named.
 const EXAMPLES: usize = 3;
+/// How long addresses that pods have left wait for more of them.
+const GATHER: Duration = Duration::from_millis(500);
 
 /// What a review is made from: everything as it is in force. All of it is shared, so that it costs nothing to have it.
 #[derive(Debug, Clone)]
@@ -61,20 +60,29 @@ pub struct Cuts {
     pub took: Duration,
 }
 
-/// Addresses that change hands.
+/// Addresses whose connections are to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clear {
-    /// Who waits for it: the pod that gets them. `None` when a pod has left them.
-    pub who: Option<Attachment>,
-    /// The addresses.
-    pub addresses: Vec<IpAddr>,
+    /// Whose.
+    pub addresses: Addresses,
+    /// How long that may wait.
+    pub urgency: Urgency,
 }
 
-/// Addresses that have been cleared.
+/// How long something may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// A pod's start waits for it.
+    AtOnce,
+    /// Nobody waits.
+    Soon,
+}
+
+/// The answer to one or more of them.
 #[derive(Debug)]
 pub struct Cleared {
-    /// Who waits for it.
-    pub who: Option<Attachment>,
+    /// What was asked for.
+    pub addresses: Vec<Addresses>,
     /// How many connections went.
     pub result: Result<usize, ConntrackError>,
 }
@@ -165,13 +173,40 @@ where
         // Nobody listens any more when the answer cannot be sent.
         orders.iter().all(|order| answers.send(order.carry_out(&mut reviewing).into()).is_ok())
     })?;
-    let (clears, left) = channel::<Clear>();
+    let (clears, orders) = channel::<Clear>();
     let answers = to.clone();
     thread::Builder::new().name("clears".to_owned()).spawn(move || {
-        left.iter().all(|Clear { who, addresses }| {
-            let result = addresses.into_iter().map(|address| clearing.clear(address)).sum();
-            answers.send(Cleared { who, result }.into()).is_ok()
-        })
+        while let Some(addresses) = gather(&orders) {
+            let result = addresses.iter().map(|addresses| clearing.clear(addresses)).sum();
+            if answers.send(Cleared { addresses, result }.into()).is_err() {
+                return;
+            }
+        }
     })?;
     Ok(Queues { reviews, clears })
+}
+
+/// Waits for something to clear, and for more of it unless somebody waits: all single addresses in one, because each
+/// clearing costs a walk through the kernel's whole table. `None` when nobody asks any more.
+fn gather(orders: &Receiver<Clear>) -> Option<Vec<Addresses>> {
+    let mut next = orders.recv().ok()?;
+    let mut end = Instant::now() + GATHER;
+    let (mut single, mut all) = (BTreeSet::new(), Vec::new());
+    loop {
+        match next.addresses {
+            Addresses::Of(addresses) => single.extend(addresses),
+            vacant @ Addresses::Vacant { .. } => all.push(vacant),
+        }
+        if next.urgency == Urgency::AtOnce {
+            end = Instant::now();
+        }
+        match orders.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(more) => next = more,
+            Err(_) => break,
+        }
+    }
+    if !single.is_empty() {
+        all.push(Addresses::Of(single));
+    }
+    Some(all)
 }

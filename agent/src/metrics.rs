@@ -61,8 +61,10 @@ impl Default for Metrics {
             apply_failures: Counter::default(),
             apply_seconds: seconds(),
             pod_wait_seconds: seconds(),
-            // 0.5 ms to 1 s.
-            policy_change_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 12)),
+            // Narrow around 10 ms, which is the aim of nearly all of them.
+            policy_change_seconds: Histogram::new([
+                0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+            ]),
             denied_packets: Family::default(),
             deny_log_lost: Counter::default(),
         };

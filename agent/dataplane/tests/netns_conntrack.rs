@@ -27,7 +27,7 @@ use towpath_core::{
     table::{Masquerade, Policy, PolicyPart, TableInput, ToNodes, table},
 };
 use towpath_dataplane::{
-    conntrack::{Conntrack, Reviewed},
+    conntrack::{Addresses, Conntrack, Reviewed},
     net::{PodLink, PodLinkSpec},
     netns::Netns,
     nft::{KernelNft, Nft, Ownership},
@@ -109,7 +109,7 @@ impl World {
     }
 
     fn clear(&self, addr: IpAddr) -> usize {
-        self.node.run(|| Conntrack::open().unwrap().clear(addr).unwrap())
+        self.node.run(|| Conntrack::open().unwrap().clear(&Addresses::Of([addr].into())).unwrap())
     }
 
     fn known(&self) -> usize {

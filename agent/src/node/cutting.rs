@@ -164,8 +164,17 @@ impl Node {
         effects.extend(result.as_ref().map(|cuts| Effect::Cut(cuts.cut as u64)));
     }
 
+    /// Has the kernel forget connections of pods that have gone.
+    pub(super) fn clear(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.index.synced() {
+            let own = self.index.own_node().into_iter().flat_map(|node| node.pod_cidrs.values().copied());
+            let own: Vec<IpNet> = own.collect();
+            self.pods.clear(now, &own, effects);
+        }
+    }
+
     pub(super) fn cleared(&mut self, now: Instant, cleared: Cleared, effects: &mut Vec<Effect>) {
-        self.pods.cleared(now, cleared);
+        self.pods.cleared(now, &cleared);
         if self.rules_in_force() && self.overlay_outcome == Outcome::Done {
             self.pods.answer(now, effects);
         }

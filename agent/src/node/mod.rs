@@ -15,6 +15,7 @@ mod report;
 mod state;
 #[cfg(test)]
 mod tests;
+mod vacancy;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -155,7 +156,7 @@ impl Node {
             self.take(now, input, &mut effects);
         }
         let dirty = self.pods.expire(now.instant, &mut self.index, &mut effects);
-        self.pods.clear_again(now.instant, &mut effects);
+        self.clear(now.instant, &mut effects);
         self.mark(now.instant, &dirty);
         self.review(now.instant, &mut effects);
         tell(self.denials.tick(now.instant), &mut effects);

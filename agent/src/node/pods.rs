@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 use towpath_core::{
     model::Family,
@@ -17,13 +18,11 @@ use towpath_dataplane::local::{Attachment, EndpointFile, Reply};
 use towpath_index::{Dirty, Index};
 use tracing::{info, warn};
 
-use super::Effect;
-use crate::connections::{Clear, Cleared};
+use super::{Effect, vacancy::Vacancy};
+use crate::connections::{Cleared, Urgency};
 
 /// How long a pod's start waits. The plugin gives up after ten seconds and hears our reason before.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// Pause before what could not be cleared is tried again.
-const CLEAR_AGAIN: Duration = Duration::from_millis(250);
 /// CNI's error code for "try again later".
 const TRY_AGAIN: u32 = 11;
 
@@ -35,19 +34,6 @@ struct Waiting {
     reply: oneshot::Sender<Reply>,
     /// Whether the latest plan has the pod's rules.
     planned: bool,
-    /// What its addresses' former pods have left behind.
-    legacy: Legacy,
-}
-
-/// Connections with a pod's addresses that are not its own.
-#[derive(Debug)]
-enum Legacy {
-    /// Being cleared.
-    Clearing,
-    /// Could not be cleared, and will be tried again then.
-    Stuck(Instant),
-    /// There are none.
-    Gone,
 }
 
 /// The pods.
@@ -63,6 +49,7 @@ pub(super) struct Pods {
     leaving: BTreeSet<IpAddr>,
     /// What changed while the files are being read: the reading knows less than we do.
     changed_since_reading: BTreeSet<Attachment>,
+    vacancy: Vacancy,
 }
 
 impl Pods {
@@ -97,10 +84,9 @@ impl Pods {
         // Asked again, as after our restart: the rules may stand already, so the plan is to say so.
         dirty.merge(Dirty::only(towpath_index::Concern::Policy));
         self.changed_since_reading.insert(attachment.clone());
-        let clear = Clear { who: Some(attachment.clone()), addresses: file.addresses.clone() };
-        effects.push(Effect::Clear(clear));
+        effects.extend(self.vacancy.clear(now, &file.addresses, Urgency::AtOnce).map(Effect::Clear));
         self.attachments.insert(attachment.clone(), file);
-        self.waiting.push(Waiting { attachment, since: now, reply, planned: false, legacy: Legacy::Clearing });
+        self.waiting.push(Waiting { attachment, since: now, reply, planned: false });
         dirty
     }
 
@@ -113,6 +99,10 @@ impl Pods {
 
     fn forget(&mut self, attachment: &Attachment, index: &mut Index) -> Dirty {
         let Some(file) = self.attachments.remove(attachment) else { return Dirty::nothing() };
+        let in_use = |address: &&IpAddr| self.attachments.values().any(|other| other.addresses.contains(address));
+        for address in file.addresses.iter().filter(|address| !in_use(address)) {
+            self.vacancy.left(*address);
+        }
         self.left.extend(&file.addresses);
         // The pod's next container has the same interface, and may be there before the last one is taken away.
         let heir = self.attachments.values().find(|other| other.host_interface == file.host_interface);
@@ -162,12 +152,12 @@ impl Pods {
     pub(super) fn answer(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let in_use: BTreeSet<&IpAddr> = self.attachments.values().flat_map(|file| &file.addresses).collect();
         // Whoever has got the address already has had it cleared, and has connections of its own by now.
-        let addresses: Vec<IpAddr> = self.leaving.iter().filter(|addr| !in_use.contains(addr)).copied().collect();
+        let vacant: Vec<IpAddr> = self.leaving.iter().filter(|addr| !in_use.contains(addr)).copied().collect();
         self.leaving.clear();
-        if !addresses.is_empty() {
-            effects.push(Effect::Clear(Clear { who: None, addresses }));
-        }
-        let may_start = |waiting: &mut Waiting| waiting.planned && matches!(waiting.legacy, Legacy::Gone);
+        effects.extend(self.vacancy.clear(now, &vacant, Urgency::Soon).map(Effect::Clear));
+        let (attachments, vacancy) = (&self.attachments, &self.vacancy);
+        let is_clean = |a: &Attachment| attachments.get(a).is_some_and(|file| vacancy.are_clean(&file.addresses));
+        let may_start = |waiting: &mut Waiting| waiting.planned && is_clean(&waiting.attachment);
         for waiting in self.waiting.extract_if(.., may_start) {
             effects.push(Effect::Waited(now.saturating_duration_since(waiting.since)));
             effects.push(Effect::Reply(waiting.reply, Reply::Ok));
@@ -175,31 +165,33 @@ impl Pods {
     }
 
     /// Addresses have been cleared, or not.
-    pub(super) fn cleared(&mut self, now: Instant, cleared: Cleared) {
-        let Cleared { who, result } = cleared;
-        if let Err(error) = &result {
+    pub(super) fn cleared(&mut self, now: Instant, cleared: &Cleared) {
+        if let Err(error) = &cleared.result {
             warn!(
                 error = error as &dyn Error,
-                pod = who.as_ref().map(tracing::field::display),
-                "connections of an address not cleared"
+                "connections of addresses not cleared; tried again before a pod gets one"
             );
         }
-        for waiting in self.waiting.iter_mut().filter(|waiting| Some(&waiting.attachment) == who.as_ref()) {
-            waiting.legacy = if result.is_ok() { Legacy::Gone } else { Legacy::Stuck(now + CLEAR_AGAIN) };
-        }
+        self.vacancy.cleared(now, &cleared.addresses, cleared.result.is_ok());
     }
 
-    /// Tries again what could not be cleared.
-    pub(super) fn clear_again(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        for waiting in &mut self.waiting {
-            if let (Legacy::Stuck(until), Some(file)) = (&waiting.legacy, self.attachments.get(&waiting.attachment))
-                && *until <= now
-            {
-                waiting.legacy = Legacy::Clearing;
-                let who = Some(waiting.attachment.clone());
-                effects.push(Effect::Clear(Clear { who, addresses: file.addresses.clone() }));
-            }
-        }
+    /// Has cleared what has to be by now: at the start all that no pod has that runs, and what waiting pods wait for.
+    /// `own` are the networks of this node's pods.
+    pub(super) fn clear(&mut self, now: Instant, own: &[IpNet], effects: &mut Vec<Effect>) {
+        let is_waiting = |attachment: &Attachment| self.waiting.iter().any(|waiting| waiting.attachment == *attachment);
+        let running = self.attachments.iter().filter(|(attachment, _)| !is_waiting(attachment));
+        let taken = running.flat_map(|(_, file)| file.addresses.iter().copied()).collect();
+        effects.extend(self.vacancy.sweep(now, own, taken).map(Effect::Clear));
+        let awaited: Vec<IpAddr> = self.awaited().copied().collect();
+        effects.extend(self.vacancy.clear(now, &awaited, Urgency::AtOnce).map(Effect::Clear));
+    }
+
+    /// Addresses of pods that wait.
+    fn awaited(&self) -> impl Iterator<Item = &IpAddr> {
+        self.waiting
+            .iter()
+            .filter_map(|waiting| self.attachments.get(&waiting.attachment))
+            .flat_map(|file| &file.addresses)
     }
 
     /// The plan was refused: those in it must not start.
@@ -214,15 +206,14 @@ impl Pods {
     pub(super) fn expire(&mut self, now: Instant, index: &mut Index, effects: &mut Vec<Effect>) -> Dirty {
         let mut dirty = Dirty::nothing();
         let late: Vec<Waiting> = self.waiting.extract_if(.., |waiting| waiting.since + PATIENCE <= now).collect();
-        for Waiting { attachment, reply, legacy, .. } in late {
+        for Waiting { attachment, reply, .. } in late {
             let known = self.attachments.get(&attachment).is_some_and(|file| is_known(file, index));
-            let why = match (index.synced(), known, legacy) {
+            let clean = self.attachments.get(&attachment).is_none_or(|file| self.vacancy.are_clean(&file.addresses));
+            let why = match (index.synced(), known, clean) {
                 (false, ..) => "the agent has not heard from the API server since it started",
                 (true, false, _) => "the agent has not heard of the pod from the API server",
-                (true, true, Legacy::Gone) => "the kernel is slow to take the pod's rules",
-                (true, true, Legacy::Clearing | Legacy::Stuck(_)) => {
-                    "the kernel does not forget the connections that the pod's address had before"
-                }
+                (true, true, true) => "the kernel is slow to take the pod's rules",
+                (true, true, false) => "the kernel does not forget the connections that the pod's address had before",
             };
             warn!(pod = %attachment, why, "pod's start put off");
             dirty.merge(self.forget(&attachment, index));
@@ -231,13 +222,9 @@ impl Pods {
         dirty
     }
 
-    /// When [`Pods::expire`] has something to do.
+    /// When [`Pods::expire`] or [`Pods::clear`] has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let again = |waiting: &Waiting| match waiting.legacy {
-            Legacy::Stuck(until) => Some(until),
-            Legacy::Clearing | Legacy::Gone => None,
-        };
-        let again = self.waiting.iter().filter_map(again);
+        let again = self.vacancy.again(self.awaited());
         self.waiting.iter().map(|waiting| waiting.since + PATIENCE).chain(again).min()
     }
 

@@ -168,9 +168,9 @@ impl World {
                         let cuts = reviewed.map(|reviewed| Cuts { took, ..order.describe(&reviewed) });
                         inputs.push(Input::Reviewed(cuts));
                     }
-                    Effect::Clear(Clear { who, addresses }) => {
-                        let result = addresses.into_iter().map(|address| self.conntrack.clear(address)).sum();
-                        inputs.push(Input::Cleared(Cleared { who, result }));
+                    Effect::Clear(Clear { addresses, .. }) => {
+                        let result = self.conntrack.clear(&addresses);
+                        inputs.push(Input::Cleared(Cleared { addresses: vec![addresses], result }));
                     }
                     Effect::Cut(count) => self.cut += count,
                     Effect::Denied(found) => self.denied.push(found),

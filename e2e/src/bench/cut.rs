@@ -129,7 +129,7 @@ fn flows(server: &str) -> Result<()> {
         socket.set_read_timeout(Some(BOUND)).context("bound a read")?;
         socket.connect((server, FLOWS_PORT)).context("find the way to the server")?;
         socket.send(b"?").context("ask")?;
-        socket.recv(&mut [0; 1]).context("wait for the answer of a flow that is allowed")?;
+        socket.recv(&mut [0; 1]).with_context(|| format!("wait for the answer to port {port}, which is allowed"))?;
     }
     Ok(())
 }

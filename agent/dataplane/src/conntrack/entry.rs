@@ -1,10 +1,7 @@
 //! One connection as the kernel tells of it, and the requests about it. Numbers are those of
 //! linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use nix::libc;
 use towpath_core::{
@@ -14,7 +11,7 @@ use towpath_core::{
     ruleset::Transport,
 };
 
-use crate::nfnetlink::{Answer, Attributes, Body, Kind, Request};
+use crate::nfnetlink::{Answer, Attributes, Kind, Request};
 
 /// `NFNL_SUBSYS_CTNETLINK`.
 const SUBSYSTEM: u8 = 1;
@@ -35,7 +32,6 @@ mod cta {
     pub(super) const ID: u16 = 12;
     pub(super) const ZONE: u16 = 18;
     pub(super) const MARK_MASK: u16 = 21;
-    pub(super) const FILTER: u16 = 25;
 }
 
 /// `CTA_TUPLE_IP`, `CTA_TUPLE_PROTO`.
@@ -53,27 +49,11 @@ const SEEN_REPLY: u32 = 1 << 1;
 const ASSURED: u32 = 1 << 2;
 const FIXED_TIMEOUT: u32 = 1 << 10;
 
-/// The tuples of a connection, each with its flags in a filter: `CTA_FILTER_ORIG_FLAGS`, `CTA_FILTER_REPLY_FLAGS`.
-const TUPLES: [(u16, u16); 2] = [(cta::ORIGINAL, 1), (cta::REPLY, 2)];
-/// `CTA_FILTER_F_CTA_IP_SRC`.
-const SOURCE_COUNTS: u32 = 1;
-
-/// One side of a tuple.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Source,
-    Destination,
-}
-
-impl End {
-    /// `CTA_IP_V4_SRC`, …, `CTA_IP_V6_DST`.
-    const fn attribute(self, family: Family) -> u16 {
-        match (family, self) {
-            (Family::V4, Self::Source) => 1,
-            (Family::V4, Self::Destination) => 2,
-            (Family::V6, Self::Source) => 3,
-            (Family::V6, Self::Destination) => 4,
-        }
+/// `CTA_IP_V4_SRC`, `CTA_IP_V6_SRC`.
+const fn source(family: Family) -> u16 {
+    match family {
+        Family::V4 => 1,
+        Family::V6 => 3,
     }
 }
 
@@ -128,8 +108,8 @@ impl<'a> Entry<'a> {
         let mark = all.find(cta::MARK).and_then(|a| a.be32()).unwrap_or(0);
         let reply = (reply.nested(), reply.payload);
         let connection = Connection {
-            from: address(original, End::Source, family)?,
-            to: address(reply.0, End::Source, family)?,
+            from: address(original, family)?,
+            to: address(reply.0, family)?,
             transport: transport(reply.0)?,
         };
         Some(Self {
@@ -148,14 +128,6 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Whether an address stands on any side of it.
-    pub(super) fn has(&self, addr: IpAddr) -> bool {
-        [self.original, self.reply.0]
-            .into_iter()
-            .flat_map(|tuple| [End::Source, End::Destination].map(|end| address(tuple, end, self.family)))
-            .any(|there| there == Some(addr))
-    }
-
     /// What is needed to speak of it later.
     pub(super) fn handle(&self) -> Handle {
         let Self { connection, id, family, status, reply: (_, reply), .. } = *self;
@@ -163,8 +135,9 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn address(tuple: Attributes<'_>, end: End, family: Family) -> Option<IpAddr> {
-    let payload = tuple.find(ADDRESSES)?.nested().find(end.attribute(family))?.payload;
+/// Where the packets of a tuple come from.
+fn address(tuple: Attributes<'_>, family: Family) -> Option<IpAddr> {
+    let payload = tuple.find(ADDRESSES)?.nested().find(source(family))?.payload;
     match family {
         Family::V4 => <[u8; 4]>::try_from(payload).ok().map(IpAddr::from),
         Family::V6 => <[u8; 16]>::try_from(payload).ok().map(IpAddr::from),
@@ -222,28 +195,6 @@ impl Handle {
 /// Asks for all connections.
 pub(super) fn all() -> Request {
     Request::new(GET, 0)
-}
-
-/// Asks for those that an address began or answers, and perhaps for others: the answers are to be looked at. Who has the
-/// address elsewhere only does not reach its owner: somebody has translated it to another, or another to it.
-///
-/// IPv4's are looked for by the kernel (from 5.8 on; an older one tells of all), once per tuple because it knows no
-/// "or"; each time it walks through its whole table, some milliseconds. Of IPv6 it tells of all: its own search finds
-/// those that have the address nowhere (`ctnetlink_filter_match_tuple`, seen on 6.18).
-pub(super) fn with_address(addr: IpAddr) -> Vec<Request> {
-    match addr {
-        IpAddr::V4(addr) => TUPLES.map(|(tuple, filter)| from_address(addr, tuple, filter)).into(),
-        IpAddr::V6(_) => vec![Request::new(GET, family_number(Family::V6))],
-    }
-}
-
-fn from_address(addr: Ipv4Addr, tuple: u16, filter: u16) -> Request {
-    let mut request = Request::new(GET, family_number(Family::V4));
-    let addresses = |body: &mut Body| _ = body.bytes(End::Source.attribute(Family::V4), &addr.octets());
-    request.body.nest(tuple, |tuple| _ = tuple.nest(ADDRESSES, addresses));
-    // These flags alone are in the order of bytes of the host.
-    request.body.nest(cta::FILTER, |flags| _ = flags.bytes(filter, &SOURCE_COUNTS.to_ne_bytes()));
-    request
 }
 
 const fn family_number(family: Family) -> u8 {

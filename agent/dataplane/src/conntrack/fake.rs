@@ -1,10 +1,10 @@
 //! A list of connections that plays the kernel's in tests.
 
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{collections::BTreeMap, io};
 
 use towpath_core::connection::{Connection, Review};
 
-use super::{ConntrackError, Reviewed};
+use super::{Addresses, ConntrackError, Reviewed};
 use crate::nfnetlink::NetlinkError;
 
 /// Whether packets of a connection pass.
@@ -57,10 +57,10 @@ impl FakeConntrack {
     ///
     /// # Errors
     /// When told so.
-    pub fn clear(&mut self, address: IpAddr) -> Result<usize, ConntrackError> {
+    pub fn clear(&mut self, addresses: &Addresses) -> Result<usize, ConntrackError> {
         self.refusal()?;
         let before = self.connections.len();
-        self.connections.retain(|connection, _| ![connection.from, connection.to].contains(&address));
+        self.connections.retain(|connection, _| !addresses.occur_in(connection));
         Ok(before - self.connections.len())
     }
 

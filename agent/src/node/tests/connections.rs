@@ -26,6 +26,13 @@ fn connected() -> World {
 }
 
 impl World {
+    fn take_away(&mut self, pod: &str) {
+        let (reply, _answer) = oneshot::channel();
+        let request = Request::Del { container_id: format!("c-{pod}"), ifname: "eth0".to_owned() };
+        self.reach.endpoints.remove(&endpoint(pod, "10.244.1.2").attachment().unwrap()).unwrap();
+        self.hear([Input::Cni(CniRequest { request, reply })]);
+    }
+
     fn standing(&self, to: &str) -> Option<FakeStanding> {
         self.conntrack.connections.get(&connection(to)).copied()
     }
@@ -99,10 +106,7 @@ fn a_review_that_fails_is_tried_again_until_it_succeeds() {
 fn a_pod_that_leaves_takes_its_connections_with_it_once_its_rules_are_gone() {
     let mut world = connected();
     world.reach.nft.refuse = 1;
-    let (reply, _answer) = oneshot::channel();
-    let request = Request::Del { container_id: "c-a".to_owned(), ifname: "eth0".to_owned() };
-    world.reach.endpoints.remove(&endpoint("a", "10.244.1.2").attachment().unwrap()).unwrap();
-    world.hear([Input::Cni(CniRequest { request, reply })]);
+    world.take_away("a");
     assert!(world.standing("10.244.1.2").is_some(), "its interface is still in the table");
     world.pass(Duration::from_secs(1));
     assert_eq!(world.standing("10.244.1.2"), None);
@@ -110,22 +114,38 @@ fn a_pod_that_leaves_takes_its_connections_with_it_once_its_rules_are_gone() {
 
 #[test]
 fn a_pod_starts_only_when_its_address_has_forgotten_who_had_it_before() {
-    let mut world = World::settled();
-    world.hear([pod_event("a")]);
-    world.conntrack.connections.insert(connection("10.244.1.2"), FakeStanding::Free);
+    let mut world = connected();
+    world.hear([pod_event("b")]);
     world.conntrack.refuse = 1;
-    let mut answer = world.add_pod("a", "10.244.1.2");
+    world.take_away("a");
+    let mut answer = world.add_pod("b", "10.244.1.2");
     assert!(answer.try_recv().is_err(), "not cleared yet");
     world.pass(Duration::from_secs(1));
     assert_eq!((answer.try_recv().unwrap(), world.standing("10.244.1.2")), (Reply::Ok, None));
 
+    world.conntrack.connections.insert(connection("10.244.1.2"), FakeStanding::Free);
     world.conntrack.refuse = usize::MAX;
-    world.hear([pod_event("b")]);
-    let mut answer = world.add_pod("b", "10.244.1.3");
+    world.take_away("b");
+    let mut answer = world.add_pod("a", "10.244.1.2");
     world.pass(Duration::from_secs(8));
     let Reply::Error { code, details, .. } = answer.try_recv().unwrap() else { panic!("not put off") };
     assert_eq!(code, 11);
     assert!(details.contains("does not forget"), "{details}");
+}
+
+#[test]
+fn what_went_while_the_agent_was_away_is_forgotten_before_a_pod_starts_and_what_lives_is_not() {
+    let mut world = connected();
+    world.conntrack.connections.insert(connection("10.244.1.3"), FakeStanding::Free);
+    let mut world = world.restart();
+    world.conntrack.refuse = 1;
+    world.hear(cluster());
+    world.hear([pod_event("a"), pod_event("b")]);
+    let mut answer = world.add_pod("b", "10.244.1.3");
+    assert!(answer.try_recv().is_err(), "not cleared yet");
+    world.pass(Duration::from_secs(1));
+    assert_eq!((answer.try_recv().unwrap(), world.standing("10.244.1.3")), (Reply::Ok, None));
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Free), "a pod's that runs");
 }
 
 #[test]
@@ -155,10 +175,7 @@ fn an_address_that_has_found_its_next_pod_is_not_cleared_under_it() {
     world.hear([pod_event("b")]);
     // The rules of the first pod are refused to go until the second has started.
     world.reach.nft.refuse = 1;
-    let (reply, _answer) = oneshot::channel();
-    let request = Request::Del { container_id: "c-a".to_owned(), ifname: "eth0".to_owned() };
-    world.reach.endpoints.remove(&endpoint("a", "10.244.1.2").attachment().unwrap()).unwrap();
-    world.hear([Input::Cni(CniRequest { request, reply })]);
+    world.take_away("a");
     let _answer = world.add_pod("b", "10.244.1.2");
     assert_eq!(world.standing("10.244.1.2"), None, "cleared for the second one's start");
     world.conntrack.connections.insert(connection("10.244.1.2"), FakeStanding::Free);
