@@ -85,9 +85,16 @@ pub enum SkipReason {
 }
 
 /// Sorts the nodes. `networks` is the pod network, `vni` ours.
-pub(crate) fn view(me: &NodeName, nodes: &BTreeMap<NodeName, NodeRecord>, networks: &[IpNet], vni: Vni) -> PeerView {
+pub(crate) fn view<'a>(
+    me: &NodeName,
+    nodes: &'a BTreeMap<NodeName, NodeRecord>,
+    networks: &[IpNet],
+    vni: Vni,
+) -> PeerView {
     let mut by_age: Vec<(&NodeName, &NodeRecord)> = nodes.iter().collect();
-    by_age.sort_by_key(|(name, node)| (*name != me, node.created.is_none(), node.created.clone(), *name));
+    let age =
+        |(name, node): &(&'a NodeName, &'a NodeRecord)| (*name != me, node.created.is_none(), &node.created, *name);
+    by_age.sort_by(|a, b| age(a).cmp(&age(b)));
     let mut sorter = Sorter { me, vni, cidrs: BTreeMap::new(), addresses: BTreeMap::new(), view: PeerView::default() };
     for (name, node) in &by_age {
         sorter.view.problems.extend(node.problems.iter().map(|problem| ((*name).clone(), problem.clone())));

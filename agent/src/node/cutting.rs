@@ -173,8 +173,8 @@ impl Node {
         }
     }
 
-    pub(super) fn cleared(&mut self, now: Instant, cleared: Cleared, effects: &mut Vec<Effect>) {
-        self.pods.cleared(now, &cleared);
+    pub(super) fn cleared(&mut self, now: Instant, cleared: &Cleared, effects: &mut Vec<Effect>) {
+        self.pods.cleared(now, cleared);
         if self.rules_in_force() && self.overlay_outcome == Outcome::Done {
             self.pods.answer(now, effects);
         }

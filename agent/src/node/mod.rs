@@ -211,7 +211,7 @@ impl Node {
             }
             Input::Notice(Notice::Table) => self.table.look_by(now.instant),
             Input::Reviewed(result) => self.reviewed(now.instant, &result, effects),
-            Input::Cleared(cleared) => self.cleared(now.instant, cleared, effects),
+            Input::Cleared(cleared) => self.cleared(now.instant, &cleared, effects),
             Input::Opened(result) => self.opened(now.instant, result),
             Input::Denied(batch) => {
                 let view = self.index.snapshot().map(|snapshot| View { endpoints: self.index.endpoints(), snapshot });

@@ -122,14 +122,24 @@ fn policy(state: &str) -> Value {
     })
 }
 
-/// A question and an answer from each port, so that the node knows as many flows.
+/// A question and an answer from each port, so that the node knows as many flows. Asked again where the policy that allows
+/// it is not in force yet.
 fn flows(server: &str) -> Result<()> {
+    let end = Instant::now() + BOUND;
     for port in FIRST..FIRST + FLOWS {
         let socket = UdpSocket::bind(("0.0.0.0", port)).with_context(|| format!("open port {port}"))?;
-        socket.set_read_timeout(Some(BOUND)).context("bound a read")?;
+        socket.set_read_timeout(Some(SILENCE)).context("bound a read")?;
         socket.connect((server, FLOWS_PORT)).context("find the way to the server")?;
-        socket.send(b"?").context("ask")?;
-        socket.recv(&mut [0; 1]).with_context(|| format!("wait for the answer to port {port}, which is allowed"))?;
+        loop {
+            socket.send(b"?").context("ask")?;
+            match socket.recv(&mut [0; 1]) {
+                Ok(_) => break,
+                Err(error) if Instant::now() > end => {
+                    return Err(error).with_context(|| format!("wait for the answer to port {port}, which is allowed"));
+                }
+                Err(_) => {}
+            }
+        }
     }
     Ok(())
 }

@@ -207,17 +207,17 @@ fn check_peer<'a>(
     macs: &mut BTreeMap<(Family, Mac), &'a NodeName>,
     networks: &mut BTreeMap<IpNet, &'a NodeName>,
 ) -> Result<(), PeerConflict> {
-    let (node, pod_cidr) = (peer.node.clone(), peer.pod_cidr.trunc());
+    let (node, pod_cidr) = (|| peer.node.clone(), peer.pod_cidr.trunc());
     let family = Family::of_net(pod_cidr);
     if Family::of(peer.public_ip) != family {
-        return Err(PeerConflict::MixedFamilies { node, pod_cidr, public_ip: peer.public_ip });
+        return Err(PeerConflict::MixedFamilies { node: node(), pod_cidr, public_ip: peer.public_ip });
     }
     if let Some(other) = overlapping(networks, pod_cidr) {
-        return Err(PeerConflict::SamePodCidr { node, pod_cidr, other: other.clone() });
+        return Err(PeerConflict::SamePodCidr { node: node(), pod_cidr, other: other.clone() });
     }
     match macs.entry((family, peer.vtep_mac)) {
         Entry::Occupied(other) => {
-            return Err(PeerConflict::SameMac { node, mac: peer.vtep_mac, other: (*other.get()).clone() });
+            return Err(PeerConflict::SameMac { node: node(), mac: peer.vtep_mac, other: (*other.get()).clone() });
         }
         Entry::Vacant(place) => place.insert(&peer.node),
     };
