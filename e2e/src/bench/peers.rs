@@ -155,7 +155,20 @@ impl Routes {
                 }
             }
         });
-        Ok(Self { monitor, lines })
+        let routes = Self { monitor, lines };
+        routes.wait_until_it_listens(node)?;
+        Ok(routes)
+    }
+
+    /// The monitor listens when it tells of a route that comes and goes. What it still tells of that one later begins
+    /// otherwise than what is waited for.
+    fn wait_until_it_listens(&self, node: &Node) -> Result<()> {
+        wait_for("ip monitor to listen", BOUND, || {
+            for verb in ["add", "del"] {
+                node.exec(&["ip", "route", verb, "192.0.2.1/32", "dev", DEVICE])?;
+            }
+            Ok(self.lines.recv_timeout(Duration::from_millis(100)).ok().map(drop))
+        })
     }
 
     /// Waits until that many routes were added. Gives the time of the last.
