@@ -95,9 +95,10 @@ fn api_away(frame: &Frame) -> Result<()> {
     ensure!(table == kernel::table(&node)?, "the rules changed while nobody could have told why");
     ensure!(routes == kernel::routes(&node)?, "the routes changed while nobody could have told why");
     cluster.progress().say("  the API server is back");
-    agents_hear(&cluster, &standing)?;
     status::wait_ready(&cluster, 3, READY)?;
+    // Before the policies change: a stream that one denies is cut.
     stream.finish()?;
+    agents_hear(&cluster, &standing)?;
     ensure!(flood.arrived() == passed, "{} datagrams arrived that a policy forbids", flood.arrived() - passed);
     cluster.kubectl(&["delete", "networkpolicy", "silent", "-n", pods::STANDING])?;
     flood.wait_open()

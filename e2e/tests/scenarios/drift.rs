@@ -67,6 +67,7 @@ fn repaired(frame: &Frame) -> Result<()> {
     let standing = Standing::pods(&cluster)?;
     let node = cluster.node(&standing.client.node)?;
     let before = repairs(&cluster, &node)?;
+    pods::settled(&cluster)?;
     let whole = ours(&node)?;
     let damages = damages(&whole)?;
     for damage in &damages {

@@ -151,9 +151,9 @@ fn address_changes(devices: &Devices<'_>, have: &Kernel, up: &mut Vec<Op>, down:
 
 fn neighbour_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<Op> {
     let set = |address: &IpAddr, mac: &Mac| {
-        let link = devices.name(Family::of(*address))?.clone();
+        let link = devices.name(Family::of(*address))?;
         let there = have_neighbour(have, devices, *address) == Some(*mac);
-        (!there).then_some(Op::SetNeighbour { link, address: *address, mac: *mac })
+        (!there).then(|| Op::SetNeighbour { link: link.clone(), address: *address, mac: *mac })
     };
     want.neighbours.iter().filter_map(|(address, mac)| set(address, mac)).collect()
 }
@@ -167,9 +167,9 @@ fn fdb_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<Op> 
     want.fdb
         .iter()
         .filter_map(|((family, mac), remote)| {
-            let link = devices.name(*family)?.clone();
+            let link = devices.name(*family)?;
             let there = devices.index.get(family).and_then(|index| have.fdb.get(&(*index, *mac)));
-            (there != Some(remote)).then_some(Op::SetFdb { link, mac: *mac, remote: *remote })
+            (there != Some(remote)).then(|| Op::SetFdb { link: link.clone(), mac: *mac, remote: *remote })
         })
         .collect()
 }
