@@ -95,8 +95,8 @@ impl Conntrack {
         Socket::open().map(|socket| Self { socket }).map_err(ConntrackError::Open)
     }
 
-    /// Cuts the connections that are denied, and deletes those that were cut and are allowed again. Ten thousand
-    /// connections take some 20 ms.
+    /// Cuts the connections that are denied, and deletes those that were cut and are allowed again. From
+    /// the policy's write to the end of a connection it takes 29 ms in the median with ten thousand others around.
     ///
     /// # Errors
     /// If the list cannot be read, or one of them could not be changed; the others have been. One that has gone
