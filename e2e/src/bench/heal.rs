@@ -38,7 +38,7 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
         let (element, whole) = (element(&node, crowd.server())?, table_of(&node)?);
         for damage in [
             &format!("{map} {{ {element} }}"),
-            "flush chain inet towpath antispoof",
+            "flush chain inet towpath prerouting",
             "flush table inet towpath",
             "delete table inet towpath",
             "flush ruleset",
