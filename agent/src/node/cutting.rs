@@ -16,19 +16,14 @@ use towpath_core::{
 };
 use towpath_crds::network_config::OnChange;
 use towpath_dataplane::conntrack::ConntrackError;
-use tracing::{debug, info, warn};
+use tracing::info;
 
-use super::{
-    Effect, Node,
-    state::{Busy, Outcome},
-};
+use super::{Effect, Node, back_off::BackOff, outcome::Outcome, state::Busy};
 use crate::connections::{Cleared, Cuts, Order};
 
 /// How many times as long as a review took the next one waits at least, and at most: under a steady stream of changes
 /// reviews take a tenth of a core, and whatever is denied is cut well within a second.
 const GAP: (u32, Duration) = (9, Duration::from_millis(500));
-/// Bounds of the pause after a failure; it doubles with each in a row.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
 /// What a commit means for connections that are under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,16 +57,16 @@ pub(super) struct Cutting {
     planned: Meaning,
     /// Connections that are cut.
     held: usize,
-    failures: u32,
+    back_off: BackOff,
 }
 
 impl Cutting {
-    pub(super) const fn new(on_change: OnChange, now: Instant) -> Self {
+    pub(super) fn new(on_change: OnChange, now: Instant) -> Self {
         let stage = match on_change {
             OnChange::Reevaluate => Stage::Due(now),
             OnChange::Keep => Stage::Never,
         };
-        Self { stage, not_before: now, planned: Meaning::Widens, held: 0, failures: 0 }
+        Self { stage, not_before: now, planned: Meaning::Widens, held: 0, back_off: BackOff::default() }
     }
 
     /// This change is about to be made.
@@ -105,7 +100,7 @@ impl Cutting {
     pub(super) fn ended(&mut self, now: Instant, result: Result<&Cuts, &(dyn Error + 'static)>) {
         match result {
             Ok(cuts) => {
-                self.failures = 0;
+                self.back_off.succeeded();
                 self.held = cuts.held;
                 self.not_before = now + cuts.took.saturating_mul(GAP.0).min(GAP.1);
                 let outdated = matches!(self.stage, Stage::Outdated);
@@ -113,14 +108,7 @@ impl Cutting {
                 say(cuts);
             }
             Err(error) => {
-                let (least, most) = BACK_OFF;
-                let pause = least.saturating_mul(1 << self.failures.min(16)).min(most);
-                if self.failures == 0 {
-                    warn!(error, retry_ms = pause.as_millis(), "connections not looked through; tried again");
-                } else {
-                    debug!(error, retry_ms = pause.as_millis(), "connections not looked through; tried again");
-                }
-                self.failures += 1;
+                let pause = self.back_off.failed("connections not looked through", error);
                 self.stage = Stage::Due(now + pause);
             }
         }

@@ -8,8 +8,12 @@
 //! event, and from the read on after a notice of the kernel, a failure or the timer. Nothing is written before every
 //! watch has listed once: until then the rules of the last run stay in force.
 
+mod back_off;
+mod belief;
 mod cutting;
+mod decision;
 mod effect;
+mod outcome;
 mod pods;
 mod report;
 mod state;
@@ -19,44 +23,38 @@ mod vacancy;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use towpath_core::{
     model::{Family, Mac, NodeName},
-    overlay::{self, Kernel, Op},
-    ruleset::{self, Installed, Transaction},
+    overlay::Kernel,
 };
-use towpath_dataplane::local::{EndpointFile, Listing, Reply, Request};
+use towpath_dataplane::local::{EndpointFile, Reply, Request};
 use towpath_index::{Concern, Dirty, Index};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info};
 
 use self::{
+    back_off::BackOff,
+    belief::{Belief, Have},
     cutting::Cutting,
+    outcome::Outcome,
     pods::Pods,
-    state::{Belief, Busy, Have, Opening, Outcome},
+    state::{Busy, Opening},
 };
 pub use self::{effect::Effect, state::Drift};
 use crate::{
     cni_server::CniRequest,
     denials::{Denials, Findings, View},
     input::Input,
-    kernel::{Applied, Change, Done, Job, Notice, Part, ReadError},
-    plan::{Known, Path, Plan, Planner, Scope},
+    kernel::Done,
+    plan::{Plan, Planner, Scope},
     settings::Settings,
 };
 
-/// How long changes are gathered before what they hint at is read back.
-const GATHER: Duration = Duration::from_millis(100);
-/// Time between two full read-backs when nobody tells of any change, less or more a fifth.
-const RESYNC: Duration = Duration::from_secs(300);
 /// Pause before files that could not be written are tried again.
 const REOPEN: Duration = Duration::from_secs(10);
-/// Bounds of the pause after a failure; it doubles with each in a row.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
 /// Now, by the clock that never goes back and by the one on the wall.
 #[derive(Debug, Clone)]
@@ -104,7 +102,7 @@ pub struct Node {
     plan: Option<Plan>,
     overlay_outcome: Outcome,
     table_outcome: Outcome,
-    failures: u32,
+    back_off: BackOff,
     generation: u64,
     last_apply: Duration,
     drift: Drift,
@@ -138,7 +136,7 @@ impl Node {
             plan: None,
             overlay_outcome: Outcome::Untried,
             table_outcome: Outcome::Untried,
-            failures: 0,
+            back_off: BackOff::default(),
             generation: 0,
             last_apply: Duration::ZERO,
             drift: Drift::default(),
@@ -204,12 +202,7 @@ impl Node {
                 self.mark(now.instant, &dirty);
             }
             Input::Cni(request) => self.asked(now.instant, request, effects),
-            Input::Notice(Notice::Net(notices)) => {
-                if notices.iter().any(|notice| self.is_news(notice)) {
-                    self.net.look_by(now.instant + GATHER);
-                }
-            }
-            Input::Notice(Notice::Table) => self.table.look_by(now.instant),
+            Input::Notice(notice) => self.noticed(now.instant, &notice),
             Input::Reviewed(result) => self.reviewed(now.instant, &result, effects),
             Input::Cleared(cleared) => self.cleared(now.instant, &cleared, effects),
             Input::Opened(result) => self.opened(now.instant, result),
@@ -228,15 +221,6 @@ impl Node {
                     }
                 }
             }
-        }
-    }
-
-    /// Whether it tells more than that our plan has come true.
-    fn is_news(&self, notice: &overlay::Notice) -> bool {
-        let path = self.plan.as_ref().and_then(|plan| plan.path.as_ref());
-        match (path, &self.net.have) {
-            (Some(path), Some(have)) => !path.overlay.expects(notice, have),
-            _ => true,
         }
     }
 
@@ -274,46 +258,6 @@ impl Node {
         }
     }
 
-    fn have_net(&mut self, now: Instant, read: Result<(Box<Kernel>, Listing), ReadError>) {
-        match read {
-            Ok((kernel, listing)) => {
-                for damaged in &listing.damaged {
-                    warn!(error = damaged as &dyn Error, "pod's record left out");
-                }
-                let dirty = self.pods.reconcile(listing.endpoints, &mut self.index);
-                self.mark(now, &dirty);
-                let differs = self.net.have.as_ref() != Some(&*kernel);
-                if differs || matches!(self.overlay_outcome, Outcome::Failed(_)) {
-                    self.watching_drift |= !self.stale && self.overlay_outcome == Outcome::Done;
-                    self.stale = true;
-                    self.scope = Scope::All;
-                }
-                self.net = Belief { have: Some(*kernel), look: now + self.resync() };
-            }
-            Err(error) => {
-                self.net.look = now + self.failed(&error);
-            }
-        }
-    }
-
-    fn have_table(&mut self, now: Instant, read: Result<Option<Box<Installed>>, ReadError>) {
-        match read {
-            Ok(installed) => {
-                let installed = installed.map(|i| *i);
-                // What is as we made it stays shared with the plan.
-                if !self.table.have.as_ref().is_some_and(|have| have.reads_back_as(installed.as_ref())) {
-                    self.watching_drift |= !self.stale && self.table.have.is_some();
-                    self.stale = true;
-                    self.table.have = Some(Have::Read(installed));
-                }
-                self.table.look = now + self.resync();
-            }
-            Err(error) => {
-                self.table.look = now + self.failed(&error);
-            }
-        }
-    }
-
     fn opened(&mut self, now: Instant, result: anyhow::Result<()>) {
         let asked = std::mem::replace(&mut self.opening, Opening::Closed);
         self.opening = match (result, asked) {
@@ -329,163 +273,10 @@ impl Node {
             }
         };
     }
-
-    /// Counts a failure, says so, and returns how long to wait.
-    fn failed(&mut self, error: &(dyn Error + 'static)) -> Duration {
-        let (least, most) = BACK_OFF;
-        let pause = least.saturating_mul(1 << self.failures.min(16)).min(most);
-        if self.failures == 0 {
-            warn!(error, retry_ms = pause.as_millis(), "kernel not asked or not changed; tried again");
-        } else {
-            debug!(error, retry_ms = pause.as_millis(), "kernel not asked or not changed; tried again");
-        }
-        self.failures += 1;
-        pause
-    }
-
-    fn resync(&self) -> Duration {
-        RESYNC * (800 + self.identity.jitter * 2 / 5) / 1000
-    }
-
-    /// Reads what is not known well enough, else brings the kernel nearer to the plan, else tells how things stand.
-    fn decide(&mut self, now: &Now, effects: &mut Vec<Effect>) {
-        let due = [(self.table.is_due(now.instant), Part::Table), (self.net.is_due(now.instant), Part::Net)];
-        if let Some((_, part)) = due.into_iter().find(|(due, _)| *due) {
-            if part == Part::Net {
-                self.pods.reading();
-            }
-            self.busy = Busy::Reading;
-            effects.push(Effect::Job(Job::Read(part)));
-            return;
-        }
-        let (Some(net), Some(table)) = (&self.net.have, &self.table.have) else { return };
-        if self.stale {
-            let known = Known {
-                settings: &self.settings,
-                me: &self.identity.me,
-                index: &self.index,
-                have: net,
-                macs: &self.identity.macs,
-            };
-            let scope = if self.overlay_outcome == Outcome::Done { self.scope } else { Scope::All };
-            let Some(plan) = self.planner.plan(known, scope) else { return };
-            let before = self.plan.as_ref().and_then(|plan| plan.path.as_ref());
-            let as_before = |path: &&Arc<Path>| scope == Scope::Policy && before.is_some_and(|b| Arc::ptr_eq(b, path));
-            // A difference that was refused will be refused again, whatever the reason: then the table is made anew.
-            let rules = match self.table_outcome {
-                Outcome::Failed(_) => Transaction::replace(&plan.table),
-                Outcome::Untried | Outcome::Done => table.change(&plan.table),
-            };
-            let change = Change {
-                table: rules,
-                // What was carried out, and neither wanted otherwise nor changed by others since, is there.
-                net: match &plan.path {
-                    Some(path) if !as_before(&path) => overlay::diff(&path.overlay, net),
-                    Some(_) | None => Vec::new(),
-                },
-            };
-            self.stale = false;
-            self.scope = Scope::Policy;
-            self.planned_since = self.policy_since.take().filter(|_| !change.table.is_empty());
-            self.pods.planned(&self.index);
-            self.cutting.planned(&change.table, &plan.table);
-            self.plan = Some(plan);
-            if std::mem::take(&mut self.watching_drift) {
-                self.count_drift(&change, now);
-            }
-            if !change.is_empty() {
-                self.busy = Busy::Applying(change.net.clone());
-                effects.push(Effect::Job(Job::Apply(change)));
-                return;
-            }
-            self.done(now, effects);
-        }
-        self.settle(now, effects);
-    }
-
-    fn count_drift(&mut self, change: &Change, now: &Now) {
-        let ops = change.net.iter().filter(|op| self.pods.is_settled(op)).map(ToString::to_string);
-        let steps =
-            change.table.steps().iter().filter(|step| **step != ruleset::Step::AddTable).map(ToString::to_string);
-        let repaired: Vec<String> = ops.chain(steps).collect();
-        let Some(first) = repaired.first() else { return };
-        info!(repairs = repaired.len(), first, "somebody changed our kernel state; put right");
-        self.drift.repairs += repaired.len() as u64;
-        self.drift.last = Some((first.clone(), now.time.clone()));
-    }
-
-    fn applied(&mut self, now: &Now, ops: &[Op], applied: Applied, effects: &mut Vec<Effect>) {
-        let failed = applied.failed.len() as u64 + u64::from(applied.table.is_err());
-        effects.push(Effect::Applied { took: applied.took, failed });
-        let complete = applied.is_complete();
-        match (applied.table, applied.failed.first()) {
-            (Err(error), _) => {
-                let pause = self.failed(&error);
-                self.table = Belief { have: None, look: now.instant + pause };
-                // Nothing else was done either.
-                self.scope = Scope::All;
-                self.policy_since = self.planned_since.take().or(self.policy_since);
-                let why = in_full(&error);
-                self.pods.refuse(&why, effects);
-                self.table_outcome = Outcome::Failed(why);
-                return;
-            }
-            (Ok(()), Some(first)) => {
-                let pause = self.failed(first);
-                self.net.look_by(now.instant + pause);
-                let count = applied.failed.len();
-                self.overlay_outcome =
-                    Outcome::Failed(format!("{count} of {} changes failed, the first: {}", ops.len(), in_full(first)));
-            }
-            (Ok(()), None) => self.follow(ops, now.instant),
-        }
-        self.generation += 1;
-        self.cutting.committed(now.instant);
-        if let Some(since) = self.planned_since.take() {
-            self.last_apply = now.instant.saturating_duration_since(since);
-            effects.push(Effect::Enforced(self.last_apply));
-        }
-        self.table.have = self.plan.as_ref().map(|plan| Have::Made(plan.table.clone()));
-        self.table_outcome = Outcome::Done;
-        if complete {
-            self.done(now, effects);
-        }
-    }
-
-    /// Does to our belief what was done to the kernel, so that one more peer costs one more peer. A new device has got a
-    /// number that only the kernel knows: then it is read back.
-    fn follow(&mut self, ops: &[Op], now: Instant) {
-        let is_guess = |op: &Op| matches!(op, Op::CreateDevice(_) | Op::DeleteLink { .. });
-        let Some(have) = &mut self.net.have else { return };
-        let followed = ops.iter().all(|op| !is_guess(op) && have.execute(op).is_ok());
-        if !followed {
-            self.scope = Scope::All;
-            self.net.look_by(now);
-        }
-    }
-
-    /// The kernel is as planned.
-    fn done(&mut self, now: &Now, effects: &mut Vec<Effect>) {
-        self.failures = 0;
-        self.overlay_outcome = Outcome::Done;
-        self.table_outcome = Outcome::Done;
-        self.pods.answer(now.instant, effects);
-    }
 }
 
 fn tell(found: Findings, effects: &mut Vec<Effect>) {
     if !found.is_empty() {
         effects.push(Effect::Denied(found));
     }
-}
-
-/// An error with its sources, on one line.
-fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

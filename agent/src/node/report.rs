@@ -19,7 +19,7 @@ use towpath_dataplane::local::NodeState;
 use towpath_index::{NetworkUnavailable as Condition, flannel};
 use tracing::info;
 
-use super::{Effect, Node, Now, Opening, Outcome};
+use super::{Effect, Node, Now, outcome::Outcome, state::Opening};
 use crate::{
     plan::{Path, PathProblem, Plan},
     publish::{NetworkUnavailable, NodeWish, Report},

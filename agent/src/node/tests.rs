@@ -1,282 +1,25 @@
 //! Histories of a node, replayed on fakes that execute: no kernel, no API server, no clock.
 
+mod connections;
 mod denied;
 mod failures;
+mod world;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::net::IpAddr;
 
-use k8s_openapi::jiff::Timestamp;
-use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use serde_json::json;
 use towpath_core::{
-    connection::{Connection, Review},
     model::PodId,
     names::IfName,
-    overlay::{IfIndex, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target},
+    overlay::{self, Kernel, Op},
+    ruleset,
 };
-use towpath_crds::{agent_config::AgentConfig, condition};
-use towpath_dataplane::{
-    conntrack::fake::{FakeConntrack, FakeStanding},
-    local::{Endpoints, NodeState, Paths},
-    net::FakeNet,
-    nft::fake::FakeNft,
-};
+use towpath_dataplane::local::NodeState;
 use towpath_index::{Change as IndexChange, Event};
 
-use super::*;
-use crate::{
-    connections::{Clear, Cleared, Cuts},
-    kernel::Reach,
-    publish::{NodeWish, Report},
-};
-
-const UPLINK: IfIndex = IfIndex(2);
-
-fn settings() -> Settings {
-    let config: AgentConfig = serde_json::from_value(json!({
-        "podCIDRs": ["10.244.0.0/16"],
-        "backend": { "vni": 1, "port": 8472, "directRouting": "Disabled" },
-        "masquerade": { "mode": "Enabled" },
-        "policy": { "mode": "Enforce" },
-        "logLevel": "Info",
-    }))
-    .unwrap();
-    Settings::new(&config).unwrap()
-}
-
-/// A kernel with an uplink and a default route through it.
-fn kernel() -> Kernel {
-    let mut kernel = Kernel::default();
-    let link = Link {
-        name: IfName::new("eth0").unwrap(),
-        mac: Some(Mac([2, 0, 0, 0, 0, 9])),
-        mtu: 1500,
-        state: LinkState::Up,
-        kind: LinkKind::Other("veth".to_owned()),
-    };
-    kernel.links.insert(UPLINK, link);
-    kernel.addresses.insert(UPLINK, vec!["192.0.2.1/24".parse().unwrap()]);
-    let target = Target::Via { gateway: "192.0.2.254".parse().unwrap(), link: UPLINK };
-    let key = RouteKey { destination: "0.0.0.0/0".parse().unwrap(), metric: 0 };
-    kernel.routes.insert(key, Route { target, owner: Owner::Other(3) });
-    kernel
-}
-
-/// A node, its kernel and its hands; time stands still unless a test moves it.
-struct World {
-    node: Node,
-    reach: Reach<FakeNet, FakeNft>,
-    now: Now,
-    wishes: Vec<NodeWish>,
-    reports: Vec<Report>,
-    opened: Vec<NodeState>,
-    denied: Vec<Findings>,
-    /// Whether the files can be written.
-    disk: Result<(), String>,
-    conntrack: FakeConntrack,
-    cut: u64,
-    enforced: usize,
-    _dir: tempfile::TempDir,
-}
-
-impl World {
-    fn new() -> Self {
-        Self::with(kernel())
-    }
-
-    fn with(kernel: Kernel) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let now = Now { instant: Instant::now(), time: Time(Timestamp::from_second(1).unwrap()) };
-        let identity = Identity {
-            me: NodeName("n1".to_owned()),
-            started_at: now.time.clone(),
-            macs: BTreeMap::from([(Family::V4, Mac([2, 0, 0, 0, 0, 1]))]),
-            jitter: 500,
-        };
-        let endpoints = Endpoints::new(&Paths::new(dir.path(), dir.path()));
-        let pods = endpoints.list().unwrap().endpoints;
-        let reach = Reach { net: FakeNet::new(kernel), nft: FakeNft::default(), endpoints };
-        let node = Node::new(settings(), identity, pods, now.instant);
-        Self {
-            node,
-            reach,
-            now,
-            wishes: Vec::new(),
-            reports: Vec::new(),
-            opened: Vec::new(),
-            denied: Vec::new(),
-            disk: Ok(()),
-            conntrack: FakeConntrack::default(),
-            cut: 0,
-            enforced: 0,
-            _dir: dir,
-        }
-    }
-
-    /// A node that has been up since before the test.
-    fn settled() -> Self {
-        let mut world = Self::new();
-        world.hear(cluster());
-        world
-    }
-
-    /// Another agent on the same kernel and files.
-    fn restart(self) -> Self {
-        let Self { reach, now, _dir, node, conntrack, .. } = self;
-        let identity = Identity { macs: BTreeMap::from([(Family::V4, Mac([2, 0, 0, 0, 0, 7]))]), ..node.identity };
-        let pods = reach.endpoints.list().unwrap().endpoints;
-        let node = Node::new(settings(), identity, pods, now.instant);
-        Self {
-            node,
-            reach,
-            now,
-            wishes: Vec::new(),
-            reports: Vec::new(),
-            opened: Vec::new(),
-            denied: Vec::new(),
-            disk: Ok(()),
-            conntrack,
-            cut: 0,
-            enforced: 0,
-            _dir,
-        }
-    }
-
-    /// Takes inputs in, and does what follows until nothing follows any more.
-    fn hear(&mut self, inputs: impl IntoIterator<Item = Input>) {
-        let mut inputs: Vec<Input> = inputs.into_iter().collect();
-        for _ in 0..50 {
-            let effects = self.node.step(&self.now, inputs.drain(..));
-            for effect in effects {
-                match effect {
-                    Effect::Job(Job::Read(part)) => inputs.push(Input::Done(self.reach.read(part))),
-                    Effect::Job(Job::Apply(change)) => {
-                        inputs.push(Input::Done(Done::Applied(self.reach.apply(&change))));
-                    }
-                    Effect::Job(Job::Heard(_)) => panic!("nobody asks that here"),
-                    Effect::Reply(to, reply) => drop(to.send(reply)),
-                    Effect::Node(wish) => self.wishes.push(wish),
-                    Effect::Report(report) => self.reports.push(*report),
-                    Effect::Open(state) => {
-                        self.opened.push(state);
-                        inputs.push(Input::Opened(self.disk.clone().map_err(anyhow::Error::msg)));
-                    }
-                    Effect::Review(order) => {
-                        let pods = order.endpoints.values().map(|endpoint| &**endpoint);
-                        let reviewed = self.conntrack.review(&Review::new(&order.table, pods, &order.node));
-                        let took = Duration::from_millis(20);
-                        let cuts = reviewed.map(|reviewed| Cuts { took, ..order.describe(&reviewed) });
-                        inputs.push(Input::Reviewed(cuts));
-                    }
-                    Effect::Clear(Clear { addresses, .. }) => {
-                        let result = self.conntrack.clear(&addresses);
-                        inputs.push(Input::Cleared(Cleared { addresses: vec![addresses], result }));
-                    }
-                    Effect::Cut(count) => self.cut += count,
-                    Effect::Denied(found) => self.denied.push(found),
-                    Effect::Enforced(_) => self.enforced += 1,
-                    Effect::Waited(_) | Effect::Applied { .. } => {}
-                }
-            }
-            if inputs.is_empty() {
-                return;
-            }
-        }
-        panic!("it never comes to rest");
-    }
-
-    fn pass(&mut self, time: Duration) {
-        self.now.instant += time;
-        self.hear([]);
-    }
-
-    /// What was written to the kernel so far: transactions and changes.
-    fn writes(&self) -> usize {
-        self.reach.nft.applied.len() + self.reach.net.log.len()
-    }
-
-    fn truth(&self, condition: &'static str) -> (String, String, String) {
-        let found = condition::find(&self.node.conditions, condition).unwrap();
-        (found.status.clone(), found.reason.clone(), found.message.clone())
-    }
-
-    fn add_pod(&mut self, name: &str, address: &str) -> oneshot::Receiver<Reply> {
-        let file = endpoint(name, address);
-        self.reach.endpoints.write(&file.attachment().unwrap(), &file).unwrap();
-        let (reply, answer) = oneshot::channel();
-        self.hear([Input::Cni(CniRequest { request: Request::Add { endpoint: file }, reply })]);
-        answer
-    }
-}
-
-fn endpoint(name: &str, address: &str) -> EndpointFile {
-    EndpointFile {
-        container_id: format!("c-{name}"),
-        ifname: IfName::new("eth0").unwrap(),
-        netns: PathBuf::from("/run/netns/x"),
-        network: "k8s-pod-network".to_owned(),
-        namespace: "default".to_owned(),
-        pod: name.to_owned(),
-        pod_uid: None,
-        host_interface: IfName::of_pod("default", name),
-        mtu: 1450,
-        addresses: vec![address.parse().unwrap()],
-    }
-}
-
-fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
-    serde_json::from_value(value).unwrap()
-}
-
-fn node_object(name: &str, number: u8, annotations: &Value) -> k8s_openapi::api::core::v1::Node {
-    object(json!({
-        "metadata": { "name": name, "uid": format!("uid-{name}"), "annotations": annotations },
-        "spec": { "podCIDRs": [format!("10.244.{number}.0/24")] },
-        "status": { "addresses": [{ "type": "InternalIP", "address": format!("192.0.2.{number}") }] },
-    }))
-}
-
-fn peer(name: &str, number: u8) -> k8s_openapi::api::core::v1::Node {
-    let data = format!(r#"{{"VNI":1,"VtepMAC":"02:00:00:00:01:{number:02x}"}}"#);
-    let annotations = json!({
-        "flannel.alpha.coreos.com/backend-type": "vxlan",
-        "flannel.alpha.coreos.com/backend-data": data,
-        "flannel.alpha.coreos.com/public-ip": format!("192.0.2.{number}"),
-    });
-    node_object(name, number, &annotations)
-}
-
-fn pod_event(name: &str) -> Input {
-    let pod = object(
-        json!({ "metadata": { "name": name, "namespace": "default", "labels": { "app": name } }, "spec": { "nodeName": "n1", "containers": [] } }),
-    );
-    Input::Watch(Event::Pod(Box::new(IndexChange::Applied(pod))))
-}
-
-fn deny_all() -> Input {
-    let policy =
-        object(json!({ "metadata": { "name": "deny", "namespace": "default" }, "spec": { "podSelector": {} } }));
-    Input::Watch(Event::NetworkPolicy(Box::new(IndexChange::Applied(policy))))
-}
-
-fn listed<K>(event: fn(Box<IndexChange<K>>) -> Event, objects: Vec<K>) -> Vec<Input> {
-    let mut changes = vec![IndexChange::ListStarted];
-    changes.extend(objects.into_iter().map(IndexChange::Listed));
-    changes.push(IndexChange::ListDone);
-    changes.into_iter().map(|change| Input::Watch(event(Box::new(change)))).collect()
-}
-
-/// Two nodes, a namespace, no pods, no policies.
-fn cluster() -> Vec<Input> {
-    let namespace = object(json!({ "metadata": { "name": "default" } }));
-    let mut inputs = listed(Event::Node, vec![node_object("n1", 1, &json!({})), peer("n2", 2)]);
-    inputs.extend(listed(Event::Namespace, vec![namespace]));
-    inputs.extend(listed(Event::Pod, Vec::new()));
-    inputs.extend(listed(Event::NetworkPolicy, Vec::new()));
-    inputs
-}
-
-mod connections;
+use self::world::{World, cluster, deny_all, endpoint, kernel, node_object, object, peer, pod_event};
+use super::{belief::GATHER, *};
+use crate::kernel::Notice;
 
 #[test]
 fn nothing_is_read_or_written_before_every_kind_is_listed() {
@@ -412,13 +155,10 @@ fn a_deleted_pod_goes_at_once_and_a_missed_deletion_at_the_next_look() {
     for (name, address) in [("a", "10.244.1.2"), ("b", "10.244.1.3")] {
         assert_eq!(world.add_pod(name, address).try_recv().unwrap(), Reply::Ok);
     }
-    let (reply, _answer) = oneshot::channel();
-    let request = Request::Del { container_id: "c-a".to_owned(), ifname: "eth0".to_owned() };
-    world.reach.endpoints.remove(&endpoint("a", "10.244.1.2").attachment().unwrap()).unwrap();
-    world.hear([Input::Cni(CniRequest { request, reply })]);
+    world.remove_pod("a", "10.244.1.2");
     assert_eq!(world.node.index.endpoints().len(), 1);
 
-    world.reach.endpoints.remove(&endpoint("b", "10.244.1.3").attachment().unwrap()).unwrap();
+    world.lose_pod("b", "10.244.1.3");
     world.hear([Input::Notice(Notice::Net(vec![overlay::Notice::Overrun]))]);
     world.pass(GATHER);
     assert_eq!(world.node.index.endpoints().len(), 0);
@@ -430,12 +170,8 @@ fn the_next_container_of_a_pod_keeps_the_rules_when_the_last_one_goes() {
     world.hear([pod_event("a")]);
     world.add_pod("a", "10.244.1.2");
     let second = EndpointFile { container_id: "second".to_owned(), ..endpoint("a", "10.244.1.9") };
-    world.reach.endpoints.write(&second.attachment().unwrap(), &second).unwrap();
-    let (reply, _second) = oneshot::channel();
-    world.hear([Input::Cni(CniRequest { request: Request::Add { endpoint: second }, reply })]);
-    let (reply, _gone) = oneshot::channel();
-    let request = Request::Del { container_id: "c-a".to_owned(), ifname: "eth0".to_owned() };
-    world.hear([Input::Cni(CniRequest { request, reply })]);
+    let _second = world.add(second);
+    world.remove_pod("a", "10.244.1.2");
     let endpoint = &world.node.index.endpoints()[&IfName::of_pod("default", "a")];
     assert_eq!(endpoint.addresses, vec!["10.244.1.9".parse::<IpAddr>().unwrap()]);
     assert_eq!(endpoint.pod, PodId { namespace: "default".to_owned(), name: "a".to_owned() });

@@ -1,7 +1,9 @@
 //! Connections that are under way, in a node's histories.
 
-use towpath_core::ruleset::Transport;
+use serde_json::Value;
+use towpath_core::{connection::Connection, ruleset::Transport};
 use towpath_crds::network_config::OnChange;
+use towpath_dataplane::conntrack::fake::FakeStanding;
 
 use super::*;
 
@@ -26,13 +28,6 @@ fn connected() -> World {
 }
 
 impl World {
-    fn take_away(&mut self, pod: &str) {
-        let (reply, _answer) = oneshot::channel();
-        let request = Request::Del { container_id: format!("c-{pod}"), ifname: "eth0".to_owned() };
-        self.reach.endpoints.remove(&endpoint(pod, "10.244.1.2").attachment().unwrap()).unwrap();
-        self.hear([Input::Cni(CniRequest { request, reply })]);
-    }
-
     fn standing(&self, to: &str) -> Option<FakeStanding> {
         self.conntrack.connections.get(&connection(to)).copied()
     }
@@ -106,7 +101,7 @@ fn a_review_that_fails_is_tried_again_until_it_succeeds() {
 fn a_pod_that_leaves_takes_its_connections_with_it_once_its_rules_are_gone() {
     let mut world = connected();
     world.reach.nft.refuse = 1;
-    world.take_away("a");
+    world.remove_pod("a", "10.244.1.2");
     assert!(world.standing("10.244.1.2").is_some(), "its interface is still in the table");
     world.pass(Duration::from_secs(1));
     assert_eq!(world.standing("10.244.1.2"), None);
@@ -117,7 +112,7 @@ fn a_pod_starts_only_when_its_address_has_forgotten_who_had_it_before() {
     let mut world = connected();
     world.hear([pod_event("b")]);
     world.conntrack.refuse = 1;
-    world.take_away("a");
+    world.remove_pod("a", "10.244.1.2");
     let mut answer = world.add_pod("b", "10.244.1.2");
     assert!(answer.try_recv().is_err(), "not cleared yet");
     world.pass(Duration::from_secs(1));
@@ -125,7 +120,7 @@ fn a_pod_starts_only_when_its_address_has_forgotten_who_had_it_before() {
 
     world.conntrack.connections.insert(connection("10.244.1.2"), FakeStanding::Free);
     world.conntrack.refuse = usize::MAX;
-    world.take_away("b");
+    world.remove_pod("b", "10.244.1.2");
     let mut answer = world.add_pod("a", "10.244.1.2");
     world.pass(Duration::from_secs(8));
     let Reply::Error { code, details, .. } = answer.try_recv().unwrap() else { panic!("not put off") };
@@ -160,9 +155,7 @@ fn a_pod_does_not_start_with_the_labels_of_its_predecessor_of_the_same_name() {
         let mut world = World::settled();
         world.hear([with("first", json!({ "app": "a" }))]);
         let file = EndpointFile { pod_uid: Some("second".to_owned()), ..endpoint("a", "10.244.1.2") };
-        world.reach.endpoints.write(&file.attachment().unwrap(), &file).unwrap();
-        let (reply, mut answer) = oneshot::channel();
-        world.hear([Input::Cni(CniRequest { request: Request::Add { endpoint: file }, reply })]);
+        let mut answer = world.add(file);
         assert!(answer.try_recv().is_err(), "{why}: only its predecessor is known");
         world.hear([with("second", labels)]);
         assert_eq!(answer.try_recv().unwrap(), Reply::Ok, "{why}");
@@ -175,7 +168,7 @@ fn an_address_that_has_found_its_next_pod_is_not_cleared_under_it() {
     world.hear([pod_event("b")]);
     // The rules of the first pod are refused to go until the second has started.
     world.reach.nft.refuse = 1;
-    world.take_away("a");
+    world.remove_pod("a", "10.244.1.2");
     let _answer = world.add_pod("b", "10.244.1.2");
     assert_eq!(world.standing("10.244.1.2"), None, "cleared for the second one's start");
     world.conntrack.connections.insert(connection("10.244.1.2"), FakeStanding::Free);

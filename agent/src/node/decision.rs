@@ -1,0 +1,94 @@
+//! What to do next: read, change or tell.
+
+use std::sync::Arc;
+
+use towpath_core::{
+    overlay,
+    ruleset::{self, Transaction},
+};
+use tracing::info;
+
+use super::{Effect, Node, Now, outcome::Outcome, state::Busy};
+use crate::{
+    kernel::{Change, Job, Part},
+    plan::{Known, Path, Scope},
+};
+
+impl Node {
+    /// Reads what is not known well enough, else brings the kernel nearer to the plan, else tells how things stand.
+    pub(super) fn decide(&mut self, now: &Now, effects: &mut Vec<Effect>) {
+        let due = [(self.table.is_due(now.instant), Part::Table), (self.net.is_due(now.instant), Part::Net)];
+        if let Some((_, part)) = due.into_iter().find(|(due, _)| *due) {
+            if part == Part::Net {
+                self.pods.reading();
+            }
+            self.busy = Busy::Reading;
+            effects.push(Effect::Job(Job::Read(part)));
+            return;
+        }
+        if self.net.have.is_none() || self.table.have.is_none() {
+            return;
+        }
+        if self.stale {
+            let Some(change) = self.plan(now) else { return };
+            if !change.is_empty() {
+                self.busy = Busy::Applying(change.net.clone());
+                effects.push(Effect::Job(Job::Apply(change)));
+                return;
+            }
+            self.done(now, effects);
+        }
+        self.settle(now, effects);
+    }
+
+    /// Plans anew, and says what that takes; `None` as long as too little is known.
+    fn plan(&mut self, now: &Now) -> Option<Change> {
+        let (net, table) = (self.net.have.as_ref()?, self.table.have.as_ref()?);
+        let known = Known {
+            settings: &self.settings,
+            me: &self.identity.me,
+            index: &self.index,
+            have: net,
+            macs: &self.identity.macs,
+        };
+        let scope = if self.overlay_outcome == Outcome::Done { self.scope } else { Scope::All };
+        let plan = self.planner.plan(known, scope)?;
+        let before = self.plan.as_ref().and_then(|plan| plan.path.as_ref());
+        let as_before = |path: &&Arc<Path>| scope == Scope::Policy && before.is_some_and(|b| Arc::ptr_eq(b, path));
+        // A difference that was refused will be refused again, whatever the reason: then the table is made anew.
+        let rules = match self.table_outcome {
+            Outcome::Failed(_) => Transaction::replace(&plan.table),
+            Outcome::Untried | Outcome::Done => table.change(&plan.table),
+        };
+        let change = Change {
+            table: rules,
+            // What was carried out, and neither wanted otherwise nor changed by others since, is there.
+            net: match &plan.path {
+                Some(path) if !as_before(&path) => overlay::diff(&path.overlay, net),
+                Some(_) | None => Vec::new(),
+            },
+        };
+        self.stale = false;
+        self.scope = Scope::Policy;
+        self.planned_since = self.policy_since.take().filter(|_| !change.table.is_empty());
+        self.pods.planned(&self.index);
+        self.cutting.planned(&change.table, &plan.table);
+        self.plan = Some(plan);
+        if std::mem::take(&mut self.watching_drift) {
+            self.count_drift(&change, now);
+        }
+        Some(change)
+    }
+
+    /// Counts what somebody else has changed and this change puts right.
+    fn count_drift(&mut self, change: &Change, now: &Now) {
+        let ops = change.net.iter().filter(|op| self.pods.is_settled(op)).map(ToString::to_string);
+        let steps =
+            change.table.steps().iter().filter(|step| **step != ruleset::Step::AddTable).map(ToString::to_string);
+        let repaired: Vec<String> = ops.chain(steps).collect();
+        let Some(first) = repaired.first() else { return };
+        info!(repairs = repaired.len(), first, "somebody changed our kernel state; put right");
+        self.drift.repairs += repaired.len() as u64;
+        self.drift.last = Some((first.clone(), now.time.clone()));
+    }
+}
