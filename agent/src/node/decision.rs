@@ -26,11 +26,10 @@ impl Node {
             effects.push(Effect::Job(Job::Read(part)));
             return;
         }
-        if self.net.have.is_none() || self.table.have.is_none() {
-            return;
-        }
-        if self.stale {
-            let Some(change) = self.plan(now) else { return };
+        // While something is not known, nothing can be done but to say what was refused.
+        if self.stale
+            && let Some(change) = self.plan(now)
+        {
             if !change.is_empty() {
                 self.busy = Busy::Applying(change.net.clone());
                 effects.push(Effect::Job(Job::Apply(change)));

@@ -43,6 +43,23 @@ fn an_entry_that_the_kernel_refuses_is_tried_again_and_the_rest_stands() {
 }
 
 #[test]
+fn rules_that_the_kernel_keeps_refusing_are_reported_and_no_longer_when_it_takes_them() {
+    let mut world = World::settled();
+    world.reach.nft.refuse = 3;
+    world.hear([pod_event("a")]);
+    drop(world.add_pod("a", "10.244.1.2"));
+    let (status, reason, message) = world.truth("PolicySynced");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "ApplyFailed"));
+    assert!(message.contains("by order of the test"), "{message}");
+    assert_eq!(world.truth("Ready").1, "PolicyNotSynced");
+    assert_eq!(world.reports.last().unwrap().status.conditions, world.node.conditions, "it is told");
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(8));
+    }
+    assert_eq!(world.truth("Ready").0, "True");
+}
+
+#[test]
 fn files_that_cannot_be_written_are_said_and_tried_again() {
     let mut world = World::new();
     world.disk = Err("write /opt/cni/bin/towpath: no room".to_owned());
