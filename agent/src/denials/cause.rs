@@ -1,6 +1,6 @@
 //! Why a packet was dropped.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use towpath_core::{
     model::PodId,
@@ -114,31 +114,51 @@ impl fmt::Display for Denial {
     }
 }
 
-/// Names the pod, the peer and the cause. `None` if no pod of this node has the address any more.
-pub(super) fn find(view: View<'_>, direction: Direction, head: Head) -> Option<Denial> {
+/// The pods that have one of some addresses. Finding them costs one walk over all pods of the cluster, however many
+/// addresses they are.
+pub(super) struct Holders<'a>(BTreeMap<IpAddr, Vec<(&'a PodId, &'a Arc<Pod>)>>);
+
+impl<'a> Holders<'a> {
+    /// Finds them.
+    pub(super) fn find(snapshot: &'a Snapshot, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let mut holders: BTreeMap<IpAddr, Vec<_>> = addresses.into_iter().map(|addr| (addr, Vec::new())).collect();
+        for (id, pod) in snapshot.pods.iter().filter(|(_, pod)| pod.kind == PodKind::Endpoint) {
+            for address in &pod.addresses {
+                if let Some(holders) = holders.get_mut(address) {
+                    holders.push((id, pod));
+                }
+            }
+        }
+        Self(holders)
+    }
+
+    fn of(&self, address: IpAddr) -> &[(&'a PodId, &'a Arc<Pod>)] {
+        self.0.get(&address).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Names the pod, the peer and the cause. `None` if no pod of this node has the address any more. `holders` are known of
+/// the addresses of both ends.
+pub(super) fn find(view: View<'_>, holders: &Holders<'_>, direction: Direction, head: Head) -> Option<Denial> {
     let (own, other) = match direction {
         Direction::Ingress => (head.destination, head.source),
         Direction::Egress => (head.source, head.destination),
     };
     let pod = view.endpoints.values().find(|endpoint| endpoint.addresses.contains(&own))?.pod.clone();
-    let near = near(view.snapshot, &pod, [own, other]);
-    let holder = near.pods.iter().find(|(id, at)| **id != pod && holds(at, other));
+    let holder = holders.of(other).iter().find(|(id, _)| **id != pod);
     let itself = (own == other).then(|| pod.clone());
-    let peer = Peer { address: other, pod: itself.or_else(|| holder.map(|(id, _)| id.clone())) };
+    let peer = Peer { address: other, pod: itself.or_else(|| holder.map(|(id, _)| (*id).clone())) };
+    let near = near(view.snapshot, &pod, [own, other].map(|address| holders.of(address)).concat());
     let cause = cause(&near, direction, &pod, &peer, head);
     Some(Denial { pod, direction, peer, carried: head.carried, cause })
 }
 
-fn holds(pod: &Pod, address: IpAddr) -> bool {
-    pod.kind == PodKind::Endpoint && pod.addresses.contains(&address)
-}
-
 /// The cluster with no pods but those that the decision can depend on: the pod, and whoever has one of the addresses.
-/// The evaluator walks over all pods for every peer of every rule; so it need not be done but once.
-fn near(snapshot: &Snapshot, pod: &PodId, addresses: [IpAddr; 2]) -> Snapshot {
-    let counts = |(id, at): &(&PodId, &Arc<Pod>)| *id == pod || addresses.iter().any(|address| holds(at, *address));
-    let pods = snapshot.pods.iter().filter(counts).map(|(id, at)| (id.clone(), Arc::clone(at)));
-    Snapshot { namespaces: snapshot.namespaces.clone(), pods: pods.collect(), tiers: snapshot.tiers.clone() }
+/// The evaluator walks over all pods for every peer of every rule.
+fn near(snapshot: &Snapshot, pod: &PodId, holders: Vec<(&PodId, &Arc<Pod>)>) -> Snapshot {
+    let pods = snapshot.pods.get_key_value(pod).into_iter().chain(holders);
+    let pods = pods.map(|(id, at)| (id.clone(), Arc::clone(at))).collect();
+    Snapshot { namespaces: snapshot.namespaces.clone(), pods, tiers: snapshot.tiers.clone() }
 }
 
 fn cause(near: &Snapshot, direction: Direction, pod: &PodId, peer: &Peer, head: Head) -> Cause {

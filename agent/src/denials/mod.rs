@@ -32,7 +32,7 @@ use towpath_core::{
 };
 use towpath_dataplane::nflog::{Batch, Head};
 
-use self::{budget::Budget, metric::AllSeries};
+use self::{budget::Budget, cause::Holders, metric::AllSeries};
 pub use self::{
     cause::{Cause, Denial, Peer},
     metric::Series,
@@ -118,7 +118,7 @@ impl Denials {
             known: BTreeMap::new(),
             events: BTreeMap::new(),
             series: AllSeries::default(),
-            // One look costs a walk over all pods: at most some hundredths of a core, whatever happens.
+            // A look asks the evaluator, all looks of a batch cost one walk over all pods together.
             looks: Budget::new(100, Duration::from_millis(20), now),
             lines: Budget::new(100, Duration::from_millis(200), now),
             notes: Budget::new(10, Duration::from_secs(6), now),
@@ -136,14 +136,26 @@ impl Denials {
                 *packets.entry((direction, packet.head)).or_default() += 1;
             }
         }
-        for ((direction, head), count) in packets {
-            match view {
-                Some(view) if self.looks.take(now) => {
-                    if let Some(denial) = cause::find(view, direction, head) {
-                        self.denied(now, denial, count, &mut found);
-                    }
-                }
-                Some(_) | None => found.lost += count,
+        let Some(view) = view else {
+            found.lost += packets.values().sum::<u64>();
+            return found;
+        };
+        let mut looked_at = Vec::new();
+        for (packet, count) in packets {
+            if self.looks.take(now) {
+                looked_at.push((packet, count));
+            } else {
+                found.lost += count;
+            }
+        }
+        if looked_at.is_empty() {
+            return found;
+        }
+        let ends = looked_at.iter().flat_map(|((_, head), _)| [head.source, head.destination]);
+        let holders = Holders::find(view.snapshot, ends);
+        for ((direction, head), count) in looked_at {
+            if let Some(denial) = cause::find(view, &holders, direction, head) {
+                self.denied(now, denial, count, &mut found);
             }
         }
         found

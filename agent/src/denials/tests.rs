@@ -17,6 +17,7 @@ use super::*;
 const WEB: &str = "10.0.0.1";
 const CLIENT: &str = "10.0.0.2";
 const OUTSIDE: &str = "192.0.2.1";
+const NODE: &str = "192.0.2.2";
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -30,7 +31,8 @@ fn policy_id(name: &str) -> PolicyId {
     PolicyId { namespace: "a".to_owned(), name: name.to_owned() }
 }
 
-/// The pods `a/web`, which is on this node, and `a/client`, which is not, and no policy.
+/// The pods `a/web`, which is on this node, and `a/client`, which is not, and `a/proxy`, which has its node's network;
+/// no policy.
 struct Cluster {
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
     snapshot: Snapshot,
@@ -40,12 +42,16 @@ impl Cluster {
     fn new() -> Self {
         let mut snapshot = Snapshot::default();
         snapshot.namespaces.insert("a".to_owned(), Arc::default());
-        for (name, at) in [("web", WEB), ("client", CLIENT)] {
+        for (name, at, kind) in [
+            ("web", WEB, PodKind::Endpoint),
+            ("client", CLIENT, PodKind::Endpoint),
+            ("proxy", NODE, PodKind::HostNetwork),
+        ] {
             let pod = Pod {
                 labels: Labels::new(),
                 addresses: BTreeSet::from([address(at)]),
                 named_ports: BTreeSet::new(),
-                kind: PodKind::Endpoint,
+                kind,
                 node: None,
             };
             snapshot.pods.insert(pod_id(name), Arc::new(pod));
@@ -115,6 +121,13 @@ fn what_is_told_names_pod_peer_and_the_policy_that_decided() {
             None,
             isolated(&["p"], 0),
             "the peer is outside",
+        ),
+        (
+            Cluster::new().with("p", &[]),
+            packet(egress, WEB, NODE, 443),
+            None,
+            isolated(&["p"], 0),
+            "a node is no pod, whichever pods share its address",
         ),
         (
             Cluster::new().with("p", &[elsewhere, rule(Deny, "10.0.0.0/8", 80)]),
