@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     connections::Queues,
-    denials::{Denial, Findings, Line},
+    denials::{Denial, Findings, Line, Sighting},
     input::Input,
     install,
     kernel::Job,
@@ -109,9 +109,10 @@ impl Hands {
         Ok(())
     }
 
-    /// Tells of packets that policies dropped.
+    /// Tells of packets that policies dropped or logged.
     fn tell(&self, found: Findings) {
-        found.lines.iter().for_each(write);
+        found.lines.iter().for_each(write_denied);
+        found.logged.iter().for_each(write_logged);
         for (series, packets) in found.counts {
             self.edges.metrics.denied_packets.get_or_create(&series).inc_by(packets);
         }
@@ -148,8 +149,8 @@ impl Hands {
     }
 }
 
-/// Writes a line of the log.
-fn write(line: &Line) {
+/// Writes a line of the log about what was dropped.
+fn write_denied(line: &Line<Denial>) {
     match line {
         Line::First(denial, packets) => {
             let Denial { pod, direction, peer, carried, cause } = denial;
@@ -160,5 +161,20 @@ fn write(line: &Line) {
             info!(%pod, %direction, %peer, %carried, %cause, packets, "packets denied, still");
         }
         Line::Others(packets) => info!(packets, "packets denied, of too many kinds to name each"),
+    }
+}
+
+/// Writes a line of the log about what rules log.
+fn write_logged(line: &Line<Sighting>) {
+    match line {
+        Line::First(sighting, packets) => {
+            let Sighting { pod, direction, peer, carried, cause: by } = sighting;
+            info!(%pod, %direction, %peer, %carried, %by, packets, "policy logged");
+        }
+        Line::Again(sighting, packets) => {
+            let Sighting { pod, direction, peer, carried, cause: by } = sighting;
+            info!(%pod, %direction, %peer, %carried, %by, packets, "policy logged, still");
+        }
+        Line::Others(packets) => info!(packets, "policy logged packets of too many kinds to name each"),
     }
 }

@@ -3,7 +3,7 @@
 use std::{error::Error, io, thread, time::Duration};
 
 use tokio::sync::mpsc::UnboundedSender;
-use towpath_core::policy::deny_log::{GROUP, SNAPLEN};
+use towpath_core::policy::packet_log::{GROUP, SNAPLEN};
 use towpath_dataplane::{
     nflog::{Batch, PacketLog},
     nfnetlink::NetlinkError,
@@ -13,8 +13,8 @@ use tracing::{debug, warn};
 /// Pause before the log is bound again: the last agent may not have ended yet.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Starts the thread that tells of packets that policies dropped. Without it they are dropped all the same, so that it
-/// fails is said, and tried again.
+/// Starts the thread that tells of packets that policies dropped or logged. Without it policies hold all the same, so that
+/// it fails is said, and tried again.
 ///
 /// # Errors
 /// If the thread cannot be started.
@@ -25,7 +25,7 @@ pub fn listen<T: From<Batch> + Send + 'static>(to: UnboundedSender<T>) -> io::Re
             let Err(error) = forward(&to, &mut failures) else { return };
             let error = &error as &dyn Error;
             if failures == 0 {
-                warn!(error, "packet log not heard; dropped packets are not told of until it is");
+                warn!(error, "packet log not heard; packets that policies drop or log are not told of until it is");
             } else {
                 debug!(error, "packet log not heard");
             }

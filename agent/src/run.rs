@@ -17,10 +17,7 @@ use tokio::{
     sync::{mpsc, watch as latest},
     time::{self, Instant as TokioInstant},
 };
-use towpath_core::{
-    model::{Family, Mac},
-    policy::deny_log::DenyLog,
-};
+use towpath_core::model::{Family, Mac};
 use towpath_crds::names;
 use towpath_dataplane::{
     conntrack::Conntrack,
@@ -97,9 +94,7 @@ async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     kernel::listen_net(net_events, to.clone())?;
     kernel::listen_table(table_events, jobs.clone())?;
     let connections = connections::spawn([Conntrack::open()?, Conntrack::open()?], &to)?;
-    if settings.deny_log == DenyLog::Enabled {
-        packet_log::listen(to.clone())?;
-    }
+    packet_log::listen(to.clone())?;
 
     let metrics = Arc::new(Metrics::default());
     let (readiness, is_ready) = latest::channel(Some("the agent has just started".to_owned()));

@@ -11,7 +11,7 @@ use towpath_core::{
     model::{ParseError, Vni},
     names::IfName,
     overlay::{DirectRouting, InterfaceSpec},
-    policy::deny_log::DenyLog,
+    policy::packet_log::DenyLog,
     table::{Masquerade, ToNodes},
 };
 use towpath_crds::{

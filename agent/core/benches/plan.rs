@@ -16,11 +16,11 @@ use towpath_core::{
     names::IfName,
     policy::{
         compile::Compiler,
-        deny_log::DenyLog,
         ir::{
             Action, Namespaces, Peer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports, Rule, Snapshot,
             Tier, TierDefault,
         },
+        packet_log::DenyLog,
     },
     ruleset::{Ruleset, Transaction, change},
     selector::Selector,

@@ -14,7 +14,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use towpath_core::{
     policy::{
         compile::{Compiler, compile},
-        deny_log::DenyLog,
+        packet_log::DenyLog,
     },
     ruleset::{Ruleset, Transaction, change, fake::FakeTable},
     table::{Masquerade, Policy, PolicyPart, Table, TableInput, ToNodes},

@@ -22,9 +22,9 @@ use towpath_core::{
     names::IfName,
     policy::{
         compile::compile,
-        deny_log::DenyLog,
         eval::{Packet, Party, Transport, eval},
         ir::Direction,
+        packet_log::{DenyLog, Reason, read_prefix},
     },
     ruleset::{self, Element, Hook, Outcome, Ruleset, Value},
     table::{Masquerade, Policy, TableInput, ToNodes, table},
@@ -106,8 +106,8 @@ fn connection(from: &End, to: &End, transport: Transport) -> Connection {
     Connection { from: from.party.address, to: to.party.address, transport: on_the_wire(transport) }
 }
 
-fn passes(rules: &Ruleset, from: &End, to: &End, transport: Transport) -> bool {
-    let packet = ruleset::Packet {
+fn in_this_node(from: &End, to: &End, transport: Transport) -> ruleset::Packet {
+    ruleset::Packet {
         in_interface: Some(from.interface.clone()),
         out_interface: Some(to.interface.clone()),
         source: from.party.address,
@@ -115,8 +115,14 @@ fn passes(rules: &Ruleset, from: &End, to: &End, transport: Transport) -> bool {
         transport: on_the_wire(transport),
         state: None,
         mark: 0,
-    };
-    rules.interpret(Hook::Forward, &packet).expect("every name is defined") == Outcome::Accepted
+    }
+}
+
+/// The directions in which rules log the packet.
+fn logged(rules: &Ruleset, packet: &ruleset::Packet) -> BTreeSet<Direction> {
+    let logs = rules.logs(Hook::Forward, packet).expect("every name is defined");
+    let told = logs.iter().map(|log| read_prefix(log.prefix).expect("all logs are policies'"));
+    told.filter(|(reason, _)| *reason == Reason::Logged).map(|(_, direction)| direction).collect()
 }
 
 /// Packets that two strangers exchange through this node are none of its business.
@@ -137,8 +143,15 @@ fn check(cluster: &Cluster) -> Result<usize, TestCaseError> {
                 for transport in transports() {
                     let packet = Packet { from: from.party.clone(), to: to.party.clone(), transport };
                     let verdict = eval(&cluster.snapshot, &packet);
-                    let passed = passes(&rules, from, to, transport);
+                    let here = in_this_node(from, to, transport);
+                    let passed = rules.interpret(Hook::Forward, &here).expect("every name is defined");
+                    let passed = passed == Outcome::Accepted;
                     prop_assert_eq!(passed, verdict.allows(), "{:?}: evaluator says {:?}", packet, verdict);
+                    // What the sender's end drops does not get to the receiver's.
+                    let ends = [(Direction::Egress, &verdict.egress), (Direction::Ingress, &verdict.ingress)];
+                    let met = ends.iter().take(if verdict.egress.outcome.allows() { 2 } else { 1 });
+                    let expected = met.filter(|(_, trail)| !trail.logged_by.is_empty()).map(|(at, _)| *at).collect();
+                    prop_assert_eq!(logged(&rules, &here), expected, "{:?} logged: {:?}", packet, verdict);
                     packets += 1;
                     let denied = review.denied_at(&connection(from, to, transport)).expect("every name is defined");
                     let expected = match (verdict.egress.outcome.allows(), verdict.ingress.outcome.allows()) {

@@ -17,8 +17,8 @@ use towpath_core::{
     names::IfName,
     policy::{
         compile,
-        deny_log::{DenyLog, GROUP, SNAPLEN, prefix},
         ir::{Direction, Snapshot},
+        packet_log::{DenyLog, GROUP, Reason, SNAPLEN, prefix},
     },
     ruleset::Rule,
 };
@@ -97,7 +97,7 @@ fn a_packet_that_is_dropped_is_heard_of_with_addresses_port_and_direction() {
     ] {
         let packet = of(address);
         assert_eq!((packet.head.source.to_string(), packet.head.carried), (source.to_owned(), carried));
-        assert_eq!(packet.prefix, prefix(Direction::Egress));
+        assert_eq!(packet.prefix, prefix(Reason::Denied, Direction::Egress));
     }
 }
 

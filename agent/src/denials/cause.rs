@@ -1,11 +1,11 @@
-//! Why a packet was dropped.
+//! Why a packet was dropped, or who logged it.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use towpath_core::{
     model::PodId,
     policy::{
-        eval::{self, Outcome, Packet, Party, Transport, eval},
+        eval::{Outcome, Packet, Party, RuleId, Trail, Transport, eval},
         ir::{Direction, Pod, PodKind, PolicyId, Snapshot},
     },
 };
@@ -13,13 +13,19 @@ use towpath_dataplane::nflog::{Carried, Head};
 
 use super::View;
 
-/// How many policies a cause names: a pod can have hundreds.
+/// How many policies or rules a cause names: a pod can have hundreds.
 const NAMED: usize = 3;
 
-/// Packets of one kind that were dropped at one pod. What is equal is told of as one.
+/// Packets of one kind that were dropped at one pod.
+pub type Denial = Told<Cause>;
+
+/// Packets of one kind that rules log at one pod, whatever becomes of them.
+pub type Sighting = Told<LoggedBy>;
+
+/// Packets of one kind at one pod, and why the kernel tells of them. What is equal is told of as one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Denial {
-    /// The pod of this node whose policies dropped them.
+pub struct Told<C> {
+    /// The pod of this node whose policies it was.
     pub pod: PodId,
     /// Which of its policies: those for what it receives or those for what it sends.
     pub direction: Direction,
@@ -28,7 +34,7 @@ pub struct Denial {
     /// What they carried; the port is the receiver's.
     pub carried: Carried,
     /// Why.
-    pub cause: Cause,
+    pub cause: C,
 }
 
 /// The other end of a packet.
@@ -61,6 +67,15 @@ pub enum Cause {
     UnknownPod,
     /// None any more: as the policies are now, the packets would pass.
     AllowedNow,
+}
+
+/// Rules that log packets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LoggedBy {
+    /// The first of them; none if, as the policies are now, no rule logs the packets any more.
+    pub rules: Vec<RuleId>,
+    /// How many more there are.
+    pub more: usize,
 }
 
 impl Cause {
@@ -103,7 +118,20 @@ impl fmt::Display for Cause {
     }
 }
 
-impl fmt::Display for Denial {
+impl fmt::Display for LoggedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, RuleId { policy, rule }) in self.rules.iter().enumerate() {
+            write!(f, "{}rule {rule} of policy {policy}", if i == 0 { "" } else { ", " })?;
+        }
+        match (&self.rules[..], self.more) {
+            ([], _) => f.write_str("no rule any more: the policies have changed since"),
+            (_, 0) => Ok(()),
+            (_, more) => write!(f, " and {more} more"),
+        }
+    }
+}
+
+impl<C> fmt::Display for Told<C> {
     /// Without the pod and the cause: who was kept from what.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { peer, carried, .. } = self;
@@ -137,9 +165,14 @@ impl<'a> Holders<'a> {
     }
 }
 
-/// Names the pod, the peer and the cause. `None` if no pod of this node has the address any more. `holders` are known of
-/// the addresses of both ends.
-pub(super) fn find(view: View<'_>, holders: &Holders<'_>, direction: Direction, head: Head) -> Option<Denial> {
+/// Names the pod, the peer and the cause, which is read off the evaluator's trail. `None` if no pod of this node has the
+/// address any more. `holders` are known of the addresses of both ends.
+pub(super) fn find<C: From<Trail>>(
+    view: View<'_>,
+    holders: &Holders<'_>,
+    direction: Direction,
+    head: Head,
+) -> Option<Told<C>> {
     let (own, other) = match direction {
         Direction::Ingress => (head.destination, head.source),
         Direction::Egress => (head.source, head.destination),
@@ -149,8 +182,8 @@ pub(super) fn find(view: View<'_>, holders: &Holders<'_>, direction: Direction, 
     let itself = (own == other).then(|| pod.clone());
     let peer = Peer { address: other, pod: itself.or_else(|| holder.map(|(id, _)| (*id).clone())) };
     let near = near(view.snapshot, &pod, [own, other].map(|address| holders.of(address)).concat());
-    let cause = cause(&near, direction, &pod, &peer, head);
-    Some(Denial { pod, direction, peer, carried: head.carried, cause })
+    let cause = trail(&near, direction, &pod, &peer, head).into();
+    Some(Told { pod, direction, peer, carried: head.carried, cause })
 }
 
 /// The cluster with no pods but those that the decision can depend on: the pod, and whoever has one of the addresses.
@@ -161,7 +194,7 @@ fn near(snapshot: &Snapshot, pod: &PodId, holders: Vec<(&PodId, &Arc<Pod>)>) -> 
     Snapshot { namespaces: snapshot.namespaces.clone(), pods, tiers: snapshot.tiers.clone() }
 }
 
-fn cause(near: &Snapshot, direction: Direction, pod: &PodId, peer: &Peer, head: Head) -> Cause {
+fn trail(near: &Snapshot, direction: Direction, pod: &PodId, peer: &Peer, head: Head) -> Trail {
     let transport = match head.carried {
         Carried::Port(protocol, port) => Transport::Port(protocol, port),
         Carried::Icmp(protocol, _) | Carried::Other(protocol) => Transport::Other(protocol),
@@ -173,18 +206,36 @@ fn cause(near: &Snapshot, direction: Direction, pod: &PodId, peer: &Peer, head: 
         Direction::Egress => (own(head.source), other),
     };
     let verdict = eval(near, &Packet { from, to, transport });
-    let trail: eval::Trail = match direction {
+    match direction {
         Direction::Ingress => verdict.ingress,
         Direction::Egress => verdict.egress,
-    };
-    match trail.outcome {
-        Outcome::IsolatedBy(mut by) => {
-            let more = by.len().saturating_sub(NAMED);
-            by.truncate(NAMED);
-            Cause::Isolated { by, more }
-        }
-        Outcome::DeniedBy(rule) => Cause::Rule { policy: rule.policy, rule: rule.rule },
-        Outcome::UnknownPod => Cause::UnknownPod,
-        Outcome::NoEndpoint | Outcome::Unrestricted | Outcome::AllowedBy(_) => Cause::AllowedNow,
     }
+}
+
+impl From<Trail> for Cause {
+    fn from(trail: Trail) -> Self {
+        match trail.outcome {
+            Outcome::IsolatedBy(by) => {
+                let (by, more) = first(by);
+                Self::Isolated { by, more }
+            }
+            Outcome::DeniedBy(rule) => Self::Rule { policy: rule.policy, rule: rule.rule },
+            Outcome::UnknownPod => Self::UnknownPod,
+            Outcome::NoEndpoint | Outcome::Unrestricted | Outcome::AllowedBy(_) => Self::AllowedNow,
+        }
+    }
+}
+
+impl From<Trail> for LoggedBy {
+    fn from(trail: Trail) -> Self {
+        let (rules, more) = first(trail.logged_by);
+        Self { rules, more }
+    }
+}
+
+/// Those that are named, and how many more there are.
+fn first<T>(mut all: Vec<T>) -> (Vec<T>, usize) {
+    let more = all.len().saturating_sub(NAMED);
+    all.truncate(NAMED);
+    (all, more)
 }

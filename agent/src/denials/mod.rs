@@ -7,11 +7,15 @@
 //! A denial is told of once, and then once a minute with the number of its packets while they go on. The evaluator
 //! decides by what is known *now*: a packet that it would let through is not blamed on any policy.
 //!
+//! What a rule of a policy logs comes the same way and has lines of its own, with bounds of their own: neither hides the
+//! other. It is no denial, so it has no Event and is not counted as one.
+//!
 //! Deliberately absent: the packets themselves, and anything that an attacker could fill by choosing ports or addresses.
 
 mod budget;
 mod cause;
 mod metric;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -26,30 +30,31 @@ use towpath_core::{
     model::{Endpoint, PodId},
     names::IfName,
     policy::{
-        deny_log,
         ir::{Direction, Snapshot},
+        packet_log::{Reason, read_prefix},
     },
 };
 use towpath_dataplane::nflog::{Batch, Head};
 
-use self::{budget::Budget, cause::Holders, metric::AllSeries};
+use self::{budget::Budget, cause::Holders, metric::AllSeries, telling::Telling};
 pub use self::{
-    cause::{Cause, Denial, Peer},
+    cause::{Cause, Denial, LoggedBy, Peer, Sighting, Told},
     metric::Series,
+    telling::Line,
 };
 
-/// How long a denial that goes on is silent between two lines.
-const PERIOD: Duration = Duration::from_secs(60);
-/// How long a denial is remembered after its last packet, and how long a pod has no second Event of the same cause.
+/// How long a kind of packets is remembered after its last one, and how long a pod has no second Event of the same cause.
 const MEMORY: Duration = Duration::from_secs(600);
-/// How many denials and how many Events are remembered.
+/// How many kinds and how many Events are remembered.
 const MOST: usize = 1024;
 
 /// What is to be told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Lines for the log.
-    pub lines: Vec<Line>,
+    /// Lines for the log about what was dropped.
+    pub lines: Vec<Line<Denial>>,
+    /// Lines for the log about what rules log.
+    pub logged: Vec<Line<Sighting>>,
     /// Denials to write an Event of, on the denied pod.
     pub events: Vec<Denial>,
     /// Packets to count.
@@ -66,17 +71,6 @@ impl Findings {
     }
 }
 
-/// A line of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Line {
-    /// The first packets of a denial.
-    First(Denial, u64),
-    /// So many more since it was told of last.
-    Again(Denial, u64),
-    /// So many packets of other denials, which there was no room to tell of one by one.
-    Others(u64),
-}
-
 /// What the cluster looks like to whoever asks why.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
@@ -89,25 +83,12 @@ pub struct View<'a> {
 /// What has been told, and what is still to be told.
 #[derive(Debug)]
 pub struct Denials {
-    known: BTreeMap<Denial, Entry>,
+    denied: Telling<Denial>,
+    logged: Telling<Sighting>,
     /// When the pods had their last Events.
     events: BTreeMap<(PodId, Direction, Cause), Instant>,
     series: AllSeries,
-    looks: Budget,
-    lines: Budget,
     notes: Budget,
-    /// Packets that had no line of their own.
-    others: u64,
-    /// When to tell of what goes on; `None`: nothing does.
-    next: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    /// When its last packet was seen.
-    seen: Instant,
-    /// Packets since it was told of last.
-    untold: u64,
 }
 
 impl Denials {
@@ -115,25 +96,21 @@ impl Denials {
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
-            known: BTreeMap::new(),
+            denied: Telling::new(now),
+            logged: Telling::new(now),
             events: BTreeMap::new(),
             series: AllSeries::default(),
-            // A look asks the evaluator, all looks of a batch cost one walk over all pods together.
-            looks: Budget::new(100, Duration::from_millis(20), now),
-            lines: Budget::new(100, Duration::from_millis(200), now),
             notes: Budget::new(10, Duration::from_secs(6), now),
-            others: 0,
-            next: None,
         }
     }
 
     /// Takes in what the kernel told of. Without a view, before the cluster is known, nothing can be said of it.
     pub fn take(&mut self, now: Instant, batch: &Batch, view: Option<View<'_>>) -> Findings {
         let mut found = Findings { lost: u64::from(batch.lost), ..Findings::default() };
-        let mut packets: BTreeMap<(Direction, Head), u64> = BTreeMap::new();
+        let mut packets: BTreeMap<(Reason, Direction, Head), u64> = BTreeMap::new();
         for packet in &batch.packets {
-            if let Some(direction) = deny_log::direction(&packet.prefix) {
-                *packets.entry((direction, packet.head)).or_default() += 1;
+            if let Some((reason, direction)) = read_prefix(&packet.prefix) {
+                *packets.entry((reason, direction, packet.head)).or_default() += 1;
             }
         }
         let Some(view) = view else {
@@ -142,7 +119,11 @@ impl Denials {
         };
         let mut looked_at = Vec::new();
         for (packet, count) in packets {
-            if self.looks.take(now) {
+            let may_look = match packet.0 {
+                Reason::Denied => self.denied.may_look(now),
+                Reason::Logged => self.logged.may_look(now),
+            };
+            if may_look {
                 looked_at.push((packet, count));
             } else {
                 found.lost += count;
@@ -151,11 +132,19 @@ impl Denials {
         if looked_at.is_empty() {
             return found;
         }
-        let ends = looked_at.iter().flat_map(|((_, head), _)| [head.source, head.destination]);
+        let ends = looked_at.iter().flat_map(|((_, _, head), _)| [head.source, head.destination]);
         let holders = Holders::find(view.snapshot, ends);
-        for ((direction, head), count) in looked_at {
-            if let Some(denial) = cause::find(view, &holders, direction, head) {
-                self.denied(now, denial, count, &mut found);
+        for ((reason, direction, head), count) in looked_at {
+            match reason {
+                Reason::Denied => {
+                    if let Some(denial) = cause::find(view, &holders, direction, head) {
+                        self.denied(now, denial, count, &mut found);
+                    }
+                }
+                Reason::Logged => {
+                    let sighting = cause::find(view, &holders, direction, head);
+                    found.logged.extend(sighting.and_then(|sighting| self.logged.saw(now, sighting, count)));
+                }
             }
         }
         found
@@ -168,19 +157,7 @@ impl Denials {
         if denial.cause.is_policy() && self.is_new_to_the_pod(now, &denial) {
             found.events.push(denial.clone());
         }
-        if let Some(entry) = self.known.get_mut(&denial) {
-            entry.seen = now;
-            entry.untold += packets;
-        } else {
-            make_room(&mut self.known, |entry| entry.seen).inspect(|entry| self.others += entry.untold);
-            self.known.insert(denial.clone(), Entry { seen: now, untold: 0 });
-            if self.lines.take(now) {
-                found.lines.push(Line::First(denial, packets));
-            } else {
-                self.others += packets;
-            }
-        }
-        self.next.get_or_insert(now + PERIOD);
+        found.lines.extend(self.denied.saw(now, denial, packets));
     }
 
     /// Whether the pod has had no Event of it lately, and is to have one.
@@ -197,31 +174,17 @@ impl Denials {
 
     /// Tells of what goes on, if it is time to.
     pub fn tick(&mut self, now: Instant) -> Findings {
-        let mut found = Findings::default();
-        if self.next.is_none_or(|next| now < next) {
-            return found;
+        if self.wake_at().is_none_or(|at| now < at) {
+            return Findings::default();
         }
-        for (denial, entry) in &mut self.known {
-            let untold = std::mem::take(&mut entry.untold);
-            if untold > 0 && self.lines.take(now) {
-                found.lines.push(Line::Again(denial.clone(), untold));
-            } else {
-                self.others += untold;
-            }
-        }
-        if self.others > 0 {
-            found.lines.push(Line::Others(std::mem::take(&mut self.others)));
-        }
-        self.known.retain(|_, entry| now < entry.seen + MEMORY);
         self.events.retain(|_, at| now < *at + MEMORY);
-        self.next = (!self.known.is_empty()).then_some(now + PERIOD);
-        found
+        Findings { lines: self.denied.tick(now), logged: self.logged.tick(now), ..Findings::default() }
     }
 
     /// When to call [`Denials::tick`].
     #[must_use]
-    pub const fn wake_at(&self) -> Option<Instant> {
-        self.next
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.denied.wake_at().into_iter().chain(self.logged.wake_at()).min()
     }
 }
 

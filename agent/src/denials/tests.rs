@@ -4,15 +4,19 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use towpath_core::{
     model::{Labels, Protocol},
-    policy::ir::{
-        Action, Block, Namespaces, Peer as RulePeer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports,
-        Rule, Tier, TierDefault,
+    policy::{
+        eval::RuleId,
+        ir::{
+            Action, Block, Namespaces, Peer as RulePeer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port,
+            Ports, Rule, Tier, TierDefault,
+        },
+        packet_log::prefix,
     },
     selector::Selector,
 };
 use towpath_dataplane::nflog::{Carried, Logged};
 
-use super::*;
+use super::{telling::PERIOD, *};
 
 const WEB: &str = "10.0.0.1";
 const CLIENT: &str = "10.0.0.2";
@@ -82,10 +86,15 @@ fn rule(action: Action, net: &str, port: u16) -> Rule {
     Rule { action, peers: Peers::Of(vec![block]), ports }
 }
 
+/// A packet that was dropped.
 fn packet(direction: Direction, source: &str, destination: &str, port: u16) -> Logged {
+    told(Reason::Denied, direction, [source, destination], port)
+}
+
+fn told(reason: Reason, direction: Direction, [source, destination]: [&str; 2], port: u16) -> Logged {
     let carried = Carried::Port(Protocol::Tcp, port);
     let head = Head { source: address(source), destination: address(destination), carried };
-    Logged { prefix: deny_log::prefix(direction).to_owned(), head }
+    Logged { prefix: prefix(reason, direction).to_owned(), head }
 }
 
 fn batch(packets: Vec<Logged>) -> Batch {
@@ -255,7 +264,7 @@ fn whatever_comes_what_is_kept_and_written_is_bounded_and_nothing_is_uncounted()
         let packets = ports.map(|port| packet(Direction::Ingress, CLIENT, WEB, port)).collect();
         add(denials.take(now, &batch(packets), cluster.view()));
         add(denials.tick(now));
-        assert!(denials.known.len() <= MOST && denials.events.len() <= MOST);
+        assert!(denials.denied.remembered() <= MOST && denials.events.len() <= MOST);
     }
     add(denials.tick(now + PERIOD));
     assert_eq!(counted + lost, 60_000, "each packet is counted, or counted as not looked at");
@@ -284,4 +293,67 @@ fn policies_beyond_a_hundred_series_are_counted_as_one() {
     let unblamed = Denials::new(now).take(now, &knock(80), cluster.view()).counts;
     let series = Series { namespace: String::new(), policy: String::new(), direction: "ingress".to_owned() };
     assert_eq!(unblamed, BTreeMap::from([(series, 1)]), "no policy is the cause");
+}
+
+#[test]
+fn what_a_rule_logs_is_told_of_with_the_rules_and_is_no_denial() {
+    use Action::{Deny, Log};
+    let logs = |count| vec![rule(Log, "10.0.0.0/8", 80); count];
+    let by = |rules: &[(&str, usize)], more| {
+        let rules = rules.iter().map(|(policy, rule)| RuleId { policy: policy_id(policy), rule: *rule });
+        LoggedBy { rules: rules.collect(), more }
+    };
+    let elsewhere = rule(Log, "198.51.100.0/24", 80);
+    let deny = rule(Deny, "10.0.0.0/8", 80);
+    for (cluster, expected, text, why) in [
+        (
+            Cluster::new().with("p", &[elsewhere, logs(1)[0].clone(), deny]).with("q", &logs(1)),
+            by(&[("p", 1)], 0),
+            "rule 1 of policy a/p",
+            "not the one about others, and not the one behind the decision",
+        ),
+        (
+            Cluster::new().with("p", &logs(2)).with("q", &logs(3)),
+            by(&[("p", 0), ("p", 1), ("q", 0)], 2),
+            "rule 0 of policy a/p, rule 1 of policy a/p, rule 0 of policy a/q and 2 more",
+            "more than need be named",
+        ),
+        (
+            Cluster::new().with("p", &[]),
+            by(&[], 0),
+            "no rule any more: the policies have changed since",
+            "the rule has gone meanwhile",
+        ),
+    ] {
+        let now = Instant::now();
+        let mut denials = Denials::new(now);
+        let packets = vec![told(Reason::Logged, Direction::Ingress, [CLIENT, WEB], 80); 2];
+        let found = denials.take(now, &batch(packets), cluster.view());
+        let [Line::First(sighting, 2)] = &found.logged[..] else { panic!("{why}: {found:?}") };
+        assert_eq!((&sighting.pod, &sighting.cause), (&pod_id("web"), &expected), "{why}");
+        assert_eq!((sighting.peer.pod.clone(), sighting.direction), (Some(pod_id("client")), Direction::Ingress));
+        assert_eq!(sighting.cause.to_string(), text, "{why}");
+        assert_eq!(found, Findings { logged: found.logged.clone(), ..Findings::default() }, "{why}: no denial");
+    }
+}
+
+#[test]
+fn what_rules_log_is_told_of_again_each_minute_and_hides_no_denial() {
+    let start = Instant::now();
+    let cluster = Cluster::new().with("p", &[]);
+    let mut denials = Denials::new(start);
+    let logged = |port| told(Reason::Logged, Direction::Ingress, [CLIENT, WEB], port);
+    let flood = denials.take(start, &batch((1..=300).map(logged).collect()), cluster.view());
+    assert_eq!((flood.logged.len(), flood.lost), (100, 200), "what is above the bound is counted");
+    let denied = denials.take(start, &knock(80), cluster.view());
+    assert!(matches!(denied.lines[..], [Line::First(_, 1)]), "{denied:?}");
+    let later = start + Duration::from_secs(1);
+    assert!(denials.take(later, &batch(vec![logged(1); 3]), cluster.view()).logged.is_empty());
+    let minute = denials.wake_at().unwrap();
+    assert_eq!(minute, start + PERIOD);
+    let told = denials.tick(minute);
+    assert!(
+        matches!(&told.logged[..], [Line::Again(sighting, 3)] if sighting.carried == Carried::Port(Protocol::Tcp, 1))
+    );
+    assert!(told.lines.is_empty(), "nothing was denied any more: {told:?}");
 }

@@ -58,6 +58,8 @@ impl Verdict {
 /// How one end came to its decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trail {
+    /// Rules that logged the packet, in order.
+    pub logged_by: Vec<RuleId>,
     /// Rules that passed the packet on to the next tier, in order.
     pub passed_by: Vec<RuleId>,
     /// What decided in the end.
@@ -65,7 +67,7 @@ pub struct Trail {
 }
 
 /// A rule of a policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleId {
     /// The policy.
     pub policy: PolicyId,
@@ -111,12 +113,19 @@ pub fn eval(snapshot: &Snapshot, packet: &Packet) -> Verdict {
 }
 
 fn decide(snapshot: &Snapshot, direction: Direction, packet: &Packet) -> Trail {
-    let mut passed_by = Vec::new();
-    let outcome = outcome(snapshot, direction, packet, &mut passed_by);
-    Trail { passed_by, outcome }
+    let mut met = Met::default();
+    let outcome = outcome(snapshot, direction, packet, &mut met);
+    Trail { logged_by: met.logged_by, passed_by: met.passed_by, outcome }
 }
 
-fn outcome(snapshot: &Snapshot, direction: Direction, packet: &Packet, passed_by: &mut Vec<RuleId>) -> Outcome {
+/// Rules that matched on the way and did not decide.
+#[derive(Default)]
+struct Met {
+    logged_by: Vec<RuleId>,
+    passed_by: Vec<RuleId>,
+}
+
+fn outcome(snapshot: &Snapshot, direction: Direction, packet: &Packet, met: &mut Met) -> Outcome {
     let (subject, peer) = match direction {
         Direction::Ingress => (&packet.to, &packet.from),
         Direction::Egress => (&packet.from, &packet.to),
@@ -127,20 +136,25 @@ fn outcome(snapshot: &Snapshot, direction: Direction, packet: &Packet, passed_by
         return Outcome::NoEndpoint;
     }
     let case = Case { snapshot, direction, pod, peer: peer.address, transport: packet.transport };
-    for tier in &snapshot.tiers {
+    'tiers: for tier in &snapshot.tiers {
         let mut selecting: Vec<_> =
             tier.policies.iter().filter(|(_, policy)| policy.subject.matches(snapshot, id, pod)).collect();
         selecting.sort_by_key(|(id, policy)| (policy.order, *id));
         let applied: Vec<(&PolicyId, &[Rule])> =
             selecting.into_iter().filter_map(|(id, policy)| Some((id, policy.rules(direction)?))).collect();
-        match first_match(&case, &applied) {
-            Some((rule, Action::Allow)) => return Outcome::AllowedBy(rule),
-            Some((rule, Action::Deny)) => return Outcome::DeniedBy(rule),
-            Some((rule, Action::Pass)) => passed_by.push(rule),
-            None if !applied.is_empty() && tier.default == TierDefault::Deny => {
-                return Outcome::IsolatedBy(applied.into_iter().map(|(id, _)| id.clone()).collect());
+        for (rule, action) in matching(&case, &applied) {
+            match action {
+                Action::Allow => return Outcome::AllowedBy(rule),
+                Action::Deny => return Outcome::DeniedBy(rule),
+                Action::Pass => {
+                    met.passed_by.push(rule);
+                    continue 'tiers;
+                }
+                Action::Log => met.logged_by.push(rule),
             }
-            None => {}
+        }
+        if !applied.is_empty() && tier.default == TierDefault::Deny {
+            return Outcome::IsolatedBy(applied.into_iter().map(|(id, _)| id.clone()).collect());
         }
     }
     Outcome::Unrestricted
@@ -155,10 +169,11 @@ struct Case<'a> {
     transport: Transport,
 }
 
-fn first_match(case: &Case<'_>, applied: &[(&PolicyId, &[Rule])]) -> Option<(RuleId, Action)> {
-    applied.iter().find_map(|(policy, rules)| {
-        let rule = rules.iter().position(|rule| case.rule_matches(rule))?;
-        Some((RuleId { policy: (*policy).clone(), rule }, rules[rule].action))
+/// The rules that match the packet, in order.
+fn matching(case: &Case<'_>, applied: &[(&PolicyId, &[Rule])]) -> impl Iterator<Item = (RuleId, Action)> {
+    applied.iter().flat_map(move |(policy, rules)| {
+        let matching = rules.iter().enumerate().filter(|(_, rule)| case.rule_matches(rule));
+        matching.map(|(rule, by)| (RuleId { policy: (*policy).clone(), rule }, by.action))
     })
 }
 
@@ -277,15 +292,16 @@ mod tests {
 
     #[test]
     fn the_trail_names_what_decided() {
-        use Action::{Allow, Deny, Pass};
+        use Action::{Allow, Deny, Log, Pass};
         const ME: &str = "192.0.2.0/24";
         const OTHER: &str = "198.51.100.0/24";
         let deny = TierDefault::Deny;
         let unrestricted = Outcome::Unrestricted;
-        for (tiers, passed_by, outcome, why) in [
-            (vec![], vec![], unrestricted.clone(), "no policy"),
+        for (tiers, logged_by, passed_by, outcome, why) in [
+            (vec![], vec![], vec![], unrestricted.clone(), "no policy"),
             (
                 vec![tier(deny, &[("p", &[(Allow, OTHER), (Allow, ME)])])],
+                vec![],
                 vec![],
                 Outcome::AllowedBy(rule_of("p", 1)),
                 "the second rule",
@@ -293,23 +309,27 @@ mod tests {
             (
                 vec![tier(deny, &[("p", &[(Allow, OTHER)]), ("q", &[])])],
                 vec![],
+                vec![],
                 Outcome::IsolatedBy(vec![id("p"), id("q")]),
                 "all policies that isolate, in order",
             ),
             (
                 vec![tier(deny, &[("p", &[(Deny, ME)]), ("q", &[(Allow, ME)])])],
                 vec![],
+                vec![],
                 Outcome::DeniedBy(rule_of("p", 0)),
                 "the first match wins",
             ),
             (
                 vec![tier(deny, &[("p", &[(Pass, ME), (Deny, ME)])]), tier(deny, &[("q", &[(Allow, ME)])])],
+                vec![],
                 vec![rule_of("p", 0)],
                 Outcome::AllowedBy(rule_of("q", 0)),
                 "a pass leaves the tier, and the next one decides",
             ),
             (
                 vec![tier(deny, &[("p", &[(Pass, ME)])])],
+                vec![],
                 vec![rule_of("p", 0)],
                 unrestricted.clone(),
                 "a pass out of the last tier allows",
@@ -317,11 +337,29 @@ mod tests {
             (
                 vec![tier(TierDefault::Pass, &[("p", &[(Deny, OTHER)])]), tier(deny, &[])],
                 vec![],
+                vec![],
                 unrestricted,
                 "a default that passes, and a tier that selects nobody",
             ),
+            (
+                vec![
+                    tier(deny, &[("p", &[(Log, OTHER), (Log, ME), (Log, ME), (Pass, ME), (Log, ME)])]),
+                    tier(deny, &[("q", &[(Log, ME), (Deny, ME), (Log, ME)])]),
+                ],
+                vec![rule_of("p", 1), rule_of("p", 2), rule_of("q", 0)],
+                vec![rule_of("p", 3)],
+                Outcome::DeniedBy(rule_of("q", 1)),
+                "what logs decides nothing, and behind a decision nothing is logged",
+            ),
+            (
+                vec![tier(deny, &[("p", &[(Log, ME)])])],
+                vec![rule_of("p", 0)],
+                vec![],
+                Outcome::IsolatedBy(vec![id("p")]),
+                "to be logged is not to be let through",
+            ),
         ] {
-            assert_eq!(ingress(tiers), Trail { passed_by, outcome }, "{why}");
+            assert_eq!(ingress(tiers), Trail { logged_by, passed_by, outcome }, "{why}");
         }
     }
 }

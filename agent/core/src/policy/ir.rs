@@ -1,9 +1,9 @@
 //! The cluster as policy sees it, and policies as an ordered list of rules.
 //!
 //! A packet meets, in each direction, the tiers in order; in a tier the rules of those policies that select the pod,
-//! in order. The first rule that matches decides: Allow and Deny are final, Pass goes on with the next tier. A tier
-//! without a match ends with its default, but only for pods that some policy of it selects in that direction.
-//! Behind the last tier everything is allowed.
+//! in order. The first rule that matches decides: Allow and Deny are final, Pass goes on with the next tier. A rule that
+//! logs decides nothing: the packet is told of and meets the next rule. A tier without a decision ends with its default,
+//! but only for pods that some policy of it selects in that direction. Behind the last tier everything is allowed.
 //!
 //! Kubernetes' NetworkPolicy is one tier of allow rules with the default Deny: that is exactly "a selected pod is
 //! isolated, policies add up, their order means nothing" (KEP-2091 gives the tiers around it the same shape).
@@ -203,6 +203,8 @@ pub enum Action {
     Deny,
     /// The next tier decides.
     Pass,
+    /// Told of, at a limited rate; the next rule decides.
+    Log,
 }
 
 /// A rule: the peer must match and the port must match.

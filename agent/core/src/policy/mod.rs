@@ -3,8 +3,8 @@
 //! purpose: a property test on random clusters holds them together.
 
 pub mod compile;
-pub mod deny_log;
 pub mod eval;
 pub mod ir;
+pub mod packet_log;
 
 pub use self::{compile::compile, eval::eval};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Action, Chain, ChainType, CtState, Element, Field, Hook, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
+    Action, Chain, ChainType, CtState, Element, Field, Hook, Log, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
 };
 use crate::{
     model::Family,
@@ -98,6 +98,20 @@ impl Ruleset {
     /// # Errors
     /// If a rule on the packet's way names what is not there.
     pub fn interpret(&self, hook: Hook, packet: &Packet) -> Result<Outcome, Dangling> {
+        self.walk(hook, packet, &mut Vec::new())
+    }
+
+    /// What is told of a packet at a hook, in the order in which it is told, as long as no limit is reached.
+    ///
+    /// # Errors
+    /// As [`Ruleset::interpret`].
+    pub fn logs(&self, hook: Hook, packet: &Packet) -> Result<Vec<&Log>, Dangling> {
+        let mut logs = Vec::new();
+        self.walk(hook, packet, &mut logs)?;
+        Ok(logs)
+    }
+
+    fn walk<'a>(&'a self, hook: Hook, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Outcome, Dangling> {
         let mut chains: Vec<_> = self.chains.values().filter_map(|c| c.base.map(|base| (base, c))).collect();
         chains.retain(|(base, _)| base.hook == hook);
         chains.sort_by_key(|(base, _)| base.priority);
@@ -106,7 +120,7 @@ impl Ruleset {
             if base.chain_type == ChainType::Nat && packet.state.is_some() {
                 continue;
             }
-            match self.run(chain, packet)? {
+            match self.run(chain, packet, logs)? {
                 Step::Drop => return Ok(Outcome::Dropped),
                 Step::Masquerade => outcome = Outcome::Masqueraded,
                 Step::Accept | Step::Return | Step::Next => {}
@@ -120,16 +134,16 @@ impl Ruleset {
     /// # Errors
     /// If there is no such chain, or a rule on the packet's way names what is not there.
     pub fn interpret_chain(&self, chain: &ChainName, packet: &Packet) -> Result<Outcome, Dangling> {
-        Ok(match self.follow(&Verdict::Goto(chain.clone()), packet)? {
+        Ok(match self.run(self.chain(chain)?, packet, &mut Vec::new())? {
             Step::Drop => Outcome::Dropped,
             Step::Masquerade => Outcome::Masqueraded,
             Step::Accept | Step::Return | Step::Next => Outcome::Accepted,
         })
     }
 
-    fn run(&self, chain: &Chain, packet: &Packet) -> Result<Step, Dangling> {
+    fn run<'a>(&'a self, chain: &'a Chain, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Step, Dangling> {
         for rule in &chain.rules {
-            match self.run_rule(rule, packet)? {
+            match self.run_rule(rule, packet, logs)? {
                 Step::Next => {}
                 decided => return Ok(decided),
             }
@@ -137,32 +151,39 @@ impl Ruleset {
         Ok(Step::Return)
     }
 
-    fn run_rule(&self, rule: &Rule, packet: &Packet) -> Result<Step, Dangling> {
+    fn run_rule<'a>(&'a self, rule: &'a Rule, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Step, Dangling> {
         for condition in &rule.matches {
             if !self.holds(condition, packet)? {
                 return Ok(Step::Next);
             }
         }
         match &rule.action {
-            Action::Verdict(verdict) => self.follow(verdict, packet),
+            Action::Verdict(verdict) => self.follow(verdict, packet, logs),
             Action::Masquerade => Ok(Step::Masquerade),
-            Action::Log(_) | Action::NoTrack => Ok(Step::Next),
+            Action::Log(log) => {
+                logs.push(log);
+                Ok(Step::Next)
+            }
+            Action::NoTrack => Ok(Step::Next),
             Action::Dispatch(fields, name) => {
                 let map = self.maps.get(name).ok_or_else(|| Dangling::Set(name.clone()))?;
                 let Some(key) = packet.key(fields) else { return Ok(Step::Next) };
-                map.elements.get(&key).map_or(Ok(Step::Next), |verdict| self.follow(verdict, packet))
+                map.elements.get(&key).map_or(Ok(Step::Next), |verdict| self.follow(verdict, packet, logs))
             }
         }
     }
 
-    fn follow(&self, verdict: &Verdict, packet: &Packet) -> Result<Step, Dangling> {
-        let chain = |name: &ChainName| self.chains.get(name).ok_or_else(|| Dangling::Chain(name.clone()));
+    fn chain(&self, name: &ChainName) -> Result<&Chain, Dangling> {
+        self.chains.get(name).map(|chain| &**chain).ok_or_else(|| Dangling::Chain(name.clone()))
+    }
+
+    fn follow<'a>(&'a self, verdict: &Verdict, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Step, Dangling> {
         match verdict {
             Verdict::Accept => Ok(Step::Accept),
             Verdict::Drop => Ok(Step::Drop),
             Verdict::Return => Ok(Step::Return),
-            Verdict::Goto(name) => self.run(chain(name)?, packet),
-            Verdict::Jump(name) => match self.run(chain(name)?, packet)? {
+            Verdict::Goto(name) => self.run(self.chain(name)?, packet, logs),
+            Verdict::Jump(name) => match self.run(self.chain(name)?, packet, logs)? {
                 Step::Return => Ok(Step::Next),
                 decided => Ok(decided),
             },

@@ -153,7 +153,7 @@ fn tier(default: TierDefault, actions: Vec<Action>) -> impl Strategy<Value = Tie
 
 /// Half of them have Kubernetes' own tier only, the others more of them with every action.
 fn tiers() -> impl Strategy<Value = Vec<Tier>> {
-    let all = || vec![Action::Allow, Action::Allow, Action::Deny, Action::Pass];
+    let all = || vec![Action::Allow, Action::Allow, Action::Deny, Action::Pass, Action::Log];
     let any_default = select(vec![TierDefault::Deny, TierDefault::Pass]);
     let any_tier = any_default.prop_flat_map(move |default| tier(default, all()));
     prop_oneof![tier(TierDefault::Deny, vec![Action::Allow]).prop_map(|tier| vec![tier]), vec(any_tier, 1..=3),]

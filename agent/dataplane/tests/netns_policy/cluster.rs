@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 use towpath_core::{
     model::{Endpoint, Family, NodeName, PodId},
     names::IfName,
-    policy::{compile::compile, deny_log::DenyLog},
+    policy::{
+        compile::compile,
+        ir::{Snapshot, Tier},
+        packet_log::DenyLog,
+    },
     ruleset::Ruleset,
     table::{Masquerade, Policy, TableInput, ToNodes, table},
 };
@@ -113,12 +117,14 @@ pub(crate) const LOCAL: [&str; 6] = ["web", "db", "bare", "client", "opsweb", "l
 /// What the agent of the node knows.
 pub(crate) struct Cluster {
     pub(crate) index: Index,
+    /// What a packet meets before the policies of Kubernetes.
+    pub(crate) first_tier: Option<Tier>,
 }
 
 impl Cluster {
     /// Everything has been listed, the node's pods have their interfaces, and there is no policy.
     pub(crate) fn new() -> Self {
-        let mut cluster = Self { index: index() };
+        let mut cluster = Self { index: index(), first_tier: None };
         LOCAL.iter().for_each(|name| cluster.know(who(name)));
         cluster
     }
@@ -127,6 +133,13 @@ impl Cluster {
     pub(crate) fn know(&mut self, party: &Party) {
         let (pod, interface) = (party.pod().unwrap(), party.interface());
         let _ = self.index.set_local_endpoint(Endpoint { pod, interface, addresses: party.addresses() });
+    }
+
+    /// The cluster as policy sees it.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.index.snapshot().unwrap().clone();
+        snapshot.tiers.splice(..0, self.first_tier.clone());
+        snapshot
     }
 
     /// The table that the node should have.
@@ -140,7 +153,7 @@ impl Cluster {
             vxlan_port: OVERLAY,
             masquerade: Masquerade::Enabled { not_to: Vec::new() },
             to_nodes: ToNodes::AsNode,
-            policy: Policy::Enforce(compile(self.index.snapshot().unwrap(), self.index.endpoints(), DenyLog::Enabled)),
+            policy: Policy::Enforce(compile(&self.snapshot(), self.index.endpoints(), DenyLog::Enabled)),
         })
     }
 

@@ -19,5 +19,6 @@ mod scenario;
 mod selectors;
 #[path = "../support/mod.rs"]
 mod support;
+mod tiers;
 mod wire;
 mod world;

@@ -80,7 +80,7 @@ pub(crate) fn check_in(world: &mut World, scenario: &Scenario<'_>, families: &[F
 }
 
 /// The probes of a scenario, each with what is expected of it.
-fn probes_of(scenario: &Scenario<'_>, families: &[Family]) -> Vec<(Probe, Fate)> {
+pub(crate) fn probes_of(scenario: &Scenario<'_>, families: &[Family]) -> Vec<(Probe, Fate)> {
     let mut probes = Vec::new();
     for (texts, fate) in [(scenario.pass, Fate::Passed), (scenario.drop, Fate::Dropped)] {
         for text in parts(texts) {
@@ -134,7 +134,7 @@ fn evaluate(world: &World, probe: &Probe) -> Option<Fate> {
         Carries::Echo | Carries::Plain => eval::Transport::Other(probe.carries.number(probe.family)),
     };
     let packet = eval::Packet { from: end(probe.from), to: end(probe.to), transport };
-    Some(fate(eval(world.cluster.index.snapshot().unwrap(), &packet).allows()))
+    Some(fate(eval(&world.cluster.snapshot(), &packet).allows()))
 }
 
 /// What the table says, hook by hook.

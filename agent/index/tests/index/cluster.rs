@@ -9,8 +9,8 @@ use towpath_core::{
     names::IfName,
     policy::{
         compile::compile,
-        deny_log::DenyLog,
         eval::{Packet, Party, Transport, eval},
+        packet_log::DenyLog,
     },
     ruleset::{self, Hook, Outcome},
     table::{Masquerade, Policy, TableInput, ToNodes, table},

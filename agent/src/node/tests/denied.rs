@@ -2,7 +2,10 @@
 
 use towpath_core::{
     model::Protocol,
-    policy::{deny_log::prefix, ir::Direction},
+    policy::{
+        ir::Direction,
+        packet_log::{Reason, prefix},
+    },
 };
 use towpath_dataplane::nflog::{Batch, Carried, Head, Logged};
 
@@ -18,7 +21,7 @@ fn a_dropped_packet_is_told_of_with_the_policy_that_is_known() {
         destination: [10, 244, 1, 2].into(),
         carried: Carried::Port(Protocol::Tcp, 80),
     };
-    let logged = Logged { prefix: prefix(Direction::Ingress).to_owned(), head };
+    let logged = Logged { prefix: prefix(Reason::Denied, Direction::Ingress).to_owned(), head };
     world.hear([Input::Denied(Batch { packets: vec![logged], lost: 0 })]);
     let [Findings { events, .. }] = &world.denied[..] else { panic!("{:?}", world.denied) };
     let expected = "isolated by NetworkPolicy default/deny, and no rule allows it";

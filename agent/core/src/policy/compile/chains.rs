@@ -11,7 +11,7 @@ use imbl::OrdMap;
 
 use super::{
     policies::{Number, Policies},
-    run::{Reach, Run},
+    run::{Reach, Run, SetLookup},
     set::fingerprint,
     sets::Sets,
     world::World,
@@ -20,8 +20,8 @@ use crate::{
     model::Family,
     names::{ChainName, SetName},
     policy::{
-        deny_log::{self, DenyLog},
         ir::{Action, Direction, NamedPort, Rule, TierDefault},
+        packet_log::{self, DenyLog, Reason},
     },
     ruleset::{Chain, Field, Match, Rule as NftRule, Verdict},
     table::to_receiver,
@@ -190,27 +190,20 @@ impl Builder<'_> {
         let mut out = Vec::new();
         for same in rules.chunk_by(|a, b| a.action == b.action) {
             let verdict = match same[0].action {
-                Action::Allow => passed(tier.direction),
-                Action::Deny => Verdict::Drop,
-                Action::Pass => tier.next.clone(),
+                Action::Allow => Some(passed(tier.direction)),
+                Action::Deny => Some(Verdict::Drop),
+                Action::Pass => Some(tier.next.clone()),
+                Action::Log => None,
             };
             let run = Run::new(same.iter().copied(), tier.direction, tier.own_ports);
-            if run.reach() == Reach::All {
-                out.extend(self.decided(tier.direction, Vec::new(), verdict));
-                return out;
+            for matches in self.lines(tier, &run) {
+                match &verdict {
+                    Some(verdict) => out.extend(self.decided(tier.direction, matches, verdict.clone())),
+                    None => out.push(packet_log::rule(Reason::Logged, tier.direction, matches)),
+                }
             }
-            let peer = match tier.direction {
-                Direction::Ingress => Field::Source,
-                Direction::Egress => Field::Destination,
-            };
-            for line in run.lookups(tier.families, peer) {
-                let in_set = |(fields, op, set)| {
-                    let name = self.sets.acquire(&set, self.source.world);
-                    self.looked_into.push(name.clone());
-                    Match::InSet(fields, op, name)
-                };
-                let matches = line.into_iter().map(in_set).collect();
-                out.extend(self.decided(tier.direction, matches, verdict.clone()));
+            if run.reach() == Reach::All && verdict.is_some() {
+                return out;
             }
         }
         let verdict = match tier.default {
@@ -221,10 +214,28 @@ impl Builder<'_> {
         out
     }
 
+    /// The conditions of the rules that a run becomes: what matches one of them, the run matches.
+    fn lines(&mut self, tier: &Tier<'_>, run: &Run<'_>) -> Vec<Vec<Match>> {
+        if run.reach() == Reach::All {
+            return vec![Vec::new()];
+        }
+        let peer = match tier.direction {
+            Direction::Ingress => Field::Source,
+            Direction::Egress => Field::Destination,
+        };
+        let mut in_set = |(fields, op, set): SetLookup<'_>| {
+            let name = self.sets.acquire(&set, self.source.world);
+            self.looked_into.push(name.clone());
+            Match::InSet(fields, op, name)
+        };
+        let lookups = run.lookups(tier.families, peer).into_iter();
+        lookups.map(|line| line.into_iter().map(&mut in_set).collect()).collect()
+    }
+
     /// The rule that gives the verdict; what is dropped is told of before.
     fn decided(&self, direction: Direction, matches: Vec<Match>, verdict: Verdict) -> Vec<NftRule> {
         let told = verdict == Verdict::Drop && self.source.deny_log == DenyLog::Enabled;
-        let log = told.then(|| deny_log::rule(direction, matches.clone()));
+        let log = told.then(|| packet_log::rule(Reason::Denied, direction, matches.clone()));
         log.into_iter().chain([NftRule::verdict(matches, verdict)]).collect()
     }
 }

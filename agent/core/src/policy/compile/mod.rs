@@ -40,8 +40,8 @@ use self::{
     world::{View, World},
 };
 use super::{
-    deny_log::DenyLog,
     ir::{Direction, Snapshot, TierDefault},
+    packet_log::DenyLog,
 };
 use crate::{
     model::{Endpoint, Family, Labels, PodId},
@@ -112,6 +112,7 @@ impl Compiler {
     ///
     /// A pod that no policy selects in a direction has no chain there. One that the snapshot does not know has a chain
     /// that drops everything: nobody can say yet what it may do. With the deny log, what is dropped is told of before.
+    /// Neighbouring rules that log are lookups, too: a packet that several of these find is told of by each.
     pub fn update(&mut self, snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>) {
         let shape = |snapshot: &Snapshot| snapshot.tiers.iter().map(|tier| tier.default).collect::<Vec<TierDefault>>();
         if shape(snapshot) != shape(&self.last) && !self.last.tiers.is_empty() {

@@ -5,11 +5,11 @@ use crate::{
     model::{Labels, PodId, Protocol},
     names::SetName,
     policy::{
-        deny_log,
         ir::{
             Action, Block, Namespaces, Peer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports, Rule,
             Tier,
         },
+        packet_log::{self, Reason},
     },
     ruleset::{Chain, Rule as NftRule, Verdict},
     selector::Selector,
@@ -182,11 +182,34 @@ fn what_is_dropped_is_told_of_before_and_nothing_else_is() {
         let before: Vec<_> = dropped.map(|(n, rule)| (&chain.rules[n - 1], rule.matches.clone())).collect();
         assert_eq!(chain.rules.iter().filter(is_log).count(), before.len(), "one for each that drops");
         for (log, matches) in before {
-            assert_eq!(*log, deny_log::rule(direction, matches), "the same packets, and this direction");
+            assert_eq!(
+                *log,
+                packet_log::rule(Reason::Denied, direction, matches),
+                "the same packets, and this direction"
+            );
         }
     }
     snapshot.tiers.clear();
     let known = |(_, endpoint): &(IfName, Arc<Endpoint>)| snapshot.pods.contains_key(&endpoint.pod);
     let endpoints = endpoints.into_iter().filter(known).collect();
     assert_eq!(compile(&snapshot, &endpoints, DenyLog::Enabled), PolicyPart::default());
+}
+
+#[test]
+fn what_a_rule_logs_is_told_of_where_it_stands_and_goes_on() {
+    let rule = |action, app| Rule { action, ..allow(labelled(app), Ports::Any) };
+    let everything = Rule { action: Action::Log, ..allow(Peers::Any, Ports::Any) };
+    let logs = [rule(Action::Log, "1"), rule(Action::Log, "2")];
+    let rules = [vec![rule(Action::Allow, "1")], logs.to_vec(), vec![rule(Action::Deny, "1"), everything]].concat();
+    let (snapshot, endpoints) = cluster(vec![rules]);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
+    let chain = only_chain(&part);
+    let everything = packet_log::rule(Reason::Logged, Direction::Ingress, Vec::new());
+    let [accept, drop] = [Verdict::Accept, Verdict::Drop].map(crate::ruleset::Action::Verdict);
+    let tell = everything.action.clone();
+    let actions: Vec<_> = chain.rules.iter().map(|rule| &rule.action).collect();
+    let why = "two that log are one lookup, none moves across a decision, and behind one for everything it goes on";
+    assert_eq!(actions, [&accept, &tell, &drop, &tell, &drop], "{why}");
+    assert_eq!(chain.rules[3], everything);
+    assert!(chain.rules[1].matches != chain.rules[0].matches && !chain.rules[1].matches.is_empty(), "{chain:#?}");
 }

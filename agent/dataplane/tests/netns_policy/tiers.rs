@@ -1,0 +1,164 @@
+//! Rules that Kubernetes' own kind cannot say: tiers in front of it that deny, pass on and log.
+//!
+//! What rules log is heard from the kernel as the agent hears it, beside what is dropped.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use imbl::OrdMap;
+use towpath_core::{
+    model::{Family, Protocol},
+    policy::{
+        ir::{
+            Action, Direction, Namespaces, Peer, Peers, PodSelector, Policy, PolicyId, Port, Ports, Rule, Tier,
+            TierDefault,
+        },
+        packet_log::{GROUP, Reason, SNAPLEN, read_prefix},
+    },
+    selector::Selector,
+};
+use towpath_dataplane::nflog::{Carried, Head, PacketLog};
+
+use crate::{
+    probe::{Carries, Probe},
+    scenario::{check_in, probes_of, scenario},
+    world::World,
+};
+
+/// One tier for the pods of `shop`, and what becomes of packets.
+struct Case {
+    why: &'static str,
+    direction: Direction,
+    /// What is done with a TCP port, of packets that the pods of `ops` exchange with those of `shop`.
+    rules: &'static [(Action, u16)],
+    pass: &'static str,
+    drop: &'static str,
+    logged: &'static str,
+}
+
+/// Logged in every case, when all else has been heard: the kernel tells of packets in their order.
+const LAST: u16 = 9;
+
+const CASES: &[Case] = &[
+    Case {
+        why: "what logs in front of an allow",
+        direction: Direction::Ingress,
+        rules: &[(Action::Log, 80), (Action::Allow, 80), (Action::Deny, 81)],
+        pass: "client > web tcp 80; lab > web tcp 80|tcp 81",
+        drop: "client > web tcp 81",
+        logged: "client > web tcp 80",
+    },
+    Case {
+        why: "what logs in front of a deny is heard of twice: as logged and as dropped",
+        direction: Direction::Ingress,
+        rules: &[(Action::Log, 80), (Action::Deny, 80)],
+        pass: "client > web tcp 81|udp 80; lab > web tcp 80",
+        drop: "client > web,db tcp 80",
+        logged: "client > web,db tcp 80",
+    },
+    Case {
+        why: "behind a decision nothing is logged",
+        direction: Direction::Ingress,
+        rules: &[(Action::Allow, 80), (Action::Log, 80), (Action::Deny, 81), (Action::Log, 81)],
+        pass: "client > web tcp 80",
+        drop: "client > web tcp 81",
+        logged: "",
+    },
+    Case {
+        why: "two that log stand together; a pass goes on with the next tier and leaves out what is behind it",
+        direction: Direction::Ingress,
+        rules: &[
+            (Action::Log, 80),
+            (Action::Log, 81),
+            (Action::Pass, 80),
+            (Action::Deny, 80),
+            (Action::Deny, 82),
+            (Action::Log, 82),
+        ],
+        pass: "client > web tcp 80|tcp 81; opsweb > db tcp 81",
+        drop: "client > web tcp 82",
+        logged: "client > web tcp 80|tcp 81; opsweb > db tcp 81",
+    },
+    Case {
+        why: "what a pod sends",
+        direction: Direction::Egress,
+        rules: &[(Action::Log, 80), (Action::Log, 81), (Action::Deny, 81)],
+        pass: "web > client tcp 80|tcp 82; client > web tcp 80",
+        drop: "web,db > opsweb tcp 81",
+        logged: "web > client tcp 80; web,db > opsweb tcp 81",
+    },
+];
+
+fn tier(case: &Case) -> Tier {
+    let port = |port| Ports::Of(vec![Port::Numbers(Protocol::Tcp, port, port)]);
+    let of = |name: &str| PodSelector { namespaces: Namespaces::Named(name.to_owned()), pods: Selector::everything() };
+    let peers = || Peers::Of(vec![Peer::Pods(of("ops"))]);
+    let rules = case.rules.iter().chain(&[(Action::Log, LAST)]);
+    let rules: Vec<Rule> =
+        rules.map(|(action, at)| Rule { action: *action, peers: peers(), ports: port(*at) }).collect();
+    let (ingress, egress) = match case.direction {
+        Direction::Ingress => (Some(rules), None),
+        Direction::Egress => (None, Some(rules)),
+    };
+    let policy = Policy { order: 0, subject: of("shop"), ingress, egress };
+    let id = PolicyId { namespace: "shop".to_owned(), name: "first".to_owned() };
+    Tier { name: "first".to_owned(), default: TierDefault::Pass, policies: OrdMap::unit(id, policy.into()) }
+}
+
+type Told = (Reason, Direction, Head);
+
+fn head(probe: &Probe) -> Head {
+    let carried = match probe.carries {
+        Carries::Port(protocol, port) => Carried::Port(protocol, port),
+        other => panic!("{other:?} is in no rule"),
+    };
+    Head { source: probe.from.address(probe.family), destination: probe.to.address(probe.family), carried }
+}
+
+/// What is told until one of these packets is, which come last.
+fn hear(log: &mut PacketLog, last: &BTreeSet<Head>) -> BTreeSet<Told> {
+    let mut told = BTreeSet::new();
+    let mut to_come = last.clone();
+    let end = Instant::now() + Duration::from_secs(10);
+    while !to_come.is_empty() {
+        assert!(Instant::now() < end, "not told within ten seconds: {to_come:?}; but {told:?}");
+        for packet in log.hear(Some(Duration::from_secs(1))).unwrap().packets {
+            let (reason, direction) = read_prefix(&packet.prefix).unwrap();
+            if last.contains(&packet.head) {
+                to_come.remove(&packet.head);
+            } else {
+                told.insert((reason, direction, packet.head));
+            }
+        }
+    }
+    told
+}
+
+#[test]
+fn rules_that_log_decide_nothing_and_the_kernel_tells_of_their_packets() {
+    let mut world = World::new();
+    let mut log = world.node.run(|| PacketLog::bind(GROUP, SNAPLEN).unwrap());
+    for case in CASES {
+        let Case { why, direction, pass, drop, .. } = *case;
+        world.cluster.first_tier = Some(tier(case));
+        world.apply();
+        world.forget_connections();
+        let told_of = |text: &'static str| probes_of(&scenario("told", why, "", text, ""), &Family::ALL);
+        let heads = |reason, text| -> BTreeSet<Told> {
+            let probes = if text == "" { Vec::new() } else { told_of(text) };
+            probes.iter().map(|(probe, _)| (reason, direction, head(probe))).collect()
+        };
+        check_in(&mut world, &scenario("now", why, "", pass, drop), &Family::ALL);
+        let (from, to) = match direction {
+            Direction::Ingress => ("client", "web"),
+            Direction::Egress => ("web", "client"),
+        };
+        let last = Family::ALL.map(|family| Probe::new(family, from, to, &format!("tcp {LAST}")));
+        let _ = world.probe(&last.map(|probe| (probe, crate::probe::Fate::Passed)));
+        let told = hear(&mut log, &last.iter().map(head).collect());
+        let expected = heads(Reason::Logged, case.logged).into_iter().chain(heads(Reason::Denied, drop)).collect();
+        assert_eq!(told, expected, "{why}");
+    }
+}
