@@ -77,7 +77,7 @@ mod tests {
             direction,
             peer: Peer { address: [10, 244, 0, 2].into(), pod: Some(pod("client")) },
             carried: Carried::Port(Protocol::Tcp, 80),
-            cause: Cause::Isolated { by: vec![policy], more: 2 },
+            cause: Cause::Isolated { by: vec![policy], more: 1 },
         }
     }
 
@@ -88,7 +88,7 @@ mod tests {
             (Direction::Egress, "DropEgress", "to a/client (10.244.0.2), TCP port 80 was dropped: "),
         ] {
             let event = event(&denial(direction, "deny-all"));
-            let cause = "isolated by NetworkPolicy a/deny-all and 2 more, and no rule allows it";
+            let cause = "isolated by NetworkPolicy a/deny-all and 1 more, and no rule allows it";
             assert_eq!((event.action.as_str(), event.note), (action, Some(format!("{note}{cause}"))));
         }
     }

@@ -2,13 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails ends the test")]
 
 use std::{
-    convert::Infallible,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use axum::http::{Method, Request, Response};
-use kube::{Client, client::Body};
+use axum::http::Method;
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
@@ -19,6 +17,10 @@ use towpath_operator::{
     lease::{Election, Leadership},
     metrics::Metrics,
 };
+
+#[path = "support/client.rs"]
+mod client;
+use client::client;
 
 /// The API server: one Lease, or away.
 #[derive(Default)]
@@ -56,21 +58,6 @@ impl Server {
     }
 }
 
-fn client(server: &Arc<Mutex<Server>>) -> Client {
-    let server = Arc::clone(server);
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let server = Arc::clone(&server);
-        async move {
-            let (head, body) = request.into_parts();
-            let body = serde_json::from_slice(&body.collect_bytes().await.unwrap_or_default()).unwrap_or(Value::Null);
-            let (code, answer) = server.lock().unwrap().answer(&head.method, body);
-            let body = Body::from(answer.to_string().into_bytes());
-            Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
-        }
-    });
-    Client::new(service, "default")
-}
-
 /// A replica that takes part.
 struct Replica {
     stop: watch::Sender<bool>,
@@ -82,7 +69,9 @@ impl Replica {
     fn start(server: &Arc<Mutex<Server>>, name: &str) -> Self {
         let (tell, leads) = watch::channel(Leadership::Standby);
         let (stop, stops) = watch::channel(false);
-        let election = Election::new(client(server), name, Metrics::default());
+        let server = Arc::clone(server);
+        let client = client("default", move |method, _, body| server.lock().unwrap().answer(method, body));
+        let election = Election::new(client, name, Metrics::default());
         let task = tokio::task::spawn_local(async move { election.run(&tell, stops).await });
         Self { stop, leads, task }
     }

@@ -105,10 +105,20 @@ pub(crate) fn acknowledgement(payload: &[u8], attributes_at: usize) -> Result<()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Bytes of any kind, of which the first four are a length that is often right.
+    pub(crate) fn datagram() -> impl Strategy<Value = Vec<u8>> {
+        (prop::collection::vec(any::<u8>(), 0..200), 0..64_u32).prop_map(|(mut bytes, length)| {
+            if let Some(field) = bytes.first_chunk_mut() {
+                *field = length.to_ne_bytes();
+            }
+            bytes
+        })
+    }
 
     #[test]
     fn a_refusal_carries_the_kernels_words() {
@@ -127,11 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_of_any_kind_are_read_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..200), length in 0..64u32) {
-            let mut bytes = bytes;
-            if bytes.len() >= 4 {
-                bytes[..4].copy_from_slice(&length.to_ne_bytes());
-            }
+        fn bytes_of_any_kind_are_read_to_an_end(bytes in datagram()) {
             for (_, payload) in messages(&bytes) {
                 let _ = acknowledgement(payload, 4 + HEADER);
             }

@@ -2,15 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use axum::http::{Method, Request, Response};
+use axum::http::Method;
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use k8s_openapi::jiff::Timestamp;
-use kube::{Client, client::Body};
+use kube::Client;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::sleep};
@@ -27,6 +26,8 @@ use towpath_operator::{
     table::Step,
     world::Change,
 };
+
+mod client;
 
 /// The cluster's nodes.
 const NODES: [&str; 2] = ["n0", "n1"];
@@ -246,24 +247,14 @@ impl Rig {
 
 fn client(server: &Arc<Mutex<Server>>) -> Client {
     let server = Arc::clone(server);
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let server = Arc::clone(&server);
-        async move {
-            let (head, body) = request.into_parts();
-            let bytes = body.collect_bytes().await.unwrap_or_default();
-            let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-            let answer = server.lock().unwrap().answer(&head.method, head.uri.path(), body);
-            let (code, value) = match answer {
-                Ok(value) => (200, value),
-                Err(code) => (
-                    code,
-                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-                    "message": "out of order", "reason": "InternalError"}),
-                ),
-            };
-            let body = Body::from(value.to_string().into_bytes());
-            Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+    client::client(names::NAMESPACE, move |method, path, body| {
+        match server.lock().unwrap().answer(method, path, body) {
+            Ok(value) => (200, value),
+            Err(code) => (
+                code,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                "message": "out of order", "reason": "InternalError"}),
+            ),
         }
-    });
-    Client::new(service, names::NAMESPACE)
+    })
 }
