@@ -147,7 +147,7 @@ fn rules_that_log_decide_nothing_and_the_kernel_tells_of_their_packets() {
         world.forget_connections();
         let told_of = |text: &'static str| probes_of(&scenario("told", why, "", text, ""), &Family::ALL);
         let heads = |reason, text| -> BTreeSet<Told> {
-            let probes = if text == "" { Vec::new() } else { told_of(text) };
+            let probes = if text.is_empty() { Vec::new() } else { told_of(text) };
             probes.iter().map(|(probe, _)| (reason, direction, head(probe))).collect()
         };
         check_in(&mut world, &scenario("now", why, "", pass, drop), &Family::ALL);
