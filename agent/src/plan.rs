@@ -1,19 +1,14 @@
 //! From what is known of the cluster and what the kernel has, to what the node should have. Pure: no effect, no clock.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdSet;
 use ipnet::IpNet;
 use towpath_core::{
-    model::{Endpoint, Family, Mac, NodeName, Peer},
-    names::IfName,
+    model::{Family, Mac, NodeName},
     overlay::{
-        self, InterfaceSpec, Kernel, MtuError, Overlay, OverlayInput, OwnSide, PeerConflict, Uplink, UplinkError,
-        UplinkQuery, choose_uplink, device_mtu,
+        InterfaceSpec, Kernel, MtuError, Overlay, OverlayInput, OwnSide, Uplink, UplinkError, UplinkQuery, Wanted,
+        choose_uplink, device_mtu,
     },
     policy::compile::Compiler,
     ruleset::Ruleset,
@@ -21,7 +16,7 @@ use towpath_core::{
 };
 use towpath_crds::network_config::PolicyMode;
 use towpath_index::{
-    AddressOverrides, Index, NodeProblem, NodeRecord, PeerView, SkipReason, Skipped, flannel::Published,
+    AddressOverrides, Index, NodeProblem, NodeRecord, PeerSorter, PeerView, SkipReason, flannel::Published,
 };
 
 use crate::settings::Settings;
@@ -64,19 +59,17 @@ pub struct Path {
     pub own: BTreeMap<Family, OwnSide>,
     /// What the peers are to be told.
     pub published: BTreeMap<Family, Published>,
-    /// Peers that are left out because they contradict others.
-    pub conflicts: Vec<PeerConflict>,
 }
 
 /// What the node should have, and what stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The overlay; `None`: there cannot be one, and what there is stays as it is.
-    pub path: Option<Arc<Path>>,
+    pub path: Option<Path>,
     /// Why there is none, or why a family of it is missing.
     pub problem: Option<PathProblem>,
-    /// Peers by family, as the cluster has them.
-    pub peers: Arc<PeerView>,
+    /// The other nodes, as the cluster has them.
+    pub peers: PeerView,
     /// Our table.
     pub table: Ruleset,
 }
@@ -100,50 +93,44 @@ pub struct Known<'a> {
 /// known all the same.
 #[derive(Debug)]
 pub struct Planner {
+    peers: PeerSorter,
+    overlay: Wanted,
     compiler: Compiler,
     table: Table,
-    overlay: Option<OverlaySide>,
 }
 
-/// How much may have changed since the last plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// Anything.
-    All,
-    /// Pods, namespaces, policies and the pods' interfaces: no Node and nothing in the kernel.
-    Policy,
-}
-
-/// All of a plan but the table.
-#[derive(Debug, Clone)]
-struct OverlaySide {
-    peers: Arc<PeerView>,
-    path: Option<Arc<Path>>,
-    problem: Option<PathProblem>,
-    node_addresses: OrdSet<IpAddr>,
-    /// Those that the path was made for.
-    endpoints: OrdMap<IfName, Arc<Endpoint>>,
+/// All of a path but the overlay.
+struct Ground {
+    uplink: Uplink,
+    mtu: u32,
+    own: BTreeMap<Family, OwnSide>,
+    published: BTreeMap<Family, Published>,
 }
 
 impl Planner {
     /// One that has planned nothing yet.
     #[must_use]
-    pub fn new(settings: &Settings) -> Self {
-        Self { compiler: Compiler::new(settings.deny_log), table: Table::default(), overlay: None }
+    pub fn new(settings: &Settings, me: &NodeName) -> Self {
+        Self {
+            peers: PeerSorter::new(me.clone(), &settings.pod_cidrs, settings.vni),
+            overlay: Wanted::default(),
+            compiler: Compiler::new(settings.deny_log),
+            table: Table::default(),
+        }
     }
 
     /// Decides. `None` until the index has synced.
     #[must_use]
-    pub fn plan(&mut self, known: Known<'_>, scope: Scope) -> Option<Plan> {
+    pub fn plan(&mut self, known: Known<'_>) -> Option<Plan> {
         let Known { settings, index, .. } = known;
         let snapshot = index.snapshot()?;
-        let still_good = |side: &&OverlaySide| scope == Scope::Policy && side.endpoints.ptr_eq(index.endpoints());
-        let side = match self.overlay.as_ref().filter(still_good) {
-            Some(side) => side.clone(),
-            None => known.overlay_side()?,
+        self.peers.update(index.nodes()?);
+        let peers = self.peers.view().clone();
+        let (path, problem) = match known.ground(&peers) {
+            Ok((ground, problem)) => (Some(self.path(known, &peers, ground)), problem),
+            Err(problem) => (None, Some(problem)),
         };
-        self.overlay = Some(side.clone());
-        let OverlaySide { peers, path, problem, node_addresses, .. } = side;
+        let node_addresses = self.node_addresses(path.as_ref());
         let own_node = index.own_node();
         let own_cidrs: Vec<IpNet> = own_node.into_iter().flat_map(|node| node.pod_cidrs.values().copied()).collect();
         let policy = match settings.policy {
@@ -165,25 +152,37 @@ impl Planner {
         });
         Some(Plan { path, problem, peers, table: self.table.ruleset().clone() })
     }
+
+    fn path(&mut self, known: Known<'_>, peers: &PeerView, ground: Ground) -> Path {
+        let Ground { uplink, mtu, own, published } = ground;
+        self.overlay.update(&OverlayInput {
+            vni: known.settings.vni,
+            port: known.settings.port,
+            mtu,
+            uplink: &uplink,
+            direct_routing: known.settings.direct_routing,
+            families: &own,
+            peers: &peers.families.iter().map(|(family, view)| (*family, view.peers.clone())).collect(),
+            endpoints: known.index.endpoints(),
+        });
+        Path { overlay: self.overlay.overlay().clone(), uplink, mtu, own, published }
+    }
+
+    /// Where overlay packets come from: what Nodes say, and this node's own addresses before its Node says them.
+    fn node_addresses(&self, path: Option<&Path>) -> OrdSet<IpAddr> {
+        let mut addresses = self.peers.underlay().clone();
+        for address in path.iter().flat_map(|path| path.uplink.addresses.values()) {
+            addresses.insert(*address);
+        }
+        addresses
+    }
 }
 
 impl Known<'_> {
-    fn overlay_side(&self) -> Option<OverlaySide> {
-        let peers = self.index.peers(&self.settings.pod_cidrs, self.settings.vni)?;
-        let mut node_addresses = self.index.underlay_addresses()?;
-        let (path, problem) = match self.path(&peers) {
-            Ok((path, problem)) => (Some(Arc::new(path)), problem),
-            Err(problem) => (None, Some(problem)),
-        };
-        node_addresses.extend(path.iter().flat_map(|path| path.uplink.addresses.values().copied()));
-        let endpoints = self.index.endpoints().clone();
-        Some(OverlaySide { peers: Arc::new(peers), path, problem, node_addresses, endpoints })
-    }
-
-    /// The overlay, and what is missing of it.
-    fn path(&self, peers: &PeerView) -> Result<(Path, Option<PathProblem>), PathProblem> {
+    /// What the overlay stands on, and what is missing of it.
+    fn ground(&self, peers: &PeerView) -> Result<(Ground, Option<PathProblem>), PathProblem> {
         let node = self.index.own_node().ok_or_else(|| PathProblem::NoNode(self.me.clone()))?;
-        let (cidrs, mut problems) = self.own_cidrs(node, &peers.skipped);
+        let (cidrs, mut problems) = self.own_cidrs(node, peers);
         if cidrs.is_empty() {
             return Err(problems.pop().unwrap_or(PathProblem::NoPodCidr(Family::V4)));
         }
@@ -208,21 +207,7 @@ impl Known<'_> {
                 (*family, Published { public_ip, vtep_mac: own.mac })
             })
             .collect();
-        let all_peers: Vec<Peer> = peers.peers.values().flatten().cloned().collect();
-        let endpoints: Vec<Endpoint> =
-            self.index.endpoints().values().map(|endpoint| Endpoint::clone(endpoint)).collect();
-        let (overlay, conflicts) = overlay::want(&OverlayInput {
-            node: self.me,
-            vni: self.settings.vni,
-            port: self.settings.port,
-            mtu,
-            uplink: &uplink,
-            direct_routing: self.settings.direct_routing,
-            families: &own,
-            peers: &all_peers,
-            endpoints: &endpoints,
-        });
-        Ok((Path { overlay, uplink, mtu, own, published, conflicts }, problems.pop()))
+        Ok((Ground { uplink, mtu, own, published }, problems.pop()))
     }
 
     /// The link that carries the overlay: where the user's annotation says so, else as configured.
@@ -244,17 +229,15 @@ impl Known<'_> {
     }
 
     /// The node's usable podCIDRs, and why others are not.
-    fn own_cidrs(&self, node: &NodeRecord, skipped: &[Skipped]) -> (BTreeMap<Family, IpNet>, Vec<PathProblem>) {
-        let families: BTreeSet<Family> = self.settings.pod_cidrs.iter().map(|net| Family::of_net(*net)).collect();
+    fn own_cidrs(&self, node: &NodeRecord, peers: &PeerView) -> (BTreeMap<Family, IpNet>, Vec<PathProblem>) {
         let (mut cidrs, mut problems) = (BTreeMap::new(), Vec::new());
-        for family in families {
-            let reason = skipped.iter().find(|s| s.node == *self.me && s.family == family).map(|s| s.reason.clone());
-            match (node.pod_cidrs.get(&family), reason) {
+        for (family, view) in &peers.families {
+            match (node.pod_cidrs.get(family), view.skipped.get(self.me)) {
                 (Some(cidr), None) => {
-                    cidrs.insert(family, *cidr);
+                    cidrs.insert(*family, *cidr);
                 }
-                (Some(cidr), Some(reason)) => problems.push(PathProblem::PodCidr(*cidr, reason)),
-                (None, _) => problems.push(PathProblem::NoPodCidr(family)),
+                (Some(cidr), Some(reason)) => problems.push(PathProblem::PodCidr(*cidr, reason.clone())),
+                (None, _) => problems.push(PathProblem::NoPodCidr(*family)),
             }
         }
         (cidrs, problems)

@@ -4,6 +4,7 @@
 //! snapshot → plan → want; want and have → difference.
 
 pub mod connection;
+pub mod delta;
 pub mod ipam;
 pub mod model;
 pub mod names;

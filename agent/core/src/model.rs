@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 use crate::names::IfName;
@@ -211,9 +212,8 @@ impl Protocol {
     }
 }
 
-/// Another node, as far as one family of the overlay is concerned: what it publishes in its annotations.
-/// All three addresses are of one family with [`Peer::pod_cidr`], but that an IPv6 pod network needs an IPv6 underlay
-/// is the index's business to check.
+/// Another node, as far as one family of the overlay is concerned: what it publishes in its annotations. Its addresses are of
+/// that family, as the index checks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Peer {
     /// Its Node.
@@ -225,6 +225,10 @@ pub struct Peer {
     /// Its VTEP's MAC.
     pub vtep_mac: Mac,
 }
+
+/// The other nodes by the family that they are peers in. No two have a part of their pods' networks or their VTEPs' MAC in
+/// common, nor has one with this node: the index decides whose it is.
+pub type Peers = BTreeMap<Family, OrdMap<NodeName, Peer>>;
 
 /// A pod's interface on this node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

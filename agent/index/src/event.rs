@@ -45,12 +45,10 @@ pub enum Change<K> {
 /// Something that is computed from the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Concern {
-    /// Peers and underlay addresses: [`crate::Index::peers`], [`crate::Index::underlay_addresses`].
-    Overlay,
+    /// The peers, the underlay, this node's own object: [`crate::Index::nodes`], [`crate::Index::own_node`].
+    Nodes,
     /// The policy snapshot and the local endpoints: [`crate::Index::snapshot`], [`crate::Index::endpoints`].
     Policy,
-    /// This node's own object: [`crate::Index::own_node`].
-    OwnNode,
 }
 
 /// What has to be computed again.
@@ -66,7 +64,7 @@ impl Dirty {
 
     /// Everything: after the last of the first lists.
     pub fn everything() -> Self {
-        Self(BTreeSet::from([Concern::Overlay, Concern::Policy, Concern::OwnNode]))
+        Self(BTreeSet::from([Concern::Nodes, Concern::Policy]))
     }
 
     /// This.

@@ -6,14 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use imbl::{OrdMap, OrdSet};
-use ipnet::IpNet;
+use imbl::OrdMap;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod as KubePod},
     networking::v1::NetworkPolicy,
 };
 use towpath_core::{
-    model::{Endpoint, Labels, NodeName, PodId, Vni},
+    model::{Endpoint, Labels, NodeName, PodId},
     names::IfName,
     policy::ir::{Policy, PolicyId, Rejected, Snapshot, Tier, TierDefault},
 };
@@ -23,7 +22,6 @@ use crate::{
     listing::Listing,
     network_policy,
     node::{self, NodeRecord},
-    peers::{self, PeerView},
     pod,
 };
 
@@ -32,7 +30,7 @@ use crate::{
 pub struct Index {
     me: NodeName,
     listings: Listings,
-    nodes: BTreeMap<NodeName, NodeRecord>,
+    nodes: OrdMap<NodeName, Arc<NodeRecord>>,
     snapshot: Snapshot,
     rejected: BTreeMap<PolicyId, Vec<Rejected>>,
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
@@ -63,7 +61,7 @@ impl Index {
                 namespaces: Listing::Never,
                 policies: Listing::Never,
             },
-            nodes: BTreeMap::new(),
+            nodes: OrdMap::new(),
             snapshot: Snapshot { tiers: vec![tier], ..Snapshot::default() },
             rejected: BTreeMap::new(),
             endpoints: OrdMap::new(),
@@ -135,27 +133,16 @@ impl Index {
         self.rejected.values().flatten()
     }
 
-    /// The other nodes; `None` until [`Index::synced`]. `networks` are the ranges of all pods, at most one per family.
+    /// All nodes, this one included; `None` until [`Index::synced`].
     #[must_use]
-    pub fn peers(&self, networks: &[IpNet], vni: Vni) -> Option<PeerView> {
-        self.synced().then(|| peers::view(&self.me, &self.nodes, networks, vni))
-    }
-
-    /// Every address that overlay packets of a node of this cluster can come from, this node's own included; `None`
-    /// until [`Index::synced`].
-    #[must_use]
-    pub fn underlay_addresses(&self) -> Option<OrdSet<IpAddr>> {
-        let published = |node: &NodeRecord| {
-            let public = node.published.values().filter_map(|p| p.as_ref().ok()).map(|p| p.public_ip);
-            public.chain(node.internal_ips.iter().copied()).collect::<Vec<_>>()
-        };
-        self.synced().then(|| self.nodes.values().flat_map(published).collect())
+    pub fn nodes(&self) -> Option<&OrdMap<NodeName, Arc<NodeRecord>>> {
+        self.synced().then_some(&self.nodes)
     }
 
     /// This node's own object, as soon as it is known.
     #[must_use]
     pub fn own_node(&self) -> Option<&NodeRecord> {
-        self.nodes.get(&self.me)
+        self.nodes.get(&self.me).map(|node| &**node)
     }
 
     /// Whether the pod is known, so that the snapshot says which policies apply to it. With a UID it is that very pod of
@@ -252,25 +239,16 @@ impl Kind for Node {
 
     fn put(self, index: &mut Index, name: NodeName) -> Dirty {
         let record = node::convert(self);
-        if index.nodes.get(&name) == Some(&record) {
+        if index.nodes.get(&name).is_some_and(|have| **have == record) {
             return Dirty::nothing();
         }
-        let dirty = node_dirty(index, &name);
-        index.nodes.insert(name, record);
-        dirty
+        index.nodes.insert(name, Arc::new(record));
+        Dirty::only(Concern::Nodes)
     }
 
     fn remove(index: &mut Index, name: &NodeName) -> Dirty {
-        index.nodes.remove(name).map_or_else(Dirty::nothing, |_| node_dirty(index, name))
+        index.nodes.remove(name).map_or_else(Dirty::nothing, |_| Dirty::only(Concern::Nodes))
     }
-}
-
-fn node_dirty(index: &Index, name: &NodeName) -> Dirty {
-    let mut dirty = Dirty::only(Concern::Overlay);
-    if *name == index.me {
-        dirty.merge(Dirty::only(Concern::OwnNode));
-    }
-    dirty
 }
 
 impl Kind for KubePod {

@@ -18,5 +18,5 @@ pub use self::{
     event::{Change, Concern, Dirty, Event},
     index::Index,
     node::{AddressOverrides, Announcement, NetworkUnavailable, NodeProblem, NodeRecord},
-    peers::{PeerView, SkipReason, Skipped},
+    peers::{FamilyView, PeerSorter, PeerView, SkipReason},
 };

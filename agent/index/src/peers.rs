@@ -3,39 +3,46 @@
 //! Every node decides the same from the same Nodes: what two nodes claim belongs to the older one, by creation and then
 //! by name, so that a newcomer with a mistake takes nothing away from the others. One's own claims come before all,
 //! because its own pods are there.
+//!
+//! A change costs what it touches: decided anew are the nodes that have changed, and those that claim anything that they
+//! or such nodes claim or claimed. Nobody else's lot hangs on them. From nothing that is all nodes, by the same rule.
+
+mod claim;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
-use towpath_core::model::{Family, NodeName, Peer, Vni};
+use towpath_core::{
+    delta::changes,
+    model::{Family, Mac, NodeName, Peer, Vni},
+};
 
-use crate::node::{NodeProblem, NodeRecord};
+use self::claim::{Claim, Claims, Taken};
+use crate::node::{Announcement, NodeProblem, NodeRecord};
 
 /// The other nodes, as the overlay should know them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerView {
-    /// Those that can be connected. A family of the pod network is always here, even without peers.
-    pub peers: BTreeMap<Family, BTreeSet<Peer>>,
-    /// Those that cannot, with the reason. This node itself is here if its own podCIDR is the trouble.
-    pub skipped: Vec<Skipped>,
+    /// The families of the pod network, even without peers.
+    pub families: BTreeMap<Family, FamilyView>,
     /// Parts of Nodes that cannot be used, whether the node is connected or not.
-    pub problems: Vec<(NodeName, NodeProblem)>,
-    /// Those that have no podCIDR yet, or have not published where they are: they are new.
-    pub waiting: BTreeSet<(NodeName, Family)>,
+    pub problems: OrdMap<NodeName, Vec<NodeProblem>>,
 }
 
-/// A node that is left out of one family of the overlay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// The node.
-    pub node: NodeName,
-    /// The family.
-    pub family: Family,
-    /// Why.
-    pub reason: SkipReason,
+/// The other nodes in one family of the overlay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FamilyView {
+    /// Those that can be connected.
+    pub peers: OrdMap<NodeName, Peer>,
+    /// Those that cannot, with the reason. This node itself is here if its own podCIDR is the trouble.
+    pub skipped: OrdMap<NodeName, SkipReason>,
+    /// Those that have no podCIDR yet, or have not published where they are: they are new. This node, too, until it has one.
+    pub waiting: OrdSet<NodeName>,
 }
 
 /// Why a node is left out.
@@ -82,110 +89,218 @@ pub enum SkipReason {
         /// The other node.
         other: NodeName,
     },
+    /// An older node publishes the same MAC: frames for one would go to the other.
+    #[error(
+        "it publishes the VTEP MAC {mac} as node {other} does, which has it longer: delete the device flannel.<VNI> there, so that it gets another"
+    )]
+    SameMac {
+        /// The MAC.
+        mac: Mac,
+        /// The other node.
+        other: NodeName,
+    },
 }
 
-/// Sorts the nodes. `networks` is the pod network, `vni` ours.
-pub(crate) fn view<'a>(
-    me: &NodeName,
-    nodes: &'a BTreeMap<NodeName, NodeRecord>,
-    networks: &[IpNet],
+/// Sorts the nodes, and keeps them sorted.
+#[derive(Debug)]
+pub struct PeerSorter {
+    me: NodeName,
+    networks: Vec<IpNet>,
     vni: Vni,
-) -> PeerView {
-    let mut by_age: Vec<(&NodeName, &NodeRecord)> = nodes.iter().collect();
-    let age =
-        |(name, node): &(&'a NodeName, &'a NodeRecord)| (*name != me, node.created.is_none(), &node.created, *name);
-    by_age.sort_by(|a, b| age(a).cmp(&age(b)));
-    let mut sorter = Sorter { me, vni, cidrs: BTreeMap::new(), addresses: BTreeMap::new(), view: PeerView::default() };
-    for (name, node) in &by_age {
-        sorter.view.problems.extend(node.problems.iter().map(|problem| ((*name).clone(), problem.clone())));
-    }
-    for family in Family::ALL {
-        let networks: Vec<&IpNet> = networks.iter().filter(|net| Family::of_net(**net) == family).collect();
-        if networks.is_empty() {
-            continue;
-        }
-        sorter.view.peers.insert(family, BTreeSet::new());
-        for (name, node) in &by_age {
-            match sorter.peer(family, &networks, name, node) {
-                Ok(Some(peer)) => {
-                    sorter.view.peers.entry(family).or_default().insert(peer);
-                }
-                Ok(None) => {}
-                Err(reason) => sorter.view.skipped.push(Skipped { node: (*name).clone(), family, reason }),
-            }
-        }
-    }
-    sorter.view
-}
-
-struct Sorter<'a> {
-    me: &'a NodeName,
-    vni: Vni,
-    /// Claimed podCIDRs by their first address. They are disjoint.
-    cidrs: BTreeMap<IpAddr, (IpNet, &'a NodeName)>,
-    addresses: BTreeMap<IpAddr, &'a NodeName>,
+    nodes: OrdMap<NodeName, Arc<NodeRecord>>,
+    claims: Claims,
+    /// How many nodes send from an address.
+    senders: BTreeMap<IpAddr, usize>,
+    underlay: OrdSet<IpAddr>,
     view: PeerView,
 }
 
-impl<'a> Sorter<'a> {
-    /// The node as a peer. `None`: it is this node, or it is not ready.
-    fn peer(
-        &mut self,
-        family: Family,
-        networks: &[&IpNet],
-        name: &'a NodeName,
-        node: &NodeRecord,
-    ) -> Result<Option<Peer>, SkipReason> {
-        let Some(&cidr) = node.pod_cidrs.get(&family) else {
-            self.view.waiting.insert((name.clone(), family));
-            return Ok(None);
-        };
-        if !networks.iter().any(|net| net.contains(&cidr)) {
+impl PeerSorter {
+    /// One that knows no nodes yet. `networks` are the ranges of all pods, at most one per family, `vni` is ours.
+    #[must_use]
+    pub fn new(me: NodeName, networks: &[IpNet], vni: Vni) -> Self {
+        let families = networks.iter().map(|net| (Family::of_net(*net), FamilyView::default())).collect();
+        Self {
+            me,
+            networks: networks.to_vec(),
+            vni,
+            nodes: OrdMap::new(),
+            claims: Claims::default(),
+            senders: BTreeMap::new(),
+            underlay: OrdSet::new(),
+            view: PeerView { families, problems: OrdMap::new() },
+        }
+    }
+
+    /// Sorts these nodes.
+    pub fn update(&mut self, nodes: &OrdMap<NodeName, Arc<NodeRecord>>) {
+        let before = std::mem::replace(&mut self.nodes, nodes.clone());
+        let mut touched = BTreeSet::new();
+        let mut left = Vec::new();
+        for (name, before, after) in changes(&before, nodes) {
+            touched.insert(name.clone());
+            if let Some(node) = before {
+                let claims = self.claims_of(node);
+                claims.iter().for_each(|claim| self.claims.withdraw(claim, name));
+                left.extend(claims);
+                addresses(node).into_iter().for_each(|address| self.stops_sending(address));
+            }
+            if let Some(node) = after {
+                self.claims_of(node).into_iter().for_each(|claim| self.claims.enter(claim, name));
+                addresses(node).into_iter().for_each(|address| self.sends(address));
+            }
+            match after.map(|node| node.problems.clone()).filter(|problems| !problems.is_empty()) {
+                Some(problems) => _ = self.view.problems.insert(name.clone(), problems),
+                None => _ = self.view.problems.remove(name),
+            }
+        }
+        let concerned = self.concerned(touched, left);
+        self.decide(&concerned);
+    }
+
+    /// The nodes as they were sorted last.
+    #[must_use]
+    pub const fn view(&self) -> &PeerView {
+        &self.view
+    }
+
+    /// Every address that overlay packets of a node of this cluster can come from, this node's own included.
+    #[must_use]
+    pub const fn underlay(&self) -> &OrdSet<IpAddr> {
+        &self.underlay
+    }
+
+    fn sends(&mut self, address: IpAddr) {
+        let senders = self.senders.entry(address).or_default();
+        *senders += 1;
+        if *senders == 1 {
+            self.underlay.insert(address);
+        }
+    }
+
+    fn stops_sending(&mut self, address: IpAddr) {
+        let Some(senders) = self.senders.get_mut(&address) else { return };
+        *senders -= 1;
+        if *senders == 0 {
+            self.senders.remove(&address);
+            self.underlay.remove(&address);
+        }
+    }
+
+    /// All that the node would have for itself, whether it gets it or not.
+    fn claims_of(&self, node: &NodeRecord) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        for family in self.view.families.keys() {
+            claims.extend(
+                node.pod_cidrs.get(family).filter(|cidr| self.is_inside(cidr)).map(|cidr| Claim::PodCidr(*cidr)),
+            );
+            if let Some(Ok(Announcement { public_ip, backend })) = node.published.get(family) {
+                claims.push(Claim::PublicIp(*public_ip));
+                claims.push(Claim::Mac(*family, backend.vtep_mac));
+            }
+        }
+        claims
+    }
+
+    fn is_inside(&self, cidr: &IpNet) -> bool {
+        self.networks.iter().any(|net| net.contains(cidr))
+    }
+
+    /// These nodes, those that claim anything of what they claim or have left, and so on.
+    fn concerned(&self, mut concerned: BTreeSet<NodeName>, left: Vec<Claim>) -> BTreeSet<NodeName> {
+        let claims_of = |name: &NodeName| self.nodes.get(name).map(|node| self.claims_of(node)).unwrap_or_default();
+        let mut open = left;
+        open.extend(concerned.iter().flat_map(claims_of));
+        while let Some(claim) = open.pop() {
+            for name in self.claims.in_touch(&claim, &self.networks) {
+                if concerned.insert(name.clone()) {
+                    open.extend(claims_of(name));
+                }
+            }
+        }
+        concerned
+    }
+
+    /// Decides about nodes that have no claim in common with any other.
+    fn decide(&mut self, concerned: &BTreeSet<NodeName>) {
+        let mut by_age: Vec<(&NodeName, &NodeRecord)> =
+            concerned.iter().filter_map(|name| Some((name, &**self.nodes.get(name)?))).collect();
+        by_age.sort_by_key(|(name, node)| (**name != self.me, node.created.is_none(), &node.created, *name));
+        for (family, view) in &mut self.view.families {
+            for name in concerned {
+                view.forget(name);
+            }
+            let rule = Rule { me: &self.me, networks: &self.networks, vni: self.vni, family: *family };
+            let mut taken = Taken::default();
+            for (name, node) in &by_age {
+                match rule.lot(&mut taken, name, node) {
+                    Ok(Lot::Own) => {}
+                    Ok(Lot::Waiting) => _ = view.waiting.insert((*name).clone()),
+                    Ok(Lot::Peer(peer)) => _ = view.peers.insert((*name).clone(), peer),
+                    Err(reason) => _ = view.skipped.insert((*name).clone(), reason),
+                }
+            }
+        }
+    }
+}
+
+impl FamilyView {
+    fn forget(&mut self, name: &NodeName) {
+        self.peers.remove(name);
+        self.skipped.remove(name);
+        self.waiting.remove(name);
+    }
+}
+
+/// What becomes of a node that is not left out.
+enum Lot {
+    /// It is this one.
+    Own,
+    /// It is not ready.
+    Waiting,
+    Peer(Peer),
+}
+
+/// The rule by which a node becomes a peer of a family.
+struct Rule<'a> {
+    me: &'a NodeName,
+    networks: &'a [IpNet],
+    vni: Vni,
+    family: Family,
+}
+
+impl Rule<'_> {
+    /// What becomes of a node, where older ones have taken what is taken.
+    fn lot<'a>(&self, taken: &mut Taken<'a>, name: &'a NodeName, node: &NodeRecord) -> Result<Lot, SkipReason> {
+        let is_me = name == self.me;
+        let Some(&cidr) = node.pod_cidrs.get(&self.family) else { return Ok(Lot::Waiting) };
+        if !self.networks.iter().any(|net| net.contains(&cidr)) {
             return Err(SkipReason::OutsideNetwork { cidr });
         }
-        self.claim_cidr(cidr, name)?;
-        let announcement = match node.published.get(&family) {
-            Some(Ok(announcement)) => announcement,
-            Some(Err(_)) | None if name == self.me => return Ok(None),
+        taken.take_pod_cidr(cidr, name)?;
+        let Announcement { public_ip, backend } = match node.published.get(&self.family) {
+            Some(Ok(announcement)) => *announcement,
+            Some(Err(_)) | None if is_me => return Ok(Lot::Own),
             Some(Err(problem)) => return Err(SkipReason::Node(problem.clone())),
-            None => {
-                self.view.waiting.insert((name.clone(), family));
-                return Ok(None);
-            }
+            None => return Ok(Lot::Waiting),
         };
-        let public_ip = announcement.public_ip;
-        self.claim_address(public_ip, name)?;
-        if name == self.me {
-            return Ok(None);
-        }
-        match announcement.backend.vni {
-            Some(theirs) if theirs != self.vni => Err(SkipReason::OtherVni { theirs, ours: self.vni }),
-            Some(_) | None => Ok(Some(Peer {
-                node: name.clone(),
-                pod_cidr: cidr,
-                public_ip,
-                vtep_mac: announcement.backend.vtep_mac,
-            })),
-        }
-    }
-
-    fn claim_cidr(&mut self, cidr: IpNet, name: &'a NodeName) -> Result<(), SkipReason> {
-        let before = self.cidrs.range(..=cidr.network()).next_back().filter(|(_, (other, _))| other.contains(&cidr));
-        let within = || self.cidrs.range(cidr.network()..=cidr.broadcast()).next();
-        if let Some((_, &(other_cidr, other))) = before.or_else(within) {
-            return Err(SkipReason::Overlap { cidr, other_cidr, other: other.clone() });
-        }
-        self.cidrs.insert(cidr.network(), (cidr, name));
-        Ok(())
-    }
-
-    fn claim_address(&mut self, address: IpAddr, name: &'a NodeName) -> Result<(), SkipReason> {
-        match self.addresses.get(&address) {
-            Some(other) => Err(SkipReason::SamePublicIp { address, other: (*other).clone() }),
-            None => {
-                self.addresses.insert(address, name);
-                Ok(())
+        taken.take_public_ip(public_ip, name)?;
+        match backend.vni {
+            Some(theirs) if theirs != self.vni && !is_me => {
+                return Err(SkipReason::OtherVni { theirs, ours: self.vni });
             }
+            Some(_) | None => {}
         }
+        taken.take_mac(backend.vtep_mac, name)?;
+        if is_me {
+            return Ok(Lot::Own);
+        }
+        Ok(Lot::Peer(Peer { node: name.clone(), pod_cidr: cidr, public_ip, vtep_mac: backend.vtep_mac }))
     }
+}
+
+/// Where overlay packets of the node can come from.
+fn addresses(node: &NodeRecord) -> BTreeSet<IpAddr> {
+    let public = node.published.values().filter_map(|published| published.as_ref().ok()).map(|p| p.public_ip);
+    public.chain(node.internal_ips.iter().copied()).collect()
 }

@@ -13,10 +13,7 @@ use towpath_dataplane::local::Listing;
 use tracing::warn;
 
 use super::{Node, outcome::Outcome};
-use crate::{
-    kernel::{Notice, ReadError},
-    plan::Scope,
-};
+use crate::kernel::{Notice, ReadError};
 
 /// How long changes are gathered before what they hint at is read back.
 pub(super) const GATHER: Duration = Duration::from_millis(100);
@@ -106,7 +103,7 @@ impl Node {
                 if differs || matches!(self.overlay_outcome, Outcome::Failed(_)) {
                     self.watching_drift |= !self.stale && self.overlay_outcome == Outcome::Done;
                     self.stale = true;
-                    self.scope = Scope::All;
+                    self.carried_out = None;
                 }
                 self.net = Belief { have: Some(*kernel), look: now + self.resync() };
             }

@@ -1,7 +1,5 @@
 //! What to do next: read, change or tell.
 
-use std::sync::Arc;
-
 use towpath_core::{
     overlay,
     ruleset::{self, Transaction},
@@ -11,7 +9,7 @@ use tracing::info;
 use super::{Effect, Node, Now, outcome::Outcome, state::Busy};
 use crate::{
     kernel::{Change, Job, Part},
-    plan::{Known, Path, Scope},
+    plan::Known,
 };
 
 impl Node {
@@ -35,6 +33,7 @@ impl Node {
                 effects.push(Effect::Job(Job::Apply(change)));
                 return;
             }
+            self.follow(&[], now.instant);
             self.done(now, effects);
         }
         self.settle(now, effects);
@@ -50,10 +49,7 @@ impl Node {
             have: net,
             macs: &self.identity.macs,
         };
-        let scope = if self.overlay_outcome == Outcome::Done { self.scope } else { Scope::All };
-        let plan = self.planner.plan(known, scope)?;
-        let before = self.plan.as_ref().and_then(|plan| plan.path.as_ref());
-        let as_before = |path: &&Arc<Path>| scope == Scope::Policy && before.is_some_and(|b| Arc::ptr_eq(b, path));
+        let plan = self.planner.plan(known)?;
         // A difference that was refused will be refused again, whatever the reason: then the table is made anew.
         let rules = match self.table_outcome {
             Outcome::Failed(_) => Transaction::replace(&plan.table),
@@ -61,14 +57,13 @@ impl Node {
         };
         let change = Change {
             table: rules,
-            // What was carried out, and neither wanted otherwise nor changed by others since, is there.
-            net: match &plan.path {
-                Some(path) if !as_before(&path) => overlay::diff(&path.overlay, net),
-                Some(_) | None => Vec::new(),
+            net: match (&plan.path, &self.carried_out) {
+                (Some(path), Some(before)) => overlay::change(&path.overlay, before, net),
+                (Some(path), None) => overlay::diff(&path.overlay, net),
+                (None, _) => Vec::new(),
             },
         };
         self.stale = false;
-        self.scope = Scope::Policy;
         self.planned_since = self.policy_since.take().filter(|_| !change.table.is_empty());
         self.pods.planned(&self.index);
         self.cutting.planned(&change.table, &plan.table);

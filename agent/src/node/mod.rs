@@ -22,14 +22,14 @@ mod tests;
 mod vacancy;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use towpath_core::{
     model::{Family, Mac, NodeName},
-    overlay::Kernel,
+    overlay::{Kernel, Overlay},
 };
 use towpath_dataplane::local::{EndpointFile, Reply, Request};
 use towpath_index::{Concern, Dirty, Index};
@@ -49,7 +49,7 @@ use crate::{
     denials::{Denials, Findings, View},
     input::Input,
     kernel::Done,
-    plan::{Plan, Planner, Scope},
+    plan::{Plan, Planner},
     settings::Settings,
 };
 
@@ -94,8 +94,9 @@ pub struct Node {
     /// Whether the next difference is somebody else's doing: nothing has changed but what was read.
     watching_drift: bool,
     planner: Planner,
-    /// How much may have changed since the last plan.
-    scope: Scope,
+    /// The overlay that the kernel is known to have, and nothing else of ours: all of it was carried out, and followed, and
+    /// nobody has changed anything since. `None` as long as all has to be compared.
+    carried_out: Option<Overlay>,
     /// When the first thing that concerns policy came that the kernel does not have yet; and that of the plan under way.
     policy_since: Option<Instant>,
     planned_since: Option<Instant>,
@@ -119,6 +120,7 @@ impl Node {
         let mut known = Pods::default();
         known.found(pods, &mut index);
         let cutting = Cutting::new(settings.on_change, now);
+        let planner = Planner::new(&settings, &identity.me);
         Self {
             cutting,
             identity,
@@ -129,8 +131,8 @@ impl Node {
             busy: Busy::No,
             stale: true,
             watching_drift: false,
-            planner: Planner::new(&settings),
-            scope: Scope::All,
+            planner,
+            carried_out: None,
             policy_since: None,
             planned_since: None,
             plan: None,
@@ -187,7 +189,7 @@ impl Node {
 
     /// Wanted peers of all families.
     pub(crate) fn peers(&self) -> usize {
-        self.plan.as_ref().map_or(0, |plan| plan.peers.peers.values().map(BTreeSet::len).sum())
+        self.plan.as_ref().map_or(0, |plan| plan.peers.families.values().map(|family| family.peers.len()).sum())
     }
 
     /// What somebody else changed and we put right.
@@ -228,9 +230,6 @@ impl Node {
         if !dirty.is_empty() {
             self.stale = true;
             self.watching_drift = false;
-        }
-        if dirty.contains(Concern::Overlay) || dirty.contains(Concern::OwnNode) {
-            self.scope = Scope::All;
         }
         if dirty.contains(Concern::Policy) && self.index.synced() {
             self.policy_since.get_or_insert(now);

@@ -8,7 +8,7 @@ use super::{
     Effect, Node, Now,
     belief::{Belief, Have},
 };
-use crate::{kernel::Applied, plan::Scope};
+use crate::kernel::Applied;
 
 /// What is logged of a change that fails.
 const NOT_CHANGED: &str = "kernel not changed, or not all of it";
@@ -34,8 +34,7 @@ impl Node {
             (Err(error), _) => {
                 let pause = self.back_off.failed(NOT_CHANGED, &error);
                 self.table = Belief { have: None, look: now.instant + pause };
-                // Nothing else was done either.
-                self.scope = Scope::All;
+                // Nothing else was done either: what was carried out before still is there.
                 self.policy_since = self.planned_since.take().or(self.policy_since);
                 let why = in_full(&error);
                 self.pods.refuse(&why, effects);
@@ -45,6 +44,7 @@ impl Node {
             (Ok(()), Some(first)) => {
                 let pause = self.back_off.failed(NOT_CHANGED, first);
                 self.net.look_by(now.instant + pause);
+                self.carried_out = None;
                 let count = applied.failed.len();
                 self.overlay_outcome =
                     Outcome::Failed(format!("{count} of {} changes failed, the first: {}", ops.len(), in_full(first)));
@@ -66,13 +66,15 @@ impl Node {
 
     /// Does to our belief what was done to the kernel, so that one more peer costs one more peer. A new device has got a
     /// number that only the kernel knows: then it is read back.
-    fn follow(&mut self, ops: &[Op], now: Instant) {
+    pub(super) fn follow(&mut self, ops: &[Op], now: Instant) {
         let is_guess = |op: &Op| matches!(op, Op::CreateDevice(_) | Op::DeleteLink { .. });
-        let Some(have) = &mut self.net.have else { return };
+        let (Some(have), Some(plan)) = (&mut self.net.have, &self.plan) else { return };
         let followed = ops.iter().all(|op| !is_guess(op) && have.execute(op).is_ok());
         if !followed {
-            self.scope = Scope::All;
+            self.carried_out = None;
             self.net.look_by(now);
+        } else if let Some(path) = &plan.path {
+            self.carried_out = Some(path.overlay.clone());
         }
     }
 

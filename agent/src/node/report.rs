@@ -1,6 +1,6 @@
 //! How the node stands: conditions, numbers, and what is therefore to be published.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use towpath_core::{
     ipam::Range,
@@ -124,15 +124,22 @@ impl Node {
             Outcome::Failed(why) => return verdict(Truth::False, NodeReason::ProgrammingFailed, why.clone()),
             Outcome::Done => {}
         }
-        let skipped = plan.peers.skipped.iter().map(|s| format!("node {}: {}", s.node, s.reason));
-        let conflicts = plan.path.iter().flat_map(|path| &path.conflicts).map(ToString::to_string);
-        let left_out: Vec<String> = skipped.chain(conflicts).collect();
-        if let Some(first) = left_out.first() {
-            let count = left_out.len();
-            return verdict(Truth::False, NodeReason::InvalidPeer, format!("{count} peers are left out; {first}"));
+        let skipped = || plan.peers.families.values().map(|family| &family.skipped);
+        if let Some((node, reason)) = skipped().find_map(|skipped| skipped.get_min()) {
+            let count: usize = skipped().map(|skipped| skipped.len()).sum();
+            let message = format!("{count} peers are left out; node {node}: {reason}");
+            return verdict(Truth::False, NodeReason::InvalidPeer, message);
         }
-        let problems = plan.peers.problems.iter().map(|(node, problem)| format!("; node {node}: {problem}"));
-        let message = format!("{} peers are programmed{}", self.peers(), problems.collect::<String>());
+        let mut message = format!("{} peers are programmed", self.peers());
+        let problems = &plan.peers.problems;
+        if let Some((node, of_node)) = problems.get_min() {
+            let of_node: Vec<String> = of_node.iter().map(ToString::to_string).collect();
+            message.push_str(&format!(
+                "; parts of {} Nodes are not used; node {node}: {}",
+                problems.len(),
+                of_node.join(", ")
+            ));
+        }
         verdict(Truth::True, NodeReason::PeersProgrammed, message)
     }
 
@@ -200,19 +207,17 @@ impl Node {
 
     /// All other nodes that the cluster has, those that are left out and those that are still to come included.
     fn expected_peers(&self, plan: &Plan, family: Family) -> usize {
+        let Some(view) = plan.peers.families.get(&family) else { return 0 };
         let me = &self.identity.me;
-        let peers = plan.peers.peers.get(&family).map_or(0, BTreeSet::len);
-        let skipped = plan.peers.skipped.iter().filter(|s| s.family == family && s.node != *me).count();
-        let waiting = plan.peers.waiting.iter().filter(|(node, f)| *f == family && node != me).count();
-        peers + skipped + waiting
+        let mine = usize::from(view.skipped.contains_key(me)) + usize::from(view.waiting.contains(me));
+        view.peers.len() + view.skipped.len() + view.waiting.len() - mine
     }
 
     /// Peers whose route stands as planned.
     fn programmed_peers(&self, plan: &Plan, path: &Path, family: Family) -> usize {
-        let peers = plan.peers.peers.get(&family).into_iter().flatten();
-        let conflicts = path.conflicts.len();
+        let Some(view) = plan.peers.families.get(&family) else { return 0 };
         if self.overlay_outcome == Outcome::Done {
-            return peers.count().saturating_sub(conflicts);
+            return view.peers.len();
         }
         let Some(have) = &self.net.have else { return 0 };
         let missing = overlay::diff(&path.overlay, have);
@@ -227,7 +232,7 @@ impl Node {
                 _ => false,
             })
         };
-        peers.filter(touched).count().saturating_sub(conflicts)
+        view.peers.values().filter(touched).count()
     }
 
     fn addresses(&self, path: &Path) -> Addresses {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{
     model::{Family, Mac, Vni},
@@ -211,6 +211,21 @@ impl Kernel {
     #[must_use]
     pub fn link(&self, name: &IfName) -> Option<(IfIndex, &Link)> {
         self.links.iter().find(|(_, link)| link.name == *name).map(|(index, link)| (*index, link))
+    }
+
+    /// The routes to a network, the least metric first.
+    pub(super) fn routes_to(&self, destination: IpNet) -> impl DoubleEndedIterator<Item = (&RouteKey, &Route)> {
+        let key = |metric| RouteKey { destination, metric };
+        self.routes.range(key(0)..=key(u32::MAX))
+    }
+
+    /// The routes to everywhere of a family, the least metric first.
+    pub(super) fn default_routes(&self, family: Family) -> impl Iterator<Item = (&RouteKey, &Route)> {
+        let everywhere = match family {
+            Family::V4 => IpNet::from(Ipv4Net::default()),
+            Family::V6 => IpNet::from(Ipv6Net::default()),
+        };
+        self.routes_to(everywhere)
     }
 
     /// The MAC of the device that carries a family's overlay now, if there is one: it is kept over restarts, because the

@@ -169,6 +169,13 @@ impl Kernel {
         Ok(())
     }
 
+    /// The route that an address takes, but for those to everywhere. Looked up length by length: there are thousands of routes.
+    fn most_specific(&self, address: IpAddr) -> Option<&Route> {
+        let host = Family::of(address).host_prefix_len();
+        let nets = (1..=host).rev().filter_map(|length| IpNet::new(address, length).ok());
+        nets.filter_map(|net| self.routes_to(net.trunc()).next()).next().map(|(_, route)| route)
+    }
+
     fn set_route(&mut self, key: RouteKey, hop: &Hop) -> Result<(), Refusal> {
         let target = match hop {
             Hop::Onlink { gateway, link } => Target::Via { gateway: *gateway, link: self.index_up(link)? },
@@ -176,10 +183,7 @@ impl Kernel {
             Hop::Blackhole => Target::Blackhole,
         };
         if let Target::Via { gateway: gateway @ IpAddr::V6(_), link } = target {
-            let covers =
-                |(key, _): &(&RouteKey, &Route)| key.destination.prefix_len() > 0 && key.destination.contains(&gateway);
-            let longest = self.routes.iter().filter(covers).max_by_key(|(key, _)| key.destination.prefix_len());
-            let leads_to = longest.and_then(|(_, route)| route.target.link());
+            let leads_to = self.most_specific(gateway).and_then(|route| route.target.link());
             if leads_to.is_some_and(|there| there != link) {
                 return Err(Refusal::GatewayElsewhere);
             }

@@ -156,10 +156,10 @@ pub fn choose_uplink(kernel: &Kernel, query: UplinkQuery<'_>) -> Result<Uplink, 
         .filter(|net| net.prefix_len() < Family::of_net(**net).host_prefix_len())
         .map(IpNet::trunc)
         .collect();
-    let advertised = kernel.routes.iter().any(|(key, route)| {
-        let is_default = key.destination.prefix_len() == 0;
-        is_default && route.owner == Owner::ROUTER_ADVERTISEMENT && route.target.link() == Some(index)
-    });
+    let advertised = Family::ALL
+        .into_iter()
+        .flat_map(|family| kernel.default_routes(family))
+        .any(|(_, route)| route.owner == Owner::ROUTER_ADVERTISEMENT && route.target.link() == Some(index));
     let router_advertisements =
         if advertised { RouterAdvertisements::Followed } else { RouterAdvertisements::NotFollowed };
     let (name, mtu) = (link.name.clone(), link.mtu);
@@ -209,13 +209,8 @@ fn with_address(kernel: &Kernel, fits: impl Fn(IpAddr) -> bool) -> Option<(IfInd
 fn by_default_route<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<Found<'a>, UplinkError> {
     let leads_out = |target| matches!(target, Target::Via { .. } | Target::Link(_));
     for family in query.families {
-        let index = kernel
-            .routes
-            .iter()
-            .filter(|(key, _)| key.destination.prefix_len() == 0 && Family::of_net(key.destination) == *family)
-            .filter(|(_, route)| leads_out(route.target))
-            .min_by_key(|(key, _)| key.metric)
-            .and_then(|(_, route)| route.target.link());
+        let first = kernel.default_routes(*family).find(|(_, route)| leads_out(route.target));
+        let index = first.and_then(|(_, route)| route.target.link());
         if let Some(index) = index {
             let link = kernel.links.get(&index).filter(|link| is_fit(link));
             let link = link.ok_or(UplinkError::DefaultRouteUnfit(index))?;

@@ -1,10 +1,12 @@
 //! What the overlay should be on one node.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 use super::{
@@ -12,7 +14,8 @@ use super::{
     uplink::{RouterAdvertisements, Uplink},
 };
 use crate::{
-    model::{Endpoint, Family, Mac, NodeName, Peer, Vni, host_net},
+    delta::changes,
+    model::{Endpoint, Family, Mac, Peer, Peers, Vni, host_net},
     names::IfName,
 };
 
@@ -39,8 +42,6 @@ pub struct OwnSide {
 /// Everything that decides what the overlay should be.
 #[derive(Debug, Clone)]
 pub struct OverlayInput<'a> {
-    /// This node.
-    pub node: &'a NodeName,
     /// The network identifier.
     pub vni: Vni,
     /// The UDP port.
@@ -53,10 +54,10 @@ pub struct OverlayInput<'a> {
     pub direct_routing: DirectRouting,
     /// This node's side; a family that is not in it has no overlay.
     pub families: &'a BTreeMap<Family, OwnSide>,
-    /// The other nodes. This one may be among them.
-    pub peers: &'a [Peer],
-    /// The pods on this node.
-    pub endpoints: &'a [Endpoint],
+    /// The other nodes. Those of a family that this node has not are left out.
+    pub peers: &'a Peers,
+    /// The pods on this node, by interface.
+    pub endpoints: &'a OrdMap<IfName, Arc<Endpoint>>,
 }
 
 /// A VXLAN device.
@@ -97,151 +98,168 @@ pub struct Overlay {
     /// The devices.
     pub devices: BTreeMap<Family, Device>,
     /// Permanent neighbours: the network address of a peer's pods and its VTEP's MAC.
-    pub neighbours: BTreeMap<IpAddr, Mac>,
+    pub neighbours: OrdMap<IpAddr, Mac>,
     /// Forwarding entries: a VTEP's MAC and its node's public IP.
-    pub fdb: BTreeMap<(Family, Mac), IpAddr>,
+    pub fdb: OrdMap<(Family, Mac), IpAddr>,
     /// Routes to pod networks.
-    pub routes: BTreeMap<IpNet, Path>,
+    pub routes: OrdMap<IpNet, Path>,
     /// Routes to this node's pods. One whose link is not there is not missed.
-    pub pod_routes: BTreeMap<IpNet, IfName>,
+    pub pod_routes: OrdMap<IpNet, IfName>,
     /// Sysctls.
     pub sysctls: BTreeMap<Sysctl, i32>,
 }
 
-/// A peer that cannot be programmed because of another one, or of this node.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PeerConflict {
-    /// Two VTEPs with one MAC: frames for one would go to the other.
-    #[error(
-        "node {node} publishes the VTEP MAC {mac} that is {other}'s already: delete the device flannel.<VNI> on one of them"
-    )]
-    SameMac {
-        /// The peer that is left out.
-        node: NodeName,
-        /// The MAC.
-        mac: Mac,
-        /// Who has it.
-        other: NodeName,
-    },
-    /// Two nodes with one pod network, or one inside the other.
-    #[error(
-        "node {node} has podCIDR {pod_cidr}, which overlaps with {other}'s: correct spec.podCIDRs of one of the Nodes"
-    )]
-    SamePodCidr {
-        /// The peer that is left out.
-        node: NodeName,
-        /// Its network.
-        pod_cidr: IpNet,
-        /// Who has it.
-        other: NodeName,
-    },
-    /// A peer whose addresses are of different families.
-    #[error("node {node} publishes the public IP {public_ip} for podCIDR {pod_cidr} of the other IP family")]
-    MixedFamilies {
-        /// The peer that is left out.
-        node: NodeName,
-        /// Its network.
-        pod_cidr: IpNet,
-        /// Its public IP.
-        public_ip: IpAddr,
-    },
-}
-
-/// Decides what the overlay should be: per peer one neighbour, one forwarding entry and one route, or one direct route.
-/// Of peers in conflict the first by order wins, so that every call gives the same.
+/// Decides what the overlay should be, from nothing: [`Wanted::update`] once.
 #[must_use]
-pub fn want(input: &OverlayInput<'_>) -> (Overlay, Vec<PeerConflict>) {
-    let mut overlay = Overlay::default();
-    for (family, own) in input.families {
-        add_own_side(&mut overlay, input, *family, own);
-    }
-    for endpoint in input.endpoints {
-        for address in &endpoint.addresses {
-            overlay.pod_routes.insert(host_net(*address), endpoint.interface.clone());
+pub fn want(input: &OverlayInput<'_>) -> Overlay {
+    let mut wanted = Wanted::default();
+    wanted.update(input);
+    wanted.overlay
+}
+
+/// The overlay as it was decided last, ready for the next input: an update costs the peers and pods that have changed,
+/// unless one of the few things has that all of them depend on.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// `None` before the first input.
+    frame: Option<Frame>,
+    peers: Peers,
+    endpoints: OrdMap<IfName, Arc<Endpoint>>,
+    /// The interfaces by the pod address that leads to them. Files that a crash left behind can give one address to two:
+    /// then the last by order has it.
+    interfaces: BTreeMap<IpAddr, BTreeSet<IfName>>,
+    overlay: Overlay,
+}
+
+/// What all of the overlay depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Frame {
+    vni: Vni,
+    port: u16,
+    mtu: u32,
+    uplink: Uplink,
+    direct_routing: DirectRouting,
+    families: BTreeMap<Family, OwnSide>,
+}
+
+impl Wanted {
+    /// Brings the overlay to what the input says: per peer one neighbour, one forwarding entry and one route, or one
+    /// direct route.
+    pub fn update(&mut self, input: &OverlayInput<'_>) {
+        let frame = Frame {
+            vni: input.vni,
+            port: input.port,
+            mtu: input.mtu,
+            uplink: input.uplink.clone(),
+            direct_routing: input.direct_routing,
+            families: input.families.clone(),
+        };
+        if self.frame.as_ref() != Some(&frame) {
+            *self = Self { overlay: frame.own_side(), ..Self::default() };
         }
+        self.follow_peers(input, &frame);
+        self.follow_endpoints(input.endpoints);
+        self.frame = Some(frame);
     }
-    let mut peers: Vec<&Peer> = input.peers.iter().filter(|peer| peer.node != *input.node).collect();
-    peers.sort_unstable();
-    let mut macs: BTreeMap<(Family, Mac), &NodeName> =
-        input.families.iter().map(|(family, own)| ((*family, own.mac), input.node)).collect();
-    let mut networks: BTreeMap<IpNet, &NodeName> =
-        input.families.values().map(|own| (own.pod_cidr.trunc(), input.node)).collect();
-    let conflicts = peers
-        .into_iter()
-        .filter(|peer| input.families.contains_key(&Family::of_net(peer.pod_cidr)))
-        .filter_map(|peer| {
-            let result = check_peer(peer, &mut macs, &mut networks);
-            if result.is_ok() {
-                add_peer(&mut overlay, input, peer);
+
+    /// The overlay as it is now.
+    #[must_use]
+    pub const fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    fn follow_peers(&mut self, input: &OverlayInput<'_>, frame: &Frame) {
+        let mut come = Vec::new();
+        for family in frame.families.keys() {
+            let before = self.peers.remove(family).unwrap_or_default();
+            let after = input.peers.get(family).cloned().unwrap_or_default();
+            for (_, before, after) in changes(&before, &after) {
+                before.iter().for_each(|peer| self.overlay.remove_peer(peer));
+                come.extend(after.cloned());
             }
-            result.err()
-        })
-        .collect();
-    (overlay, conflicts)
+            self.peers.insert(*family, after);
+        }
+        // All that goes has gone by now: what one peer had another may have got.
+        come.iter().for_each(|peer| self.overlay.add_peer(frame, peer));
+    }
+
+    fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>) {
+        let mut touched = BTreeSet::new();
+        for (interface, before, after) in changes(&self.endpoints, endpoints) {
+            for address in before.iter().flat_map(|endpoint| &endpoint.addresses) {
+                self.interfaces.entry(*address).or_default().remove(interface);
+                touched.insert(*address);
+            }
+            for address in after.iter().flat_map(|endpoint| &endpoint.addresses) {
+                self.interfaces.entry(*address).or_default().insert(interface.clone());
+                touched.insert(*address);
+            }
+        }
+        for address in touched {
+            match self.interfaces.get(&address).and_then(BTreeSet::last) {
+                Some(interface) => _ = self.overlay.pod_routes.insert(host_net(address), interface.clone()),
+                None => {
+                    self.interfaces.remove(&address);
+                    self.overlay.pod_routes.remove(&host_net(address));
+                }
+            }
+        }
+        self.endpoints = endpoints.clone();
+    }
 }
 
-fn add_own_side(overlay: &mut Overlay, input: &OverlayInput<'_>, family: Family, own: &OwnSide) {
-    let name = IfName::of_vxlan(family, input.vni);
-    overlay.sysctls.insert(Sysctl::Forwarding(family), 1);
-    if family == Family::V6 {
-        overlay.sysctls.insert(Sysctl::AcceptRouterAdvertisements(name.clone()), 0);
-        if input.uplink.router_advertisements == RouterAdvertisements::Followed {
-            overlay.sysctls.insert(Sysctl::AcceptRouterAdvertisements(input.uplink.name.clone()), 2);
+impl Frame {
+    /// The overlay of a node without peers and pods.
+    fn own_side(&self) -> Overlay {
+        let mut overlay = Overlay::default();
+        for (family, own) in &self.families {
+            let name = IfName::of_vxlan(*family, self.vni);
+            overlay.sysctls.insert(Sysctl::Forwarding(*family), 1);
+            if *family == Family::V6 {
+                overlay.sysctls.insert(Sysctl::AcceptRouterAdvertisements(name.clone()), 0);
+                if self.uplink.router_advertisements == RouterAdvertisements::Followed {
+                    overlay.sysctls.insert(Sysctl::AcceptRouterAdvertisements(self.uplink.name.clone()), 2);
+                }
+            }
+            overlay.routes.insert(own.pod_cidr.trunc(), Path::Blackhole);
+            let tunnel = Tunnel {
+                vni: self.vni,
+                port: self.port,
+                local: own.local,
+                uplink: self.uplink.index,
+                learning: Learning::Off,
+            };
+            let address = host_net(own.pod_cidr.network());
+            overlay.devices.insert(*family, Device { name, tunnel, mtu: self.mtu, mac: own.mac, address });
+        }
+        overlay
+    }
+
+    /// How a peer is reached.
+    fn path(&self, peer: &Peer) -> Path {
+        match self.direct_routing {
+            DirectRouting::Enabled if self.uplink.reaches(peer.public_ip) => {
+                Path::Direct { gateway: peer.public_ip, uplink: self.uplink.index }
+            }
+            DirectRouting::Enabled | DirectRouting::Disabled => Path::Tunnel,
         }
     }
-    overlay.routes.insert(own.pod_cidr.trunc(), Path::Blackhole);
-    let tunnel = Tunnel {
-        vni: input.vni,
-        port: input.port,
-        local: own.local,
-        uplink: input.uplink.index,
-        learning: Learning::Off,
-    };
-    let address = host_net(own.pod_cidr.network());
-    overlay.devices.insert(family, Device { name, tunnel, mtu: input.mtu, mac: own.mac, address });
 }
 
-/// Says whether a peer goes together with those before it, and remembers it if so.
-fn check_peer<'a>(
-    peer: &'a Peer,
-    macs: &mut BTreeMap<(Family, Mac), &'a NodeName>,
-    networks: &mut BTreeMap<IpNet, &'a NodeName>,
-) -> Result<(), PeerConflict> {
-    let (node, pod_cidr) = (|| peer.node.clone(), peer.pod_cidr.trunc());
-    let family = Family::of_net(pod_cidr);
-    if Family::of(peer.public_ip) != family {
-        return Err(PeerConflict::MixedFamilies { node: node(), pod_cidr, public_ip: peer.public_ip });
-    }
-    if let Some(other) = overlapping(networks, pod_cidr) {
-        return Err(PeerConflict::SamePodCidr { node: node(), pod_cidr, other: other.clone() });
-    }
-    match macs.entry((family, peer.vtep_mac)) {
-        Entry::Occupied(other) => {
-            return Err(PeerConflict::SameMac { node: node(), mac: peer.vtep_mac, other: (*other.get()).clone() });
+impl Overlay {
+    fn add_peer(&mut self, frame: &Frame, peer: &Peer) {
+        let (pod_cidr, path) = (peer.pod_cidr.trunc(), frame.path(peer));
+        self.routes.insert(pod_cidr, path);
+        if path == Path::Tunnel {
+            self.neighbours.insert(pod_cidr.network(), peer.vtep_mac);
+            self.fdb.insert((Family::of_net(pod_cidr), peer.vtep_mac), peer.public_ip);
         }
-        Entry::Vacant(place) => place.insert(&peer.node),
-    };
-    networks.insert(pod_cidr, &peer.node);
-    Ok(())
-}
-
-/// Who has a network that overlaps with this one. Those in the map do not overlap with each other, so that only the
-/// neighbours in order can: networks are ordered by address and then by length, the shorter first.
-fn overlapping<'a>(networks: &BTreeMap<IpNet, &'a NodeName>, net: IpNet) -> Option<&'a NodeName> {
-    let overlaps = |other: &IpNet| other.contains(&net) || net.contains(other);
-    let before = networks.range(..=net).next_back();
-    let after = networks.range(net..).next();
-    [before, after].into_iter().flatten().find(|(other, _)| overlaps(other)).map(|(_, node)| *node)
-}
-
-fn add_peer(overlay: &mut Overlay, input: &OverlayInput<'_>, peer: &Peer) {
-    let pod_cidr = peer.pod_cidr.trunc();
-    let uplink = input.uplink;
-    if input.direct_routing == DirectRouting::Enabled && uplink.reaches(peer.public_ip) {
-        overlay.routes.insert(pod_cidr, Path::Direct { gateway: peer.public_ip, uplink: uplink.index });
-        return;
     }
-    overlay.neighbours.insert(pod_cidr.network(), peer.vtep_mac);
-    overlay.fdb.insert((Family::of_net(pod_cidr), peer.vtep_mac), peer.public_ip);
-    overlay.routes.insert(pod_cidr, Path::Tunnel);
+
+    fn remove_peer(&mut self, peer: &Peer) {
+        let pod_cidr = peer.pod_cidr.trunc();
+        self.routes.remove(&pod_cidr);
+        self.neighbours.remove(&pod_cidr.network());
+        self.fdb.remove(&(Family::of_net(pod_cidr), peer.vtep_mac));
+    }
 }

@@ -31,10 +31,11 @@ mod tests;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use crate::{
+    delta::changes,
     model::{Endpoint, Family},
     names::{ChainName, IfName, SetName, VETH_PREFIX},
     policy::ir::Direction,
@@ -177,13 +178,12 @@ impl Table {
 
     fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, policy: &PolicyPart) {
         let mut changed: BTreeSet<&IfName> = BTreeSet::new();
-        for item in self.endpoints.diff(endpoints) {
-            let (interface, before, after) = parts(&item);
+        for (interface, before, after) in changes(&self.endpoints, endpoints) {
             pods::set_sources(&mut self.all, before.map(|e| &**e), after.map(|e| &**e));
             changed.insert(interface);
         }
-        changed.extend(self.policy.ingress.diff(&policy.ingress).map(|item| parts(&item).0));
-        changed.extend(self.policy.egress.diff(&policy.egress).map(|item| parts(&item).0));
+        changed.extend(changes(&self.policy.ingress, &policy.ingress).map(|(interface, ..)| interface));
+        changed.extend(changes(&self.policy.egress, &policy.egress).map(|(interface, ..)| interface));
         for interface in changed {
             for (direction, chains) in [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)] {
                 let known = match endpoints.contains_key(interface) {
@@ -207,25 +207,12 @@ fn empty(input: &TableInput<'_>) -> Ruleset {
     all
 }
 
-type Parts<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
-
-/// Key, value before, value after.
-fn parts<'a, K, V>(item: &DiffItem<'a, 'a, K, V>) -> Parts<'a, K, V> {
-    match *item {
-        DiffItem::Add(key, value) => (key, None, Some(value)),
-        DiffItem::Update { old: (_, old), new: (key, new) } => (key, Some(old), Some(new)),
-        DiffItem::Remove(key, value) => (key, Some(value), None),
-    }
-}
-
 /// Does to a map that holds more what was done to a part of it.
 fn follow<K: Ord + Clone, V: Clone + PartialEq>(all: &mut OrdMap<K, V>, before: &OrdMap<K, V>, after: &OrdMap<K, V>) {
-    for item in before.diff(after) {
-        match item {
-            DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => {
-                all.insert(key.clone(), value.clone());
-            }
-            DiffItem::Remove(key, _) => _ = all.remove(key),
+    for (key, _, after) in changes(before, after) {
+        match after {
+            Some(value) => _ = all.insert(key.clone(), value.clone()),
+            None => _ = all.remove(key),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Nodes: network namespaces on one bridge, with what the agent would decide for each.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use towpath_core::{
-    model::{Endpoint, Family, Mac, NodeName, Peer, PodId, Vni},
+    model::{Endpoint, Family, Mac, NodeName, Peer, Peers, PodId, Vni},
     names::IfName,
     overlay::{
         DirectRouting, InterfaceSpec, Kernel, Op, Overlay, OverlayInput, OwnSide, UplinkQuery, choose_uplink,
@@ -127,19 +128,22 @@ impl Node {
             mac: self.mac(family),
         };
         let families: BTreeMap<_, _> = Family::ALL.into_iter().map(|family| (family, own(family))).collect();
-        let (overlay, conflicts) = want(&OverlayInput {
-            node: &self.name(),
+        let mut by_family = Peers::new();
+        for peer in peers.iter().filter(|peer| peer.node != self.name()) {
+            let family = by_family.entry(Family::of_net(peer.pod_cidr)).or_default();
+            family.insert(peer.node.clone(), peer.clone());
+        }
+        let endpoint = self.endpoint();
+        want(&OverlayInput {
             vni: Vni::new(settings.vni).unwrap(),
             port: settings.port,
             mtu: device_mtu(uplink.mtu, settings.mtu, &Family::ALL).unwrap(),
             uplink: &uplink,
             direct_routing: settings.direct,
             families: &families,
-            peers,
-            endpoints: &[self.endpoint()],
-        });
-        assert_eq!(conflicts, []);
-        overlay
+            peers: &by_family,
+            endpoints: &OrdMap::unit(endpoint.interface.clone(), Arc::new(endpoint)),
+        })
     }
 
     /// Reads back, compares, applies until nothing is left to do, and gives what was done.

@@ -8,5 +8,6 @@ mod nodes;
 mod objects;
 mod pods;
 mod prop_fold;
+mod prop_peers;
 mod rejected;
 mod semantics;

@@ -1,11 +1,10 @@
 //! Nodes as peers of the overlay.
 
-use std::collections::BTreeSet;
-
+use imbl::OrdSet;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use towpath_core::model::{Family, NodeName, Vni};
-use towpath_index::{Concern, Index, NetworkUnavailable, PeerView, flannel};
+use towpath_index::{Concern, FamilyView, Index, NetworkUnavailable, PeerSorter, PeerView, flannel};
 
 use crate::objects::{Object, me, object, synced};
 
@@ -37,12 +36,22 @@ fn networks() -> Vec<IpNet> {
     vec!["10.244.0.0/16".parse().unwrap()]
 }
 
-fn view(index: &Index) -> PeerView {
-    index.peers(&networks(), Vni::new(1).unwrap()).unwrap()
+/// The nodes of an index, sorted from nothing.
+fn sorted(index: &Index, networks: &[IpNet]) -> PeerSorter {
+    let mut sorter = PeerSorter::new(me(), networks, Vni::new(1).unwrap());
+    sorter.update(index.nodes().unwrap());
+    sorter
 }
 
-fn names(view: &PeerView) -> Vec<&str> {
-    view.peers.values().flatten().map(|p| p.node.0.as_str()).collect()
+/// The view of a pod network of IPv4 alone.
+fn view(index: &Index) -> FamilyView {
+    let PeerView { families, problems } = sorted(index, &networks()).view().clone();
+    assert!(problems.is_empty(), "{problems:?}");
+    families[&Family::V4].clone()
+}
+
+fn names(view: &FamilyView) -> Vec<&str> {
+    view.peers.keys().map(|node| node.0.as_str()).collect()
 }
 
 fn annotate(node: &mut Value, name: &str, value: &str) {
@@ -54,12 +63,15 @@ fn every_other_node_that_has_published_itself_is_a_peer() {
     let index = synced([object(node("me", 1)), object(node("b", 2)), object(node("c", 3))]);
     let view = view(&index);
     assert_eq!(names(&view), ["b", "c"]);
-    let b = view.peers[&Family::V4].first().unwrap();
+    let b = &view.peers[&NodeName("b".into())];
     assert_eq!(b.pod_cidr.to_string(), "10.244.2.0/24");
     assert_eq!(b.public_ip.to_string(), "172.30.0.2");
     assert_eq!(b.vtep_mac.to_string(), "02:00:00:00:00:02");
-    assert!(view.skipped.is_empty() && view.waiting.is_empty() && view.problems.is_empty(), "{view:?}");
+    assert!(view.skipped.is_empty() && view.waiting.is_empty(), "{view:?}");
 }
+
+const OUR_VTEP: &str = r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}"#;
+const B_S_VTEP: &str = r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}"#;
 
 #[test]
 fn a_bad_node_is_left_out_with_a_reason_and_costs_nobody_else() {
@@ -84,13 +96,15 @@ fn a_bad_node_is_left_out_with_a_reason_and_costs_nobody_else() {
         (change(&|n| n["spec"]["podCIDRs"] = json!(["10.244.2.0/23"])), "10.244.2.0/24 of node b", "around b's"),
         (change(&|n| n["spec"]["podCIDRs"] = json!(["10.244.1.0/24"])), "10.244.1.0/24 of node me", "our own"),
         (change(&|n| annotate(n, "public-ip", "172.30.0.1")), "172.30.0.1 as node me", "our own address"),
+        (change(&|n| annotate(n, "backend-data", B_S_VTEP)), "MAC 02:00:00:00:00:02 as node b", "b's MAC"),
+        (change(&|n| annotate(n, "backend-data", OUR_VTEP)), "MAC 02:00:00:00:00:01 as node me", "our own MAC"),
     ] {
         let index = synced([object(bad), object(node("me", 1)), object(node("b", 2))]);
         let view = view(&index);
         assert_eq!(names(&view), ["b"], "{why}");
-        let [skipped] = &view.skipped[..] else { panic!("{why}: {view:?}") };
-        assert_eq!((skipped.node.0.as_str(), skipped.family), ("bad", Family::V4), "{why}");
-        assert!(skipped.reason.to_string().contains(reason), "{why}: {}", skipped.reason);
+        assert_eq!(view.skipped.len(), 1, "{why}: {view:?}");
+        let said = view.skipped[&NodeName("bad".into())].to_string();
+        assert!(said.contains(reason), "{why}: {said}");
     }
 }
 
@@ -106,7 +120,7 @@ fn a_node_that_is_not_ready_is_waited_for_and_not_complained_about() {
     let view = view(&index);
     assert_eq!(names(&view), ["b"]);
     assert!(view.skipped.is_empty(), "{view:?}");
-    let waiting: Vec<&str> = view.waiting.iter().map(|(name, _)| name.0.as_str()).collect();
+    let waiting: Vec<&str> = view.waiting.iter().map(|name| name.0.as_str()).collect();
     assert_eq!(waiting, ["half", "no-cidr", "silent"]);
 }
 
@@ -129,13 +143,15 @@ fn the_families_are_independent() {
     annotate(&mut dual, "public-ipv6", "2001:db8::2");
     let index = synced([object(node("me", 1)), object(dual)]);
     let networks = ["10.244.0.0/16", "fd00::/16"].map(|n| n.parse().unwrap());
-    let view = index.peers(&networks, Vni::new(1).unwrap()).unwrap();
-    let v6 = view.peers[&Family::V6].first().unwrap();
+    let sorted = sorted(&index, &networks);
+    let PeerView { families, problems } = sorted.view();
+    let dual = NodeName("dual".into());
+    let v6 = &families[&Family::V6].peers[&dual];
     assert_eq!((v6.pod_cidr.to_string(), v6.public_ip.to_string()), ("fd00:2::/64".into(), "2001:db8::2".into()));
     assert_eq!(v6.vtep_mac.to_string(), "02:00:00:00:06:02");
-    assert_eq!(view.peers[&Family::V4].len(), 1, "IPv4 as before");
-    assert_eq!(view.waiting, BTreeSet::from([(me(), Family::V6)]), "we have no IPv6 podCIDR ourselves");
-    let problems: Vec<String> = view.problems.iter().map(|(node, p)| format!("{node}: {p}")).collect();
+    assert_eq!(families[&Family::V4].peers.len(), 1, "IPv4 as before");
+    assert_eq!(families[&Family::V6].waiting, OrdSet::unit(me()), "we have no IPv6 podCIDR ourselves");
+    let problems: Vec<String> = problems[&dual].iter().map(ToString::to_string).collect();
     assert!(problems[0].contains("fd00:3::/64") && problems[1].contains("nonsense"), "{problems:?}");
 }
 
@@ -151,7 +167,7 @@ fn the_underlay_is_every_address_that_a_node_may_send_from() {
     let mut b = node("b", 2);
     annotate(&mut b, "public-ip", "198.51.100.2");
     let index = synced([object(node("me", 1)), object(b)]);
-    let addresses: Vec<String> = index.underlay_addresses().unwrap().iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = sorted(&index, &networks()).underlay().iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["172.30.0.1", "172.30.0.2", "198.51.100.2"]);
 }
 
@@ -174,7 +190,7 @@ fn our_own_node_tells_what_the_agent_must_know_of_it() {
     let error = node.overrides(Family::V6).unwrap_err().to_string();
     assert!(error.contains("node-public-ipv6") && error.contains("no address"), "{error}");
     assert!(node.annotations.keys().all(|k| k.starts_with(flannel::PREFIX)), "only flannel's are kept");
-    assert_eq!(view(&index).peers[&Family::V4].len(), 0, "nobody is its own peer");
+    assert_eq!(view(&index).peers.len(), 0, "nobody is its own peer");
     let _ = index.apply(object(self::node("me", 1)).deleted());
     assert!(index.own_node().is_none());
 }
@@ -192,10 +208,10 @@ fn only_a_change_that_matters_makes_something_stale() {
     let mut moved = node("b", 2);
     annotate(&mut moved, "public-ip", "172.30.0.99");
     let dirty = apply(moved);
-    assert!(dirty.contains(Concern::Overlay) && !dirty.contains(Concern::Policy) && !dirty.contains(Concern::OwnNode));
+    assert!(dirty.contains(Concern::Nodes) && !dirty.contains(Concern::Policy));
     let mut own = node("me", 1);
     own["metadata"]["uid"] = json!("made again");
-    assert!(apply(own).contains(Concern::OwnNode), "our Node was deleted and made again");
+    assert!(apply(own).contains(Concern::Nodes), "our Node was deleted and made again");
 }
 
 #[test]
@@ -211,7 +227,7 @@ fn what_is_claimed_twice_goes_to_the_same_node_in_any_order() {
     nodes.reverse();
     assert_eq!(first, view(&synced(nodes)));
     assert_eq!(names(&first), ["b"], "equal age: the name decides");
-    assert_eq!(first.skipped[0].node, NodeName("x".into()));
+    assert!(first.skipped.contains_key(&NodeName("x".into())));
 }
 
 #[test]
@@ -221,7 +237,6 @@ fn nothing_is_handed_out_before_all_kinds_have_been_listed() {
     for object in objects {
         assert!(!index.apply(object.applied()).is_empty());
     }
-    assert!(!index.synced() && index.snapshot().is_none() && index.underlay_addresses().is_none());
-    assert!(index.peers(&networks(), Vni::new(1).unwrap()).is_none());
+    assert!(!index.synced() && index.snapshot().is_none() && index.nodes().is_none());
     assert!(index.own_node().is_some(), "one object is whole as soon as it is there");
 }

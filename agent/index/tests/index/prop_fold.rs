@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 use towpath_core::{
-    model::{Endpoint, PodId, Vni},
+    model::{Endpoint, PodId},
     names::IfName,
 };
 use towpath_index::{Change, Index};
@@ -78,14 +78,11 @@ fn endpoint(pod: usize, n: u8) -> Endpoint {
 
 /// Everything that an index hands out.
 fn answers(index: &Index) -> String {
-    let networks = ["10.244.0.0/16".parse().unwrap()];
-    let vni = Vni::new(1).unwrap();
     let rejected: Vec<_> = index.rejected().collect();
     format!(
-        "{:#?} {:#?} {:#?} {:#?} {:#?} {rejected:#?}",
+        "{:#?} {:#?} {:#?} {:#?} {rejected:#?}",
         index.snapshot(),
-        index.peers(&networks, vni),
-        index.underlay_addresses(),
+        index.nodes(),
         index.own_node(),
         index.endpoints(),
     )

@@ -60,6 +60,20 @@ fn rules_that_the_kernel_keeps_refusing_are_reported_and_no_longer_when_it_takes
 }
 
 #[test]
+fn a_peer_that_comes_while_the_rules_are_refused_is_programmed_with_them_later() {
+    let mut world = World::settled();
+    world.reach.nft.refuse = 2;
+    world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Applied(peer("n3", 3)))))]);
+    assert_eq!(world.reach.net.kernel.neighbours.len(), 1, "no route leads past missing rules");
+    world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Applied(peer("n4", 4)))))]);
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(8));
+    }
+    assert_eq!(world.reach.net.kernel.neighbours.len(), 3);
+    assert_eq!(world.truth("TunnelReady").2, "3 peers are programmed");
+}
+
+#[test]
 fn files_that_cannot_be_written_are_said_and_tried_again() {
     let mut world = World::new();
     world.disk = Err("write /opt/cni/bin/towpath: no room".to_owned());

@@ -1,16 +1,17 @@
 //! A small cluster to test with: this node is `me`, its peers are numbered, both IP families.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
 use super::*;
 use crate::{
-    model::{Endpoint, Family, Mac, NodeName, Peer, PodId, Vni},
+    model::{Endpoint, Family, Mac, NodeName, Peer, Peers, PodId, Vni},
     names::IfName,
 };
 
 mod diff;
+mod history;
 mod laws;
 mod notice;
 
@@ -117,35 +118,36 @@ impl Cluster {
         }
     }
 
-    fn want_all(&self) -> (Overlay, Vec<PeerConflict>) {
-        self.want_all_on(&fresh())
-    }
-
-    fn want_all_on(&self, have: &Kernel) -> (Overlay, Vec<PeerConflict>) {
-        let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
-        want(&OverlayInput {
-            node: &NodeName("me".to_owned()),
-            vni: Vni::new(self.vni).unwrap(),
-            port: self.port,
-            mtu: self.mtu,
-            uplink: &choose_uplink(have, query).unwrap(),
-            direct_routing: self.direct,
-            families: &self.families,
-            peers: &self.peers,
-            endpoints: &self.endpoints,
-        })
-    }
-
-    /// What is wanted, if no peers are in conflict.
     fn want(&self) -> Overlay {
         self.want_on(&fresh())
     }
 
     /// The same on a node that has something else.
     fn want_on(&self, have: &Kernel) -> Overlay {
-        let (overlay, conflicts) = self.want_all_on(have);
-        assert_eq!(conflicts, []);
-        overlay
+        let mut wanted = Wanted::default();
+        self.update(&mut wanted, have);
+        wanted.overlay().clone()
+    }
+
+    /// Brings what was wanted before to what is wanted now.
+    fn update(&self, wanted: &mut Wanted, have: &Kernel) {
+        let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
+        let mut peers = Peers::new();
+        for peer in &self.peers {
+            let family = peers.entry(Family::of_net(peer.pod_cidr)).or_default();
+            assert_eq!(family.insert(peer.node.clone(), peer.clone()), None, "a node is one peer of a family");
+        }
+        let by_interface = |endpoint: &Endpoint| (endpoint.interface.clone(), Arc::new(endpoint.clone()));
+        wanted.update(&OverlayInput {
+            vni: Vni::new(self.vni).unwrap(),
+            port: self.port,
+            mtu: self.mtu,
+            uplink: &choose_uplink(have, query).unwrap(),
+            direct_routing: self.direct,
+            families: &self.families,
+            peers: &peers,
+            endpoints: &self.endpoints.iter().map(by_interface).collect(),
+        });
     }
 }
 

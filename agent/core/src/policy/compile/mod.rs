@@ -31,7 +31,7 @@ use std::{
     sync::Arc,
 };
 
-use imbl::{OrdMap, ordmap::DiffItem};
+use imbl::OrdMap;
 
 use self::{
     chains::{Chains, Group, Source},
@@ -44,6 +44,7 @@ use super::{
     packet_log::DenyLog,
 };
 use crate::{
+    delta::changes,
     model::{Endpoint, Family, Labels, PodId},
     names::{ChainName, IfName},
     table::PolicyPart,
@@ -262,16 +263,4 @@ impl Compiler {
         let families = endpoint.addresses.iter().map(|a| Family::of(*a)).collect();
         Some(Group::Selected { direction, families, applied, own_ports })
     }
-}
-
-/// What differs between two versions of a map: key, value before, value after.
-fn changes<'a, K: Ord, V: PartialEq>(
-    before: &'a OrdMap<K, V>,
-    after: &'a OrdMap<K, V>,
-) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
-    before.diff(after).map(|item| match item {
-        DiffItem::Add(key, value) => (key, None, Some(value)),
-        DiffItem::Update { old: (_, old), new: (key, new) } => (key, Some(old), Some(new)),
-        DiffItem::Remove(key, value) => (key, Some(value), None),
-    })
 }
