@@ -119,6 +119,12 @@ impl Planner {
         }
     }
 
+    /// What has made the policies' part of the last plan.
+    #[must_use]
+    pub const fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
     /// Decides. `None` until the index has synced.
     #[must_use]
     pub fn plan(&mut self, known: Known<'_>) -> Option<Plan> {

@@ -1,6 +1,6 @@
 //! Why a packet was dropped, or who logged it.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use towpath_core::{
     model::PodId,
@@ -142,56 +142,34 @@ impl<C> fmt::Display for Told<C> {
     }
 }
 
-/// The pods that have one of some addresses. Finding them costs one walk over all pods of the cluster, however many
-/// addresses they are.
-pub(super) struct Holders<'a>(BTreeMap<IpAddr, Vec<(&'a PodId, &'a Arc<Pod>)>>);
-
-impl<'a> Holders<'a> {
-    /// Finds them.
-    pub(super) fn find(snapshot: &'a Snapshot, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
-        let mut holders: BTreeMap<IpAddr, Vec<_>> = addresses.into_iter().map(|addr| (addr, Vec::new())).collect();
-        for (id, pod) in snapshot.pods.iter().filter(|(_, pod)| pod.kind == PodKind::Endpoint) {
-            for address in &pod.addresses {
-                if let Some(holders) = holders.get_mut(address) {
-                    holders.push((id, pod));
-                }
-            }
-        }
-        Self(holders)
-    }
-
-    fn of(&self, address: IpAddr) -> &[(&'a PodId, &'a Arc<Pod>)] {
-        self.0.get(&address).map_or(&[], Vec::as_slice)
-    }
-}
-
 /// Names the pod, the peer and the cause, which is read off the evaluator's trail. `None` if no pod of this node has the
-/// address any more. `holders` are known of the addresses of both ends.
-pub(super) fn find<C: From<Trail>>(
-    view: View<'_>,
-    holders: &Holders<'_>,
-    direction: Direction,
-    head: Head,
-) -> Option<Told<C>> {
+/// address any more.
+pub(super) fn find<C: From<Trail>>(view: View<'_>, direction: Direction, head: Head) -> Option<Told<C>> {
     let (own, other) = match direction {
         Direction::Ingress => (head.destination, head.source),
         Direction::Egress => (head.source, head.destination),
     };
     let pod = view.endpoints.values().find(|endpoint| endpoint.addresses.contains(&own))?.pod.clone();
-    let holder = holders.of(other).iter().find(|(id, _)| **id != pod);
+    let near = near(view, &pod, [own, other]);
+    let holder = near.pods.iter().find(|(id, at)| **id != pod && holds(at, other));
     let itself = (own == other).then(|| pod.clone());
-    let peer = Peer { address: other, pod: itself.or_else(|| holder.map(|(id, _)| (*id).clone())) };
-    let near = near(view.snapshot, &pod, [own, other].map(|address| holders.of(address)).concat());
+    let peer = Peer { address: other, pod: itself.or_else(|| holder.map(|(id, _)| id.clone())) };
     let cause = trail(&near, direction, &pod, &peer, head).into();
     Some(Told { pod, direction, peer, carried: head.carried, cause })
 }
 
-/// The cluster with no pods but those that the decision can depend on: the pod, and whoever has one of the addresses.
-/// The evaluator walks over all pods for every peer of every rule.
-fn near(snapshot: &Snapshot, pod: &PodId, holders: Vec<(&PodId, &Arc<Pod>)>) -> Snapshot {
-    let pods = snapshot.pods.get_key_value(pod).into_iter().chain(holders);
-    let pods = pods.map(|(id, at)| (id.clone(), Arc::clone(at))).collect();
-    Snapshot { namespaces: snapshot.namespaces.clone(), pods, tiers: snapshot.tiers.clone() }
+fn holds(pod: &Pod, address: IpAddr) -> bool {
+    pod.kind == PodKind::Endpoint && pod.addresses.contains(&address)
+}
+
+/// The cluster with no pods but those that the decision can depend on: the pod, and whoever has one of the addresses. The
+/// evaluator walks over all pods for every peer of every rule. A pod that has got its address since the rules were made
+/// is left out: they do not know of it either.
+fn near(view: View<'_>, pod: &PodId, addresses: [IpAddr; 2]) -> Snapshot {
+    let View { snapshot, compiler, .. } = view;
+    let ids = addresses.into_iter().flat_map(|address| compiler.holders(address)).chain([pod]);
+    let pods = ids.filter_map(|id| Some((id.clone(), Arc::clone(snapshot.pods.get(id)?))));
+    Snapshot { namespaces: snapshot.namespaces.clone(), pods: pods.collect(), tiers: snapshot.tiers.clone() }
 }
 
 fn trail(near: &Snapshot, direction: Direction, pod: &PodId, peer: &Peer, head: Head) -> Trail {

@@ -30,13 +30,14 @@ use towpath_core::{
     model::{Endpoint, PodId},
     names::IfName,
     policy::{
+        compile::Compiler,
         ir::{Direction, Snapshot},
         packet_log::{Reason, read_prefix},
     },
 };
 use towpath_dataplane::nflog::{Batch, Head};
 
-use self::{budget::Budget, cause::Holders, metric::AllSeries, telling::Telling};
+use self::{budget::Budget, metric::AllSeries, telling::Telling};
 pub use self::{
     cause::{Cause, Denial, LoggedBy, Peer, Sighting, Told},
     metric::Series,
@@ -78,6 +79,8 @@ pub struct View<'a> {
     pub endpoints: &'a OrdMap<IfName, Arc<Endpoint>>,
     /// Policies and pods.
     pub snapshot: &'a Snapshot,
+    /// What has made the rules: it finds pods by their addresses.
+    pub compiler: &'a Compiler,
 }
 
 /// What has been told, and what is still to be told.
@@ -117,32 +120,20 @@ impl Denials {
             found.lost += packets.values().sum::<u64>();
             return found;
         };
-        let mut looked_at = Vec::new();
-        for (packet, count) in packets {
-            let may_look = match packet.0 {
+        for ((reason, direction, head), count) in packets {
+            let looks = match reason {
                 Reason::Denied => self.denied.may_look(now),
                 Reason::Logged => self.logged.may_look(now),
             };
-            if may_look {
-                looked_at.push((packet, count));
-            } else {
-                found.lost += count;
-            }
-        }
-        if looked_at.is_empty() {
-            return found;
-        }
-        let ends = looked_at.iter().flat_map(|((_, _, head), _)| [head.source, head.destination]);
-        let holders = Holders::find(view.snapshot, ends);
-        for ((reason, direction, head), count) in looked_at {
             match reason {
+                _ if !looks => found.lost += count,
                 Reason::Denied => {
-                    if let Some(denial) = cause::find(view, &holders, direction, head) {
+                    if let Some(denial) = cause::find(view, direction, head) {
                         self.denied(now, denial, count, &mut found);
                     }
                 }
                 Reason::Logged => {
-                    let sighting = cause::find(view, &holders, direction, head);
+                    let sighting = cause::find(view, direction, head);
                     found.logged.extend(sighting.and_then(|sighting| self.logged.saw(now, sighting, count)));
                 }
             }

@@ -46,7 +46,7 @@ impl<T: Ord + Clone> Telling<T> {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
             known: BTreeMap::new(),
-            // A look asks the evaluator, all looks of a batch cost one walk over all pods together.
+            // A look asks the evaluator, which walks over all policies.
             looks: Budget::new(100, Duration::from_millis(20), now),
             lines: Budget::new(100, Duration::from_millis(200), now),
             others: 0,

@@ -40,6 +40,7 @@ fn policy_id(name: &str) -> PolicyId {
 struct Cluster {
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
     snapshot: Snapshot,
+    compiler: Compiler,
 }
 
 impl Cluster {
@@ -64,7 +65,10 @@ impl Cluster {
         snapshot.tiers.push(tier);
         let interface = IfName::of_pod("a", "web");
         let web = Endpoint { pod: pod_id("web"), interface: interface.clone(), addresses: vec![address(WEB)] };
-        Self { endpoints: OrdMap::unit(interface, Arc::new(web)), snapshot }
+        let endpoints = OrdMap::unit(interface, Arc::new(web));
+        let mut compiler = Compiler::new(deny_log::DenyLog::Enabled);
+        compiler.update(&snapshot, &endpoints);
+        Self { endpoints, snapshot, compiler }
     }
 
     /// A policy for all pods of the namespace, in both directions, with these rules.
@@ -76,7 +80,7 @@ impl Cluster {
     }
 
     fn view(&self) -> Option<View<'_>> {
-        Some(View { endpoints: &self.endpoints, snapshot: &self.snapshot })
+        Some(View { endpoints: &self.endpoints, snapshot: &self.snapshot, compiler: &self.compiler })
     }
 }
 

@@ -209,7 +209,8 @@ impl Node {
             Input::Cleared(cleared) => self.cleared(now.instant, &cleared, effects),
             Input::Opened(result) => self.opened(now.instant, result),
             Input::Denied(batch) => {
-                let view = self.index.snapshot().map(|snapshot| View { endpoints: self.index.endpoints(), snapshot });
+                let (endpoints, compiler) = (self.index.endpoints(), self.planner.compiler());
+                let view = self.index.snapshot().map(|snapshot| View { endpoints, snapshot, compiler });
                 tell(self.denials.take(now.instant, &batch, view), effects);
             }
             Input::Done(done) => {

@@ -28,6 +28,7 @@ mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -137,6 +138,11 @@ impl Compiler {
             ingress: self.ingress.clone(),
             egress: self.egress.clone(),
         }
+    }
+
+    /// The pods with a network of their own that have the address, in the snapshot that it has seen last.
+    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &PodId> {
+        self.world.at(address).map(|view| view.id)
     }
 
     fn follow_namespaces(&mut self, snapshot: &Snapshot, stale: &mut Stale) {
