@@ -16,16 +16,18 @@ use std::{
 use imbl::OrdMap;
 use tokio::sync::mpsc::UnboundedSender;
 use towpath_core::{
-    connection::{Connection, Review},
+    connection::{Connection, Review, Touched},
     model::{Endpoint, PodId, Protocol},
     names::IfName,
     policy::{
-        eval::{Outcome, Packet, Party, Transport, eval},
-        ir::{Direction, Snapshot},
+        eval::{Packet, Party, Transport, eval},
+        ir::{Direction, Pod, Snapshot},
     },
     ruleset::{self, Ruleset},
 };
 use towpath_dataplane::conntrack::{Addresses, Conntrack, ConntrackError, Reviewed};
+
+use crate::denials::Cause;
 
 /// How many of the connections that were cut are named.
 const EXAMPLES: usize = 3;
@@ -43,6 +45,8 @@ pub struct Order {
     pub node: BTreeSet<IpAddr>,
     /// The policies, to name the one that denies.
     pub snapshot: Snapshot,
+    /// Whose connections are looked through.
+    pub touched: Touched,
 }
 
 /// How a review went.
@@ -94,26 +98,39 @@ impl Order {
     /// See [`Conntrack::review`].
     pub fn carry_out(&self, conntrack: &mut Conntrack) -> Result<Cuts, ConntrackError> {
         let start = Instant::now();
-        let review = Review::new(&self.table, self.endpoints.values().map(|endpoint| &**endpoint), &self.node);
+        let pods = self.endpoints.values().map(|endpoint| &**endpoint);
+        let review = Review::new(&self.table, pods, &self.node, &self.touched);
         let reviewed = conntrack.review(&review)?;
         Ok(Cuts { took: start.elapsed(), ..self.describe(&reviewed) })
     }
 
     pub(crate) fn describe(&self, reviewed: &Reviewed) -> Cuts {
+        let told = &reviewed.cut[..reviewed.cut.len().min(EXAMPLES)];
+        let near = if told.is_empty() { Snapshot::default() } else { self.near(told) };
         let example = |(connection, direction): &(Connection, Direction)| {
-            format!("{connection}: {direction} {}", self.cause(connection, *direction))
+            format!("{connection}: {direction} {}", self.cause(&near, connection, *direction))
         };
         Cuts {
             cut: reviewed.cut.len(),
             held: reviewed.cut.len() + reviewed.still_cut,
             restored: reviewed.restored,
-            examples: reviewed.cut.iter().take(EXAMPLES).map(example).collect(),
+            examples: told.iter().map(example).collect(),
             took: Duration::ZERO,
         }
     }
 
+    /// The cluster with no pods but those that have an address of one of the connections. The evaluator walks over all
+    /// pods for every peer of every rule; so it need not be done but once.
+    fn near(&self, connections: &[(Connection, Direction)]) -> Snapshot {
+        let addresses: BTreeSet<IpAddr> = connections.iter().flat_map(|(c, _)| [c.from, c.to]).collect();
+        let is_near = |pod: &Pod| pod.addresses.iter().any(|address| addresses.contains(address));
+        let pods = self.snapshot.pods.iter().filter(|(_, pod)| is_near(pod));
+        let pods = pods.map(|(id, pod)| (id.clone(), Arc::clone(pod))).collect();
+        Snapshot { pods, ..self.snapshot.clone() }
+    }
+
     /// Why it is denied, in the evaluator's judgement.
-    fn cause(&self, connection: &Connection, direction: Direction) -> String {
+    fn cause(&self, near: &Snapshot, connection: &Connection, direction: Direction) -> String {
         let party = |address: IpAddr| Party { address, pod: self.pod_at(address) };
         let transport = match connection.transport {
             ruleset::Transport::Ports { protocol, destination } => Protocol::ALL
@@ -123,29 +140,16 @@ impl Order {
             ruleset::Transport::NeighbourDiscovery => return "denied".to_owned(),
             ruleset::Transport::Other(protocol) => Transport::Other(protocol),
         };
-        let verdict =
-            eval(&self.snapshot, &Packet { from: party(connection.from), to: party(connection.to), transport });
-        match direction {
-            Direction::Ingress => because(&verdict.ingress.outcome),
-            Direction::Egress => because(&verdict.egress.outcome),
-        }
+        let verdict = eval(near, &Packet { from: party(connection.from), to: party(connection.to), transport });
+        Cause::from(match direction {
+            Direction::Ingress => verdict.ingress,
+            Direction::Egress => verdict.egress,
+        })
+        .to_string()
     }
 
     fn pod_at(&self, address: IpAddr) -> Option<PodId> {
         self.endpoints.values().find(|endpoint| endpoint.addresses.contains(&address)).map(|e| e.pod.clone())
-    }
-}
-
-fn because(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::DeniedBy(rule) => format!("denied by rule {} of {}", rule.rule, rule.policy),
-        Outcome::IsolatedBy(policies) => {
-            let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
-            format!("isolated by {}", names.join(", "))
-        }
-        Outcome::UnknownPod => "denied: the API server has not told of the pod".to_owned(),
-        // The table that is in force is a moment older than what the evaluator has been told.
-        Outcome::NoEndpoint | Outcome::Unrestricted | Outcome::AllowedBy(_) => "denied".to_owned(),
     }
 }
 

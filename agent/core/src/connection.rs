@@ -2,7 +2,9 @@
 //!
 //! The table accepts what is established before it asks any policy, so a change of policy alone ends nothing. This is the
 //! other half: [`Review::denied_at`] asks of a connection what the table would say to its first packet, by running the
-//! very chains that the kernel runs, and [`narrows`] tells after which changes that is worth asking.
+//! very chains that the kernel runs, and [`Consequence`] tells after which changes that is worth asking, and of whose.
+
+mod consequence;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,12 +12,13 @@ use std::{
     net::IpAddr,
 };
 
+pub use self::consequence::{Consequence, Meaning, Touched};
 use crate::{
     model::{Endpoint, Protocol},
-    names::{ChainName, IfName, SetName},
+    names::{ChainName, IfName},
     policy::ir::Direction,
-    ruleset::{Action, Dangling, Match, Op, Outcome, Packet, Rule, Ruleset, Step, Transaction, Transport, Verdict},
-    table::{dispatch_chain, to_receiver},
+    ruleset::{Dangling, Outcome, Packet, Ruleset, Transport},
+    table::dispatch_chain,
 };
 
 /// A connection, as policies see it: who began it, and whom it reached after service translation.
@@ -56,18 +59,28 @@ pub struct Review<'a> {
     table: &'a Ruleset,
     pods: BTreeMap<IpAddr, &'a IfName>,
     node: &'a BTreeSet<IpAddr>,
+    touched: &'a Touched,
 }
 
 impl<'a> Review<'a> {
-    /// With the table that is in force, the pods of this node, and the node's own addresses.
+    /// With the table that is in force, the pods of this node, and the node's own addresses, of the connections that a
+    /// change has touched since they were last looked through.
     pub fn new(
         table: &'a Ruleset,
         endpoints: impl IntoIterator<Item = &'a Endpoint>,
         node: &'a BTreeSet<IpAddr>,
+        touched: &'a Touched,
     ) -> Self {
         let addresses =
             |endpoint: &'a Endpoint| endpoint.addresses.iter().map(move |addr| (*addr, &endpoint.interface));
-        Self { table, pods: endpoints.into_iter().flat_map(addresses).collect(), node }
+        Self { table, pods: endpoints.into_iter().flat_map(addresses).collect(), node, touched }
+    }
+
+    /// Whether the connection is to be asked about: what holds for the others has not changed.
+    #[must_use]
+    pub fn is_about(&self, connection: &Connection) -> bool {
+        let touched = |end| self.pods.get(end).is_some_and(|interface| self.touched.has(interface));
+        *self.touched == Touched::All || touched(&connection.from) || touched(&connection.to)
     }
 
     /// The end at which its first packet would be dropped now; `None` where it would pass, and for what is no
@@ -117,58 +130,9 @@ const fn is_own(addr: IpAddr) -> bool {
     }
 }
 
-/// Whether a change that made `table` what it is can deny what was allowed before it. It does not when it only adds: a pod
-/// and its own chains, members to sets by which packets are accepted. A pod that leaves takes its interface away and,
-/// as a peer, its addresses; the latter may be another pod's loss of a label, so it counts.
-#[must_use]
-pub fn narrows(change: &Transaction, table: &Ruleset) -> bool {
-    let (mut new_chains, mut new_sets) = (BTreeSet::new(), BTreeSet::new());
-    let mut dispatched: BTreeSet<(&SetName, _)> = BTreeSet::new();
-    change.steps().iter().any(|step| match step {
-        Step::AddSet(name, ..) => {
-            new_sets.insert(name);
-            false
-        }
-        Step::AddChain(name, _) => {
-            new_chains.insert(name);
-            false
-        }
-        Step::AddElements(name, _) => !new_sets.contains(name) && !only_accepts(table, name),
-        Step::DeleteElements(name, _) => is_looked_into(table, name),
-        Step::AddRule(name, _) => !new_chains.contains(name),
-        Step::DeleteMapElements(name, keys) => {
-            dispatched.extend(keys.iter().map(|key| (name, key)));
-            false
-        }
-        // A pod that goes from one chain to another.
-        Step::AddMapElements(name, elements) => elements.keys().any(|key| dispatched.contains(&(name, key))),
-        Step::FlushChain(_) | Step::DeleteTable => true,
-        // What named them has been flushed or deleted before.
-        Step::AddTable | Step::AddMap(..) | Step::DeleteSet(_) | Step::DeleteMap(_) | Step::DeleteChain(_) => false,
-    })
-}
-
-/// Whether a packet that is in the set is at most accepted for it.
-fn only_accepts(table: &Ruleset, set: &SetName) -> bool {
-    rules_with(table, set).all(|rule| {
-        let inverted = rule.matches.iter().any(|m| matches!(m, Match::InSet(_, Op::IsNot, name) if name == set));
-        let accepts = [Verdict::Accept, to_receiver()].map(Action::Verdict).contains(&rule.action);
-        accepts && !inverted
-    })
-}
-
-/// Whether a pod's chain has it. Who may send from which address is no policy: a pod's connections go with the pod.
-fn is_looked_into(table: &Ruleset, set: &SetName) -> bool {
-    let by_policy = |(name, _): &(&ChainName, _)| name.as_str().contains('.');
-    table.chains.iter().filter(by_policy).any(|(_, chain)| chain.rules.iter().any(|rule| looks_into(rule, set)))
-}
-
-fn rules_with<'a>(table: &'a Ruleset, set: &'a SetName) -> impl Iterator<Item = &'a Rule> {
-    table.chains.values().flat_map(|chain| &chain.rules).filter(move |rule| looks_into(rule, set))
-}
-
-fn looks_into(rule: &Rule, set: &SetName) -> bool {
-    rule.matches.iter().any(|m| matches!(m, Match::InSet(_, _, name) if name == set))
+/// Whether it is a chain of pods' policies, and none of those that every pod goes through.
+fn by_policy(chain: &ChainName) -> bool {
+    chain.as_str().contains('.')
 }
 
 #[cfg(test)]

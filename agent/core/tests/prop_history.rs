@@ -1,22 +1,24 @@
 //! What is kept between changes never shows: after any history the compiler has made what one makes that has seen
-//! nothing but the end of it.
+//! nothing but the end of it. And what a change is said to mean for connections is what it means.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 #[path = "support/cluster.rs"]
 mod cluster;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use cluster::{Cluster, clusters};
 use imbl::{OrdMap, OrdSet};
 use proptest::{collection::vec, prelude::*, sample::Index};
 use towpath_core::{
+    connection::{Connection, Consequence, Meaning, Review, Touched},
+    model::{Endpoint, Family},
     policy::{
         compile::{Compiler, compile},
         packet_log::DenyLog,
     },
-    ruleset::{Ruleset, Transaction, change, fake::FakeTable},
+    ruleset::{Ruleset, Transaction, Transport, change, fake::FakeTable},
     table::{Masquerade, Policy, PolicyPart, Table, TableInput, ToNodes},
 };
 
@@ -85,6 +87,32 @@ fn input<'a>(cluster: &'a Cluster, nodes: &'a OrdSet<IpAddr>, policy: PolicyPart
     }
 }
 
+/// Every two addresses of which one is a pod's of this node.
+fn connections(cluster: &Cluster) -> Vec<Connection> {
+    let own: BTreeSet<IpAddr> = cluster.endpoints.values().flat_map(|e| e.addresses.iter().copied()).collect();
+    let pods = cluster.snapshot.pods.values().flat_map(|pod| pod.addresses.iter().copied());
+    let all: BTreeSet<IpAddr> = own.iter().copied().chain(pods).chain(cluster::outside()).collect();
+    let transports = [Transport::Ports { protocol: 6, destination: cluster::PORTS[0] }, Transport::Other(1)];
+    let pairs = own.iter().flat_map(|own| all.iter().flat_map(|other| [(*own, *other), (*other, *own)]));
+    let pairs = pairs.filter(|(from, to)| Family::of(*from) == Family::of(*to));
+    pairs.flat_map(|(from, to)| transports.map(|transport| Connection { from, to, transport })).collect()
+}
+
+/// Whose verdict is another than before is touched; what was allowed and is not makes the change a narrowing one.
+fn means_what_it_says(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> Result<(), TestCaseError> {
+    let Consequence { meaning, touched } = Consequence::of(&change(after, before), after);
+    prop_assert!(touched != Touched::All, "nobody has made the table anew");
+    let pods: Vec<&Endpoint> = cluster.endpoints.values().map(|endpoint| &**endpoint).collect();
+    let nowhere = BTreeSet::new();
+    let [old, new] = [before, after].map(|table| Review::new(table, pods.iter().copied(), &nowhere, &touched));
+    for connection in connections(cluster) {
+        let (was, is) = (old.denied_at(&connection).unwrap(), new.denied_at(&connection).unwrap());
+        prop_assert!(was == is || new.is_about(&connection), "{connection}: {was:?} became {is:?}");
+        prop_assert!(was.is_some() || is.is_none() || meaning == Meaning::Narrows, "{connection}: {is:?} now");
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -109,6 +137,27 @@ proptest! {
             kernel.apply(&transaction).map_err(|e| TestCaseError::fail(format!("{e}\n{transaction}")))?;
             prop_assert_eq!(kernel.ruleset(), Some(fresh), "after {:?}", batch);
             last = table.ruleset().clone();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_change_touches_all_whose_connections_it_judges_otherwise(versions in vec(clusters(), 2..4), history in steps()) {
+        let mut cluster = versions[0].clone();
+        let (mut table, mut compiler) = (Table::default(), Compiler::new(DenyLog::Enabled));
+        let nodes = OrdSet::new();
+        let mut last = None;
+        for batch in history.iter().take(10) {
+            batch.iter().for_each(|step| edit(&mut cluster, &versions, step));
+            compiler.update(&cluster.snapshot, &cluster.endpoints);
+            table.update(input(&cluster, &nodes, compiler.part()));
+            if let Some(last) = &last {
+                means_what_it_says(&cluster, last, table.ruleset())?;
+            }
+            last = Some(table.ruleset().clone());
         }
     }
 }

@@ -17,7 +17,7 @@ use proptest::{
     test_runner::{Config, RngSeed, TestRunner},
 };
 use towpath_core::{
-    connection::{Connection, Review},
+    connection::{Connection, Review, Touched},
     model::{Family, PodId, Protocol},
     names::IfName,
     policy::{
@@ -134,7 +134,7 @@ fn check(cluster: &Cluster) -> Result<usize, TestCaseError> {
     let rules = compiled(cluster);
     prop_assert!(!overlaps(&rules), "overlapping intervals in {:#?}", rules.sets);
     let nowhere = BTreeSet::new();
-    let review = Review::new(&rules, cluster.endpoints.values().map(|endpoint| &**endpoint), &nowhere);
+    let review = Review::new(&rules, cluster.endpoints.values().map(|endpoint| &**endpoint), &nowhere, &Touched::All);
     let mut packets = 0;
     for family in Family::ALL {
         let ends = ends(cluster, family);

@@ -19,7 +19,7 @@ use imbl::{OrdMap, OrdSet};
 
 use support::Namespace;
 use towpath_core::{
-    connection::{Connection, Review},
+    connection::{Connection, Review, Touched},
     model::{Endpoint, Family, PodId},
     names::{ChainName, IfName},
     policy::ir::Direction,
@@ -105,7 +105,7 @@ impl World {
 
     fn review(&self, table: &Ruleset) -> Reviewed {
         let (pods, node) = (["a", "b"].map(endpoint), BTreeSet::new());
-        self.node.run(|| Conntrack::open().unwrap().review(&Review::new(table, &pods, &node)).unwrap())
+        self.node.run(|| Conntrack::open().unwrap().review(&Review::new(table, &pods, &node, &Touched::All)).unwrap())
     }
 
     fn clear(&self, addr: IpAddr) -> usize {

@@ -10,7 +10,7 @@ use towpath_core::{
             Action, Block, Namespaces, Peer as RulePeer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port,
             Ports, Rule, Tier, TierDefault,
         },
-        packet_log::prefix,
+        packet_log::{DenyLog, prefix},
     },
     selector::Selector,
 };
@@ -66,7 +66,7 @@ impl Cluster {
         let interface = IfName::of_pod("a", "web");
         let web = Endpoint { pod: pod_id("web"), interface: interface.clone(), addresses: vec![address(WEB)] };
         let endpoints = OrdMap::unit(interface, Arc::new(web));
-        let mut compiler = Compiler::new(deny_log::DenyLog::Enabled);
+        let mut compiler = Compiler::new(DenyLog::Enabled);
         compiler.update(&snapshot, &endpoints);
         Self { endpoints, snapshot, compiler }
     }

@@ -1,8 +1,8 @@
 //! When the connections that are under way are to be looked through.
 //!
-//! Level-triggered: after each commit that may deny what was allowed, after any while connections are cut (they may be
-//! allowed again), and once at the start, because nobody knows what changed while the agent was away. A commit during a
-//! review makes another one due.
+//! Level-triggered: after each commit that may deny what was allowed, after any while connections are cut or about to be
+//! (they may be allowed again), and once at the start, because nobody knows what changed while the agent was away. A
+//! commit during a review makes another one due. Only connections of pods that a commit has touched are asked about.
 
 use std::{
     error::Error,
@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use towpath_core::{
-    connection::narrows,
+    connection::{Consequence, Meaning, Touched},
     ruleset::{Ruleset, Transaction},
 };
 use towpath_crds::network_config::OnChange;
@@ -24,15 +24,6 @@ use crate::connections::{Cleared, Cuts, Order};
 /// How many times as long as a review took the next one waits at least, and at most: under a steady stream of changes
 /// reviews take a tenth of a core, and whatever is denied is cut well within a second.
 const GAP: (u32, Duration) = (9, Duration::from_millis(500));
-
-/// What a commit means for connections that are under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meaning {
-    /// Some may be denied.
-    Narrows,
-    /// None is.
-    Widens,
-}
 
 #[derive(Debug)]
 enum Stage {
@@ -53,8 +44,12 @@ enum Stage {
 pub(super) struct Cutting {
     stage: Stage,
     not_before: Instant,
-    /// What the plan that is being put in force does.
-    planned: Meaning,
+    /// Whose connections the plan that is being put in force makes worth a review.
+    planned: Touched,
+    /// Those of the plans that are in force.
+    pending: Touched,
+    /// Those that are being looked through.
+    running: Touched,
     /// Connections that are cut.
     held: usize,
     back_off: BackOff,
@@ -66,38 +61,47 @@ impl Cutting {
             OnChange::Reevaluate => Stage::Due(now),
             OnChange::Keep => Stage::Never,
         };
-        Self { stage, not_before: now, planned: Meaning::Widens, held: 0, back_off: BackOff::default() }
+        let (planned, running) = (Touched::nobody(), Touched::nobody());
+        Self { stage, not_before: now, planned, pending: Touched::All, running, held: 0, back_off: BackOff::default() }
     }
 
     /// This change is about to be made.
     pub(super) fn planned(&mut self, change: &Transaction, table: &Ruleset) {
-        self.planned = match self.stage {
-            Stage::Never => Meaning::Widens,
-            _ if narrows(change, table) || (self.held > 0 && !change.is_empty()) => Meaning::Narrows,
-            _ => Meaning::Widens,
+        // A review that is under way may cut by rules that this change puts an end to.
+        let may_restore = self.held > 0 || matches!(self.stage, Stage::Running | Stage::Outdated);
+        self.planned = match (&self.stage, Consequence::of(change, table)) {
+            (Stage::Never, _) => Touched::nobody(),
+            (_, Consequence { meaning: Meaning::Widens, .. }) if !may_restore => Touched::nobody(),
+            (_, Consequence { touched, .. }) => touched,
         };
     }
 
     /// The change is made.
     pub(super) fn committed(&mut self, now: Instant) {
-        match (self.planned, &self.stage) {
-            (Meaning::Widens, _) | (_, Stage::Never | Stage::Due(_) | Stage::Outdated) => {}
-            (Meaning::Narrows, Stage::Rest) => self.stage = Stage::Due(self.not_before.max(now)),
-            (Meaning::Narrows, Stage::Running) => self.stage = Stage::Outdated,
+        let touched = std::mem::replace(&mut self.planned, Touched::nobody());
+        if touched == Touched::nobody() {
+            return;
+        }
+        self.pending.merge(touched);
+        match self.stage {
+            Stage::Never | Stage::Due(_) | Stage::Outdated => {}
+            Stage::Rest => self.stage = Stage::Due(self.not_before.max(now)),
+            Stage::Running => self.stage = Stage::Outdated,
         }
     }
 
-    /// Whether a review is to begin now; it has then begun.
-    pub(super) fn begins(&mut self, now: Instant) -> bool {
-        let begins = matches!(self.stage, Stage::Due(at) if at <= now);
-        if begins {
+    /// Whose connections are to be looked through, if a review is to begin now; it has then begun.
+    pub(super) fn begins(&mut self, now: Instant) -> Option<Touched> {
+        matches!(self.stage, Stage::Due(at) if at <= now).then(|| {
             self.stage = Stage::Running;
-        }
-        begins
+            self.running = std::mem::replace(&mut self.pending, Touched::nobody());
+            self.running.clone()
+        })
     }
 
     /// A review has ended.
     pub(super) fn ended(&mut self, now: Instant, result: Result<&Cuts, &(dyn Error + 'static)>) {
+        let touched = std::mem::replace(&mut self.running, Touched::nobody());
         match result {
             Ok(cuts) => {
                 self.back_off.succeeded();
@@ -109,12 +113,13 @@ impl Cutting {
             }
             Err(error) => {
                 let pause = self.back_off.failed("connections not looked through", error);
+                self.pending.merge(touched);
                 self.stage = Stage::Due(now + pause);
             }
         }
     }
 
-    /// When [`Cutting::begins`] says yes.
+    /// When [`Cutting::begins`] has something to begin.
     pub(super) const fn due(&self) -> Option<Instant> {
         match self.stage {
             Stage::Due(at) => Some(at),
@@ -137,12 +142,13 @@ impl Node {
         else {
             return;
         };
-        if self.cutting.begins(now) {
+        if let Some(touched) = self.cutting.begins(now) {
             effects.push(Effect::Review(Box::new(Order {
                 table: plan.table.clone(),
                 endpoints: self.index.endpoints().clone(),
                 node: net.addresses.values().flatten().map(IpNet::addr).collect(),
                 snapshot: snapshot.clone(),
+                touched,
             })));
         }
     }
@@ -177,5 +183,71 @@ fn say(cuts: &Cuts) {
     }
     if cuts.restored > 0 {
         info!(restored = cuts.restored, took_ms, "connections may go on that policies allow again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use imbl::OrdMap;
+    use towpath_core::{
+        names::{ChainName, IfName, SetName},
+        ruleset::{Step, Value, Verdict},
+    };
+
+    use super::*;
+
+    /// A pod gets another chain, or, without one before, its first.
+    fn pod(name: &str, before: Option<()>) -> Transaction {
+        let (map, key) = (SetName::new("to-pod").unwrap(), vec![Value::IfName(IfName::of_pod("a", name))]);
+        let goes = before.map(|()| Step::DeleteMapElements(map.clone(), [key.clone()].into_iter().collect()));
+        let chain = Verdict::Goto(ChainName::new("in.1").unwrap());
+        goes.into_iter().chain([Step::AddMapElements(map, OrdMap::unit(key, chain))]).collect()
+    }
+
+    fn touched(names: &[&str]) -> Option<Touched> {
+        Some(Touched::Pods(names.iter().map(|name| IfName::of_pod("a", name)).collect()))
+    }
+
+    /// One that has looked through everything at the start.
+    fn rested(now: Instant) -> Cutting {
+        let mut cutting = Cutting::new(OnChange::Reevaluate, now);
+        assert_eq!(cutting.begins(now), Some(Touched::All), "nobody knows what was before");
+        cutting.ended(now, Ok(&Cuts::default()));
+        cutting
+    }
+
+    fn commit(cutting: &mut Cutting, now: Instant, change: &Transaction) {
+        cutting.planned(change, &Ruleset::default());
+        cutting.committed(now);
+    }
+
+    #[test]
+    fn those_are_looked_through_whom_the_commits_since_the_last_review_touched() {
+        let now = Instant::now();
+        let mut cutting = rested(now);
+        for name in ["a", "b"] {
+            commit(&mut cutting, now, &pod(name, Some(())));
+        }
+        assert_eq!(cutting.begins(now), touched(&["a", "b"]));
+        commit(&mut cutting, now, &pod("c", Some(())));
+        let error = std::io::Error::other("by order");
+        cutting.ended(now, Err(&error));
+        let later = now + Duration::from_secs(60);
+        assert_eq!(cutting.begins(later), touched(&["a", "b", "c"]), "the first two were not looked through");
+        cutting.ended(later, Ok(&Cuts::default()));
+        assert_eq!(cutting.begins(later), None);
+    }
+
+    #[test]
+    fn what_is_allowed_while_a_review_cuts_by_the_rules_of_before_is_looked_through_again() {
+        let now = Instant::now();
+        let mut cutting = rested(now);
+        commit(&mut cutting, now, &pod("a", None));
+        assert_eq!(cutting.begins(now), None, "a new pod only adds");
+        commit(&mut cutting, now, &pod("b", Some(())));
+        assert_eq!(cutting.begins(now), touched(&["b"]));
+        commit(&mut cutting, now, &pod("c", None));
+        cutting.ended(now, Ok(&Cuts::default()));
+        assert_eq!(cutting.begins(now), touched(&["c"]));
     }
 }

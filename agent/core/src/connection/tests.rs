@@ -5,7 +5,8 @@ use imbl::OrdSet;
 use super::*;
 use crate::{
     model::PodId,
-    ruleset::{Chain, Element, Field, KeyType, Lookup, Set, Value, diff},
+    names::{ChainName, SetName},
+    ruleset::{Chain, Element, Field, KeyType, Lookup, Match, Op, Rule, Set, Transaction, Value, Verdict, diff},
     table::{Masquerade, Policy, PolicyPart, TableInput, ToNodes, table},
 };
 
@@ -49,7 +50,7 @@ fn only_the_direction_in_which_a_connection_began_counts_and_only_for_pods_of_th
     let pods = [endpoint("web", "10.244.1.2"), endpoint("other", "10.244.1.3")];
     let table = rules(&pods, &["web"], &["10.244.2.9"], Verdict::Accept);
     let node = BTreeSet::from(["10.244.1.1".parse().unwrap()]);
-    let review = Review::new(&table, &pods, &node);
+    let review = Review::new(&table, &pods, &node, &Touched::All);
     let (denied, allowed) = (Some(Direction::Ingress), None);
     for (from, to, expected, why) in [
         ("10.244.2.9", "10.244.1.2", allowed, "a friend"),
@@ -67,24 +68,77 @@ fn only_the_direction_in_which_a_connection_began_counts_and_only_for_pods_of_th
 }
 
 #[test]
-fn a_change_is_worth_a_review_when_it_can_deny_and_not_when_it_only_adds() {
+fn a_change_is_worth_a_review_of_whom_it_touches_when_it_can_deny_and_not_when_it_only_adds() {
+    use Meaning::{Narrows, Widens};
     let (web, other) = (endpoint("web", "10.244.1.2"), endpoint("other", "10.244.1.3"));
     let both = [web.clone(), other];
     let one = [web];
     let accept =
         |pods: &[Endpoint], isolated: &[&str], friends: &[&str]| rules(pods, isolated, friends, Verdict::Accept);
     let deny = |friends: &[&str]| rules(&both, &["web"], friends, Verdict::Drop);
-    for (before, after, expected, why) in [
-        (accept(&one, &[], &[]), accept(&both, &[], &[]), false, "a new pod"),
-        (accept(&one, &[], &[]), accept(&both, &["other"], &["10.244.2.9"]), false, "a new pod and its policy"),
-        (accept(&both, &[], &[]), accept(&both, &["web"], &[]), true, "a pod is isolated"),
-        (accept(&both, &["web"], &[]), accept(&both, &["web"], &["10.244.2.9"]), false, "a new friend"),
-        (accept(&both, &["web"], &["10.244.2.9"]), accept(&both, &["web"], &[]), true, "a lost friend"),
-        (accept(&both, &[], &[]), accept(&one, &[], &[]), false, "a pod that leaves and is nobody's peer"),
-        (deny(&[]), deny(&["10.244.2.9"]), true, "another one that is denied"),
+    let friend = &["10.244.2.9"][..];
+    for (before, after, meaning, touched, why) in [
+        (accept(&one, &[], &[]), accept(&both, &[], &[]), Widens, &["other"][..], "a new pod"),
+        (accept(&one, &[], &[]), accept(&both, &["other"], friend), Widens, &["other"], "a new pod and its policy"),
+        (accept(&both, &[], &[]), accept(&both, &["web"], &[]), Narrows, &["web"], "a pod is isolated"),
+        (accept(&both, &["web"], &[]), accept(&both, &["web"], friend), Widens, &["web"], "a new friend"),
+        (accept(&both, &["web"], friend), accept(&both, &["web"], &[]), Narrows, &["web"], "a lost friend"),
+        (accept(&both, &[], &[]), accept(&one, &[], &[]), Widens, &["other"], "a pod that leaves"),
+        (deny(&[]), deny(friend), Narrows, &["web"], "another one that is denied"),
+        (deny(friend), accept(&both, &["web"], friend), Narrows, &["web"], "a chain with another rule"),
     ] {
-        assert_eq!(narrows(&diff(&after, Some(&before.installed())), &after), expected, "{why}");
+        let pods = touched.iter().map(|name| IfName::of_pod("a", name)).collect();
+        let expected = Consequence { meaning, touched: Touched::Pods(pods) };
+        assert_eq!(Consequence::of(&diff(&after, Some(&before.installed())), &after), expected, "{why}");
     }
     let table = accept(&both, &[], &[]);
-    assert!(narrows(&Transaction::replace(&table), &table), "what was there before is not known");
+    let expected = Consequence { meaning: Narrows, touched: Touched::All };
+    assert_eq!(Consequence::of(&Transaction::replace(&table), &table), expected, "what was before is not known");
+}
+
+#[test]
+fn a_pod_is_touched_through_the_chain_that_goes_on_to_another() {
+    let web = endpoint("web", "10.244.1.2");
+    let next = ChainName::new("in.2").unwrap();
+    let with = |verdict: Verdict| {
+        let mut all = rules(std::slice::from_ref(&web), &["web"], &[], Verdict::Goto(next.clone()));
+        all.chains.insert(next.clone(), Arc::new(Chain { base: None, rules: vec![Rule::verdict(vec![], verdict)] }));
+        all
+    };
+    let (before, after) = (with(Verdict::Accept), with(Verdict::Drop));
+    let expected = Consequence { meaning: Meaning::Narrows, touched: Touched::Pods([web.interface].into()) };
+    assert_eq!(Consequence::of(&diff(&after, Some(&before.installed())), &after), expected);
+}
+
+#[test]
+fn a_review_is_about_the_connections_of_those_who_are_touched() {
+    let pods = [endpoint("web", "10.244.1.2"), endpoint("other", "10.244.1.3")];
+    let (table, node) = (rules(&pods, &[], &[], Verdict::Accept), BTreeSet::new());
+    let web = Touched::Pods([pods[0].interface.clone()].into());
+    for (touched, from, to, expected, why) in [
+        (&web, "10.244.2.9", "10.244.1.2", true, "to it"),
+        (&web, "10.244.1.2", "10.244.2.9", true, "from it"),
+        (&web, "10.244.1.3", "10.244.1.2", true, "from another one to it"),
+        (&web, "10.244.2.9", "10.244.1.3", false, "to another one"),
+        (&Touched::All, "10.244.2.9", "10.244.1.3", true, "everybody's"),
+        (&Touched::nobody(), "10.244.2.9", "10.244.1.2", false, "nobody's"),
+    ] {
+        let connection = Connection { from: from.parse().unwrap(), to: to.parse().unwrap(), transport: PORT };
+        assert_eq!(Review::new(&table, &pods, &node, touched).is_about(&connection), expected, "{why}");
+    }
+}
+
+#[test]
+fn whoever_is_touched_by_two_changes_is_touched_by_both_together() {
+    let pods = |names: &[&str]| Touched::Pods(names.iter().map(|name| IfName::of_pod("a", name)).collect());
+    for (one, other, both) in [
+        (pods(&["web"]), pods(&["other"]), pods(&["web", "other"])),
+        (Touched::All, pods(&["web"]), Touched::All),
+        (pods(&["web"]), Touched::All, Touched::All),
+        (Touched::nobody(), pods(&["web"]), pods(&["web"])),
+    ] {
+        let mut merged = one;
+        merged.merge(other);
+        assert_eq!(merged, both);
+    }
 }

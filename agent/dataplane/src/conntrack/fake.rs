@@ -37,6 +37,10 @@ impl FakeConntrack {
         self.reviews += 1;
         let mut reviewed = Reviewed::default();
         for (connection, standing) in &mut self.connections {
+            if !review.is_about(connection) {
+                reviewed.still_cut += usize::from(*standing == FakeStanding::Cut);
+                continue;
+            }
             match (review.denied_at(connection)?, *standing) {
                 (Some(direction), FakeStanding::Free) => {
                     *standing = FakeStanding::Cut;

@@ -161,7 +161,8 @@ impl World {
                     }
                     Effect::Review(order) => {
                         let pods = order.endpoints.values().map(|endpoint| &**endpoint);
-                        let reviewed = self.conntrack.review(&Review::new(&order.table, pods, &order.node));
+                        let review = Review::new(&order.table, pods, &order.node, &order.touched);
+                        let reviewed = self.conntrack.review(&review);
                         let took = Duration::from_millis(20);
                         let cuts = reviewed.map(|reviewed| Cuts { took, ..order.describe(&reviewed) });
                         inputs.push(Input::Reviewed(cuts));
