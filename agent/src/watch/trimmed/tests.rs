@@ -107,7 +107,7 @@ fn answers([node, namespace, policy, pod]: [Event; 4]) -> String {
         let _ = index.apply(event);
     }
     let rejected: Vec<_> = index.rejected().collect();
-    format!("{index:#?} {:#?} {:#?} {rejected:?}", index.snapshot().unwrap(), index.underlay_addresses())
+    format!("{index:#?} {:#?} {:#?} {rejected:?}", index.snapshot().unwrap(), index.nodes())
 }
 
 #[test]
