@@ -23,13 +23,13 @@ fn ips(n: u8) -> [String; 2] {
     [format!("10.0.0.{n}"), format!("fd00::{n}")]
 }
 
-fn cluster_pod(namespace: &str, name: &str, n: u8, labels: Value) -> Value {
+pub(crate) fn cluster_pod(namespace: &str, name: &str, n: u8, labels: Value) -> Value {
     let [v4, v6] = ips(n);
     pod(namespace, name, labels, &[&v4, &v6])
 }
 
 /// Namespaces: a (team=red), b (team=blue), c without labels.
-fn objects() -> Vec<Object> {
+pub(crate) fn objects() -> Vec<Object> {
     let mut web = cluster_pod("a", "web", 1, json!({ "app": "web" }));
     web["spec"]["containers"] = json!([{ "name": "c", "ports": [
         { "name": "http", "containerPort": 8080 }, { "name": "dns", "containerPort": 53, "protocol": "UDP" }
@@ -116,14 +116,23 @@ pub(crate) fn check(why: &str, specs: &[Value], allowed: &[&str], denied: &[&str
     for family in Family::ALL {
         let policies = specs.iter().enumerate().map(|(n, s)| policy("a", &format!("p{n}"), of_family(s, family)));
         let index = synced(objects().into_iter().chain(policies));
-        let all = allowed.iter().map(|p| (p, true)).chain(denied.iter().map(|p| (p, false)));
-        for (packet, want) in all {
-            let (from, rest) = packet.split_once(" > ").unwrap();
-            let (to, transport) = rest.split_once(' ').unwrap();
-            let (by_eval, by_table) = decide(&index, (from, to), family, self::transport(transport));
-            assert_eq!(by_eval, want, "{why}: {packet} over {family}, evaluated");
-            assert_eq!(by_table, want, "{why}: {packet} over {family}, compiled");
-        }
+        check_over(family, why, &index, allowed, denied);
+    }
+}
+
+/// The same with what an index knows now.
+pub(crate) fn check_now(why: &str, index: &Index, allowed: &[&str], denied: &[&str]) {
+    Family::ALL.into_iter().for_each(|family| check_over(family, why, index, allowed, denied));
+}
+
+fn check_over(family: Family, why: &str, index: &Index, allowed: &[&str], denied: &[&str]) {
+    let all = allowed.iter().map(|p| (p, true)).chain(denied.iter().map(|p| (p, false)));
+    for (packet, want) in all {
+        let (from, rest) = packet.split_once(" > ").unwrap();
+        let (to, transport) = rest.split_once(' ').unwrap();
+        let (by_eval, by_table) = decide(index, (from, to), family, self::transport(transport));
+        assert_eq!(by_eval, want, "{why}: {packet} over {family}, evaluated");
+        assert_eq!(by_table, want, "{why}: {packet} over {family}, compiled");
     }
 }
 

@@ -30,6 +30,11 @@ impl Object {
         self.event(Change::Listed, Change::Listed, Change::Listed, Change::Listed)
     }
 
+    /// Nothing but its name could be read.
+    pub(crate) fn illegible(self) -> Event {
+        self.event(Change::Illegible, Change::Illegible, Change::Illegible, Change::Illegible)
+    }
+
     fn event(
         self,
         node: fn(Node) -> Change<Node>,

@@ -18,6 +18,8 @@ enum Step {
     /// An object is applied: the kind and name say which, the number what is in it.
     Apply(usize, usize, u8),
     Delete(usize, usize),
+    /// An object is told of that cannot be read.
+    Blur(usize, usize),
     /// The pod of this number gets an interface.
     Attach(usize, u8),
     Detach(usize),
@@ -34,6 +36,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (0..KINDS, 0..NAMES, 0_u8..4).prop_map(|(kind, name, n)| Step::Apply(kind, name, n)),
         3 => (0..KINDS, 0..NAMES).prop_map(|(kind, name)| Step::Delete(kind, name)),
+        1 => (0..KINDS, 0..NAMES).prop_map(|(kind, name)| Step::Blur(kind, name)),
         2 => (0..NAMES, 0_u8..3).prop_map(|(pod, n)| Step::Attach(pod, n)),
         1 => (0..NAMES).prop_map(Step::Detach),
         1 => Just(Step::Relist),
@@ -107,6 +110,10 @@ proptest! {
                 Step::Delete(kind, name) => {
                     objects.remove(&(kind, name));
                     let _ = index.apply(object(content(kind, name, 0)).deleted());
+                }
+                Step::Blur(kind, name) => {
+                    let dirty = index.apply(object(content(kind, name, 1)).illegible());
+                    prop_assert!(dirty.is_empty(), "what is known of it stays: {dirty:?}");
                 }
                 Step::Attach(pod, n) => {
                     endpoints.insert(pod, endpoint(pod, n));

@@ -19,6 +19,7 @@ fn what_cannot_be_understood_matches_nothing_and_is_named() {
     let port = |port: Value| json!({ "podSelector": {}, "ingress": [{ "ports": [port] }] });
     let block = |cidr: &str, except: Value| peer(json!({ "ipBlock": { "cidr": cidr, "except": except } }));
     let expression = |e: Value| peer(json!({ "namespaceSelector": { "matchExpressions": [e] } }));
+    let pods = |e: Value| peer(json!({ "podSelector": { "matchExpressions": [e] } }));
     for (spec, path, why) in [
         (peer(json!({})), "spec.ingress[0].from[0]", "a peer that says nothing is not everybody"),
         (block("10.0.0.0/133", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "133 bits"),
@@ -44,6 +45,30 @@ fn what_cannot_be_understood_matches_nothing_and_is_named() {
             "spec.ingress[0].from[0].namespaceSelector.matchExpressions[0]",
             "NotIn nothing would be everything",
         ),
+        (
+            pods(json!({ "key": "app", "operator": "near", "values": ["db"] })),
+            "spec.ingress[0].from[0].podSelector.matchExpressions[0]",
+            "an operator of tomorrow",
+        ),
+        (
+            pods(json!({ "key": "app", "operator": "In", "values": [] })),
+            "spec.ingress[0].from[0].podSelector.matchExpressions[0]",
+            "In nothing",
+        ),
+        (
+            pods(json!({ "key": "app", "operator": "Exists", "values": ["db"] })),
+            "spec.ingress[0].from[0].podSelector.matchExpressions[0]",
+            "Exists with a value is not In",
+        ),
+        (
+            pods(json!({ "key": "app", "operator": "DoesNotExist", "values": ["db"] })),
+            "spec.ingress[0].from[0].podSelector.matchExpressions[0]",
+            "DoesNotExist with a value is not NotIn",
+        ),
+        (port(json!({ "port": -1 })), "spec.ingress[0].ports[0]", "no port"),
+        (port(json!({ "port": 80, "endPort": 65536 })), "spec.ingress[0].ports[0]", "beyond the last port"),
+        (port(json!({ "port": "a-name-too-long!" })), "spec.ingress[0].ports[0].port", "sixteen characters"),
+        (port(json!({ "port": "" })), "spec.ingress[0].ports[0].port", "an empty name"),
         (port(json!({ "port": 0 })), "spec.ingress[0].ports[0]", "no port"),
         (port(json!({ "port": 65536 })), "spec.ingress[0].ports[0]", "no port"),
         (port(json!({ "port": 80, "endPort": 79 })), "spec.ingress[0].ports[0]", "backwards"),
@@ -61,6 +86,24 @@ fn what_cannot_be_understood_matches_nothing_and_is_named() {
         assert_eq!(rejected[0].0, path, "{why}");
         assert!(rejected[0].1.len() > 20, "{why}: the reason is a sentence: {}", rejected[0].1);
         check(why, &[spec], &[], &["outside.1 > a/web tcp 80", "b/web > a/web tcp 80", "b/web > a/web icmp"]);
+    }
+}
+
+#[test]
+fn towards_others_what_cannot_be_understood_matches_nothing_either() {
+    let to = |rule: Value| json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": [rule] });
+    let unknown = json!({ "matchExpressions": [{ "key": "team", "operator": "Near" }] });
+    for (spec, path) in [
+        (to(json!({ "to": [{ "ipBlock": { "cidr": "::/129" } }] })), "spec.egress[0].to[0].ipBlock.cidr"),
+        (
+            to(json!({ "to": [{ "namespaceSelector": unknown }] })),
+            "spec.egress[0].to[0].namespaceSelector.matchExpressions[0]",
+        ),
+        (to(json!({ "ports": [{ "endPort": 90 }] })), "spec.egress[0].ports[0].endPort"),
+    ] {
+        let rejected = rejected(&spec);
+        assert_eq!(rejected.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), [path]);
+        check(path, &[spec], &["b/web > a/web tcp 80"], &["a/web > b/web tcp 80", "a/web > outside.1 tcp 80"]);
     }
 }
 

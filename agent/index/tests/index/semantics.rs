@@ -28,6 +28,16 @@ fn unset_policy_types_mean_ingress_and_egress_if_it_has_a_rule() {
     check("an empty egress list is no rule", &[empty], &["a/web > b/web tcp 1"], &["b/web > a/web tcp 1"]);
     let rule = json!({ "podSelector": {}, "egress": [{ "ports": [{ "port": 80 }] }] });
     check("an egress rule", &[rule], &["a/web > b/web tcp 80"], &["a/web > b/web tcp 1", "b/web > a/web tcp 1"]);
+    let none = json!({ "podSelector": {}, "policyTypes": [], "egress": [{ "ports": [{ "port": 80 }] }] });
+    check(
+        "an empty list is unset",
+        &[none],
+        &["a/web > b/web tcp 80"],
+        &["a/web > b/web tcp 1", "b/web > a/web tcp 1"],
+    );
+    let ingress = json!({ "podSelector": {}, "policyTypes": ["Ingress"], "egress": [{ "ports": [{ "port": 80 }] }] });
+    check("a section of no type is nothing", &[ingress], &["a/web > b/web tcp 1"], &["b/web > a/web tcp 1"]);
+    check("no spec is the empty one", &[json!({})], &["a/web > b/web tcp 1"], &["b/web > a/web tcp 1"]);
     let egress = json!({ "podSelector": {}, "policyTypes": ["Egress"], "ingress": [{}] });
     check("set types count alone", &[egress], &["b/web > a/web tcp 1"], &["a/web > b/web tcp 1"]);
 }
@@ -149,6 +159,24 @@ fn blocks_are_addresses_less_their_exceptions() {
         &["outside.1 > a/web tcp 1", "outside.33 > a/web tcp 1"],
         &["outside.17 > a/web tcp 1"],
     );
+    check(
+        "an exception beside the block takes nothing away",
+        &[from(json!({ "cidr": "192.0.2.0/24", "except": ["10.0.0.0/24"] }))],
+        &["outside.1 > a/web tcp 1"],
+        &["b/client > a/web tcp 1"],
+    );
+    check(
+        "an exception that is all of the block leaves nobody",
+        &[from(json!({ "cidr": "192.0.2.0/24", "except": ["192.0.2.0/24"] }))],
+        &[],
+        &["outside.1 > a/web tcp 1", "b/client > a/web tcp 1"],
+    );
+    check(
+        "an address within is the network",
+        &[from(json!({ "cidr": "192.0.2.77/24", "except": ["192.0.2.19/28"] }))],
+        &["outside.1 > a/web tcp 1", "outside.33 > a/web tcp 1"],
+        &["outside.17 > a/web tcp 1"],
+    );
     let hole = json!({ "ipBlock": { "cidr": "0.0.0.0/0", "except": ["192.0.2.16/28"] } });
     let filled = json!({ "ipBlock": { "cidr": "192.0.2.17/32" } });
     check(
@@ -194,6 +222,12 @@ fn ports_are_numbers_ranges_or_names_of_a_protocol() {
         &[ports(json!([{ "port": 80, "endPort": 82 }]))],
         &["b/web > a/web tcp 80", "b/web > a/web tcp 82"],
         &["b/web > a/web tcp 79", "b/web > a/web tcp 83"],
+    );
+    check(
+        "a range of one port",
+        &[ports(json!([{ "port": 80, "endPort": 80 }]))],
+        &["b/web > a/web tcp 80"],
+        &["b/web > a/web tcp 79", "b/web > a/web tcp 81"],
     );
     check(
         "a range for some pods",

@@ -1,0 +1,138 @@
+//! What is not whole: objects that come late, go early, claim what is another's, or cannot be read.
+
+use serde_json::{Value, json};
+use towpath_core::{
+    model::{PodId, Protocol},
+    policy::ir::{NamedPort, PodKind},
+};
+use towpath_index::Change;
+
+use crate::{
+    cluster::{check_now, cluster_pod, objects},
+    objects::{Object, namespace, object, of_every_kind, pod, policy, synced},
+};
+
+/// A policy of namespace `a` that lets in these peers.
+fn from(peers: Value) -> Object {
+    policy("a", "p", json!({ "podSelector": {}, "ingress": [{ "from": peers }] }))
+}
+
+#[test]
+fn an_address_that_two_pods_claim_is_both_ones_until_the_old_pod_has_ended() {
+    let clients = json!([{ "namespaceSelector": {}, "podSelector": { "matchLabels": { "role": "client" } } }]);
+    let mut index = synced(objects().into_iter().chain([from(clients)]));
+    let old = |phase: &str| {
+        let mut old = cluster_pod("b", "done", 5, json!({ "role": "client" }));
+        old["status"]["phase"] = json!(phase);
+        object(old)
+    };
+    let heir = |labels| object(cluster_pod("c", "heir", 5, labels));
+    let packet = ["b/done > a/web tcp 1"];
+    let mut then = |what: Object, why: &str, passes: bool| {
+        let _ = index.apply(what.applied());
+        if passes { check_now(why, &index, &packet, &[]) } else { check_now(why, &index, &[], &packet) }
+    };
+    then(heir(json!({})), "the address is one's without the label", false);
+    then(old("Running"), "it is also one's with the label", true);
+    then(heir(json!({ "x": "1" })), "the other one's change takes nothing away", true);
+    then(old("Failed"), "who has ended has no address", false);
+    then(heir(json!({ "role": "client" })), "the heir has the label itself", true);
+    then(old("Running"), "both", true);
+    then(old("Succeeded"), "what the heir gives stays when the old pod goes", true);
+}
+
+#[test]
+fn a_pod_whose_namespace_is_not_known_is_let_in_by_no_namespace_selector() {
+    let selectors = json!([
+        { "namespaceSelector": { "matchLabels": { "team": "blue" } } },
+        { "namespaceSelector": { "matchExpressions": [{ "key": "team", "operator": "DoesNotExist" }] } },
+        { "podSelector": { "matchLabels": { "tier": "back" } } },
+    ]);
+    let blue = || namespace("b", json!({ "team": "blue" }));
+    let mut index = synced(objects().into_iter().chain([from(selectors)]));
+    let (of_b, of_c, of_a) = ("b/client > a/web tcp 1", "c/other > a/web tcp 1", "a/db > a/web tcp 1");
+    check_now("all are known", &index, &[of_b, of_c, of_a], &["a/web > a/db tcp 1"]);
+    let _ = index.apply(blue().deleted());
+    check_now("its namespace went before it: not even a negative selector finds it", &index, &[of_c, of_a], &[of_b]);
+    let _ = index.apply(blue().applied());
+    check_now("its namespace comes after it", &index, &[of_b, of_c, of_a], &[]);
+    let _ = index.apply(namespace("a", json!({})).deleted());
+    check_now("a policy's own namespace goes by its name", &index, &[of_b, of_c, of_a], &["a/web > a/db tcp 1"]);
+}
+
+#[test]
+fn a_pod_on_its_nodes_network_has_no_address_and_no_port_of_its_own() {
+    let mut host = cluster_pod("b", "host", 8, json!({}));
+    host["spec"] = json!({
+        "hostNetwork": true, "containers": [{ "name": "c", "ports": [{ "name": "http", "containerPort": 80 }] }],
+    });
+    let index = synced([object(host)]);
+    let id = PodId { namespace: "b".to_owned(), name: "host".to_owned() };
+    let host = &index.snapshot().unwrap().pods[&id];
+    assert_eq!((host.kind, host.addresses.len(), host.named_ports.len()), (PodKind::HostNetwork, 0, 0));
+}
+
+#[test]
+fn named_ports_are_those_of_all_containers_whatever_their_kind() {
+    let container = |name: &str, ports: Value| json!({ "name": name, "ports": ports });
+    let mut sidecar = container("sidecar", json!([{ "name": "http", "containerPort": 9002 }]));
+    sidecar["restartPolicy"] = json!("Always");
+    let mut pod = pod("a", "web", json!({}), &["10.0.0.1"]);
+    pod["spec"] = json!({
+        "containers": [container("main", json!([
+            { "name": "http", "containerPort": 8080 },
+            { "name": "http", "containerPort": 8080, "protocol": "UDP" },
+            { "name": "sig", "containerPort": 7, "protocol": "SCTP" },
+            { "containerPort": 1 },
+            { "name": "zero", "containerPort": 0 },
+            { "name": "far", "containerPort": 65536 },
+            { "name": "odd", "containerPort": 5, "protocol": "QUIC" },
+        ]))],
+        "initContainers": [container("setup", json!([{ "name": "http", "containerPort": 9001 }])), sidecar],
+    });
+    let index = synced([object(pod)]);
+    let ports = &index.snapshot().unwrap().pods.values().next().unwrap().named_ports;
+    let port = |name: &str, protocol, port| NamedPort { name: name.to_owned(), protocol, port };
+    let expected = [
+        port("http", Protocol::Tcp, 8080),
+        port("http", Protocol::Tcp, 9001),
+        port("http", Protocol::Tcp, 9002),
+        port("http", Protocol::Udp, 8080),
+        port("sig", Protocol::Sctp, 7),
+    ];
+    assert_eq!(ports.iter().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn what_becomes_illegible_stays_as_it_was_and_what_never_was_legible_is_not_there() {
+    let known = || {
+        [
+            object(pod("a", "web", json!({ "app": "web" }), &["10.0.0.1"])),
+            namespace("a", json!({ "team": "red" })),
+            policy("a", "p", json!({ "podSelector": {} })),
+            object(json!({ "kind": "Node", "metadata": { "name": "me" }, "spec": { "podCIDR": "10.0.0.0/24" } })),
+        ]
+    };
+    let named = || {
+        [
+            object(json!({ "kind": "Pod", "metadata": { "namespace": "a", "name": "web" } })),
+            object(json!({ "kind": "Namespace", "metadata": { "name": "a" } })),
+            object(json!({ "kind": "NetworkPolicy", "metadata": { "namespace": "a", "name": "p" } })),
+            object(json!({ "kind": "Node", "metadata": { "name": "me" } })),
+        ]
+    };
+    let mut index = synced(known());
+    let snapshot = index.snapshot().unwrap().clone();
+    let node = index.own_node().unwrap().clone();
+    for event in named().map(Object::illegible) {
+        assert!(index.apply(event).is_empty(), "a change that cannot be read");
+    }
+    let starts = of_every_kind(Change::ListStarted, Change::ListStarted, Change::ListStarted, Change::ListStarted);
+    let ends = of_every_kind(Change::ListDone, Change::ListDone, Change::ListDone, Change::ListDone);
+    let never = object(json!({ "kind": "Pod", "metadata": { "namespace": "a", "name": "new" } })).illegible();
+    let illegible = named().map(Object::illegible);
+    for event in starts.into_iter().chain(illegible).chain([never]).chain(ends) {
+        assert!(index.apply(event).is_empty(), "a list in which none can be read");
+    }
+    assert_eq!((index.snapshot(), index.own_node()), (Some(&snapshot), Some(&node)));
+}
