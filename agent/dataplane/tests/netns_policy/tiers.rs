@@ -146,7 +146,7 @@ fn rules_that_log_decide_nothing_and_the_kernel_tells_of_their_packets() {
         world.apply();
         world.forget_connections();
         let told_of = |text: &'static str| probes_of(&scenario("told", why, "", text, ""), &Family::ALL);
-        let heads = |reason, text| -> BTreeSet<Told> {
+        let heads = |reason, text: &'static str| -> BTreeSet<Told> {
             let probes = if text.is_empty() { Vec::new() } else { told_of(text) };
             probes.iter().map(|(probe, _)| (reason, direction, head(probe))).collect()
         };
