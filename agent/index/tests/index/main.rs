@@ -9,6 +9,7 @@ mod nodes;
 mod objects;
 mod pods;
 mod prop_fold;
+mod prop_objects;
 mod prop_peers;
 mod rejected;
 mod semantics;

@@ -13,14 +13,24 @@ fn rejected(spec: &Value) -> Vec<(String, String)> {
     index.rejected().map(|r| (r.path.clone(), r.reason.clone())).collect()
 }
 
+/// Specs of which one part is named, by its path, and matches nothing: with the reason of each.
+fn prove<const N: usize>(cases: [(Value, &str, &str); N]) {
+    for (spec, path, why) in cases {
+        let rejected = rejected(&spec);
+        assert_eq!(rejected.len(), 1, "{why}: {rejected:?}");
+        assert_eq!(rejected[0].0, path, "{why}");
+        assert!(rejected[0].1.len() > 20, "{why}: the reason is a sentence: {}", rejected[0].1);
+        check(why, &[spec], &[], &["outside.1 > a/web tcp 80", "b/web > a/web tcp 80", "b/web > a/web icmp"]);
+    }
+}
+
 #[test]
-fn what_cannot_be_understood_matches_nothing_and_is_named() {
+fn a_peer_that_cannot_be_understood_matches_nothing_and_is_named() {
     let peer = |peer: Value| json!({ "podSelector": {}, "ingress": [{ "from": [peer, { "podSelector": {} }] }] });
-    let port = |port: Value| json!({ "podSelector": {}, "ingress": [{ "ports": [port] }] });
     let block = |cidr: &str, except: Value| peer(json!({ "ipBlock": { "cidr": cidr, "except": except } }));
     let expression = |e: Value| peer(json!({ "namespaceSelector": { "matchExpressions": [e] } }));
     let pods = |e: Value| peer(json!({ "podSelector": { "matchExpressions": [e] } }));
-    for (spec, path, why) in [
+    prove([
         (peer(json!({})), "spec.ingress[0].from[0]", "a peer that says nothing is not everybody"),
         (block("10.0.0.0/133", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "133 bits"),
         (block("10.0.0.1", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "an address is no range"),
@@ -65,6 +75,13 @@ fn what_cannot_be_understood_matches_nothing_and_is_named() {
             "spec.ingress[0].from[0].podSelector.matchExpressions[0]",
             "DoesNotExist with a value is not NotIn",
         ),
+    ]);
+}
+
+#[test]
+fn a_port_that_cannot_be_understood_matches_nothing_and_is_named() {
+    let port = |port: Value| json!({ "podSelector": {}, "ingress": [{ "ports": [port] }] });
+    prove([
         (port(json!({ "port": -1 })), "spec.ingress[0].ports[0]", "no port"),
         (port(json!({ "port": 80, "endPort": 65536 })), "spec.ingress[0].ports[0]", "beyond the last port"),
         (port(json!({ "port": "a-name-too-long!" })), "spec.ingress[0].ports[0].port", "sixteen characters"),
@@ -80,13 +97,7 @@ fn what_cannot_be_understood_matches_nothing_and_is_named() {
             "spec.ingress[0].ports[0].protocol",
             "a protocol of tomorrow",
         ),
-    ] {
-        let rejected = rejected(&spec);
-        assert_eq!(rejected.len(), 1, "{why}: {rejected:?}");
-        assert_eq!(rejected[0].0, path, "{why}");
-        assert!(rejected[0].1.len() > 20, "{why}: the reason is a sentence: {}", rejected[0].1);
-        check(why, &[spec], &[], &["outside.1 > a/web tcp 80", "b/web > a/web tcp 80", "b/web > a/web icmp"]);
-    }
+    ]);
 }
 
 #[test]

@@ -1,0 +1,176 @@
+//! Whatever the objects and the packet: what is decided all the way from the objects through the index, by the evaluator
+//! and by the compiled table, is what Kubernetes' rules say of the objects themselves.
+//!
+//! `PROPTEST_CASES=100000` tries more clusters; the seed of a failing run is in its output, and
+//! `PROPTEST_RNG_SEED=<seed>` repeats it.
+
+mod generate;
+mod oracle;
+
+use std::{cell::Cell, collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use imbl::{OrdMap, OrdSet};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngSeed, TestRunner},
+};
+use serde_json::Value;
+use towpath_core::{
+    model::{Endpoint, Family, PodId, Protocol},
+    names::IfName,
+    policy::{
+        compile::compile,
+        eval::{Packet, Party, Transport, eval},
+        ir::{Direction, Snapshot},
+        packet_log::DenyLog,
+    },
+    ruleset::{self, Hook, Outcome, Ruleset},
+    table::{Masquerade, Policy, TableInput, ToNodes, table},
+};
+
+use self::generate::{OTHERS, Objects, PORTS, objects};
+use crate::objects::{object, synced};
+
+/// One end of a packet; a pod of this node, or somebody behind the uplink.
+struct End<'a> {
+    party: Party,
+    pod: Option<&'a Value>,
+    interface: IfName,
+}
+
+fn id(pod: &Value) -> PodId {
+    let text = |field| pod["metadata"][field].as_str().unwrap().to_owned();
+    PodId { namespace: text("namespace"), name: text("name") }
+}
+
+/// The pods with an interface on this node: no two of them have an address in common.
+fn local(objects: &Objects) -> Vec<&Value> {
+    let mut taken = BTreeSet::new();
+    let mut is_free = |pod: &Value| oracle::addresses(pod).into_iter().all(|address| taken.insert(address));
+    let here = |pod: &&Value| pod["spec"]["nodeName"] == "me" && oracle::is_endpoint(pod);
+    objects.pods.iter().filter(here).filter(|pod| is_free(pod)).collect()
+}
+
+fn endpoints(pods: &[&Value]) -> OrdMap<IfName, Arc<Endpoint>> {
+    let endpoint = |pod: &&Value| {
+        let addresses = oracle::addresses(pod);
+        let pod = id(pod);
+        let interface = IfName::of_pod(&pod.namespace, &pod.name);
+        (interface.clone(), Arc::new(Endpoint { pod, interface, addresses }))
+    };
+    pods.iter().map(endpoint).collect()
+}
+
+fn ends<'a>(objects: &'a Objects, local: &[&'a Value], family: Family) -> Vec<End<'a>> {
+    let mut ends = Vec::new();
+    for pod in local {
+        let interface = IfName::of_pod(&id(pod).namespace, &id(pod).name);
+        ends.extend(oracle::addresses(pod).into_iter().map(|address| End {
+            party: Party { address, pod: Some(id(pod)) },
+            pod: Some(pod),
+            interface: interface.clone(),
+        }));
+    }
+    let known: BTreeSet<IpAddr> = ends.iter().map(|end| end.party.address).collect();
+    let elsewhere = OTHERS.iter().map(|other| other.parse().unwrap());
+    let elsewhere: BTreeSet<IpAddr> = elsewhere.chain(objects.pods.iter().flat_map(oracle::addresses)).collect();
+    ends.extend(elsewhere.difference(&known).map(|address| End {
+        party: Party { address: *address, pod: None },
+        pod: None,
+        interface: IfName::new("eth0").unwrap(),
+    }));
+    ends.retain(|end| Family::of(end.party.address) == family);
+    ends
+}
+
+fn transports() -> Vec<Transport> {
+    let mut transports = vec![Transport::Other(1)];
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+        transports.extend(PORTS.map(|port| Transport::Port(protocol, port)));
+    }
+    transports
+}
+
+fn compiled(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>) -> Ruleset {
+    table(TableInput {
+        endpoints,
+        cluster_pod_cidrs: &[],
+        node_pod_cidrs: &[],
+        node_addresses: &OrdSet::new(),
+        vxlan_port: 8472,
+        masquerade: Masquerade::Disabled,
+        to_nodes: ToNodes::AsNode,
+        policy: Policy::Enforce(compile(snapshot, endpoints, DenyLog::Enabled)),
+    })
+}
+
+fn passes(rules: &Ruleset, from: &End<'_>, to: &End<'_>, transport: Transport) -> bool {
+    let packet = ruleset::Packet {
+        in_interface: Some(from.interface.clone()),
+        out_interface: Some(to.interface.clone()),
+        source: from.party.address,
+        destination: to.party.address,
+        transport: match transport {
+            Transport::Port(protocol, destination) => {
+                ruleset::Transport::Ports { protocol: protocol.number(), destination }
+            }
+            Transport::Other(number) => ruleset::Transport::Other(number),
+        },
+        state: None,
+        mark: 0,
+    };
+    rules.interpret(Hook::Forward, &packet).unwrap() == Outcome::Accepted
+}
+
+/// How many packets pass, and how many do not.
+fn check(objects: &Objects) -> Result<[usize; 2], TestCaseError> {
+    let all = objects.namespaces.iter().chain(&objects.pods).chain(&objects.policies);
+    let index = synced(all.cloned().map(object));
+    let snapshot = index.snapshot().unwrap();
+    let local = local(objects);
+    let rules = compiled(snapshot, &endpoints(&local));
+    let mut counts = [0, 0];
+    for family in Family::ALL {
+        let ends = ends(objects, &local, family);
+        let pairs = ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to)));
+        for (from, to) in pairs.filter(|(from, to)| from.pod.is_some() || to.pod.is_some()) {
+            for transport in transports() {
+                let lets = |direction, end: &End<'_>, other: &End<'_>| {
+                    end.pod.is_none_or(|pod| oracle::lets(objects, direction, pod, other.party.address, transport))
+                };
+                let expected = lets(Direction::Egress, from, to) && lets(Direction::Ingress, to, from);
+                let packet = Packet { from: from.party.clone(), to: to.party.clone(), transport };
+                let verdict = eval(snapshot, &packet);
+                prop_assert_eq!(verdict.allows(), expected, "{:?}: evaluator says {:?}", packet, verdict);
+                prop_assert_eq!(passes(&rules, from, to, transport), expected, "{:?}, compiled", packet);
+                counts[usize::from(!expected)] += 1;
+            }
+        }
+    }
+    Ok(counts)
+}
+
+#[test]
+fn objects_of_every_form_are_decided_as_they_are_written() {
+    let mut config = Config { cases: 256, failure_persistence: None, ..Config::default() };
+    if let Some(cases) = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()) {
+        config.cases = cases;
+    }
+    if matches!(config.rng_seed, RngSeed::Random) {
+        use std::hash::{BuildHasher, RandomState};
+        config.rng_seed = RngSeed::Fixed(RandomState::new().hash_one(()));
+    }
+    println!("clusters: {}, seed: {:?}", config.cases, config.rng_seed);
+    let (passed, dropped) = (Cell::new(0), Cell::new(0));
+    let outcome = TestRunner::new(config).run(&objects(), |objects| {
+        let [pass, drop] = check(&objects)?;
+        passed.set(passed.get() + pass);
+        dropped.set(dropped.get() + drop);
+        Ok(())
+    });
+    println!("packets that pass: {}, that do not: {}", passed.get(), dropped.get());
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+    assert!(passed.get() >= 10_000 && dropped.get() >= 10_000, "too few of one kind to mean anything");
+}
