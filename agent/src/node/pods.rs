@@ -41,7 +41,8 @@ struct Waiting {
 pub(super) struct Pods {
     attachments: BTreeMap<Attachment, EndpointFile>,
     waiting: Vec<Waiting>,
-    /// Those that were there at the last read-back but one: their routes are made, not in the making.
+    /// Those that were there at the last read-back, and at the one before it: their routes are made, not in the making.
+    seen: BTreeSet<IfName>,
     settled: BTreeSet<IfName>,
     /// Addresses of pods that have gone, and whose rules are still in force.
     left: BTreeSet<IpAddr>,
@@ -84,6 +85,12 @@ impl Pods {
         // Asked again, as after our restart: the rules may stand already, so the plan is to say so.
         dirty.merge(Dirty::only(towpath_index::Concern::Policy));
         self.changed_since_reading.insert(attachment.clone());
+        // The plugin gives nobody an address that somebody has: whoever had it is gone, and we have not been told yet.
+        for other in self.attachments.iter().filter(|(other, _)| **other != attachment).map(|(_, other)| other) {
+            for address in other.addresses.iter().filter(|address| file.addresses.contains(address)) {
+                self.vacancy.left(*address);
+            }
+        }
         effects.extend(self.vacancy.clear(now, &file.addresses, Urgency::AtOnce).map(Effect::Clear));
         self.attachments.insert(attachment.clone(), file);
         self.waiting.push(Waiting { attachment, since: now, reply, planned: false });
@@ -119,7 +126,6 @@ impl Pods {
 
     /// Takes in the files as they were read: pods that were deleted while nobody listened go.
     pub(super) fn reconcile(&mut self, files: Vec<EndpointFile>, index: &mut Index) -> Dirty {
-        self.settled = self.attachments.values().map(|file| file.host_interface.clone()).collect();
         let mut dirty = Dirty::nothing();
         let read: BTreeMap<Attachment, EndpointFile> =
             files.into_iter().filter_map(|file| Some((file.attachment().ok()?, file))).collect();
@@ -136,6 +142,8 @@ impl Pods {
             dirty.merge(index.set_local_endpoint(file.endpoint()));
             self.attachments.insert(attachment, file);
         }
+        let now = self.attachments.values().map(|file| file.host_interface.clone()).collect();
+        self.settled = std::mem::replace(&mut self.seen, now);
         dirty
     }
 
@@ -150,11 +158,9 @@ impl Pods {
 
     /// The plan is in force: those in it may start.
     pub(super) fn answer(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let in_use: BTreeSet<&IpAddr> = self.attachments.values().flat_map(|file| &file.addresses).collect();
-        // Whoever has got the address already has had it cleared, and has connections of its own by now.
-        let vacant: Vec<IpAddr> = self.leaving.iter().filter(|addr| !in_use.contains(addr)).copied().collect();
+        // Of an address that somebody else has got meanwhile nothing is remembered any more: that was cleared before.
+        effects.extend(self.vacancy.clear(now, &self.leaving, Urgency::Soon).map(Effect::Clear));
         self.leaving.clear();
-        effects.extend(self.vacancy.clear(now, &vacant, Urgency::Soon).map(Effect::Clear));
         let (attachments, vacancy) = (&self.attachments, &self.vacancy);
         let is_clean = |a: &Attachment| attachments.get(a).is_some_and(|file| vacancy.are_clean(&file.addresses));
         let may_start = |waiting: &mut Waiting| waiting.planned && is_clean(&waiting.attachment);

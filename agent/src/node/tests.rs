@@ -3,6 +3,7 @@
 mod connections;
 mod denied;
 mod failures;
+mod meanwhile;
 mod world;
 
 use std::net::IpAddr;
@@ -12,12 +13,14 @@ use towpath_core::{
     model::PodId,
     names::IfName,
     overlay::{self, Kernel, Op},
-    ruleset,
+    ruleset::{self, Transaction},
 };
 use towpath_dataplane::local::NodeState;
 use towpath_index::{Change as IndexChange, Event};
 
-use self::world::{World, cluster, deny_all, endpoint, kernel, node_object, object, peer, pod_event};
+use self::world::{
+    World, cluster, deny_all, endpoint, kernel, node_event, node_object, object, peer, pod_event, pod_object, policy,
+};
 use super::{belief::GATHER, *};
 use crate::kernel::Notice;
 
@@ -27,9 +30,11 @@ fn nothing_is_read_or_written_before_every_kind_is_listed() {
     let mut inputs = cluster();
     let last = inputs.pop().unwrap();
     world.hear(inputs);
+    world.pass(Duration::from_secs(10));
     assert_eq!((world.writes(), world.reports.len()), (0, 0));
     world.hear([last]);
     assert!(world.writes() > 0);
+    assert_eq!(world.node.last_apply, Duration::ZERO, "that the API server was slow is not ours");
 }
 
 #[test]
@@ -72,7 +77,7 @@ fn a_second_look_with_nothing_changed_writes_nothing() {
 fn one_more_peer_costs_three_writes_and_one_that_leaves_goes() {
     let mut world = World::settled();
     let before = world.reach.net.log.len();
-    world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Applied(peer("n3", 3)))))]);
+    world.hear([node_event(peer("n3", 3))]);
     assert_eq!(world.reach.net.log.len() - before, 3, "neighbour, forwarding entry, route");
     world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Deleted(peer("n3", 3)))))]);
     assert_eq!((world.reach.net.kernel.fdb.len(), world.reach.net.kernel.neighbours.len()), (1, 1));
@@ -125,15 +130,22 @@ fn a_change_of_policy_is_timed_when_it_comes_into_force_and_not_if_it_changes_no
     let before = world.enforced;
     world.hear([pod_event("elsewhere")]);
     assert_eq!(world.enforced, before, "no rule looks at it");
+    let mut moved = peer("n2", 2);
+    let data = r#"{"VNI":1,"VtepMAC":"02:00:00:00:09:02"}"#.to_owned();
+    moved.metadata.annotations.as_mut().unwrap().insert("flannel.alpha.coreos.com/backend-data".to_owned(), data);
+    world.hear([pod_event("elsewhere too"), node_event(moved)]);
+    assert_eq!(world.enforced, before, "what comes into force is no rule");
     world.hear([pod_event("a")]);
     assert_eq!(world.add_pod("a", "10.244.1.2").try_recv().unwrap(), Reply::Ok);
     assert_eq!(world.enforced, before + 1);
+    let generation = |world: &World| world.reports.last().unwrap().status.policy.as_ref().unwrap().generation;
+    let reported = generation(&world);
     world.reach.nft.refuse = 1;
     world.hear([pod_event("b")]);
     assert!(matches!(world.add_pod("b", "10.244.1.3").try_recv().unwrap(), Reply::Error { .. }));
     assert_eq!(world.enforced, before + 1, "refused is not in force");
     world.pass(Duration::from_secs(1));
-    assert_eq!(world.enforced, before + 2);
+    assert_eq!((world.enforced, generation(&world)), (before + 2, reported + 1));
 }
 
 #[test]
@@ -146,6 +158,16 @@ fn refused_rules_put_the_pod_off_and_are_tried_again() {
     assert_eq!(world.node.not_ready().map(|why| why.contains("by order of the test")), Some(true));
     world.pass(Duration::from_secs(1));
     assert_eq!(world.node.not_ready(), None, "healed");
+    let plan = world.node.plan.as_ref().unwrap();
+    assert_eq!(world.reach.nft.applied.last(), Some(&Transaction::replace(&plan.table)), "anew, not by a difference");
+    for pod in ["b", "c", "d", "e", "f"] {
+        world.reach.nft.refuse = 1;
+        world.hear([pod_event(pod)]);
+        drop(world.add_pod(pod, "10.244.1.9"));
+        world.pass(Duration::from_millis(250));
+        assert_eq!(world.node.not_ready(), None, "{pod}: a success ends the series of failures");
+    }
+    assert_eq!(world.node.drift.repairs, 0, "our own failures are no drift");
 }
 
 #[test]
@@ -183,12 +205,12 @@ fn a_peer_with_damaged_data_is_named_and_the_others_work() {
     let mut bad = peer("n3", 3);
     let annotations = bad.metadata.annotations.as_mut().unwrap();
     annotations.insert("flannel.alpha.coreos.com/backend-data".to_owned(), "{".to_owned());
-    world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Applied(bad))))]);
+    world.hear([node_event(bad)]);
     let (status, reason, message) = world.truth("TunnelReady");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "InvalidPeer"));
     assert!(message.contains("n3"), "{message}");
     let unavailable = world.wishes.last().unwrap().network_unavailable.as_ref().unwrap().unavailable;
     assert!(!unavailable, "another's mistake does not close this node");
-    world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Applied(peer("n3", 3)))))]);
+    world.hear([node_event(peer("n3", 3))]);
     assert_eq!(world.truth("TunnelReady").0, "True");
 }

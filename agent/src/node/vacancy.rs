@@ -130,3 +130,50 @@ impl Vacancy {
         stuck.chain(sweep).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 2));
+
+    /// One that has forgotten what was before the start, with an address that a pod has left.
+    fn left(now: Instant) -> Vacancy {
+        let mut vacancy = Vacancy::default();
+        let sweep = vacancy.sweep(now, &["10.244.1.0/24".parse().unwrap()], BTreeSet::new()).unwrap();
+        vacancy.cleared(now, &[sweep.addresses], true);
+        assert!(vacancy.are_clean(&[AT]));
+        vacancy.left(AT);
+        vacancy
+    }
+
+    fn of(addresses: &[IpAddr]) -> Addresses {
+        Addresses::Of(addresses.iter().copied().collect())
+    }
+
+    #[test]
+    fn what_is_being_cleared_is_not_asked_for_again_and_what_was_left_meanwhile_is_not_clean() {
+        let now = Instant::now();
+        let mut vacancy = left(now);
+        let asked = vacancy.clear(now, &[AT], Urgency::Soon);
+        assert_eq!(asked, Some(Clear { addresses: of(&[AT]), urgency: Urgency::Soon }));
+        assert_eq!(vacancy.clear(now, &[AT], Urgency::AtOnce), None, "under way");
+        vacancy.left(AT);
+        vacancy.cleared(now, &[of(&[AT])], true);
+        assert!(!vacancy.are_clean(&[AT]), "another pod has had it since it was asked for");
+        assert!(vacancy.clear(now, &[AT], Urgency::AtOnce).is_some());
+        vacancy.cleared(now, &[of(&[AT])], true);
+        assert!(vacancy.are_clean(&[AT]));
+    }
+
+    #[test]
+    fn what_could_not_be_cleared_is_tried_again_after_a_pause_if_somebody_waits_for_it() {
+        let now = Instant::now();
+        let mut vacancy = left(now);
+        assert!(vacancy.clear(now, &[AT], Urgency::AtOnce).is_some());
+        vacancy.cleared(now, &[of(&[AT])], false);
+        assert_eq!((vacancy.again(&[AT]), vacancy.again(&[])), (Some(now + AGAIN), None));
+        assert_eq!(vacancy.clear(now, &[AT], Urgency::AtOnce), None, "not yet");
+        assert!(vacancy.clear(now + AGAIN, &[AT], Urgency::AtOnce).is_some());
+    }
+}

@@ -36,12 +36,44 @@ impl World {
 #[test]
 fn a_connection_is_cut_when_a_policy_denies_it_and_goes_on_when_it_is_gone() {
     let mut world = connected();
+    let probe = Connection { from: "192.0.2.1".parse().unwrap(), ..connection("10.244.1.2") };
+    world.conntrack.connections.insert(probe, FakeStanding::Free);
     world.hear([deny_all()]);
     world.pass(Duration::from_secs(1));
     assert_eq!((world.standing("10.244.1.2"), world.cut), (Some(FakeStanding::Cut), 1));
+    assert_eq!(world.conntrack.connections[&probe], FakeStanding::Free, "the node reaches its own pods");
     world.hear([no_deny()]);
     world.pass(Duration::from_secs(1));
     assert_eq!((world.standing("10.244.1.2"), world.cut), (Some(FakeStanding::Free), 1), "counted once");
+}
+
+#[test]
+fn a_connection_that_was_cut_goes_on_when_its_peer_becomes_one_that_may() {
+    let far = |label: &str| {
+        pod_object(&json!({
+            "metadata": { "name": "far", "namespace": "default", "labels": { "is": label } },
+            "spec": { "nodeName": "n2", "containers": [] },
+            "status": { "podIP": "10.244.2.9" },
+        }))
+    };
+    let mut world = connected();
+    let from = json!([{ "podSelector": { "matchLabels": { "is": "friend" } } }]);
+    world.hear([far("stranger"), policy("friends", &json!({ "podSelector": {}, "ingress": [{ "from": from }] }))]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Cut));
+    world.hear([far("friend")]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Free));
+}
+
+#[test]
+fn nothing_is_cut_by_rules_that_the_kernel_has_not_taken() {
+    let mut world = connected().restart();
+    world.reach.nft.refuse = 1;
+    world.hear(cluster().into_iter().chain([pod_event("a"), deny_all()]));
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Free));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Cut));
 }
 
 #[test]
@@ -108,6 +140,30 @@ fn a_pod_that_leaves_takes_its_connections_with_it_once_its_rules_are_gone() {
 }
 
 #[test]
+fn a_pod_that_leaves_while_other_rules_are_on_their_way_keeps_its_connections_until_its_own_are_gone() {
+    let mut world = connected();
+    world.hold();
+    world.hear([deny_all()]);
+    world.remove_pod("a", "10.244.1.2");
+    world.tell();
+    assert!(world.standing("10.244.1.2").is_some(), "what is in force now still has it");
+    world.release();
+    assert_eq!(world.standing("10.244.1.2"), None);
+}
+
+#[test]
+fn a_pod_inherits_nothing_either_when_the_end_of_its_predecessor_is_told_late() {
+    let mut world = connected();
+    world.hear([pod_event("b")]);
+    let mut answer = world.add_pod("b", "10.244.1.2");
+    assert_eq!((answer.try_recv().unwrap(), world.standing("10.244.1.2")), (Reply::Ok, None));
+    world.conntrack.connections.insert(connection("10.244.1.2"), FakeStanding::Free);
+    world.remove_pod("a", "10.244.1.2");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Free), "its own by now");
+}
+
+#[test]
 fn a_pod_starts_only_when_its_address_has_forgotten_who_had_it_before() {
     let mut world = connected();
     world.hear([pod_event("b")]);
@@ -131,7 +187,9 @@ fn a_pod_starts_only_when_its_address_has_forgotten_who_had_it_before() {
 #[test]
 fn what_went_while_the_agent_was_away_is_forgotten_before_a_pod_starts_and_what_lives_is_not() {
     let mut world = connected();
-    world.conntrack.connections.insert(connection("10.244.1.3"), FakeStanding::Free);
+    for free in ["10.244.1.3", "10.244.1.0"] {
+        world.conntrack.connections.insert(connection(free), FakeStanding::Free);
+    }
     let mut world = world.restart();
     world.conntrack.refuse = 1;
     world.hear(cluster());
@@ -141,14 +199,25 @@ fn what_went_while_the_agent_was_away_is_forgotten_before_a_pod_starts_and_what_
     world.pass(Duration::from_secs(1));
     assert_eq!((answer.try_recv().unwrap(), world.standing("10.244.1.3")), (Reply::Ok, None));
     assert_eq!(world.standing("10.244.1.2"), Some(FakeStanding::Free), "a pod's that runs");
+    assert_eq!(world.standing("10.244.1.0"), Some(FakeStanding::Free), "the node's own in the overlay");
+}
+
+#[test]
+fn what_went_while_the_agent_was_away_is_forgotten_when_the_nodes_network_is_known() {
+    let mut world = World::new();
+    world.conntrack.connections.insert(connection("10.244.1.3"), FakeStanding::Free);
+    let no_network = object(json!({ "metadata": { "name": "n1", "uid": "u" } }));
+    world.hear(cluster().into_iter().chain([node_event(no_network)]));
+    assert!(world.standing("10.244.1.3").is_some());
+    world.hear([node_event(node_object("n1", 1, &json!({})))]);
+    assert_eq!(world.standing("10.244.1.3"), None);
 }
 
 #[test]
 fn a_pod_does_not_start_with_the_labels_of_its_predecessor_of_the_same_name() {
     let with = |uid: &str, labels: Value| {
         let metadata = json!({ "name": "a", "namespace": "default", "uid": uid, "labels": labels });
-        let pod = object(json!({ "metadata": metadata, "spec": { "nodeName": "n1", "containers": [] } }));
-        Input::Watch(Event::Pod(Box::new(IndexChange::Applied(pod))))
+        pod_object(&json!({ "metadata": metadata, "spec": { "nodeName": "n1", "containers": [] } }))
     };
     for (labels, why) in [(json!({ "app": "b" }), "another label"), (json!({ "app": "a" }), "all the same but the UID")]
     {

@@ -18,7 +18,7 @@ fn what_stands_in_the_way_of_the_overlay_is_said_and_the_pods_rules_stand_all_th
     ] {
         let mut world = World::with(kernel);
         let mut inputs = cluster();
-        inputs.push(Input::Watch(Event::Node(Box::new(IndexChange::Applied(node)))));
+        inputs.push(node_event(node));
         world.hear(inputs);
         let (status, have, message) = world.truth("TunnelReady");
         assert_eq!((status.as_str(), have.as_str()), ("False", reason));
@@ -36,9 +36,22 @@ fn an_entry_that_the_kernel_refuses_is_tried_again_and_the_rest_stands() {
     world.hear(cluster());
     assert_eq!(world.truth("TunnelReady").1, "ProgrammingFailed");
     assert_eq!(world.reports.last().unwrap().status.tunnels[0].peers_programmed, 0);
+    world.hear([pod_event("a")]);
+    drop(world.add_pod("a", "10.244.1.2"));
+    assert_eq!(world.truth("TunnelReady").1, "ProgrammingFailed", "a pod's rules are no news of it");
     world.reach.net.heal();
     world.pass(Duration::from_secs(10));
     assert_eq!(world.truth("Ready").0, "True");
+    world.reach.net.refuse(|_| true);
+    world.hear([node_event(peer("n3", 3))]);
+    assert_eq!(world.truth("TunnelReady").1, "ProgrammingFailed");
+    world.reach.net.heal();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(
+        (world.truth("Ready").0.as_str(), world.reach.net.kernel.fdb.len()),
+        ("True", 2),
+        "read as it was before"
+    );
     assert_eq!(world.node.drift.repairs, 0, "our own failure is no drift");
 }
 
@@ -63,9 +76,9 @@ fn rules_that_the_kernel_keeps_refusing_are_reported_and_no_longer_when_it_takes
 fn a_peer_that_comes_while_the_rules_are_refused_is_programmed_with_them_later() {
     let mut world = World::settled();
     world.reach.nft.refuse = 2;
-    world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Applied(peer("n3", 3)))))]);
+    world.hear([node_event(peer("n3", 3))]);
     assert_eq!(world.reach.net.kernel.neighbours.len(), 1, "no route leads past missing rules");
-    world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Applied(peer("n4", 4)))))]);
+    world.hear([node_event(peer("n4", 4))]);
     for _ in 0..3 {
         world.pass(Duration::from_secs(8));
     }
@@ -95,4 +108,21 @@ fn an_object_that_has_become_illegible_keeps_what_is_known_of_it() {
     let relist = [IndexChange::ListStarted, IndexChange::Illegible(named), IndexChange::ListDone];
     world.hear(relist.map(|change| Input::Watch(Event::NetworkPolicy(Box::new(change)))));
     assert_eq!(world.node.policies(), 1);
+}
+
+#[test]
+fn parts_of_policies_that_cannot_be_used_are_reported_within_bounds() {
+    let block = |n: usize| json!({ "ipBlock": { "cidr": format!("no address {n}") } });
+    let spec =
+        |count: usize| json!({ "podSelector": {}, "ingress": [{ "from": (0..count).map(block).collect::<Vec<_>>() }] });
+    let mut world = World::settled();
+    world.hear([policy("p00", &spec(2)), policy("p01", &spec(100))]);
+    world.hear((2..12).map(|n| policy(&format!("p{n:02}"), &spec(1))));
+    let rejected = world.reports.last().unwrap().status.policy.as_ref().unwrap().rejected.clone();
+    let names: Vec<&str> = rejected.iter().map(|part| part.policy.as_str()).collect();
+    let expected: Vec<String> = (0..10).map(|n| format!("default/p{n:02}")).collect();
+    assert_eq!(names, expected, "the first ten");
+    assert!(rejected[0].reason.contains("no address 0") && rejected[0].reason.contains("; "), "{:?}", rejected[0]);
+    assert!(rejected[0].reason.contains("no address 1"), "{:?}", rejected[0]);
+    assert_eq!(rejected[1].reason.chars().count(), 500);
 }

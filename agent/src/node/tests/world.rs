@@ -81,6 +81,8 @@ pub(super) struct World {
     pub(super) conntrack: FakeConntrack,
     pub(super) cut: u64,
     pub(super) enforced: usize,
+    /// While the outside is slow: what it has done and not told yet.
+    held: Option<Vec<Input>>,
     dir: tempfile::TempDir,
 }
 
@@ -124,6 +126,7 @@ impl World {
             disk: Ok(()),
             cut: 0,
             enforced: 0,
+            held: None,
             dir,
         }
     }
@@ -145,11 +148,12 @@ impl World {
         let mut inputs: Vec<Input> = inputs.into_iter().collect();
         for _ in 0..50 {
             let effects = self.node.step(&self.now, inputs.drain(..));
+            let mut answers = Vec::new();
             for effect in effects {
                 match effect {
-                    Effect::Job(Job::Read(part)) => inputs.push(Input::Done(self.reach.read(part))),
+                    Effect::Job(Job::Read(part)) => answers.push(Input::Done(self.reach.read(part))),
                     Effect::Job(Job::Apply(change)) => {
-                        inputs.push(Input::Done(Done::Applied(self.reach.apply(&change))));
+                        answers.push(Input::Done(Done::Applied(self.reach.apply(&change))));
                     }
                     Effect::Job(Job::Heard(_)) => panic!("nobody asks that here"),
                     Effect::Reply(to, reply) => drop(to.send(reply)),
@@ -157,7 +161,7 @@ impl World {
                     Effect::Report(report) => self.reports.push(*report),
                     Effect::Open(state) => {
                         self.opened.push(state);
-                        inputs.push(Input::Opened(self.disk.clone().map_err(anyhow::Error::msg)));
+                        answers.push(Input::Opened(self.disk.clone().map_err(anyhow::Error::msg)));
                     }
                     Effect::Review(order) => {
                         let pods = order.endpoints.values().map(|endpoint| &**endpoint);
@@ -165,11 +169,11 @@ impl World {
                         let reviewed = self.conntrack.review(&review);
                         let took = Duration::from_millis(20);
                         let cuts = reviewed.map(|reviewed| Cuts { took, ..order.describe(&reviewed) });
-                        inputs.push(Input::Reviewed(cuts));
+                        answers.push(Input::Reviewed(cuts));
                     }
                     Effect::Clear(Clear { addresses, .. }) => {
                         let result = self.conntrack.clear(&addresses);
-                        inputs.push(Input::Cleared(Cleared { addresses: vec![addresses], result }));
+                        answers.push(Input::Cleared(Cleared { addresses: vec![addresses], result }));
                     }
                     Effect::Cut(count) => self.cut += count,
                     Effect::Denied(found) => self.denied.push(found),
@@ -177,6 +181,7 @@ impl World {
                     Effect::Waited(_) | Effect::Applied { .. } => {}
                 }
             }
+            self.held.as_mut().unwrap_or(&mut inputs).extend(answers);
             if inputs.is_empty() {
                 return;
             }
@@ -184,9 +189,35 @@ impl World {
         panic!("it never comes to rest");
     }
 
+    /// From now on the outside does what it is asked for at once, but is slow to tell that it has.
+    pub(super) fn hold(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
+    /// It tells of what it has done so far, and stays slow.
+    pub(super) fn tell(&mut self) {
+        let held = self.held.replace(Vec::new()).unwrap();
+        self.hear(held);
+    }
+
+    /// It tells of all, and is slow no more.
+    pub(super) fn release(&mut self) {
+        let held = self.held.take().unwrap();
+        self.hear(held);
+    }
+
+    /// Lets time go by. The node is woken when it wants to be, and at no other time.
     pub(super) fn pass(&mut self, time: Duration) {
-        self.now.instant += time;
-        self.hear([]);
+        let end = self.now.instant + time;
+        for _ in 0..1000 {
+            let Some(at) = self.node.wake_at().filter(|at| *at <= end) else {
+                self.now.instant = end;
+                return;
+            };
+            self.now.instant = self.now.instant.max(at);
+            self.hear([]);
+        }
+        panic!("it finds no sleep");
     }
 
     /// What was written to the kernel so far: transactions and changes.
@@ -254,6 +285,11 @@ pub(super) fn node_object(name: &str, number: u8, annotations: &Value) -> NodeOb
     }))
 }
 
+/// What the API server says of another node, or of ours.
+pub(super) fn node_event(node: NodeObject) -> Input {
+    Input::Watch(Event::Node(Box::new(Change::Applied(node))))
+}
+
 pub(super) fn peer(name: &str, number: u8) -> NodeObject {
     let data = format!(r#"{{"VNI":1,"VtepMAC":"02:00:00:00:01:{number:02x}"}}"#);
     let annotations = json!({
@@ -265,15 +301,27 @@ pub(super) fn peer(name: &str, number: u8) -> NodeObject {
 }
 
 pub(super) fn pod_event(name: &str) -> Input {
-    let pod = object(
-        json!({ "metadata": { "name": name, "namespace": "default", "labels": { "app": name } }, "spec": { "nodeName": "n1", "containers": [] } }),
-    );
-    Input::Watch(Event::Pod(Box::new(Change::Applied(pod))))
+    labelled(name, &json!({ "app": name }))
+}
+
+/// A pod of this node with labels.
+pub(super) fn labelled(name: &str, labels: &Value) -> Input {
+    pod_object(&json!({
+        "metadata": { "name": name, "namespace": "default", "labels": labels },
+        "spec": { "nodeName": "n1", "containers": [] },
+    }))
+}
+
+pub(super) fn pod_object(pod: &Value) -> Input {
+    Input::Watch(Event::Pod(Box::new(Change::Applied(object(pod.clone())))))
 }
 
 pub(super) fn deny_all() -> Input {
-    let policy =
-        object(json!({ "metadata": { "name": "deny", "namespace": "default" }, "spec": { "podSelector": {} } }));
+    policy("deny", &json!({ "podSelector": {} }))
+}
+
+pub(super) fn policy(name: &str, spec: &Value) -> Input {
+    let policy = object(json!({ "metadata": { "name": name, "namespace": "default" }, "spec": spec }));
     Input::Watch(Event::NetworkPolicy(Box::new(Change::Applied(policy))))
 }
 
