@@ -214,3 +214,6 @@ fn gather(orders: &Receiver<Clear>) -> Option<Vec<Addresses>> {
     }
     Some(all)
 }
+
+#[cfg(test)]
+mod tests;

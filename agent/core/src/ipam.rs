@@ -176,6 +176,7 @@ mod tests {
                 (ip(first), ip(last), capacity),
                 "{cidr}: {why}"
             );
+            assert_eq!(range.cidr().addr(), range.cidr().network(), "{cidr}: {why}");
         }
         for cidr in ["10.0.0.0/31", "10.0.0.1/32", "fd00::/127", "fd00::1/128"] {
             let error = Range::new(cidr.parse().unwrap()).unwrap_err();

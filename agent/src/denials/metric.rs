@@ -58,3 +58,40 @@ impl AllSeries {
         self.0.contains(&key) || (self.0.len() < MOST && self.0.insert(key))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use towpath_core::model::{PodId, Protocol};
+    use towpath_dataplane::nflog::Carried;
+
+    use super::*;
+    use crate::denials::Peer;
+
+    fn policy(name: &str) -> PolicyId {
+        PolicyId { namespace: "a".to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn a_packet_counts_once_for_each_policy_that_its_cause_names() {
+        let isolated = |by: &[&str], more| Cause::Isolated { by: by.iter().map(|name| policy(name)).collect(), more };
+        for (cause, expected, why) in [
+            (isolated(&["p", "q"], 0), &[("a", "p"), ("a", "q")][..], "both isolate"),
+            (isolated(&["p"], 1), &[("", "other"), ("a", "p")], "one more that is not named"),
+            (Cause::Rule { policy: policy("p"), rule: 3 }, &[("a", "p")], "a rule's policy"),
+            (Cause::UnknownPod, &[("", "")], "no policy's doing"),
+            (Cause::AllowedNow, &[("", "")], "no policy's any more"),
+        ] {
+            let denial = Denial {
+                pod: PodId { namespace: "a".to_owned(), name: "web".to_owned() },
+                direction: Direction::Egress,
+                peer: Peer { address: [10, 244, 0, 2].into(), pod: None },
+                carried: Carried::Port(Protocol::Tcp, 80),
+                cause,
+            };
+            let series = AllSeries::default().of(&denial);
+            let names: Vec<(&str, &str)> = series.iter().map(|s| (s.namespace.as_str(), s.policy.as_str())).collect();
+            assert_eq!(names, expected, "{why}");
+            assert!(series.iter().all(|series| series.direction == "egress"), "{why}");
+        }
+    }
+}

@@ -109,3 +109,35 @@ impl<T: Ord + Clone> Telling<T> {
         self.known.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::denials::MOST;
+
+    #[test]
+    fn without_room_the_one_that_was_seen_longest_ago_goes_and_what_was_not_told_of_it_is_not_lost() {
+        let start = Instant::now();
+        let mut telling = Telling::new(start);
+        for kind in 0..MOST {
+            telling.saw(start, kind, 1);
+        }
+        let second = Duration::from_secs(1);
+        for kind in 1..MOST {
+            telling.saw(start + second, kind, 1);
+        }
+        telling.saw(start + 2 * second, 0, 10);
+        telling.saw(start + 3 * second, MOST, 100);
+        let told = telling.tick(start + PERIOD);
+        assert!(told.contains(&Line::Again(0, 10)), "it was seen last: {told:?}");
+        let packets: u64 = told
+            .iter()
+            .map(|line| match line {
+                Line::First(_, packets) | Line::Again(_, packets) | Line::Others(packets) => *packets,
+            })
+            .sum();
+        // The first hundred had a line each; the hundredth second has brought ten lines more.
+        assert_eq!(packets, (MOST as u64 - 100) + (MOST as u64 - 1) + 10);
+        assert_eq!(telling.remembered(), MOST);
+    }
+}

@@ -24,15 +24,24 @@ fn members(addresses: &[&str]) -> Set {
 
 /// A table with pods of which `isolated` ones let in only whom the verdict says of the friends.
 fn rules(pods: &[Endpoint], isolated: &[&str], friends: &[&str], verdict: Verdict) -> Ruleset {
+    table_of(pods, part(isolated, friends, Op::Is, verdict))
+}
+
+/// `op` says whether the verdict is about friends or about all the others.
+fn part(isolated: &[&str], friends: &[&str], op: Op, verdict: Verdict) -> PolicyPart {
     let (set, chain) = (SetName::new("set.1").unwrap(), ChainName::new("in.1").unwrap());
     let mut part = PolicyPart::default();
     if !isolated.is_empty() {
-        let from_friend = Match::InSet(vec![Field::Source(crate::model::Family::V4)], Op::Is, set.clone());
+        let from_friend = Match::InSet(vec![Field::Source(crate::model::Family::V4)], op, set.clone());
         let rules = vec![Rule::verdict(vec![from_friend], verdict)];
         part.chains.insert(chain.clone(), Arc::new(Chain { base: None, rules }));
         part.sets.insert(set, members(friends));
         part.ingress = isolated.iter().map(|name| (IfName::of_pod("a", name), chain.clone())).collect();
     }
+    part
+}
+
+fn table_of(pods: &[Endpoint], part: PolicyPart) -> Ruleset {
     table(TableInput {
         endpoints: &pods.iter().map(|pod| (pod.interface.clone(), pod.clone())).collect(),
         cluster_pod_cidrs: &["10.244.0.0/16".parse().unwrap()],
@@ -47,11 +56,20 @@ fn rules(pods: &[Endpoint], isolated: &[&str], friends: &[&str], verdict: Verdic
 
 #[test]
 fn only_the_direction_in_which_a_connection_began_counts_and_only_for_pods_of_this_node() {
-    let pods = [endpoint("web", "10.244.1.2"), endpoint("other", "10.244.1.3")];
-    let table = rules(&pods, &["web"], &["10.244.2.9"], Verdict::Accept);
+    let pods = [
+        endpoint("web", "10.244.1.2"),
+        endpoint("other", "10.244.1.3"),
+        endpoint("web6", "fd00:244:1::2"),
+        endpoint("quiet", "10.244.1.4"),
+    ];
+    let mut part = part(&["web", "web6"], &["10.244.2.9"], Op::Is, Verdict::Accept);
+    let silent = ChainName::new("out.1").unwrap();
+    part.chains.insert(silent.clone(), Arc::new(Chain { base: None, rules: Vec::new() }));
+    part.egress.insert(IfName::of_pod("a", "quiet"), silent);
+    let table = table_of(&pods, part);
     let node = BTreeSet::from(["10.244.1.1".parse().unwrap()]);
     let review = Review::new(&table, &pods, &node, &Touched::All);
-    let (denied, allowed) = (Some(Direction::Ingress), None);
+    let (denied, allowed, silent) = (Some(Direction::Ingress), None, Some(Direction::Egress));
     for (from, to, expected, why) in [
         ("10.244.2.9", "10.244.1.2", allowed, "a friend"),
         ("10.244.2.8", "10.244.1.2", denied, "a stranger"),
@@ -61,6 +79,12 @@ fn only_the_direction_in_which_a_connection_began_counts_and_only_for_pods_of_th
         ("127.0.0.1", "10.244.1.2", allowed, "so it does through a node port from itself"),
         ("10.244.2.8", "10.244.1.3", allowed, "no policy selects it"),
         ("10.244.2.8", "10.244.2.7", allowed, "none of this node's"),
+        ("10.244.1.4", "10.244.2.8", silent, "a pod that may begin none"),
+        ("10.244.1.4", "10.244.1.2", silent, "it is denied before the other end is asked"),
+        ("10.244.2.8", "10.244.1.4", allowed, "but it may be asked"),
+        ("fd00:244:2::8", "fd00:244:1::2", denied, "a stranger in the other family"),
+        ("fe80::1", "fd00:244:1::2", allowed, "nobody but the node is that near"),
+        ("::1", "fd00:244:1::2", allowed, "the node itself"),
     ] {
         let connection = Connection { from: from.parse().unwrap(), to: to.parse().unwrap(), transport: PORT };
         assert_eq!(review.denied_at(&connection).unwrap(), expected, "{why}");
@@ -77,6 +101,7 @@ fn a_change_is_worth_a_review_of_whom_it_touches_when_it_can_deny_and_not_when_i
         |pods: &[Endpoint], isolated: &[&str], friends: &[&str]| rules(pods, isolated, friends, Verdict::Accept);
     let deny = |friends: &[&str]| rules(&both, &["web"], friends, Verdict::Drop);
     let friend = &["10.244.2.9"][..];
+    let all_but = |friends: &[&str]| table_of(&both, part(&["web"], friends, Op::IsNot, Verdict::Accept));
     for (before, after, meaning, touched, why) in [
         (accept(&one, &[], &[]), accept(&both, &[], &[]), Widens, &["other"][..], "a new pod"),
         (accept(&one, &[], &[]), accept(&both, &["other"], friend), Widens, &["other"], "a new pod and its policy"),
@@ -85,6 +110,14 @@ fn a_change_is_worth_a_review_of_whom_it_touches_when_it_can_deny_and_not_when_i
         (accept(&both, &["web"], friend), accept(&both, &["web"], &[]), Narrows, &["web"], "a lost friend"),
         (accept(&both, &[], &[]), accept(&one, &[], &[]), Widens, &["other"], "a pod that leaves"),
         (deny(&[]), deny(friend), Narrows, &["web"], "another one that is denied"),
+        (
+            rules(&one, &[], &[], Verdict::Drop),
+            rules(&both, &["other"], friend, Verdict::Drop),
+            Widens,
+            &["other"],
+            "a new pod that denies some",
+        ),
+        (all_but(&[]), all_but(friend), Narrows, &["web"], "one less of all but some"),
         (deny(friend), accept(&both, &["web"], friend), Narrows, &["web"], "a chain with another rule"),
     ] {
         let pods = touched.iter().map(|name| IfName::of_pod("a", name)).collect();

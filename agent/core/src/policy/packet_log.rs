@@ -66,3 +66,20 @@ pub(super) fn rule(reason: Reason, direction: Direction, matches: Vec<Match>) ->
     };
     Rule { matches, action: Action::Log(log) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rule_says_is_understood_and_nothing_else_is() {
+        for reason in Reason::ALL {
+            for direction in Direction::ALL {
+                assert_eq!(read_prefix(prefix(reason, direction)), Some((reason, direction)));
+            }
+        }
+        for text in ["", "towpath", "towpath-", "towpath-into", "towpath-log", "TOWPATH-IN", " towpath-in", "ufw"] {
+            assert_eq!(read_prefix(text), None, "{text:?}");
+        }
+    }
+}

@@ -37,3 +37,34 @@ impl Addresses {
         self.contain(connection.from) || self.contain(connection.to)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use towpath_core::ruleset::Transport;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_has_an_address_at_either_end_and_a_vacant_one_is_nobodys() {
+        let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let one = Addresses::Of([address("10.244.1.2")].into());
+        let vacant = Addresses::Vacant {
+            within: vec!["10.244.1.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
+            taken: [address("10.244.1.2"), address("fd00::2")].into(),
+        };
+        for (addresses, from, to, expected, why) in [
+            (&one, "10.244.1.2", "192.0.2.1", true, "it began it"),
+            (&one, "192.0.2.1", "10.244.1.2", true, "it answers"),
+            (&one, "10.244.1.3", "192.0.2.1", false, "another's"),
+            (&vacant, "10.244.1.3", "192.0.2.1", true, "nobody has it"),
+            (&vacant, "192.0.2.1", "fd00::3", true, "nobody has it in the other family"),
+            (&vacant, "10.244.1.2", "192.0.2.1", false, "somebody has it"),
+            (&vacant, "10.244.2.3", "192.0.2.1", false, "it is of another network"),
+            (&vacant, "10.244.1.2", "10.244.1.3", true, "one end is somebody's, the other nobody's"),
+        ] {
+            let transport = Transport::Other(1);
+            let connection = Connection { from: address(from), to: address(to), transport };
+            assert_eq!(addresses.occur_in(&connection), expected, "{why}");
+        }
+    }
+}
