@@ -203,3 +203,75 @@ const fn family_number(family: Family) -> u8 {
         Family::V6 => libc::AF_INET6 as u8,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nfnetlink::Body;
+
+    /// `IPS_DST_NAT`, one of the bits that are none of ours.
+    const TRANSLATED: u32 = 1 << 5;
+
+    /// From 10.244.2.9 to port 80 of 10.244.1.2, as the kernel tells of it.
+    fn told(status: u32, mark: u32) -> Body {
+        let mut body = Body::default();
+        for (kind, from, port) in [(cta::ORIGINAL, [10, 244, 2, 9], 40_000), (cta::REPLY, [10, 244, 1, 2], 80)] {
+            body.nest(kind, |tuple| {
+                tuple.nest(ADDRESSES, |addresses| _ = addresses.bytes(source(Family::V4), &from));
+                tuple.nest(PROTOCOL, |protocol| _ = protocol.u8(NUMBER, 6).be16(SOURCE_PORT, port));
+            });
+        }
+        body.be32(cta::STATUS, status).be32(cta::MARK, mark).be32(cta::ID, 7);
+        body
+    }
+
+    fn answer(body: &Body) -> Answer<'_> {
+        let family = family_number(Family::V4);
+        Answer { kind: NEW, family, resource: 0, attributes: Attributes::new(body.as_bytes()) }
+    }
+
+    #[test]
+    fn what_the_kernel_tells_says_how_a_connection_stands() {
+        for (status, mark, life, standing, why) in [
+            (0, 0, Life::Unanswered, Standing::Free, "the first packet"),
+            (SEEN_REPLY | ASSURED, 0, Life::Answered, Standing::Free, "both have sent"),
+            (EXPECTED, 0, Life::Expected, Standing::Free, "announced"),
+            (EXPECTED | SEEN_REPLY, 0, Life::Expected, Standing::Free, "announced, and answered"),
+            (SEEN_REPLY, CUT_MARK | 1, Life::Answered, Standing::Cut, "our mark among others"),
+            (SEEN_REPLY, !CUT_MARK, Life::Answered, Standing::Free, "others' marks"),
+        ] {
+            let body = told(status, mark);
+            let entry = Entry::parse(&answer(&body)).unwrap();
+            assert_eq!((entry.life, entry.standing), (life, standing), "{why}");
+            let transport = Transport::Ports { protocol: 6, destination: 80 };
+            let (from, to) = ([10, 244, 2, 9].into(), [10, 244, 1, 2].into());
+            assert_eq!(entry.connection, Connection { from, to, transport }, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_another_zone_or_no_connection_of_ip_is_passed_over() {
+        let body = told(SEEN_REPLY, 0);
+        let mut elsewhere = body.clone();
+        elsewhere.nest(cta::ZONE, |_| ());
+        assert_eq!(Entry::parse(&answer(&elsewhere)), None, "another zone");
+        assert_eq!(Entry::parse(&Answer { family: 0, ..answer(&body) }), None, "no family");
+        assert_eq!(Entry::parse(&Answer { kind: DELETE, ..answer(&body) }), None, "one that ends");
+        assert_eq!(Entry::parse(&answer(&Body::default())), None, "nothing");
+    }
+
+    #[test]
+    fn a_cut_sets_our_bit_of_the_mark_alone_and_lets_the_connection_end_at_a_time() {
+        let body = told(SEEN_REPLY | TRANSLATED, 1);
+        let handle = Entry::parse(&answer(&body)).unwrap().handle();
+        let cut = handle.mark(CUT_MARK, Duration::from_secs(1000));
+        let written = Attributes::new(cut.body.as_bytes());
+        let number = |kind| written.find(kind).and_then(|attribute| attribute.be32());
+        assert_eq!((number(cta::MARK), number(cta::MARK_MASK)), (Some(CUT_MARK), Some(CUT_MARK)));
+        assert_eq!(number(cta::TIMEOUT), Some(1000));
+        assert_eq!(number(cta::STATUS), Some(SEEN_REPLY | ASSURED | FIXED_TIMEOUT | TRANSLATED));
+        let deletion = handle.delete();
+        let id = Attributes::new(deletion.body.as_bytes()).find(cta::ID).and_then(|attribute| attribute.be32());
+        assert_eq!(id, Some(7), "and not what has taken its place");
+    }
+}

@@ -209,3 +209,34 @@ fn unless_gone(result: Result<(), NetlinkError>) -> Result<bool, NetlinkError> {
 const fn duration_of(connection: &Connection) -> Duration {
     if connection.is_tcp() { TCP_CUT } else { OTHER_CUT }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use towpath_core::ruleset::Transport;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_outlives_the_patience_of_a_sender() {
+        let of = |protocol| Connection {
+            from: [10, 244, 2, 9].into(),
+            to: [10, 244, 1, 2].into(),
+            transport: Transport::Ports { protocol, destination: 80 },
+        };
+        assert!(duration_of(&of(6)) > Duration::from_secs(924), "net.ipv4.tcp_retries2");
+        assert_eq!(duration_of(&of(17)), OTHER_CUT);
+    }
+
+    #[test]
+    fn a_connection_that_ends_by_itself_meanwhile_is_no_error() {
+        let refused = |errno: Errno| NetlinkError::Refused { message: None, source: io::Error::from(errno) };
+        assert!(unless_gone(Ok(())).unwrap());
+        for errno in [Errno::ENOENT, Errno::ETIME] {
+            assert!(!unless_gone(Err(refused(errno))).unwrap(), "{errno}");
+        }
+        assert!(unless_gone(Err(refused(Errno::EPERM))).is_err());
+        assert!(unless_gone(Err(NetlinkError::Timeout)).is_err());
+    }
+}
