@@ -151,3 +151,19 @@ fn a_change_says_what_it_does() {
         assert!(texts.iter().any(|have| have == text), "{text} in {texts:#?}");
     }
 }
+
+#[test]
+fn of_the_routes_that_cover_a_gateway_the_most_specific_says_where_it_is() {
+    let mut kernel = converged(&Cluster::of(1).want());
+    let device = kernel.link(&name("flannel-v6.1")).unwrap().0;
+    let (destination, gateway) = (net("fd00:244:0:2::/64"), addr("fd00:244:0:2::"));
+    let add = Op::AddRoute { destination, hop: Hop::Onlink { gateway, link: name("flannel-v6.1") } };
+    for (covering, link, refused, why) in [
+        ("fd00:244::/48", IfIndex(2), Err(Refusal::GatewayElsewhere), "it covers the gateway and leads elsewhere"),
+        ("fd00:244::/60", device, Ok(()), "a more specific one leads where ours does"),
+    ] {
+        let key = RouteKey { destination: net(covering), metric: 1024 };
+        kernel.routes.insert(key, Route { target: Target::Link(link), owner: Owner::Other(3) });
+        assert_eq!(kernel.clone().execute(&add), refused, "{why}");
+    }
+}

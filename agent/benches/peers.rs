@@ -1,0 +1,248 @@
+//! How long the node takes to decide about one more peer, about one that leaves, and about a pod of its own, beside a number of
+//! peers; and how long to take note that it was done. `cargo bench -p towpath-agent` prints the median of some runs, the
+//! least and the most; nothing here passes or fails. What the kernel does meanwhile is not in it.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::{api::core::v1::Node as KubeNode, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use towpath_agent::{
+    cni_server::CniRequest,
+    input::Input,
+    kernel::{Change as KernelChange, Done, Job, Reach},
+    node::{Effect, Identity, Node, Now},
+    settings::Settings,
+};
+use towpath_core::{
+    model::{Family, Mac, NodeName},
+    names::IfName,
+    overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target},
+};
+use towpath_dataplane::{
+    local::{EndpointFile, Endpoints, Paths, Request},
+    net::FakeNet,
+    nft::fake::FakeNft,
+};
+use towpath_index::{Change, Event};
+
+const LEVELS: [usize; 4] = [10, 100, 1_000, 5_000];
+const RUNS: usize = 31;
+
+fn main() -> Result<()> {
+    for level in LEVELS {
+        let mut world = World::new()?;
+        println!("{level} peers: {:.1} ms from nothing", millis(world.hear(cluster(level)?)));
+        let mut come = Sample::default();
+        let mut go = Sample::default();
+        let mut pod = Sample::default();
+        for n in 0..RUNS {
+            come.take(world.one(Input::Watch(applied(peer(level))?))?);
+            go.take(world.one(Input::Watch(deleted(peer(level))?))?);
+            pod.take(world.add_pod(n)?);
+        }
+        come.report("one more peer");
+        go.report("one leaves");
+        pod.report("a pod here");
+    }
+    Ok(())
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Times of a kind of change: until the node knew what to do, and of taking note that it was done.
+#[derive(Default)]
+struct Sample {
+    decided: Vec<Duration>,
+    noted: Vec<Duration>,
+}
+
+impl Sample {
+    fn take(&mut self, (decided, noted): (Duration, Duration)) {
+        self.decided.push(decided);
+        self.noted.push(noted);
+    }
+
+    fn report(self, what: &str) {
+        let spread = |mut times: Vec<Duration>| {
+            times.sort_unstable();
+            let at = |n: usize| times.get(n).copied().map_or(0.0, millis);
+            format!("{:.3} ms ({:.3} to {:.3})", at(times.len() / 2), at(0), at(times.len().saturating_sub(1)))
+        };
+        println!("  {what}: decided in {}, noted in {}", spread(self.decided), spread(self.noted));
+    }
+}
+
+/// A node, and a kernel that is a model.
+struct World {
+    node: Node,
+    reach: Reach<FakeNet, FakeNft>,
+    now: Now,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let now = Now { instant: Instant::now(), time: Time(Timestamp::UNIX_EPOCH) };
+        let identity = Identity {
+            me: NodeName("me".to_owned()),
+            started_at: now.time.clone(),
+            macs: BTreeMap::from([(Family::V4, Mac([2, 0, 0, 0, 0, 1]))]),
+            jitter: 500,
+        };
+        let endpoints = Endpoints::new(&Paths::new(dir.path(), dir.path()));
+        let reach = Reach { net: FakeNet::new(kernel()?), nft: FakeNft::default(), endpoints };
+        let node = Node::new(settings()?, identity, Vec::new(), now.instant);
+        Ok(Self { node, reach, now, _dir: dir })
+    }
+
+    /// Takes inputs in, and does what follows until nothing follows any more. Gives the node's part of the time.
+    fn hear(&mut self, mut inputs: Vec<Input>) -> Duration {
+        let mut time = Duration::ZERO;
+        while !inputs.is_empty() {
+            let start = Instant::now();
+            let effects = self.node.step(&self.now, inputs.drain(..));
+            time += start.elapsed();
+            inputs = effects.into_iter().filter_map(|effect| self.carry_out(effect)).collect();
+        }
+        time
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::Job(Job::Read(part)) => Some(Input::Done(self.reach.read(part))),
+            Effect::Job(Job::Apply(change)) => Some(Input::Done(Done::Applied(self.reach.apply(&change)))),
+            Effect::Open(_) => Some(Input::Opened(Ok(()))),
+            _ => None,
+        }
+    }
+
+    /// One input, that leads to one change of the kernel: the time until it is decided, and until it is noted.
+    fn one(&mut self, input: Input) -> Result<(Duration, Duration)> {
+        let start = Instant::now();
+        let effects = self.node.step(&self.now, [input]);
+        let decided = start.elapsed();
+        let change = change(effects)?;
+        let done = Input::Done(Done::Applied(self.reach.apply(&change)));
+        let start = Instant::now();
+        let effects = self.node.step(&self.now, [done]);
+        let noted = start.elapsed();
+        let left: Vec<Input> = effects.into_iter().filter_map(|effect| self.carry_out(effect)).collect();
+        ensure!(left.is_empty(), "something more follows: {left:?}");
+        Ok((decided, noted))
+    }
+
+    fn add_pod(&mut self, n: usize) -> Result<(Duration, Duration)> {
+        let name = format!("pod-{n}");
+        let pod = json!({ "metadata": { "namespace": "default", "name": name }, "spec": { "containers": [] } });
+        self.hear(vec![Input::Watch(Event::Pod(Box::new(Change::Applied(serde_json::from_value(pod)?))))]);
+        let endpoint = EndpointFile {
+            container_id: name.clone(),
+            ifname: IfName::new("eth0")?,
+            netns: PathBuf::from("/run/netns/x"),
+            network: "k8s-pod-network".to_owned(),
+            namespace: "default".to_owned(),
+            host_interface: IfName::of_pod("default", &name),
+            pod: name,
+            pod_uid: None,
+            mtu: 1450,
+            addresses: vec![format!("10.0.0.{}", n + 2).parse()?],
+        };
+        let (reply, _answer) = oneshot::channel();
+        self.one(Input::Cni(CniRequest { request: Request::Add { endpoint }, reply }))
+    }
+}
+
+fn change(effects: Vec<Effect>) -> Result<KernelChange> {
+    for effect in effects {
+        if let Effect::Job(Job::Apply(change)) = effect {
+            return Ok(change);
+        }
+    }
+    bail!("nothing is changed")
+}
+
+fn settings() -> Result<Settings> {
+    let config = json!({
+        "podCIDRs": ["10.0.0.0/8"],
+        "backend": { "vni": 1, "port": 8472, "directRouting": "Disabled" },
+        "masquerade": { "mode": "Enabled" },
+        "policy": { "mode": "Enforce" },
+        "logLevel": "Info",
+    });
+    Ok(Settings::new(&serde_json::from_value(config)?)?)
+}
+
+/// A kernel with an uplink and a default route through it.
+fn kernel() -> Result<Kernel> {
+    let uplink = IfIndex(2);
+    let mut kernel = Kernel::default();
+    let link = Link {
+        name: IfName::new("eth0")?,
+        mac: Some(Mac([2, 0, 0, 0, 0, 9])),
+        mtu: 1500,
+        state: LinkState::Up,
+        kind: LinkKind::Other("veth".to_owned()),
+    };
+    kernel.links.insert(uplink, link);
+    kernel.addresses.insert(uplink, vec!["192.0.2.1/24".parse()?]);
+    let target = Target::Via { gateway: "192.0.2.254".parse()?, link: uplink };
+    kernel
+        .routes
+        .insert(RouteKey { destination: "0.0.0.0/0".parse()?, metric: 0 }, Route { target, owner: Owner::Other(3) });
+    Ok(kernel)
+}
+
+fn node(name: &str, range: &str, annotations: &Value) -> Value {
+    json!({ "metadata": { "name": name, "uid": name, "annotations": annotations }, "spec": { "podCIDRs": [range] } })
+}
+
+/// Peer n has 10.n.0/24, counted from 1.
+fn peer(n: usize) -> Value {
+    let (high, low) = ((n + 1) >> 8, (n + 1) & 0xff);
+    let annotations = json!({
+        "flannel.alpha.coreos.com/backend-type": "vxlan",
+        "flannel.alpha.coreos.com/backend-data": format!(r#"{{"VNI":1,"VtepMAC":"02:00:00:00:{high:02x}:{low:02x}"}}"#),
+        "flannel.alpha.coreos.com/public-ip": format!("172.16.{high}.{low}"),
+    });
+    node(&format!("peer-{n}"), &format!("10.{high}.{low}.0/24"), &annotations)
+}
+
+fn read(node: Value) -> Result<KubeNode> {
+    serde_json::from_value(node).context("a Node")
+}
+
+fn applied(node: Value) -> Result<Event> {
+    Ok(Event::Node(Box::new(Change::Applied(read(node)?))))
+}
+
+fn deleted(node: Value) -> Result<Event> {
+    Ok(Event::Node(Box::new(Change::Deleted(read(node)?))))
+}
+
+/// This node, that many peers, a namespace, no pods, no policies.
+fn cluster(peers: usize) -> Result<Vec<Input>> {
+    let me = node("me", "10.0.0.0/24", &json!({}));
+    let nodes: Vec<KubeNode> = std::iter::once(me).chain((0..peers).map(peer)).map(read).collect::<Result<_>>()?;
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": "default" } }))?;
+    let mut inputs = listed(Event::Node, nodes);
+    inputs.extend(listed(Event::Namespace, vec![namespace]));
+    inputs.extend(listed(Event::Pod, Vec::new()));
+    inputs.extend(listed(Event::NetworkPolicy, Vec::new()));
+    Ok(inputs)
+}
+
+fn listed<K>(event: fn(Box<Change<K>>) -> Event, objects: Vec<K>) -> Vec<Input> {
+    let mut changes = vec![Change::ListStarted];
+    changes.extend(objects.into_iter().map(Change::Listed));
+    changes.push(Change::ListDone);
+    changes.into_iter().map(|change| Input::Watch(event(Box::new(change)))).collect()
+}
