@@ -27,6 +27,10 @@ use crate::{
     world::Change,
 };
 
+/// How many objects a page of a list has at most. A page is decoded as a whole, and takes some ten times its text: five
+/// hundred Nodes of ten kilobytes, a page as it is unless said otherwise, would be fifty megabytes.
+const PAGE: u32 = 50;
+
 /// Every watch of the operator.
 pub type Changes = SelectAll<BoxStream<'static, Change>>;
 
@@ -42,9 +46,9 @@ enum Absence {
 /// Opens every watch. They recover by themselves, after 1 to 8 seconds.
 pub fn changes(client: &Client, metrics: &Metrics) -> Changes {
     let here = names::NAMESPACE;
-    let agents = watcher::Config::default().labels(&format!("{}={}", names::LABEL_NAME, names::AGENT));
-    let the_set = watcher::Config::default().fields(&format!("metadata.name={}", names::AGENT));
-    let all = watcher::Config::default;
+    let all = || watcher::Config::default().page_size(PAGE);
+    let agents = all().labels(&format!("{}={}", names::LABEL_NAME, names::AGENT));
+    let the_set = all().fields(&format!("metadata.name={}", names::AGENT));
     let opener = Opener { metrics: metrics.clone(), absence: Absence::Failure };
     let services = Opener { absence: Absence::Answer, ..opener.clone() };
     let mut changes = SelectAll::new();

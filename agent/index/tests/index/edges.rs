@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use towpath_core::{
     model::{PodId, Protocol},
-    policy::ir::{NamedPort, PodKind},
+    policy::{
+        eval::{Packet, Party, Transport, eval},
+        ir::{NamedPort, PodKind},
+    },
 };
 use towpath_index::Change;
 
@@ -70,6 +73,25 @@ fn a_pod_on_its_nodes_network_has_no_address_and_no_port_of_its_own() {
     let id = PodId { namespace: "b".to_owned(), name: "host".to_owned() };
     let host = &index.snapshot().unwrap().pods[&id];
     assert_eq!((host.kind, host.addresses.len(), host.named_ports.len()), (PodKind::HostNetwork, 0, 0));
+}
+
+#[test]
+fn no_policy_isolates_a_pod_on_its_nodes_network() {
+    let closed = policy("b", "p", json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] }));
+    let index = synced(objects().into_iter().chain([closed]));
+    let of_b = |name: &str| PodId { namespace: "b".to_owned(), name: name.to_owned() };
+    let outside = || Party { address: [192, 0, 2, 1].into(), pod: None };
+    let node = || Party { address: [10, 0, 0, 8].into(), pod: Some(of_b("host")) };
+    let client = || Party { address: [10, 0, 0, 4].into(), pod: Some(of_b("client")) };
+    for (from, to, passes) in [
+        (outside(), node(), true),
+        (node(), outside(), true),
+        (outside(), client(), false),
+        (client(), outside(), false),
+    ] {
+        let packet = Packet { from, to, transport: Transport::Port(Protocol::Tcp, 80) };
+        assert_eq!(eval(index.snapshot().unwrap(), &packet).allows(), passes, "{packet:?}");
+    }
 }
 
 #[test]
