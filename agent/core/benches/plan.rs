@@ -47,12 +47,13 @@ fn main() {
         report("from nothing", RUNS, || cluster.whole());
         let mut node = Node::new();
         let _ = node.update(&cluster);
-        let changes: [(&str, Edit); 5] = [
+        let changes: [(&str, Edit); 6] = [
             ("a label of a pod elsewhere", |cluster, n| cluster.relabel(PODS - 1, n)),
             ("a label of a pod here", |cluster, n| cluster.relabel(1, n)),
             ("a pod elsewhere goes, or comes", |cluster, n| cluster.toggle(PODS - 2, n)),
             ("a namespace's label", |cluster, n| cluster.relabel_namespace(7, n)),
             ("a policy", |cluster, n| cluster.change_policy(3, n)),
+            ("a policy goes, or comes", |cluster, n| cluster.toggle_policy(n)),
         ];
         for (what, edit) in changes {
             let mut changed = cluster.clone();
@@ -174,6 +175,20 @@ impl Cluster {
 
     fn relabel_namespace(&mut self, of: usize, n: usize) {
         self.snapshot.namespaces.insert(namespace(of), Arc::new(labels(&[("team", n % 10)])));
+    }
+
+    /// One that isolates the pods of an app and lets another app's in.
+    fn toggle_policy(&mut self, n: usize) {
+        let tier = &mut self.snapshot.tiers[0].policies;
+        let id = PolicyId { namespace: namespace(0), name: "toggled".to_owned() };
+        if n.is_multiple_of(2) {
+            tier.remove(&id);
+        } else {
+            let namespaces = Namespaces::Matching(Selector::everything());
+            let peer = Peer::Pods(PodSelector { namespaces, pods: Selector::equals("app", "1") });
+            let rule = Rule { action: Action::Allow, peers: Peers::Of(vec![peer]), ports: Ports::Any };
+            tier.insert(id, Arc::new(policy(0, Selector::equals("app", "0"), rule)));
+        }
     }
 
     fn change_policy(&mut self, policy: usize, n: usize) {

@@ -156,6 +156,7 @@ impl Compiler {
             let there = self.endpoints.iter().filter(|(_, endpoint)| endpoint.pod.namespace == *name);
             stale.policies.extend(there.map(|(interface, _)| interface.clone()));
         }
+        self.world.share_namespaces(&snapshot.namespaces);
     }
 
     fn follow_pods(&mut self, snapshot: &Snapshot, stale: &mut Stale) {
@@ -166,6 +167,7 @@ impl Compiler {
             self.sets.follow(before.map(|pod| view(&**pod)), after.map(|pod| view(&**pod)), &self.world);
             stale.policies.extend(self.interfaces_of(id));
         }
+        self.world.share_pods(&snapshot.pods);
     }
 
     fn interfaces_of(&self, id: &PodId) -> impl Iterator<Item = IfName> {

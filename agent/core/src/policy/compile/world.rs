@@ -72,6 +72,17 @@ impl World {
         self.file_addresses(&id, before, after);
     }
 
+    /// Holds the namespaces in the same parts as `equal`, which has the same: what the two share is not compared the next
+    /// time.
+    pub(super) fn share_namespaces(&mut self, equal: &OrdMap<String, Arc<Labels>>) {
+        self.namespaces = equal.clone();
+    }
+
+    /// As [`World::share_namespaces`].
+    pub(super) fn share_pods(&mut self, equal: &OrdMap<PodId, Arc<Pod>>) {
+        self.pods = equal.clone();
+    }
+
     fn file_labels(&mut self, id: &Arc<PodId>, before: Option<&Pod>, after: Option<&Pod>) {
         let none = Labels::new();
         let (before, after) = (before.map_or(&none, |p| &p.labels), after.map_or(&none, |p| &p.labels));
