@@ -3,7 +3,6 @@
 use clap::Parser;
 use towpath_agent::{cli::Cli, run};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    run::run(Cli::parse()).await
+fn main() -> anyhow::Result<()> {
+    run::run(Cli::parse())
 }

@@ -48,8 +48,12 @@ const HOST_SYSCTLS: &str = "/host/proc/sys/net";
 
 /// Does what the command line says, until SIGTERM or SIGINT.
 ///
+/// Not async to its caller: a future is compiled where it is polled, and in the program it would take with it what this
+/// crate has compiled already.
+///
 /// # Errors
 /// If a part cannot be started. What fails later is tried again and reported, not an end.
+#[tokio::main(flavor = "current_thread")]
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let settings = Settings::read(&cli.config)?;
     // kube's client tells of each failed request as an error, beside whoever handles it and knows whether it matters.

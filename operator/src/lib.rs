@@ -16,6 +16,7 @@ pub mod preflight;
 pub mod reconcile;
 pub mod rejection;
 pub mod render;
+pub mod run;
 pub mod serve;
 pub mod spec;
 pub mod status;
