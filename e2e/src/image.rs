@@ -20,8 +20,6 @@ const PACKAGES: &str = "nftables";
 const FORGET: &str = r#"rm -f "$1/etc/resolv.conf" "$1/etc/hostname""#;
 /// What making the image needs on this machine.
 const DEBIAN: &[&str] = &["gcc", "libc6-dev", "mmdebstrap"];
-/// The CNI plugin runs on any host, so it brings its C library along; that needs the target to be named.
-const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The ready image.
 #[derive(Debug, Clone)]
@@ -42,22 +40,20 @@ pub fn build(site: &Site, progress: &Progress) -> Result<Built> {
     // Two at once would write the same archive and the same logs.
     let _lock = toolchain::lock(&site.target().join("image/.lock"), "the image", progress)?;
     let target = cargo_target(site)?;
-    cargo(
-        site,
-        progress,
-        "towpath-operator and towpath-agent",
-        &["-p", "towpath-operator", "-p", "towpath-agent", "--bin", "towpath-operator", "--bin", "towpath-agent"],
-        None,
-    )?;
-    let plugin = ["-p", "towpath-cni", "--bin", "towpath", "--target", STATIC_TARGET];
-    cargo(site, progress, "the CNI plugin", &plugin, Some("-C target-feature=+crt-static"))?;
+    let daemons =
+        ["-p", "towpath-operator", "-p", "towpath-agent", "--bin", "towpath-operator", "--bin", "towpath-agent"];
+    cargo(site, progress, "towpath-operator and towpath-agent", "build", &daemons)?;
+    // It runs on any host, so it brings its C library along. Said to the last step alone: what it has in common with the
+    // others is built once.
+    let plugin = ["-p", "towpath-cni", "--bin", "towpath", "--", "-C", "target-feature=+crt-static"];
+    cargo(site, progress, "the CNI plugin", "rustc", &plugin)?;
     let base = base(site, progress)?;
     let program = |to: &str, from: PathBuf| Entry::File(to.into(), from, 0o755);
     let ours = vec![
         program("usr/local/bin/towpath-operator", target.join("release/towpath-operator")),
         program("usr/local/bin/towpath-agent", target.join("release/towpath-agent")),
         Entry::Folder("opt/towpath/cni".into(), 0o755),
-        program("opt/towpath/cni/towpath", target.join(STATIC_TARGET).join("release/towpath")),
+        program("opt/towpath/cni/towpath", target.join("release/towpath")),
     ];
     let archive = site.image_archive();
     let image = Image {
@@ -88,15 +84,13 @@ fn base(site: &Site, progress: &Progress) -> Result<PathBuf> {
     Ok(dir.join("base.tar"))
 }
 
-fn cargo(site: &Site, progress: &Progress, what: &str, programs: &[&str], flags: Option<&str>) -> Result<()> {
-    let mut command = Command::new("cargo");
-    command.current_dir(site.root()).args(["build", "--release", "--locked"]).args(programs);
-    if let Some(flags) = flags {
-        command.env("RUSTFLAGS", flags);
-    }
+/// Runs a command of cargo's that builds; its arguments begin with the package's.
+fn cargo(site: &Site, progress: &Progress, what: &str, command: &str, arguments: &[&str]) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(site.root()).args([command, "--release", "--locked"]).args(arguments);
     progress.say(format!("building {what}"));
-    let log = site.target().join("log").join(format!("build-{}.log", programs[1]));
-    run::logged(&mut command, what, &log, progress)
+    let log = site.target().join("log").join(format!("build-{}.log", arguments[1]));
+    run::logged(&mut cargo, what, &log, progress)
 }
 
 /// Where cargo puts what it builds: the user may have set it elsewhere.
