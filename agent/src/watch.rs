@@ -3,7 +3,7 @@
 //! An object that cannot be read is named in the log, and what was known of it stays; it never stops a watch. When the API server is away,
 //! each watch tries again after 1 to 8 seconds, with jitter; what was known stays known.
 //!
-//! Of each object only what the index reads is decoded ([`trimmed`]), and pods that have run to their end do not come at all.
+//! Of each object only what the index reads is decoded (`trimmed`), and pods that have run to their end do not come at all.
 
 mod trimmed;
 
