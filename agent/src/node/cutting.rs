@@ -250,4 +250,18 @@ mod tests {
         cutting.ended(now, Ok(&Cuts::default()));
         assert_eq!(cutting.begins(now), touched(&["c"]));
     }
+
+    #[test]
+    fn the_longer_a_review_takes_the_longer_the_next_one_waits_within_a_bound() {
+        let now = Instant::now();
+        for (took_ms, wait_ms, why) in [(20, 180, "nine times as long"), (10_000, 500, "what is denied is cut soon")] {
+            let mut cutting = rested(now);
+            commit(&mut cutting, now, &pod("a", Some(())));
+            assert!(cutting.begins(now).is_some());
+            commit(&mut cutting, now, &pod("b", Some(())));
+            assert_eq!(cutting.due(), None, "one at a time");
+            cutting.ended(now, Ok(&Cuts { took: Duration::from_millis(took_ms), ..Cuts::default() }));
+            assert_eq!(cutting.due(), Some(now + Duration::from_millis(wait_ms)), "{why}");
+        }
+    }
 }

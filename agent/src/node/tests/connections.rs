@@ -77,6 +77,22 @@ fn nothing_is_cut_by_rules_that_the_kernel_has_not_taken() {
 }
 
 #[test]
+fn a_review_that_is_due_waits_while_other_rules_are_on_their_way() {
+    let mut world = connected();
+    world.hear([deny_all()]);
+    world.hear([no_deny()]);
+    let before = world.conntrack.reviews;
+    world.hold();
+    world.reach.nft.refuse = 1;
+    world.hear([deny_all()]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.conntrack.reviews, before, "which rules are in force is not known");
+    world.release();
+    world.pass(Duration::from_secs(1));
+    assert!(world.conntrack.reviews > before);
+}
+
+#[test]
 fn with_keep_it_lives_on_and_nothing_is_looked_through() {
     let mut world = connected();
     world.node.settings.on_change = OnChange::Keep;

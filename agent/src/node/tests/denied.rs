@@ -10,6 +10,7 @@ use towpath_core::{
 use towpath_dataplane::nflog::{Batch, Carried, Head, Logged};
 
 use super::*;
+use crate::denials::Line;
 
 #[test]
 fn a_dropped_packet_is_told_of_with_the_policy_that_is_known() {
@@ -22,9 +23,13 @@ fn a_dropped_packet_is_told_of_with_the_policy_that_is_known() {
         carried: Carried::Port(Protocol::Tcp, 80),
     };
     let logged = Logged { prefix: prefix(Reason::Denied, Direction::Ingress).to_owned(), head };
-    world.hear([Input::Denied(Batch { packets: vec![logged], lost: 0 })]);
+    let batch = Batch { packets: vec![logged], lost: 0 };
+    world.hear([Input::Denied(batch.clone())]);
     let [Findings { events, .. }] = &world.denied[..] else { panic!("{:?}", world.denied) };
     let expected = "isolated by NetworkPolicy default/deny, and no rule allows it";
     assert_eq!(events.iter().map(|denial| denial.cause.to_string()).collect::<Vec<_>>(), [expected]);
-    assert!(world.node.wake_at().is_some_and(|at| at <= world.now.instant + Duration::from_secs(60)));
+    world.hear([Input::Denied(batch)]);
+    world.pass(Duration::from_secs(60));
+    let [.., Findings { lines, .. }] = &world.denied[..] else { panic!("{:?}", world.denied) };
+    assert!(matches!(lines[..], [Line::Again(_, 1)]), "it goes on: {lines:?}");
 }
