@@ -99,3 +99,6 @@ fn read<K: Watched>(Trimmed { object, error }: Trimmed<K>) -> Result<K, K> {
     warn!(%kind, namespace, name, error, "object not understood: it does not have the form of its kind; what was known of it stays");
     Err(object)
 }
+
+#[cfg(test)]
+mod tests;
