@@ -23,6 +23,7 @@ fn two_pods_reach_one_another_and_the_host_in_both_families() {
         let Request::Add { endpoint } = request else { panic!("{request:?}") };
         assert_eq!(endpoint.addresses, addresses(&result));
         assert_eq!((endpoint.pod.as_str(), endpoint.host_interface), (pod.name.as_str(), pod.link()));
+        assert_eq!(endpoint.pod_uid, Some(format!("uid-{}", pod.name)), "its predecessor of the same name has another");
         for addr in addresses(&result) {
             assert!(!routes.contains(&format!("{addr} dev")), "rules come before routes: {routes}");
         }

@@ -214,7 +214,7 @@ impl Node {
     /// Starts it for a pod.
     pub fn start_for(&self, command: &str, pod: &Pod, conf: &Value) -> Child {
         let netns = pod.netns.path();
-        let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", pod.name);
+        let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={0};K8S_POD_UID=uid-{0}", pod.name);
         let env = [
             ("CNI_COMMAND", command),
             ("CNI_CONTAINERID", pod.id.as_str()),
