@@ -122,3 +122,68 @@ pub(super) fn within<V: Default>(map: &mut HashMap<String, V>, key: &str, change
         map.remove(key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        model::{Labels, PodId},
+        policy::{
+            compile::world::World,
+            ir::{Pod, PodKind},
+        },
+        selector::Selector,
+    };
+
+    fn labels(key: &str, value: usize) -> Labels {
+        Labels::from([(key.to_owned(), value.to_string())])
+    }
+
+    /// What a pod of namespace `a`, of team 7, with this label asks.
+    fn asked(anchors: &Anchors, labels: Labels) -> Vec<u32> {
+        let pod = Pod {
+            labels,
+            addresses: BTreeSet::new(),
+            named_ports: BTreeSet::new(),
+            kind: PodKind::Endpoint,
+            node: None,
+        };
+        let id = PodId { namespace: "a".to_owned(), name: "p".to_owned() };
+        let mut world = World::default();
+        world.set_namespace("a", Some(&Arc::new(self::labels("team", 7))));
+        anchors.candidates(&world.view(&id, &pod)).into_iter().collect()
+    }
+
+    #[test]
+    fn of_a_thousand_selectors_a_pod_asks_those_that_want_what_it_has_and_those_that_want_nothing() {
+        let named = |name: &str| Namespaces::Named(name.to_owned());
+        let app = |n: usize| Selector::equals("app", &n.to_string());
+        let team = |n: usize| Namespaces::Matching(Selector::equals("team", &n.to_string()));
+        let selector = |namespaces, pods| PodSelector { namespaces, pods };
+        let both = Selector::In("app".to_owned(), ["5", "6"].map(str::to_owned).into());
+        let without = Selector::DoesNotExist("app".to_owned());
+        let mut selectors: Vec<PodSelector> = (0..1000).map(|n| selector(named("a"), app(n))).collect();
+        selectors.extend((0..1000).map(|n| selector(team(n), app(5))));
+        selectors.extend([
+            selector(named("a"), both),
+            selector(named("b"), app(5)),
+            selector(Namespaces::Matching(Selector::everything()), app(5)),
+            selector(Namespaces::Matching(Selector::everything()), without),
+        ]);
+        let mut anchors = Anchors::default();
+        let numbered = || selectors.iter().zip(0..);
+        numbered().for_each(|(selector, number)| anchors.insert(selector, number));
+        for (app, expected, why) in [
+            (5, vec![5, 1007, 2000, 2002, 2003], "of its label and its namespace, and the one that wants nothing"),
+            (6, vec![6, 2000, 2003], "a selector of two values is filed under both"),
+            (2000, vec![2003], "a label that nobody wants"),
+        ] {
+            assert_eq!(asked(&anchors, labels("app", app)), expected, "{why}");
+        }
+        numbered().for_each(|(selector, number)| anchors.remove(selector, number));
+        let Anchors { anywhere, by_namespace, by_namespace_label } = &anchors;
+        assert!(anywhere.is_empty() && by_namespace.is_empty() && by_namespace_label.is_empty(), "{anchors:?}");
+    }
+}
