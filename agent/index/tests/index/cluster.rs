@@ -2,22 +2,19 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use serde_json::{Value, json};
 use towpath_core::{
     model::{Endpoint, Family, PodId, Protocol},
     names::IfName,
-    policy::{
-        compile::compile,
-        eval::{Packet, Party, Transport, eval},
-        packet_log::DenyLog,
-    },
-    ruleset::{self, Hook, Outcome},
-    table::{Masquerade, Policy, TableInput, ToNodes, table},
+    policy::eval::{Packet, Party, Transport, eval},
 };
 use towpath_index::Index;
 
-use crate::objects::{Object, namespace, object, pod, policy, synced};
+use crate::{
+    compiled::{compiled, forwards},
+    objects::{Object, namespace, object, pod, policy, synced},
+};
 
 fn ips(n: u8) -> [String; 2] {
     [format!("10.0.0.{n}"), format!("fd00::{n}")]
@@ -145,30 +142,7 @@ fn decide(index: &Index, (from, to): (&str, &str), family: Family, transport: Tr
         (Party { address: address(who, family), pod: here.map(|e| e.pod.clone()) }, interface)
     };
     let ((from, in_interface), (to, out_interface)) = (end(from), end(to));
-    let rules = table(TableInput {
-        endpoints: &endpoints,
-        cluster_pod_cidrs: &[],
-        node_pod_cidrs: &[],
-        node_addresses: &OrdSet::new(),
-        vxlan_port: 8472,
-        masquerade: Masquerade::Disabled,
-        to_nodes: ToNodes::AsNode,
-        policy: Policy::Enforce(compile(snapshot, &endpoints, DenyLog::Enabled)),
-    });
-    let packet = ruleset::Packet {
-        in_interface: Some(in_interface),
-        out_interface: Some(out_interface),
-        source: from.address,
-        destination: to.address,
-        transport: match transport {
-            Transport::Port(protocol, destination) => {
-                ruleset::Transport::Ports { protocol: protocol.number(), destination }
-            }
-            Transport::Other(number) => ruleset::Transport::Other(number),
-        },
-        state: None,
-        mark: 0,
-    };
-    let by_table = rules.interpret(Hook::Forward, &packet).unwrap() == Outcome::Accepted;
-    (eval(snapshot, &Packet { from, to, transport }).allows(), by_table)
+    let packet = Packet { from, to, transport };
+    let by_table = forwards(&compiled(snapshot, &endpoints), [&in_interface, &out_interface], &packet);
+    (eval(snapshot, &packet).allows(), by_table)
 }

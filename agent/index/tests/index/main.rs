@@ -4,6 +4,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "objects written in place read better without a reference")]
 
 mod cluster;
+mod compiled;
 mod edges;
 mod nodes;
 mod objects;

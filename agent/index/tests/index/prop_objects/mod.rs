@@ -9,7 +9,7 @@ mod oracle;
 
 use std::{cell::Cell, collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use proptest::{
     prelude::*,
     test_runner::{Config, RngSeed, TestRunner},
@@ -19,17 +19,16 @@ use towpath_core::{
     model::{Endpoint, Family, PodId, Protocol},
     names::IfName,
     policy::{
-        compile::compile,
         eval::{Packet, Party, Transport, eval},
-        ir::{Direction, Snapshot},
-        packet_log::DenyLog,
+        ir::Direction,
     },
-    ruleset::{self, Hook, Outcome, Ruleset},
-    table::{Masquerade, Policy, TableInput, ToNodes, table},
 };
 
 use self::generate::{OTHERS, Objects, PORTS, objects};
-use crate::objects::{object, synced};
+use crate::{
+    compiled::{compiled, forwards},
+    objects::{object, synced},
+};
 
 /// One end of a packet; a pod of this node, or somebody behind the uplink.
 struct End<'a> {
@@ -91,37 +90,6 @@ fn transports() -> Vec<Transport> {
     transports
 }
 
-fn compiled(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>) -> Ruleset {
-    table(TableInput {
-        endpoints,
-        cluster_pod_cidrs: &[],
-        node_pod_cidrs: &[],
-        node_addresses: &OrdSet::new(),
-        vxlan_port: 8472,
-        masquerade: Masquerade::Disabled,
-        to_nodes: ToNodes::AsNode,
-        policy: Policy::Enforce(compile(snapshot, endpoints, DenyLog::Enabled)),
-    })
-}
-
-fn passes(rules: &Ruleset, from: &End<'_>, to: &End<'_>, transport: Transport) -> bool {
-    let packet = ruleset::Packet {
-        in_interface: Some(from.interface.clone()),
-        out_interface: Some(to.interface.clone()),
-        source: from.party.address,
-        destination: to.party.address,
-        transport: match transport {
-            Transport::Port(protocol, destination) => {
-                ruleset::Transport::Ports { protocol: protocol.number(), destination }
-            }
-            Transport::Other(number) => ruleset::Transport::Other(number),
-        },
-        state: None,
-        mark: 0,
-    };
-    rules.interpret(Hook::Forward, &packet).unwrap() == Outcome::Accepted
-}
-
 /// How many packets pass, and how many do not.
 fn check(objects: &Objects) -> Result<[usize; 2], TestCaseError> {
     let all = objects.namespaces.iter().chain(&objects.pods).chain(&objects.policies);
@@ -142,7 +110,12 @@ fn check(objects: &Objects) -> Result<[usize; 2], TestCaseError> {
                 let packet = Packet { from: from.party.clone(), to: to.party.clone(), transport };
                 let verdict = eval(snapshot, &packet);
                 prop_assert_eq!(verdict.allows(), expected, "{:?}: evaluator says {:?}", packet, verdict);
-                prop_assert_eq!(passes(&rules, from, to, transport), expected, "{:?}, compiled", packet);
+                prop_assert_eq!(
+                    forwards(&rules, [&from.interface, &to.interface], &packet),
+                    expected,
+                    "{:?}, compiled",
+                    packet
+                );
                 counts[usize::from(!expected)] += 1;
             }
         }

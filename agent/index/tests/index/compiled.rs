@@ -1,0 +1,50 @@
+//! What the compiler makes of a snapshot, asked about packets.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use towpath_core::{
+    model::Endpoint,
+    names::IfName,
+    policy::{
+        compile::compile,
+        eval::{Packet, Transport},
+        ir::Snapshot,
+        packet_log::DenyLog,
+    },
+    ruleset::{self, Hook, Outcome, Ruleset},
+    table::{Masquerade, Policy, TableInput, ToNodes, table},
+};
+
+/// The table of a node with these pods.
+pub(crate) fn compiled(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>) -> Ruleset {
+    table(TableInput {
+        endpoints,
+        cluster_pod_cidrs: &[],
+        node_pod_cidrs: &[],
+        node_addresses: &OrdSet::new(),
+        vxlan_port: 8472,
+        masquerade: Masquerade::Disabled,
+        to_nodes: ToNodes::AsNode,
+        policy: Policy::Enforce(compile(snapshot, endpoints, DenyLog::Enabled)),
+    })
+}
+
+/// Whether the node lets a packet through from one interface to the other.
+pub(crate) fn forwards(rules: &Ruleset, [from, to]: [&IfName; 2], packet: &Packet) -> bool {
+    let packet = ruleset::Packet {
+        in_interface: Some(from.clone()),
+        out_interface: Some(to.clone()),
+        source: packet.from.address,
+        destination: packet.to.address,
+        transport: match packet.transport {
+            Transport::Port(protocol, destination) => {
+                ruleset::Transport::Ports { protocol: protocol.number(), destination }
+            }
+            Transport::Other(number) => ruleset::Transport::Other(number),
+        },
+        state: None,
+        mark: 0,
+    };
+    rules.interpret(Hook::Forward, &packet).unwrap() == Outcome::Accepted
+}
