@@ -74,6 +74,38 @@ fn a_second_look_with_nothing_changed_writes_nothing() {
 }
 
 #[test]
+fn a_label_of_a_pod_elsewhere_costs_one_transaction_of_one_element() {
+    let elsewhere = |app: &str| {
+        let pod = object(json!({
+            "metadata": { "name": "b", "namespace": "default", "labels": { "app": app } },
+            "spec": { "nodeName": "n2", "containers": [] },
+            "status": { "phase": "Running", "podIP": "10.244.2.7", "podIPs": [{ "ip": "10.244.2.7" }] },
+        }));
+        Input::Watch(Event::Pod(Box::new(IndexChange::Applied(pod))))
+    };
+    let policy = object(json!({
+        "metadata": { "name": "friends", "namespace": "default" },
+        "spec": {
+            "podSelector": { "matchLabels": { "app": "a" } },
+            "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "friend" } } }] }],
+        },
+    }));
+    let mut world = World::settled();
+    let policy = Input::Watch(Event::NetworkPolicy(Box::new(IndexChange::Applied(policy))));
+    world.hear([pod_event("a"), elsewhere("stranger"), policy]);
+    assert_eq!(world.add_pod("a", "10.244.1.2").try_recv().unwrap(), Reply::Ok);
+    for (app, done, why) in [("friend", "add element", "it is let in"), ("stranger", "delete element", "no more")] {
+        let before = world.reach.nft.applied.len();
+        world.hear([elsewhere(app)]);
+        let [transaction] = &world.reach.nft.applied[before..] else { panic!("{why}: not one transaction") };
+        let text = transaction.to_string();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("add table")).collect();
+        assert_eq!(lines.len(), 1, "{why}: {text}");
+        assert!(lines[0].starts_with(done) && lines[0].ends_with("{ 10.244.2.7 }"), "{why}: {text}");
+    }
+}
+
+#[test]
 fn one_more_peer_costs_three_writes_and_one_that_leaves_goes() {
     let mut world = World::settled();
     let before = world.reach.net.log.len();

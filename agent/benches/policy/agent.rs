@@ -1,0 +1,164 @@
+//! An agent without its edges: the state machine, and the kernel's thread in this one.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use serde_json::json;
+use towpath_agent::{
+    connections::{Cleared, Cuts},
+    input::Input,
+    kernel::{Done, Job, Reach},
+    node::{Effect, Identity, Node, Now},
+    settings::Settings,
+};
+use towpath_core::{
+    model::{Family, Mac, NodeName},
+    names::IfName,
+    overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target},
+    ruleset::Transaction,
+};
+use towpath_dataplane::{
+    local::{EndpointFile, Endpoints, Paths},
+    net::FakeNet,
+    nft::{KernelNft, Nft},
+};
+
+use crate::crowd::{Crowd, LOCAL, address};
+
+/// What taking something in has cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cost {
+    /// From its arrival to the commit; with nothing to commit, until all is done.
+    pub(crate) to_commit: Duration,
+    /// Of that, the kernel's part.
+    pub(crate) kernel: Duration,
+    /// Transactions.
+    pub(crate) writes: usize,
+}
+
+/// An agent, and the node that it looks after: its table in a real kernel, links and routes made up.
+pub(crate) struct Agent {
+    node: Node,
+    reach: Reach<FakeNet, KernelNft>,
+    _dir: tempfile::TempDir,
+}
+
+impl Agent {
+    /// One that has just started, on a node with the crowd's pods.
+    pub(crate) fn start(crowd: Crowd) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoints = Endpoints::new(&Paths::new(dir.path(), dir.path()));
+        for n in 0..LOCAL {
+            let file = endpoint(crowd, n);
+            endpoints.write(&file.attachment().unwrap(), &file).unwrap();
+        }
+        let reach = Reach { net: FakeNet::new(uplink()), nft: KernelNft::open().unwrap(), endpoints };
+        Self { node: fresh(&reach), reach, _dir: dir }
+    }
+
+    /// The same node with an agent that knows nothing yet.
+    pub(crate) fn restart(&mut self) {
+        self.node = fresh(&self.reach);
+    }
+
+    /// Removes the table.
+    pub(crate) fn forget(&mut self) {
+        self.reach.nft.apply(&Transaction::delete()).unwrap();
+    }
+
+    /// Takes inputs in, and does what follows until nothing follows any more.
+    pub(crate) fn hear(&mut self, inputs: Vec<Input>) -> Cost {
+        let (start, mut cost) = (Instant::now(), Cost::default());
+        let mut committed = None;
+        let mut inputs = inputs;
+        while !inputs.is_empty() {
+            let effects = self.node.step(&now(), inputs.drain(..));
+            for effect in effects {
+                match effect {
+                    Effect::Job(Job::Read(part)) => inputs.push(Input::Done(self.reach.read(part))),
+                    Effect::Job(Job::Apply(change)) => {
+                        cost.writes += usize::from(!change.table.is_empty());
+                        let applied = self.reach.apply(&change);
+                        applied.table.as_ref().unwrap();
+                        cost.kernel += applied.took;
+                        committed = Some(start.elapsed());
+                        inputs.push(Input::Done(Done::Applied(applied)));
+                    }
+                    Effect::Open(_) => inputs.push(Input::Opened(Ok(()))),
+                    // Nothing is under way, and nothing was.
+                    Effect::Review(_) => inputs.push(Input::Reviewed(Ok(Cuts::default()))),
+                    Effect::Clear(clear) => {
+                        inputs.push(Input::Cleared(Cleared { addresses: vec![clear.addresses], result: Ok(0) }));
+                    }
+                    // Others' hands do this, and nobody waits for it.
+                    Effect::Job(Job::Heard(_))
+                    | Effect::Cut(_)
+                    | Effect::Reply(..)
+                    | Effect::Node(_)
+                    | Effect::Report(_)
+                    | Effect::Waited(_)
+                    | Effect::Enforced(_)
+                    | Effect::Denied(_)
+                    | Effect::Applied { .. } => {}
+                }
+            }
+        }
+        Cost { to_commit: committed.unwrap_or_else(|| start.elapsed()), ..cost }
+    }
+}
+
+fn fresh(reach: &Reach<FakeNet, KernelNft>) -> Node {
+    let config = json!({
+        "podCIDRs": ["10.244.0.0/16"],
+        "backend": {"vni": 1, "port": 8472, "directRouting": "Disabled"},
+        "masquerade": {"mode": "Enabled"},
+        "policy": {"mode": "Enforce"},
+        "logLevel": "Info",
+    });
+    let settings = Settings::new(&serde_json::from_value(config).unwrap()).unwrap();
+    let identity = Identity {
+        me: NodeName("n1".to_owned()),
+        started_at: now().time,
+        macs: [(Family::V4, Mac([2, 0, 0, 0, 0, 1]))].into(),
+        jitter: 500,
+    };
+    Node::new(settings, identity, reach.endpoints.list().unwrap().endpoints, Instant::now())
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now(), time: Time(Timestamp::now()) }
+}
+
+fn endpoint(crowd: Crowd, n: u32) -> EndpointFile {
+    let (namespace, pod) = crowd.pod_name(n);
+    EndpointFile {
+        container_id: format!("c-{n}"),
+        ifname: IfName::new("eth0").unwrap(),
+        netns: "/run/netns/x".into(),
+        network: "k8s-pod-network".to_owned(),
+        host_interface: IfName::of_pod(&namespace, &pod),
+        namespace,
+        pod_uid: Some(pod.clone()),
+        pod,
+        mtu: 1450,
+        addresses: vec![address(n)],
+    }
+}
+
+/// A kernel with a link to the outside.
+fn uplink() -> Kernel {
+    let mut kernel = Kernel::default();
+    let link = Link {
+        name: IfName::new("eth0").unwrap(),
+        mac: Some(Mac([2, 0, 0, 0, 0, 9])),
+        mtu: 1500,
+        state: LinkState::Up,
+        kind: LinkKind::Other("veth".to_owned()),
+    };
+    kernel.links.insert(IfIndex(2), link);
+    kernel.addresses.insert(IfIndex(2), vec!["192.0.2.1/24".parse().unwrap()]);
+    let target = Target::Via { gateway: "192.0.2.254".parse().unwrap(), link: IfIndex(2) };
+    let key = RouteKey { destination: "0.0.0.0/0".parse().unwrap(), metric: 0 };
+    kernel.routes.insert(key, Route { target, owner: Owner::Other(3) });
+    kernel
+}
