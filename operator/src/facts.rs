@@ -221,4 +221,34 @@ mod tests {
             assert_eq!(PodFacts::from(&pod).health, want, "{why}");
         }
     }
+
+    #[test]
+    fn of_a_report_is_kept_what_decisions_and_people_need() {
+        let tunnel = |device: &str, mtu: i32, peers: i32| {
+            json!({"device": device, "vni": 1, "port": 8472, "mtu": mtu, "mac": "02:00:00:00:00:01",
+                   "peersExpected": 5, "peersProgrammed": peers})
+        };
+        let rejected = json!([{"policy": "shop/web", "reason": "spec.x: bad"}, {"policy": "web", "reason": "whose?"}]);
+        let node: NetworkNode = serde_json::from_value(json!({
+            "apiVersion": "towpath.io/v1alpha1", "kind": "NetworkNode", "metadata": {"name": "n0"}, "spec": {},
+            "status": {
+                "conditions": [{"type": "Ready", "status": "False", "reason": "TunnelNotReady", "message": "why",
+                                "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+                "configRevision": "abc",
+                "tunnels": [tunnel("flannel.1", 1450, 4), tunnel("flannel-v6.1", 1430, 3)],
+                "policy": {"generation": 1, "endpoints": 1, "policies": 2, "lastApplyMillis": 1, "rejected": rejected},
+            },
+        }))
+        .unwrap();
+        let ready = Ready { truth: false, reason: "TunnelNotReady".to_owned(), message: "why".to_owned() };
+        let want = ReportFacts {
+            revision: Some("abc".to_owned()),
+            ready: Some(ready),
+            mtus: vec![1450, 1430],
+            peers: 3,
+            rejected: vec![Rejection::new("shop/web", "spec.x: bad").unwrap()],
+            ..ReportFacts::default()
+        };
+        assert_eq!(ReportFacts::from(&node), want);
+    }
 }
