@@ -1,11 +1,14 @@
 //! How the node stands: conditions, numbers, and what is therefore to be published.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use towpath_core::{
     ipam::Range,
-    model::Family,
-    overlay::{self, Device},
+    model::{Family, Mac, Peer},
+    overlay::{self, Device, Op},
 };
 use towpath_crds::{
     condition::{self, NodeCondition, NodeReason, Truth, Verdict},
@@ -16,7 +19,7 @@ use towpath_crds::{
     },
 };
 use towpath_dataplane::local::NodeState;
-use towpath_index::{NetworkUnavailable as Condition, flannel};
+use towpath_index::{FamilyView, NetworkUnavailable as Condition, flannel};
 use tracing::info;
 
 use super::{Effect, Node, Now, outcome::Outcome, state::Opening};
@@ -135,7 +138,7 @@ impl Node {
         if let Some((node, of_node)) = problems.get_min() {
             let of_node: Vec<String> = of_node.iter().map(ToString::to_string).collect();
             message.push_str(&format!(
-                "; parts of {} Nodes are not used; node {node}: {}",
+                "; Nodes with parts that cannot be used: {}; node {node}: {}",
                 problems.len(),
                 of_node.join(", ")
             ));
@@ -191,7 +194,7 @@ impl Node {
 
     fn tunnels(&self, plan: &Plan, path: &Path) -> Vec<Tunnel> {
         let tunnel = |(family, device): (&Family, &Device)| {
-            let expected = self.expected_peers(plan, *family);
+            let expected = Self::expected_peers(plan, *family);
             Tunnel {
                 device: device.name.to_string(),
                 vni: int(device.tunnel.vni.value()),
@@ -206,11 +209,9 @@ impl Node {
     }
 
     /// All other nodes that the cluster has, those that are left out and those that are still to come included.
-    fn expected_peers(&self, plan: &Plan, family: Family) -> usize {
-        let Some(view) = plan.peers.families.get(&family) else { return 0 };
-        let me = &self.identity.me;
-        let mine = usize::from(view.skipped.contains_key(me)) + usize::from(view.waiting.contains(me));
-        view.peers.len() + view.skipped.len() + view.waiting.len() - mine
+    fn expected_peers(plan: &Plan, family: Family) -> usize {
+        let count = |view: &FamilyView| view.peers.len() + view.skipped.len() + view.waiting.len();
+        plan.peers.families.get(&family).map_or(0, count)
     }
 
     /// Peers whose route stands as planned.
@@ -221,18 +222,16 @@ impl Node {
         }
         let Some(have) = &self.net.have else { return 0 };
         let missing = overlay::diff(&path.overlay, have);
-        let touched = |peer: &&towpath_core::model::Peer| {
-            let gateway = peer.pod_cidr.network();
-            !missing.iter().any(|op| match op {
-                overlay::Op::SetNeighbour { address, .. } => *address == gateway,
-                overlay::Op::SetFdb { mac, .. } => *mac == peer.vtep_mac,
-                overlay::Op::AddRoute { destination, .. } | overlay::Op::ReplaceRoute { destination, .. } => {
-                    *destination == peer.pod_cidr
-                }
-                _ => false,
-            })
+        let gateway = |op: &Op| match op {
+            Op::SetNeighbour { address, .. } => Some(*address),
+            Op::AddRoute { destination, .. } | Op::ReplaceRoute { destination, .. } => Some(destination.network()),
+            _ => None,
         };
-        view.peers.values().filter(touched).count()
+        let gateways: BTreeSet<IpAddr> = missing.iter().filter_map(gateway).collect();
+        let mac = |op: &Op| if let Op::SetFdb { mac, .. } = op { Some(*mac) } else { None };
+        let macs: BTreeSet<Mac> = missing.iter().filter_map(mac).collect();
+        let stands = |peer: &&Peer| !gateways.contains(&peer.pod_cidr.network()) && !macs.contains(&peer.vtep_mac);
+        view.peers.values().filter(stands).count()
     }
 
     fn addresses(&self, path: &Path) -> Addresses {

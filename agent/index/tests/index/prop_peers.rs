@@ -81,7 +81,7 @@ fn sorter() -> PeerSorter {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nodes_are_sorted_alike_whatever_the_way_to_them(steps in vec(step(), 1..40)) {

@@ -87,6 +87,43 @@ fn a_peer_that_comes_while_the_rules_are_refused_is_programmed_with_them_later()
 }
 
 #[test]
+fn a_peer_that_lacks_any_of_its_entries_is_not_counted_as_programmed() {
+    let refusals: [fn(&Op) -> bool; 3] = [
+        |op| matches!(op, Op::SetFdb { mac: Mac([.., 3]), .. }),
+        |op| matches!(op, Op::SetNeighbour { mac: Mac([.., 3]), .. }),
+        |op| matches!(op, Op::AddRoute { destination, .. } if destination.to_string() == "10.244.3.0/24"),
+    ];
+    for (n, refusal) in refusals.into_iter().enumerate() {
+        let mut world = World::settled();
+        world.reach.net.refuse(refusal);
+        world.hear([node_event(peer("n3", 3))]);
+        for moment in ["at first", "after a look at what there is"] {
+            let tunnel = &world.reports.last().unwrap().status.tunnels[0];
+            assert_eq!((tunnel.peers_expected, tunnel.peers_programmed), (2, 1), "refusal {n}, {moment}");
+            world.pass(Duration::from_secs(10));
+        }
+    }
+}
+
+#[test]
+fn nodes_that_are_left_out_are_counted_and_the_first_is_named() {
+    let mut world = World::settled();
+    let mut odd = peer("n5", 5);
+    odd.spec.as_mut().unwrap().pod_cidrs.as_mut().unwrap().push("nonsense".to_owned());
+    world.hear([node_event(odd)]);
+    let (_, reason, message) = world.truth("TunnelReady");
+    assert_eq!(reason, "PeersProgrammed", "the node can be used all the same");
+    assert!(message.starts_with("2 peers are programmed") && message.contains("cannot be used: 1; "), "{message}");
+    assert!(message.contains("node n5: ") && message.contains("nonsense"), "{message}");
+    world.hear([node_event(peer("n4", 2)), node_event(peer("n3", 2)), node_event(node_object("n6", 6, &json!({})))]);
+    let (_, reason, message) = world.truth("TunnelReady");
+    assert_eq!(reason, "InvalidPeer");
+    assert!(message.starts_with("2 peers are left out; node n3: ") && message.contains("node n2"), "{message}");
+    let tunnel = &world.reports.last().unwrap().status.tunnels[0];
+    assert_eq!((tunnel.peers_expected, tunnel.peers_programmed), (5, 2), "n6 has not published itself yet");
+}
+
+#[test]
 fn files_that_cannot_be_written_are_said_and_tried_again() {
     let mut world = World::new();
     world.disk = Err("write /opt/cni/bin/towpath: no room".to_owned());
