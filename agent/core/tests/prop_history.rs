@@ -113,6 +113,30 @@ fn means_what_it_says(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> R
     Ok(())
 }
 
+/// Does it stage by stage. None makes a chain and leads packets of the generation before into it, and before the last
+/// nothing changes of what is there.
+fn commit(kernel: &mut FakeTable, transaction: &Transaction) -> Result<(), TestCaseError> {
+    let stages = transaction.stages();
+    for (n, stage) in (1..).zip(&stages) {
+        let before = kernel.ruleset().unwrap();
+        kernel.apply(stage).map_err(|e| TestCaseError::fail(format!("{e}\n{stage}")))?;
+        let after = kernel.ruleset().unwrap();
+        for (name, map) in &before.maps {
+            let verdicts = after.maps.get(name).into_iter().flat_map(|map| &map.elements);
+            let new = verdicts.filter(|(element, verdict)| map.elements.get(*element) != Some(*verdict));
+            let mut targets = new.filter_map(|(_, verdict)| verdict.target());
+            prop_assert!(targets.all(|chain| before.chains.contains_key(chain)), "{stage}");
+        }
+        let kept = Ruleset {
+            sets: after.sets.intersection(before.sets.clone()),
+            maps: after.maps.intersection(before.maps.clone()),
+            chains: after.chains.intersection(before.chains.clone()),
+        };
+        prop_assert!(n == stages.len() || kept == before, "{stage}");
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -134,7 +158,7 @@ proptest! {
             let fresh = towpath_core::table::table(input(&cluster, &nodes, fresh));
             prop_assert_eq!(table.ruleset(), &fresh, "after {:?}", batch);
             let transaction = change(table.ruleset(), &last);
-            kernel.apply(&transaction).map_err(|e| TestCaseError::fail(format!("{e}\n{transaction}")))?;
+            commit(&mut kernel, &transaction)?;
             prop_assert_eq!(kernel.ruleset(), Some(fresh), "after {:?}", batch);
             last = table.ruleset().clone();
         }

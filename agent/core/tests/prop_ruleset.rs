@@ -82,6 +82,16 @@ proptest! {
     }
 
     #[test]
+    fn in_stages_the_same_is_made((have, want) in pair()) {
+        let mut table = FakeTable::default();
+        table.apply(&Transaction::create(&have)).unwrap();
+        for stage in change(&want, &have).stages() {
+            table.apply(&stage).map_err(|e| TestCaseError::fail(format!("{e}\n{stage}")))?;
+        }
+        prop_assert_eq!(table.ruleset(), Some(want));
+    }
+
+    #[test]
     fn without_a_table_all_of_it_is_made((_, want) in pair()) {
         let mut table = FakeTable::default();
         table.apply(&diff(&want, None)).unwrap();

@@ -10,6 +10,7 @@ mod guard;
 mod installed;
 mod interpret;
 mod reference;
+mod stages;
 mod text;
 mod transaction;
 

@@ -6,7 +6,8 @@
 //! ends, the table stays and can be taken over. On an older kernel anybody can change it, and what they changed is put
 //! right when [`super::NftEvents`] tells of it.
 //!
-//! Guarantees: a transaction is done as a whole or not at all; one that is refused names its step. No process is started.
+//! Guarantees: what packets meet changes as a whole or not at all; a transaction that is refused names its step. No process
+//! is started.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -230,6 +231,21 @@ impl KernelNft {
         Ok(lookups)
     }
 
+    /// Has the kernel do it as a whole or not at all.
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), NftError> {
+        let lookups = self.lookups(transaction)?;
+        let batch = Batch::new(transaction, self.ownership, lookups);
+        let before = self.generation()?;
+        match self.socket.batch(SUBSYSTEM, &batch.requests, Purpose::Commit) {
+            Ok(()) => {
+                let after = self.generation()?;
+                self.own.applied(before, after);
+                Ok(())
+            }
+            Err(refused) => Err(self.refused(refused, &batch, transaction)),
+        }
+    }
+
     fn refused(&mut self, refused: BatchRefused, batch: &Batch, transaction: &Transaction) -> NftError {
         if refused.source.errno() == Some(Errno::EPERM)
             && let Ok(Some(Table { owner: Some(port), .. })) = self.table()
@@ -264,17 +280,7 @@ impl Nft for KernelNft {
         if transaction.is_empty() {
             return Ok(());
         }
-        let lookups = self.lookups(transaction)?;
-        let batch = Batch::new(transaction, self.ownership, lookups);
-        let before = self.generation()?;
-        match self.socket.batch(SUBSYSTEM, &batch.requests, Purpose::Commit) {
-            Ok(()) => {
-                let after = self.generation()?;
-                self.own.applied(before, after);
-                Ok(())
-            }
-            Err(refused) => Err(self.refused(refused, &batch, transaction)),
-        }
+        transaction.stages().iter().try_for_each(|stage| self.commit(stage))
     }
 
     fn is_own(&mut self, change: &TableChange) -> bool {

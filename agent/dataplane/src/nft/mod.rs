@@ -1,4 +1,4 @@
-//! Our nft table in the kernel: read back, changed in one transaction, watched.
+//! Our nft table in the kernel: read back, changed at once, watched.
 //!
 //! Over netlink, on one socket that is kept: so the kernel lets this socket alone change the table, where it knows how, and
 //! a change costs what it costs the kernel. The `nft` program is not needed; what it prints of our table reads as if it
@@ -29,10 +29,11 @@ pub trait Nft {
     /// If the kernel did not answer, or another process owns the table.
     fn read_back(&mut self) -> Result<Option<Installed>, NftError>;
 
-    /// Does all of the transaction or nothing. An empty one costs nothing.
+    /// Does all of the transaction or nothing that packets meet: of its [stages](Transaction::stages) the first can be
+    /// there without the second. An empty one costs nothing.
     ///
     /// # Errors
-    /// If the kernel refused it. After [`NftError::Netlink`] it is not known whether it was done: read back.
+    /// If the kernel refused it. After that it is not known what was done: read back.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), NftError>;
 
     /// Whether a change that [`NftEvents`] told of was made by [`Nft::apply`]. To be asked once for each change, in

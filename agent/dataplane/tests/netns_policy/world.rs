@@ -118,7 +118,7 @@ END");
         }
     }
 
-    /// Brings the node's table to what it should be, in one transaction.
+    /// Brings the node's table to what it should be.
     pub(crate) fn apply(&mut self) {
         self.rules = self.cluster.want();
         let transaction = diff(&self.rules, self.have.as_ref());
