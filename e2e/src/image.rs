@@ -21,6 +21,13 @@ const FORGET: &str = r#"rm -f "$1/etc/resolv.conf" "$1/etc/hostname""#;
 /// What making the image needs on this machine.
 const DEBIAN: &[&str] = &["gcc", "libc6-dev", "mmdebstrap"];
 
+/// Packages and their programs.
+const PROGRAMS: [(&str, &str); 3] =
+    [("towpath-operator", "towpath-operator"), ("towpath-agent", "towpath-agent"), ("towpath-cni", "towpath")];
+/// They bring their C library along, because the CNI plugin runs on any host. That needs the target to be named: programs
+/// that run while building do not.
+const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+
 /// The ready image.
 #[derive(Debug, Clone)]
 pub struct Built {
@@ -39,21 +46,15 @@ pub fn build(site: &Site, progress: &Progress) -> Result<Built> {
     fs::create_dir_all(site.target().join("image")).context("create target/image")?;
     // Two at once would write the same archive and the same logs.
     let _lock = toolchain::lock(&site.target().join("image/.lock"), "the image", progress)?;
-    let target = cargo_target(site)?;
-    let daemons =
-        ["-p", "towpath-operator", "-p", "towpath-agent", "--bin", "towpath-operator", "--bin", "towpath-agent"];
-    cargo(site, progress, "towpath-operator and towpath-agent", "build", &daemons)?;
-    // It runs on any host, so it brings its C library along. Said to the last step alone: what it has in common with the
-    // others is built once.
-    let plugin = ["-p", "towpath-cni", "--bin", "towpath", "--", "-C", "target-feature=+crt-static"];
-    cargo(site, progress, "the CNI plugin", "rustc", &plugin)?;
+    let programs = cargo_target(site)?.join(STATIC_TARGET).join("release");
+    cargo(site, progress)?;
     let base = base(site, progress)?;
     let program = |to: &str, from: PathBuf| Entry::File(to.into(), from, 0o755);
     let ours = vec![
-        program("usr/local/bin/towpath-operator", target.join("release/towpath-operator")),
-        program("usr/local/bin/towpath-agent", target.join("release/towpath-agent")),
+        program("usr/local/bin/towpath-operator", programs.join("towpath-operator")),
+        program("usr/local/bin/towpath-agent", programs.join("towpath-agent")),
         Entry::Folder("opt/towpath/cni".into(), 0o755),
-        program("opt/towpath/cni/towpath", target.join("release/towpath")),
+        program("opt/towpath/cni/towpath", programs.join("towpath")),
     ];
     let archive = site.image_archive();
     let image = Image {
@@ -84,13 +85,14 @@ fn base(site: &Site, progress: &Progress) -> Result<PathBuf> {
     Ok(dir.join("base.tar"))
 }
 
-/// Runs a command of cargo's that builds; its arguments begin with the package's.
-fn cargo(site: &Site, progress: &Progress, what: &str, command: &str, arguments: &[&str]) -> Result<()> {
+/// Builds our programs, all in one go: what they have in common is built once.
+fn cargo(site: &Site, progress: &Progress) -> Result<()> {
+    let packages = PROGRAMS.iter().flat_map(|(package, program)| ["-p", package, "--bin", program]);
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(site.root()).args([command, "--release", "--locked"]).args(arguments);
-    progress.say(format!("building {what}"));
-    let log = site.target().join("log").join(format!("build-{}.log", arguments[1]));
-    run::logged(&mut cargo, what, &log, progress)
+    cargo.current_dir(site.root()).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.args(["build", "--release", "--locked", "--target", STATIC_TARGET]).args(packages);
+    progress.say("building towpath-operator, towpath-agent and the CNI plugin");
+    run::logged(&mut cargo, "Towpath's programs", &site.target().join("log/build-towpath.log"), progress)
 }
 
 /// Where cargo puts what it builds: the user may have set it elsewhere.
