@@ -1,4 +1,4 @@
-//! A hundred changes a second for a minute, while a policy flips: labels of pods that policies name, and policies.
+//! A hundred changes a second for some minutes, while a policy flips: labels of pods that policies name, and policies.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -16,6 +16,8 @@ use crate::report::Table;
 use crate::stream::with_stream;
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// Enough to tell memory that is kept for the next change from memory that is lost with each.
+const MINUTES: usize = 4;
 const PER_SECOND: u32 = 100;
 /// Writers, so that one slow write does not break the pace.
 const WRITERS: usize = 4;
@@ -25,15 +27,18 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
     crowd.complete()?;
     let (node, crowd) = (crowd.node()?, &*crowd);
     let agent = process::agent(crowd.cluster.name(), &node.name())?;
-    let (memory, before) = (agent.mebibytes("VmRSS")?, Histogram::read(&node, CHANGE)?);
+    let (mut memory, before) = (vec![agent.mebibytes("VmRSS")?], Histogram::read(&node, CHANGE)?);
     let used = agent.usage()?;
     let (written, took, flips) = with_stream(crowd.cluster, crowd.server(), PACE, |stream| {
         flips::prepare(&crowd.api)?;
         let start = Instant::now();
         let (written, flips) = while_changing(&crowd.api, start, || {
             let mut flips = Flips::default();
-            while start.elapsed() < MINUTE {
+            while memory.len() <= MINUTES {
                 flips.once(&crowd.api, stream)?;
+                if start.elapsed() >= MINUTE * u32::try_from(memory.len())? {
+                    memory.push(agent.mebibytes("VmRSS")?);
+                }
             }
             Ok(flips)
         })?;
@@ -45,12 +50,13 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
     let changes = Histogram::read(&node, CHANGE)?.since(&before);
     flips.rows(&format!("among {rate:.0} other changes a second"), &changes, &mut table)?;
     table.retitle("Churn");
+    let memory: Vec<String> = memory.iter().map(|mebibytes| format!("{mebibytes:.1}")).collect();
     table.note(format!(
         "{written} changes in {:.0} s, half of them labels of pods that policies name, half policies; aim 100 a second, p99 below 100 ms. \
-         The agent took {} ms of processor time, and had {memory:.1} MiB before and {:.1} after.",
+         The agent took {} ms of processor time. Its MiB before, and after each minute: {}.",
         took.as_secs_f64(),
         agent.usage()?.millis_since(&used),
-        agent.mebibytes("VmRSS")?
+        memory.join(", ")
     ));
     Ok(table)
 }
