@@ -24,12 +24,9 @@ use towpath_core::{
     names::IfName,
     overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target},
 };
-use towpath_dataplane::{
-    local::{EndpointFile, Endpoints, Paths, Request},
-    net::FakeNet,
-    nft::fake::FakeNft,
-};
+use towpath_dataplane::{net::FakeNet, nft::fake::FakeNft};
 use towpath_index::{Change, Event};
+use towpath_local::{EndpointFile, Endpoints, Paths, Request};
 
 const LEVELS: [usize; 4] = [10, 100, 1_000, 5_000];
 const RUNS: usize = 31;

@@ -26,11 +26,10 @@ use nix::sys::{
 };
 use towpath_core::overlay::{IfIndex, Link, Notice, Owner, Presence};
 
-use super::{
-    message, parse,
-    socket::{self, Socket},
+use towpath_podlink::{
+    netlink::{self, NetlinkError},
+    route::{self, Socket, message, parse},
 };
-use crate::netlink::{self, NetlinkError};
 
 /// Multicast groups (`enum rtnetlink_groups` in `include/uapi/linux/rtnetlink.h`): links, neighbours, addresses and routes
 /// of both families, and the network configuration of both.
@@ -132,7 +131,7 @@ impl Known {
         if header.message_type == RTM_NEWNETCONF {
             return concerns_all_links(payload).then_some(Notice::Sysctls);
         }
-        match socket::decode(header, payload)? {
+        match route::decode(header, payload)? {
             Message::NewLink(message) => self.new_link(&message),
             Message::DelLink(message) => self.deleted_link(&message),
             Message::NewAddress(message) => self.address(&message, Presence::There),

@@ -11,12 +11,19 @@ use towpath_core::{
 
 use super::{
     ApplyCause, ApplyError, Net, NetlinkError, ReadBackError,
-    message::{self, Hop, Owner, Reach, Write},
-    parse,
-    pod_link::{find_link, route_link},
-    socket::{Request, Socket},
+    message::{
+        create_vxlan, delete_address, delete_forwarding_entry, delete_neighbour, delete_route, forwarding_entries_on,
+        neighbours_on, set_forwarding_entry, set_mac, set_mtu,
+    },
 };
-use crate::sysctl::Sysctls;
+use towpath_podlink::{
+    route::{
+        Request, Socket, find_link,
+        message::{self, Hop, Owner, Reach, Write},
+        parse, route_link,
+    },
+    sysctl::Sysctls,
+};
 
 /// The network of the namespace in which it was opened.
 #[derive(Debug)]
@@ -40,13 +47,13 @@ impl KernelNet {
     fn read_device(&mut self, index: IfIndex, link: &Link, kernel: &mut Kernel) -> Result<(), ReadBackError> {
         let failed = |what: &'static str| move |source| ReadBackError { what, source };
         for family in Family::ALL {
-            let dump = self.socket.dump(&message::neighbours_on(family, index.0)).map_err(failed("neighbours"))?;
+            let dump = self.socket.dump(&neighbours_on(family, index.0)).map_err(failed("neighbours"))?;
             // A filter that the kernel did not know would give other devices' entries as well.
             kernel
                 .neighbours
                 .extend(parse::neighbours(&dump).filter_map(parse::neighbour).filter(|((at, _), _)| *at == index));
         }
-        let dump = self.socket.dump(&message::forwarding_entries_on(index.0)).map_err(failed("forwarding entries"))?;
+        let dump = self.socket.dump(&forwarding_entries_on(index.0)).map_err(failed("forwarding entries"))?;
         let entries = parse::neighbours(&dump).filter_map(parse::forwarding_entry);
         kernel.fdb.extend(entries.filter(|((at, _), _)| *at == index));
         self.read_sysctl(Sysctl::AcceptRouterAdvertisements(link.name.clone()), kernel);
@@ -102,27 +109,27 @@ impl KernelNet {
     fn request(&mut self, op: &Op) -> Result<Option<Request>, ApplyCause> {
         let request = match op {
             Op::DeleteLink { link, .. } => message::delete_link(link),
-            Op::CreateDevice(device) => message::create_vxlan(device),
-            Op::SetMtu { link, mtu } => message::set_mtu(self.index(link)?, *mtu),
-            Op::SetMac { link, mac } => message::set_mac(self.index(link)?, *mac),
+            Op::CreateDevice(device) => create_vxlan(device),
+            Op::SetMtu { link, mtu } => set_mtu(self.index(link)?, *mtu),
+            Op::SetMac { link, mac } => set_mac(self.index(link)?, *mac),
             Op::SetUp { link } => message::set_up(self.index(link)?),
             Op::SetSysctl { sysctl, value } => {
                 self.sysctls.ensure(&sysctl.to_string(), *value)?;
                 return Ok(None);
             }
             Op::AddAddress { link, address } => message::add_address(self.index(link)?, *address),
-            Op::DeleteAddress { link, address } => message::delete_address(self.index(link)?, *address),
+            Op::DeleteAddress { link, address } => delete_address(self.index(link)?, *address),
             Op::SetNeighbour { link, address, mac } => message::neighbour(self.index(link)?, *address, *mac),
-            Op::DeleteNeighbour { link, address } => message::delete_neighbour(self.index(link)?, *address),
-            Op::SetFdb { link, mac, remote } => message::set_forwarding_entry(self.index(link)?, *mac, *remote),
-            Op::DeleteFdb { link, mac, remote } => message::delete_forwarding_entry(self.index(link)?, *mac, *remote),
+            Op::DeleteNeighbour { link, address } => delete_neighbour(self.index(link)?, *address),
+            Op::SetFdb { link, mac, remote } => set_forwarding_entry(self.index(link)?, *mac, *remote),
+            Op::DeleteFdb { link, mac, remote } => delete_forwarding_entry(self.index(link)?, *mac, *remote),
             Op::AddRoute { destination, hop } => {
                 message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::New)
             }
             Op::ReplaceRoute { destination, hop } => {
                 message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::Replace)
             }
-            Op::DeleteRoute { route } => message::delete_route(*route),
+            Op::DeleteRoute { route } => delete_route(*route),
         };
         Ok(Some(request))
     }

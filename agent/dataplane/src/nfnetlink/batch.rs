@@ -5,7 +5,7 @@
 use netlink_packet_core::{NLM_F_ACK, NLMSG_ERROR};
 
 use super::{Kind, Request, Socket};
-use crate::netlink::{HEADER, NetlinkError, acknowledgement};
+use towpath_podlink::netlink::{HEADER, NetlinkError, acknowledgement};
 
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`: netlink's own numbers, of no subsystem.
 const BEGIN: Kind = Kind { subsystem: 0, number: 16 };

@@ -3,7 +3,7 @@
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader};
 
 use super::{Attributes, Body};
-use crate::netlink::HEADER;
+use towpath_podlink::netlink::HEADER;
 
 /// `struct nfgenmsg`: a family, a version that is 0, and two bytes that each subsystem uses as it likes.
 const GENERIC_HEADER: usize = 4;
@@ -93,7 +93,7 @@ impl<'a> Answer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::messages;
+    use towpath_podlink::netlink::messages;
 
     #[test]
     fn what_is_sent_is_read_again_message_by_message() {

@@ -14,4 +14,4 @@ pub use batch::{BatchRefused, Purpose};
 pub use message::{Answer, Kind, Request};
 pub use socket::{Heard, Socket};
 
-pub use crate::netlink::NetlinkError;
+pub use towpath_podlink::netlink::NetlinkError;

@@ -26,7 +26,7 @@ use nix::sys::{
 };
 
 use super::{Answer, Request};
-use crate::netlink::{BUFFER, DUMP_ATTEMPTS, HEADER, NetlinkError, TIMEOUT, acknowledgement, messages};
+use towpath_podlink::netlink::{BUFFER, DUMP_ATTEMPTS, HEADER, NetlinkError, TIMEOUT, acknowledgement, messages};
 
 /// Room for what is told between two readings, beyond `net.core.rmem_max`: some ten thousand objects.
 const RECEIVE_ROOM: usize = 8 << 20;

@@ -7,11 +7,10 @@ use towpath_core::{
     ruleset::{Installed, Ruleset, diff},
 };
 use towpath_dataplane::{
-    net::{PodLink, PodLinkSpec},
-    netns::Netns,
     nfnetlink::{Kind, Request, Socket},
     nft::{KernelNft, Nft, Ownership},
 };
+use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
 
 use crate::{
     cluster::{Cluster, LOCAL, Party, Place, who},

@@ -28,14 +28,16 @@ const WINDOW: usize = 128;
 
 /// One request: the message, and flags such as `NLM_F_CREATE` beyond those that every request has.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) message: RouteNetlinkMessage,
-    pub(crate) flags: u16,
+pub struct Request {
+    /// The message.
+    pub message: RouteNetlinkMessage,
+    /// `NLM_F_*` flags of this request.
+    pub flags: u16,
 }
 
 /// A blocking socket that is bound to one network namespace for good: the one in which it was opened.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct Socket {
     inner: netlink_sys::Socket,
     sequence: u32,
     buffer: Vec<u8>,
@@ -49,7 +51,7 @@ enum Step {
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
-    pub(crate) fn open() -> Result<Self, NetlinkError> {
+    pub fn open() -> Result<Self, NetlinkError> {
         let failed = |step| move |source| NetlinkError::Socket { step, source };
         let mut inner = netlink_sys::Socket::new(NETLINK_ROUTE).map_err(failed("open"))?;
         inner.bind_auto().map_err(failed("bind"))?;
@@ -63,13 +65,13 @@ impl Socket {
     }
 
     /// Sends one request and waits for its acknowledgement.
-    pub(crate) fn request(&mut self, request: Request) -> Result<(), NetlinkError> {
+    pub fn request(&mut self, request: Request) -> Result<(), NetlinkError> {
         self.batch(vec![request]).pop().unwrap_or(Ok(()))
     }
 
     /// Sends requests in order and gives one result for each, in order. The kernel carries them out one after the other;
     /// a refused one does not stop those behind it.
-    pub(crate) fn batch(&mut self, requests: Vec<Request>) -> Vec<Result<(), NetlinkError>> {
+    pub fn batch(&mut self, requests: Vec<Request>) -> Vec<Result<(), NetlinkError>> {
         let mut results = Vec::with_capacity(requests.len());
         let mut requests = requests.into_iter().peekable();
         while requests.peek().is_some() {
@@ -111,7 +113,7 @@ impl Socket {
     }
 
     /// Reads all objects of a kind; `message` is a `Get…` message with the filter in it.
-    pub(crate) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
             if let Some(objects) = self.dump_once(message)? {
                 return Ok(objects);
@@ -156,7 +158,7 @@ impl Socket {
     }
 
     /// Reads one object. A refusal is an error, also that there is no such object.
-    pub(crate) fn read(&mut self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+    pub fn read(&mut self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
         let sequence = self.start(message, NLM_F_ACK)?;
         let mut object = None;
         let mut end = None;
@@ -210,7 +212,7 @@ impl Socket {
 }
 
 /// The object that a message carries; `None` if it has a form that we cannot read.
-pub(crate) fn decode(header: NetlinkHeader, payload: &[u8]) -> Option<RouteNetlinkMessage> {
+pub fn decode(header: NetlinkHeader, payload: &[u8]) -> Option<RouteNetlinkMessage> {
     use netlink_packet_core::NetlinkDeserializable;
     RouteNetlinkMessage::deserialize(&header, payload).ok()
 }

@@ -8,9 +8,9 @@ use towpath_core::{
     overlay::Target,
 };
 
-use super::{
-    message, parse,
-    pod_link::{PodLinkError, open},
+use crate::{
+    link::{PodLinkError, open},
+    route::{message, parse},
 };
 
 /// Links and addresses of pods.

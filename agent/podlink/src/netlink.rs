@@ -10,13 +10,13 @@ use netlink_packet_core::{NetlinkHeader, NlasIterator};
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a dump that was interrupted by a change is tried again.
-pub(crate) const DUMP_ATTEMPTS: u32 = 8;
+pub const DUMP_ATTEMPTS: u32 = 8;
 
 /// Room for one datagram. The kernel fills up to 32 KiB per datagram of a dump when the reader offers as much.
-pub(crate) const BUFFER: usize = 64 * 1024;
+pub const BUFFER: usize = 64 * 1024;
 
 /// The length of `struct nlmsghdr`.
-pub(crate) const HEADER: usize = 16;
+pub const HEADER: usize = 16;
 
 /// What went wrong with a netlink request.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ impl NetlinkError {
 
 impl NetlinkError {
     /// The same error for another request that it befell.
-    pub(crate) fn once_more(&self) -> Self {
+    pub fn once_more(&self) -> Self {
         let copy =
             |source: &io::Error| source.raw_os_error().map_or(source.kind().into(), io::Error::from_raw_os_error);
         match self {
@@ -71,7 +71,7 @@ impl NetlinkError {
 }
 
 /// The messages of a datagram (RFC 3549, section 2.3: each begins at a multiple of four bytes).
-pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
     std::iter::from_fn(move || {
         let field = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
         let kind_and_flags = bytes.get(4..8)?;
@@ -90,7 +90,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader,
 
 /// Reads the payload of an NLMSG_ERROR or NLMSG_DONE message: a negative error number or 0 for success, in an error the
 /// header of the request, and then attributes (`include/uapi/linux/netlink.h`), which begin at `attributes_at`.
-pub(crate) fn acknowledgement(payload: &[u8], attributes_at: usize) -> Result<(), NetlinkError> {
+pub fn acknowledgement(payload: &[u8], attributes_at: usize) -> Result<(), NetlinkError> {
     const NLMSGERR_ATTR_MSG: u16 = 1;
     let code = payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
     if code == 0 {

@@ -10,15 +10,15 @@ use towpath_core::{
     overlay::{IfIndex, Link, LinkState, Route, Target, kernel::default_metric},
 };
 
-use super::{Deviation, PodLink, PodLinkError, PodLinkSpec, find_link, gateway, open, pod_routes};
+use super::{Deviation, PodLink, PodLinkError, PodLinkSpec, gateway, open, pod_routes};
 use crate::{
-    net::{
-        NetlinkError,
+    netlink::NetlinkError,
+    netns::Netns,
+    route::{
+        Socket, find_link,
         message::{self, Hop},
         parse,
-        socket::Socket,
     },
-    netns::Netns,
 };
 
 impl PodLink {

@@ -21,23 +21,22 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     RouteNetlinkMessage as Message,
     link::{LinkAttribute, State},
-    route::{RouteAttribute, RouteFlags},
 };
 use nix::errno::Errno;
 use towpath_core::{
     model::{Family, Mac, host_net},
     names::IfName,
-    overlay::{IfIndex, Link},
+    overlay::IfIndex,
 };
 
-use super::{
-    NetlinkError,
-    message::{self, Hop, Owner, Reach, Veth, Write},
-    parse,
-    socket::{Request, Socket},
-};
 use crate::{
+    netlink::NetlinkError,
     netns::{Netns, NetnsError},
+    route::{
+        Request, Socket, find_link,
+        message::{self, Hop, Owner, Reach, Veth, Write},
+        parse, route_link,
+    },
     sysctl::{SysctlError, Sysctls},
 };
 
@@ -259,7 +258,7 @@ impl PodLink {
     }
 }
 
-pub(super) fn open() -> Result<Socket, PodLinkError> {
+pub(crate) fn open() -> Result<Socket, PodLinkError> {
     Socket::open().map_err(|source| PodLinkError::Open { source })
 }
 
@@ -280,16 +279,6 @@ fn why_not_created(socket: &mut Socket, spec: &PodLinkSpec, source: NetlinkError
         Ok(Some(_)) => PodLinkError::HostExists { name: spec.host.clone() },
         Ok(None) => PodLinkError::PodExists { name: spec.pod.clone() },
         Err(source) => PodLinkError::Create { name: spec.host.clone(), source },
-    }
-}
-
-/// A link by name; `None` if there is none.
-pub(super) fn find_link(socket: &mut Socket, name: &IfName) -> Result<Option<(IfIndex, Link)>, NetlinkError> {
-    match socket.read(message::get_link(name)) {
-        Ok(Some(Message::NewLink(message))) => Ok(parse::link(&message)),
-        Ok(_) => Ok(None),
-        Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -339,7 +328,7 @@ fn pod_entries(address: IpAddr, link: IfIndex) -> Vec<(String, Request)> {
 }
 
 /// The routes of a pod, in order.
-pub(super) fn pod_routes(family: Family, link: IfIndex) -> Vec<(IpNet, Hop)> {
+pub(crate) fn pod_routes(family: Family, link: IfIndex) -> Vec<(IpNet, Hop)> {
     let via = Hop::Via { gateway: gateway(family), index: link.0, reach: Reach::Routed };
     let mut routes = vec![(message::default_net(family), via)];
     if family == Family::V4 {
@@ -433,18 +422,6 @@ fn own_or_conflict(socket: &mut Socket, address: IpAddr, ours: IfIndex) -> Resul
         other = link_name(socket, index).map_err(failed)?.unwrap_or_else(|| format!("link {index}"));
     }
     Err(PodLinkError::Conflict { address, other })
-}
-
-/// The link of the route that a packet to an address takes (`ip route get … fibmatch`).
-pub(super) fn route_link(socket: &mut Socket, address: IpAddr) -> Result<Option<IfIndex>, NetlinkError> {
-    let mut query = message::lookup(address);
-    query.header.flags = RouteFlags::FibMatch;
-    let answer = socket.read(Message::GetRoute(query))?;
-    let Some(Message::NewRoute(route)) = answer else { return Ok(None) };
-    Ok(route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(IfIndex(*index)),
-        _ => None,
-    }))
 }
 
 fn link_name(socket: &mut Socket, index: IfIndex) -> Result<Option<String>, NetlinkError> {
