@@ -28,7 +28,7 @@ use towpath_core::overlay::{IfIndex, Link, Notice, Owner, Presence};
 
 use towpath_podlink::{
     netlink::{self, NetlinkError},
-    route::{self, Socket, message, parse},
+    route::{self, RouteSocket, message, parse},
 };
 
 /// Multicast groups (`enum rtnetlink_groups` in `include/uapi/linux/rtnetlink.h`): links, neighbours, addresses and routes
@@ -119,9 +119,9 @@ impl NetEvents {
 
 impl Known {
     fn read() -> Result<Self, NetlinkError> {
-        let mut socket = Socket::open()?;
-        let links = socket.dump(&message::all_links())?;
-        let addresses = socket.dump(&message::all_addresses())?;
+        let mut socket = RouteSocket::open()?;
+        let links = socket.dump(message::all_links())?;
+        let addresses = socket.dump(message::all_addresses())?;
         let links = parse::links(&links).filter(|(_, link)| !link.name.is_pod()).collect();
         Ok(Self { links, addresses: parse::addresses(&addresses).collect() })
     }

@@ -15,7 +15,7 @@ use towpath_core::{
 };
 
 use towpath_podlink::route::{
-    Request,
+    RouteRequest,
     message::{Hop, Owner, Write, address, address_family, link_at, plain, route},
 };
 
@@ -36,21 +36,21 @@ pub(crate) fn forwarding_entries_on(index: u32) -> Message {
 }
 
 /// Sets a link's MTU.
-pub(crate) fn set_mtu(index: u32, mtu: u32) -> Request {
+pub(crate) fn set_mtu(index: u32, mtu: u32) -> RouteRequest {
     let mut link = link_at(index);
     link.attributes.push(LinkAttribute::Mtu(mtu));
     plain(Message::SetLink(link))
 }
 
 /// Sets a link's MAC.
-pub(crate) fn set_mac(index: u32, mac: Mac) -> Request {
+pub(crate) fn set_mac(index: u32, mac: Mac) -> RouteRequest {
     let mut link = link_at(index);
     link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
     plain(Message::SetLink(link))
 }
 
 /// Makes a VXLAN device that is up: no learning, no group, checksums and all else as the kernel makes them.
-pub(crate) fn create_vxlan(device: &Device) -> Request {
+pub(crate) fn create_vxlan(device: &Device) -> RouteRequest {
     let tunnel = &device.tunnel;
     let data = vec![
         InfoVxlan::Id(tunnel.vni.value()),
@@ -71,16 +71,16 @@ pub(crate) fn create_vxlan(device: &Device) -> Request {
         LinkAttribute::Address(device.mac.0.to_vec()),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]),
     ];
-    Request { message: Message::NewLink(link), flags: Write::New.flags() }
+    RouteRequest { message: Message::NewLink(link), flags: Write::New.flags() }
 }
 
 /// Deletes an address.
-pub(crate) fn delete_address(index: u32, net: IpNet) -> Request {
+pub(crate) fn delete_address(index: u32, net: IpNet) -> RouteRequest {
     plain(Message::DelAddress(address(index, net)))
 }
 
 /// Deletes a neighbour.
-pub(crate) fn delete_neighbour(index: u32, address: IpAddr) -> Request {
+pub(crate) fn delete_neighbour(index: u32, address: IpAddr) -> RouteRequest {
     let mut message = NeighbourMessage::default();
     message.header.family = address_family(Family::of(address));
     message.header.ifindex = index;
@@ -101,18 +101,18 @@ fn forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> NeighbourMessage {
 }
 
 /// Sets the forwarding entry of a MAC, or moves it to another host.
-pub(crate) fn set_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> Request {
+pub(crate) fn set_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> RouteRequest {
     let message = Message::NewNeighbour(forwarding_entry(index, mac, remote));
-    Request { message, flags: Write::Replace.flags() }
+    RouteRequest { message, flags: Write::Replace.flags() }
 }
 
 /// Deletes a forwarding entry.
-pub(crate) fn delete_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> Request {
+pub(crate) fn delete_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> RouteRequest {
     plain(Message::DelNeighbour(forwarding_entry(index, mac, remote)))
 }
 
 /// Deletes a route of ours, wherever it leads.
-pub(crate) fn delete_route(key: RouteKey) -> Request {
+pub(crate) fn delete_route(key: RouteKey) -> RouteRequest {
     let mut message = route(key.destination, Hop::Blackhole, Owner::Towpath);
     message.header.kind = RouteType::Unspec;
     message.header.scope = RouteScope::NoWhere; // Any.

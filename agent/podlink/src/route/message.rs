@@ -19,7 +19,7 @@ use towpath_core::{
     names::{IfName, ROUTE_PROTOCOL},
 };
 
-use super::socket::Request;
+use super::socket::RouteRequest;
 
 /// The kernel's number of a family.
 pub const fn address_family(family: Family) -> AddressFamily {
@@ -50,8 +50,8 @@ impl Write {
 }
 
 /// A change to what exists, or a deletion: no flags of its own.
-pub const fn plain(message: Message) -> Request {
-    Request { message, flags: 0 }
+pub const fn plain(message: Message) -> RouteRequest {
+    RouteRequest { message, flags: 0 }
 }
 
 /// A veth pair that is made with its other end inside a pod.
@@ -71,7 +71,7 @@ pub struct Veth<'a> {
 
 impl Veth<'_> {
     /// Both ends stay down: the kernel opens neither before it has both (ENOTCONN in `veth_open`).
-    pub fn create(&self) -> Request {
+    pub fn create(&self) -> RouteRequest {
         let mut peer = LinkMessage::default();
         peer.attributes = vec![
             LinkAttribute::IfName(self.pod.to_string()),
@@ -88,7 +88,7 @@ impl Veth<'_> {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]),
         ];
-        Request { message: Message::NewLink(link), flags: Write::New.flags() }
+        RouteRequest { message: Message::NewLink(link), flags: Write::New.flags() }
     }
 }
 
@@ -132,7 +132,7 @@ pub fn main_routes(family: Family) -> Message {
 }
 
 /// Deletes a link by name.
-pub fn delete_link(name: &IfName) -> Request {
+pub fn delete_link(name: &IfName) -> RouteRequest {
     plain(Message::DelLink(link_named(name)))
 }
 
@@ -144,7 +144,7 @@ pub fn link_at(index: u32) -> LinkMessage {
 }
 
 /// Sets a link up.
-pub fn set_up(index: u32) -> Request {
+pub fn set_up(index: u32) -> RouteRequest {
     let mut link = link_at(index);
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
@@ -173,12 +173,12 @@ pub fn address(index: u32, address: IpNet) -> AddressMessage {
 }
 
 /// Adds an address, or makes the one that is there permanent.
-pub fn add_address(index: u32, net: IpNet) -> Request {
-    Request { message: Message::NewAddress(address(index, net)), flags: Write::Replace.flags() }
+pub fn add_address(index: u32, net: IpNet) -> RouteRequest {
+    RouteRequest { message: Message::NewAddress(address(index, net)), flags: Write::Replace.flags() }
 }
 
 /// A permanent neighbour.
-pub fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
+pub fn neighbour(index: u32, address: IpAddr, mac: Mac) -> RouteRequest {
     let mut message = NeighbourMessage::default();
     message.header.family = address_family(Family::of(address));
     message.header.ifindex = index;
@@ -186,7 +186,7 @@ pub fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
     message.header.kind = RouteType::Unicast;
     message.attributes =
         vec![NeighbourAttribute::Destination(address.into()), NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
-    Request { message: Message::NewNeighbour(message), flags: Write::Replace.flags() }
+    RouteRequest { message: Message::NewNeighbour(message), flags: Write::Replace.flags() }
 }
 
 /// How a router is known to be on its link.
@@ -261,8 +261,8 @@ pub fn route(destination: IpNet, hop: Hop, owner: Owner) -> RouteMessage {
 }
 
 /// Writes a route.
-pub fn add_route(message: RouteMessage, write: Write) -> Request {
-    Request { message: Message::NewRoute(message), flags: write.flags() }
+pub fn add_route(message: RouteMessage, write: Write) -> RouteRequest {
+    RouteRequest { message: Message::NewRoute(message), flags: write.flags() }
 }
 
 /// The default network of a family.

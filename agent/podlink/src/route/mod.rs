@@ -6,4 +6,4 @@ mod query;
 mod socket;
 
 pub use query::{find_link, route_link};
-pub use socket::{Request, Socket, decode};
+pub use socket::{RouteRequest, RouteSocket, decode};

@@ -12,12 +12,12 @@ use towpath_core::{
     overlay::{IfIndex, Link},
 };
 
-use super::{Socket, message, parse};
+use super::{RouteSocket, message, parse};
 use crate::netlink::NetlinkError;
 
 /// A link by name; `None` if there is none.
-pub fn find_link(socket: &mut Socket, name: &IfName) -> Result<Option<(IfIndex, Link)>, NetlinkError> {
-    match socket.read(message::get_link(name)) {
+pub fn find_link(socket: &mut RouteSocket, name: &IfName) -> Result<Option<(IfIndex, Link)>, NetlinkError> {
+    match socket.get(message::get_link(name)) {
         Ok(Some(Message::NewLink(message))) => Ok(parse::link(&message)),
         Ok(_) => Ok(None),
         Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
@@ -26,10 +26,10 @@ pub fn find_link(socket: &mut Socket, name: &IfName) -> Result<Option<(IfIndex, 
 }
 
 /// The link of the route that a packet to an address takes (`ip route get … fibmatch`).
-pub fn route_link(socket: &mut Socket, address: IpAddr) -> Result<Option<IfIndex>, NetlinkError> {
+pub fn route_link(socket: &mut RouteSocket, address: IpAddr) -> Result<Option<IfIndex>, NetlinkError> {
     let mut query = message::lookup(address);
     query.header.flags = RouteFlags::FibMatch;
-    let answer = socket.read(Message::GetRoute(query))?;
+    let answer = socket.get(Message::GetRoute(query))?;
     let Some(Message::NewRoute(route)) = answer else { return Ok(None) };
     Ok(route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(IfIndex(*index)),
