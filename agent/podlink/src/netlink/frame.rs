@@ -7,7 +7,7 @@ use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NlasIterator};
 use super::NetlinkError;
 
 /// The length of `struct nlmsghdr` in bytes.
-const HEADER: usize = 16;
+pub const HEADER: usize = 16;
 
 /// A message to the kernel, without its header.
 pub trait NetlinkRequest {
@@ -64,12 +64,19 @@ pub(super) fn end_of_dump(payload: &[u8]) -> Result<(), NetlinkError> {
 }
 
 fn result(payload: &[u8], attributes_at: usize) -> Result<(), NetlinkError> {
-    const NLMSGERR_ATTR_MSG: u16 = 1;
     let code = payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
+    outcome(code, payload.get(attributes_at..).unwrap_or_default())
+}
+
+/// The outcome in an acknowledgement: a negative error number or 0 for success, and attributes with the kernel's text.
+///
+/// # Errors
+/// [`NetlinkError::Rejected`] for a number other than 0.
+pub fn outcome(code: i32, attributes: &[u8]) -> Result<(), NetlinkError> {
+    const NLMSGERR_ATTR_MSG: u16 = 1;
     if code == 0 {
         return Ok(());
     }
-    let attributes = payload.get(attributes_at..).unwrap_or_default();
     let message = NlasIterator::new(attributes)
         .filter_map(Result::ok)
         .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)

@@ -6,7 +6,7 @@ mod socket;
 
 use std::{io, time::Duration};
 
-pub use frame::{NetlinkRequest, messages};
+pub use frame::{HEADER, NetlinkRequest, messages, outcome};
 pub use socket::{NetlinkSocket, Received};
 
 #[cfg(test)]
