@@ -11,7 +11,7 @@ use towpath_core::{
     ruleset::Transport,
 };
 
-use crate::nfnetlink::{NfnetlinkMessage, Attributes, MessageType, NfnetlinkRequest};
+use crate::nfnetlink::{Attributes, MessageType, NfnetlinkMessage, NfnetlinkRequest};
 
 /// `NFNL_SUBSYS_CTNETLINK`.
 const SUBSYSTEM: u8 = 1;

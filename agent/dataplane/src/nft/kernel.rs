@@ -25,7 +25,7 @@ use super::{
     read::{self, Comment, Declared, Raw, Table},
     wire::{Message, SUBSYSTEM, TABLE_OF, element, set, table},
 };
-use crate::nfnetlink::{NfnetlinkMessage, BatchError, NetlinkError, BatchMode, NfnetlinkRequest, NfnetlinkSocket};
+use crate::nfnetlink::{BatchError, BatchMode, NetlinkError, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket};
 
 /// How often a table is read again that others change meanwhile.
 const ATTEMPTS: u32 = 8;

@@ -12,7 +12,7 @@ use super::{
     key::{self, Bounds},
     wire::{TABLE_OF, chain, data, element, rule, set, table, userdata},
 };
-use crate::nfnetlink::{NfnetlinkMessage, Attributes};
+use crate::nfnetlink::{Attributes, NfnetlinkMessage};
 
 /// What there is to know about our table itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
