@@ -16,7 +16,7 @@ impl Transaction {
     /// the rest. Whoever stops in between has changed nothing that a packet meets.
     #[must_use]
     pub fn stages(&self) -> Vec<Self> {
-        let new = New::of(self.steps());
+        let new = NewObjects::of(self.steps());
         if !new.is_led_to(self.steps()) || new.takes_a_place(self.steps()) {
             return vec![self.clone()];
         }
@@ -26,13 +26,13 @@ impl Transaction {
 }
 
 /// What a transaction makes.
-struct New<'a> {
+struct NewObjects<'a> {
     chains: BTreeSet<&'a ChainName>,
     /// Sets and maps.
     sets: BTreeSet<&'a SetName>,
 }
 
-impl<'a> New<'a> {
+impl<'a> NewObjects<'a> {
     fn of(steps: &'a [Step]) -> Self {
         let mut new = Self { chains: BTreeSet::new(), sets: BTreeSet::new() };
         for step in steps {

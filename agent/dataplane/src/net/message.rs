@@ -17,7 +17,7 @@ use netlink_packet_route::{
 use towpath_core::{
     model::{Family, Mac},
     names::{IfName, ROUTE_PROTOCOL},
-    overlay::{Device, Learning, RouteKey},
+    overlay::{Learning, RouteKey, VxlanDevice},
 };
 
 use super::socket::Request;
@@ -167,7 +167,7 @@ pub(crate) fn set_mac(index: u32, mac: Mac) -> Request {
 }
 
 /// Makes a VXLAN device that is up: no learning, no group, checksums and all else as the kernel makes them.
-pub(crate) fn create_vxlan(device: &Device) -> Request {
+pub(crate) fn create_vxlan(device: &VxlanDevice) -> Request {
     let tunnel = &device.tunnel;
     let data = vec![
         InfoVxlan::Id(tunnel.vni.value()),
