@@ -11,7 +11,7 @@ use netlink_packet_route::{
 };
 use towpath_core::{
     model::{Family, Mac},
-    overlay::{Device, Learning, RouteKey},
+    overlay::{Learning, RouteKey, VxlanDevice},
 };
 
 use towpath_podlink::route::{
@@ -50,7 +50,7 @@ pub(crate) fn set_mac(index: u32, mac: Mac) -> RouteRequest {
 }
 
 /// Makes a VXLAN device that is up: no learning, no group, checksums and all else as the kernel makes them.
-pub(crate) fn create_vxlan(device: &Device) -> RouteRequest {
+pub(crate) fn create_vxlan(device: &VxlanDevice) -> RouteRequest {
     let tunnel = &device.tunnel;
     let data = vec![
         InfoVxlan::Id(tunnel.vni.value()),

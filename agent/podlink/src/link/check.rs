@@ -7,7 +7,7 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use towpath_core::{
     model::{Family, Mac, host_net},
     names::IfName,
-    overlay::{IfIndex, Link, LinkState, Route, Target, kernel::default_metric},
+    overlay::{IfIndex, Link, LinkState, Route, RouteTarget, kernel::default_metric},
 };
 
 use super::{Difference, PodLink, PodLinkError, PodLinkSpec, create::pod_routes, gateway, open};
@@ -74,7 +74,7 @@ fn check_host(spec: &PodLinkSpec) -> Result<Vec<Difference>, PodLinkError> {
     for address in &spec.addresses {
         let family = Family::of(*address);
         let have = routes(&mut socket, family).map_err(failed("list the routes".to_owned()))?;
-        differences.extend(check_route(&have, host_net(*address), Target::Link(index), "on the host"));
+        differences.extend(check_route(&have, host_net(*address), RouteTarget::Link(index), "on the host"));
     }
     Ok(differences)
 }
@@ -101,25 +101,25 @@ fn check_link(link: &Link, mac: Mac, mtu: u32) -> Vec<Difference> {
     differences
 }
 
-fn check_route(have: &[(IpNet, u32, Route)], destination: IpNet, want: Target, place: &str) -> Option<Difference> {
+fn check_route(have: &[(IpNet, u32, Route)], destination: IpNet, want: RouteTarget, place: &str) -> Option<Difference> {
     // Ours has the default metric; a route with another one may have another target.
     let metric = default_metric(Family::of_net(destination));
     let found = have.iter().find(|(d, m, _)| *d == destination && *m == metric).map(|(_, _, route)| route.target);
-    let text = |target: Option<Target>| match target {
+    let text = |target: Option<RouteTarget>| match target {
         None => "missing".to_owned(),
-        Some(Target::Via { gateway, link }) => format!("via {gateway} on link {link}"),
-        Some(Target::Link(link)) => format!("on link {link}"),
-        Some(Target::Blackhole) => "a blackhole".to_owned(),
-        Some(Target::Other) => "something else".to_owned(),
+        Some(RouteTarget::Via { gateway, link }) => format!("via {gateway} on link {link}"),
+        Some(RouteTarget::Link(link)) => format!("on link {link}"),
+        Some(RouteTarget::Blackhole) => "a blackhole".to_owned(),
+        Some(RouteTarget::Other) => "something else".to_owned(),
     };
     (found != Some(want)).then(|| difference(format!("route {destination} {place}"), &text(Some(want)), &text(found)))
 }
 
-fn target(hop: Hop) -> Target {
+fn target(hop: Hop) -> RouteTarget {
     match hop {
-        Hop::Via { gateway, index, .. } => Target::Via { gateway, link: IfIndex(index) },
-        Hop::Link { index } => Target::Link(IfIndex(index)),
-        Hop::Blackhole => Target::Blackhole,
+        Hop::Via { gateway, index, .. } => RouteTarget::Via { gateway, link: IfIndex(index) },
+        Hop::Link { index } => RouteTarget::Link(IfIndex(index)),
+        Hop::Blackhole => RouteTarget::Blackhole,
     }
 }
 
