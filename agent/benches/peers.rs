@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use towpath_agent::{
     cni_server::CniRequest,
     input::Input,
-    kernel::{Change as KernelChange, Done, Job, Reach},
+    kernel::{Done, Job, Change as KernelChange, Reach},
     node::{Effect, Identity, Node, Now},
     settings::Settings,
 };
@@ -24,12 +24,9 @@ use towpath_core::{
     names::IfName,
     overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Route, RouteKey, RouteOwner, RouteTarget},
 };
-use towpath_dataplane::{
-    local::{EndpointFile, Endpoints, Paths, Request},
-    net::FakeNet,
-    nft::fake::FakeNft,
-};
+use towpath_dataplane::{net::FakeNet, nft::fake::FakeNft};
 use towpath_index::{Event, ObjectChange};
+use towpath_local::{EndpointFile, Endpoints, Paths, Request};
 
 const LEVELS: [usize; 4] = [10, 100, 1_000, 5_000];
 const RUNS: usize = 31;

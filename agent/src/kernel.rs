@@ -17,10 +17,10 @@ use towpath_core::{
     ruleset::{Installed, Transaction},
 };
 use towpath_dataplane::{
-    local::{Endpoints, Listing, LocalError},
     net::{ApplyError, Net, NetEvents, ReadBackError},
     nft::{Nft, NftError, NftEvents, TableChange},
 };
+use towpath_local::{Endpoints, Listing, LocalError};
 
 /// What is read back: each part for itself, because reading costs in proportion to its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

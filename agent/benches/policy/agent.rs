@@ -18,10 +18,10 @@ use towpath_core::{
     ruleset::Transaction,
 };
 use towpath_dataplane::{
-    local::{EndpointFile, Endpoints, Paths},
     net::FakeNet,
     nft::{KernelNft, Nft},
 };
+use towpath_local::{EndpointFile, Endpoints, Paths};
 
 use crate::crowd::{Crowd, LOCAL, address};
 

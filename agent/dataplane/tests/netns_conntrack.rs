@@ -28,10 +28,9 @@ use towpath_core::{
 };
 use towpath_dataplane::{
     conntrack::{Addresses, Conntrack, Reviewed},
-    net::{PodLink, PodLinkSpec},
-    netns::Netns,
     nft::{KernelNft, Nft, Ownership},
 };
+use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
 
 const BOUND: Duration = Duration::from_secs(10);
 const TCP: u8 = 6;

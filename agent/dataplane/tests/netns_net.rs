@@ -15,10 +15,8 @@ use towpath_core::{
     names::IfName,
     overlay::{DirectRouting, NetOp, diff, teardown},
 };
-use towpath_dataplane::{
-    net::{KernelNet, Net},
-    sysctl::Sysctls,
-};
+use towpath_dataplane::net::{KernelNet, Net};
+use towpath_podlink::sysctl::Sysctls;
 
 fn assert_pings(from: &Namespace, to: IpAddr, why: &str) {
     let result = from.try_sh(&format!("ping -c 1 -W 2 {to}"));

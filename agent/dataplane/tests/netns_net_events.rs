@@ -12,10 +12,8 @@ use support::{
     sh,
 };
 use towpath_core::overlay::{NetNotification, diff};
-use towpath_dataplane::{
-    net::{KernelNet, Net, NetEvents},
-    sysctl::Sysctls,
-};
+use towpath_dataplane::net::{KernelNet, Net, NetEvents};
+use towpath_podlink::sysctl::Sysctls;
 
 /// How long something may take to be announced; it comes within the system call that causes it.
 const SOON: Option<Duration> = Some(Duration::from_secs(5));

@@ -11,10 +11,8 @@ use towpath_core::{
     model::{Mac, NodeName, NodePeer},
     overlay::diff,
 };
-use towpath_dataplane::{
-    net::{KernelNet, Net},
-    sysctl::Sysctls,
-};
+use towpath_dataplane::net::{KernelNet, Net};
+use towpath_podlink::sysctl::Sysctls;
 
 fn peers(count: u16) -> Vec<NodePeer> {
     let peer = |n: u16| {

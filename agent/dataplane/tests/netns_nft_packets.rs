@@ -24,11 +24,8 @@ use towpath_core::{
     ruleset::{Chain, CmpOp, Field, Match, Rule, Value, Verdict, diff},
     table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
-use towpath_dataplane::{
-    net::{PodLink, PodLinkSpec},
-    netns::Netns,
-    nft::{KernelNft, Nft, Ownership},
-};
+use towpath_dataplane::nft::{KernelNft, Nft, Ownership};
+use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
 
 /// Who has which address, by family.
 const ADDRESSES: [(&str, [&str; 2]); 10] = [

@@ -9,7 +9,7 @@ use towpath_core::{
     overlay::{self, Kernel},
     ruleset::{self, Installed, Ruleset, Transaction},
 };
-use towpath_dataplane::local::Listing;
+use towpath_local::Listing;
 use tracing::warn;
 
 use super::{Node, outcome::Outcome};

@@ -31,8 +31,8 @@ use towpath_core::{
     model::{Family, Mac, NodeName},
     overlay::{Kernel, Overlay},
 };
-use towpath_dataplane::local::{EndpointFile, Reply, Request};
 use towpath_index::{Dirty, DirtyPart, Index};
+use towpath_local::{EndpointFile, Reply, Request};
 use tracing::{error, info};
 
 use self::{

@@ -14,8 +14,8 @@ use towpath_core::{
     names::IfName,
     overlay::{NetOp, NextHop},
 };
-use towpath_dataplane::local::{Attachment, EndpointFile, Reply};
 use towpath_index::{Dirty, Index};
+use towpath_local::{Attachment, EndpointFile, Reply};
 use tracing::{info, warn};
 
 use super::{Effect, vacancy::Vacancy};

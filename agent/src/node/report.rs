@@ -18,8 +18,8 @@ use towpath_crds::{
         Repair, Tunnel, Uplink,
     },
 };
-use towpath_dataplane::local::NodeState;
 use towpath_index::{FamilyPeers, NetworkUnavailable as Condition, flannel};
+use towpath_local::NodeState;
 use tracing::info;
 
 use super::{Effect, Node, Now, outcome::Outcome, state::Opening};

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use towpath_core::overlay::NetOp;
-use towpath_dataplane::local::NodeState;
+use towpath_local::NodeState;
 
 /// What happened to our things without us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

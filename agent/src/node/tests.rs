@@ -15,8 +15,8 @@ use towpath_core::{
     overlay::{self, Kernel, NetOp},
     ruleset::{self, Transaction},
 };
-use towpath_dataplane::local::NodeState;
 use towpath_index::{Event, ObjectChange};
+use towpath_local::NodeState;
 
 use self::world::{
     World, cluster, deny_all, endpoint, kernel, node_event, node_object, object, peer, pod_event, pod_object, policy,

@@ -74,7 +74,7 @@ impl FakeConntrack {
             Some(left) => {
                 self.refuse = left;
                 let source = io::Error::from_raw_os_error(nix::libc::EPERM);
-                Err(ConntrackError::List(NetlinkError::Refused { message: Some("by order".to_owned()), source }))
+                Err(ConntrackError::List(NetlinkError::Rejected { message: Some("by order".to_owned()), source }))
             }
         }
     }

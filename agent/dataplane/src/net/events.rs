@@ -26,11 +26,10 @@ use nix::sys::{
 };
 use towpath_core::overlay::{IfIndex, Link, NetNotification, Presence, RouteOwner};
 
-use super::{
-    message, parse,
-    socket::{self, Socket},
+use towpath_podlink::{
+    netlink::{self, NetlinkError},
+    route::{self, RouteSocket, message, parse},
 };
-use crate::netlink::{self, NetlinkError};
 
 /// Multicast groups (`enum rtnetlink_groups` in `include/uapi/linux/rtnetlink.h`): links, neighbours, addresses and routes
 /// of both families, and the network configuration of both.
@@ -120,9 +119,9 @@ impl NetEvents {
 
 impl Known {
     fn read() -> Result<Self, NetlinkError> {
-        let mut socket = Socket::open()?;
-        let links = socket.dump(&message::all_links())?;
-        let addresses = socket.dump(&message::all_addresses())?;
+        let mut socket = RouteSocket::open()?;
+        let links = socket.dump(message::all_links())?;
+        let addresses = socket.dump(message::all_addresses())?;
         let links = parse::links(&links).filter(|(_, link)| !link.name.is_pod()).collect();
         Ok(Self { links, addresses: parse::addresses(&addresses).collect() })
     }
@@ -132,7 +131,7 @@ impl Known {
         if header.message_type == RTM_NEWNETCONF {
             return concerns_all_links(payload).then_some(NetNotification::Sysctls);
         }
-        match socket::decode(header, payload)? {
+        match route::decode(header, payload)? {
             Message::NewLink(message) => self.new_link(&message),
             Message::DelLink(message) => self.deleted_link(&message),
             Message::NewAddress(message) => self.address(&message, Presence::There),

@@ -45,7 +45,7 @@ impl fmt::Debug for FakeNet {
 }
 
 fn refused(message: String, errno: Errno) -> NetlinkError {
-    NetlinkError::Refused { message: Some(message), source: io::Error::from(errno) }
+    NetlinkError::Rejected { message: Some(message), source: io::Error::from(errno) }
 }
 
 fn errno(refusal: &NetOpError) -> Errno {
@@ -108,8 +108,8 @@ mod tests {
         assert_eq!(
             texts,
             [
-                "could not set the MTU of uplink to 1400: the kernel refused (told to)",
-                "could not set none up: the kernel refused (there is no link none)",
+                "could not set the MTU of uplink to 1400: rejected by the kernel (told to)",
+                "could not set none up: rejected by the kernel (there is no link none)",
             ]
         );
         assert_eq!(net.log, [set(1399)], "the others go on");

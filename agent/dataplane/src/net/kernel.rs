@@ -11,17 +11,24 @@ use towpath_core::{
 
 use super::{
     ApplyCause, ApplyError, Net, NetlinkError, ReadBackError,
-    message::{self, Hop, Owner, Reach, Write},
-    parse,
-    pod_link::{find_link, route_link},
-    socket::{Request, Socket},
+    message::{
+        create_vxlan, delete_address, delete_forwarding_entry, delete_neighbour, delete_route, forwarding_entries_on,
+        neighbours_on, set_forwarding_entry, set_mac, set_mtu,
+    },
 };
-use crate::sysctl::Sysctls;
+use towpath_podlink::{
+    route::{
+        RouteRequest, RouteSocket, find_link,
+        message::{self, Hop, Owner, Reach, Write},
+        parse, route_link,
+    },
+    sysctl::Sysctls,
+};
 
 /// The network of the namespace in which it was opened.
 #[derive(Debug)]
 pub struct KernelNet {
-    socket: Socket,
+    socket: RouteSocket,
     sysctls: Sysctls,
     /// Numbers of the links that the changes at hand name.
     indexes: BTreeMap<IfName, IfIndex>,
@@ -34,19 +41,19 @@ impl KernelNet {
     /// # Errors
     /// If there is no netlink socket to be had.
     pub fn open(sysctls: Sysctls) -> Result<Self, NetlinkError> {
-        Ok(Self { socket: Socket::open()?, sysctls, indexes: BTreeMap::new() })
+        Ok(Self { socket: RouteSocket::open()?, sysctls, indexes: BTreeMap::new() })
     }
 
     fn read_device(&mut self, index: IfIndex, link: &Link, kernel: &mut Kernel) -> Result<(), ReadBackError> {
         let failed = |what: &'static str| move |source| ReadBackError { what, source };
         for family in Family::ALL {
-            let dump = self.socket.dump(&message::neighbours_on(family, index.0)).map_err(failed("neighbours"))?;
+            let dump = self.socket.dump(neighbours_on(family, index.0)).map_err(failed("neighbours"))?;
             // A filter that the kernel did not know would give other devices' entries as well.
             kernel
                 .neighbours
                 .extend(parse::neighbours(&dump).filter_map(parse::neighbour).filter(|((at, _), _)| *at == index));
         }
-        let dump = self.socket.dump(&message::forwarding_entries_on(index.0)).map_err(failed("forwarding entries"))?;
+        let dump = self.socket.dump(forwarding_entries_on(index.0)).map_err(failed("forwarding entries"))?;
         let entries = parse::neighbours(&dump).filter_map(parse::forwarding_entry);
         kernel.fdb.extend(entries.filter(|((at, _), _)| *at == index));
         self.read_sysctl(Sysctl::AcceptRouterAdvertisements(link.name.clone()), kernel);
@@ -61,9 +68,9 @@ impl KernelNet {
     }
 
     /// Carries out what was collected, and collects the failures.
-    fn flush<'a>(&mut self, pending: &mut Vec<(&'a NetOp, Request)>, failed: &mut Vec<ApplyError>) {
-        let (ops, requests): (Vec<&'a NetOp>, Vec<Request>) = std::mem::take(pending).into_iter().unzip();
-        let results = self.socket.batch(requests);
+    fn flush<'a>(&mut self, pending: &mut Vec<(&'a NetOp, RouteRequest)>, failed: &mut Vec<ApplyError>) {
+        let (ops, requests): (Vec<&'a NetOp>, Vec<RouteRequest>) = std::mem::take(pending).into_iter().unzip();
+        let results = self.socket.execute_all(&requests);
         for (op, result) in ops.into_iter().zip(results) {
             let Err(source) = result else { continue };
             if !self.is_fine(op, &source) {
@@ -99,32 +106,30 @@ impl KernelNet {
     }
 
     /// The request for a change; `None` for a sysctl, which is written at once.
-    fn request(&mut self, op: &NetOp) -> Result<Option<Request>, ApplyCause> {
+    fn request(&mut self, op: &NetOp) -> Result<Option<RouteRequest>, ApplyCause> {
         let request = match op {
             NetOp::DeleteLink { link, .. } => message::delete_link(link),
-            NetOp::CreateDevice(device) => message::create_vxlan(device),
-            NetOp::SetMtu { link, mtu } => message::set_mtu(self.index(link)?, *mtu),
-            NetOp::SetMac { link, mac } => message::set_mac(self.index(link)?, *mac),
+            NetOp::CreateDevice(device) => create_vxlan(device),
+            NetOp::SetMtu { link, mtu } => set_mtu(self.index(link)?, *mtu),
+            NetOp::SetMac { link, mac } => set_mac(self.index(link)?, *mac),
             NetOp::SetUp { link } => message::set_up(self.index(link)?),
             NetOp::SetSysctl { sysctl, value } => {
                 self.sysctls.ensure(&sysctl.to_string(), *value)?;
                 return Ok(None);
             }
             NetOp::AddAddress { link, address } => message::add_address(self.index(link)?, *address),
-            NetOp::DeleteAddress { link, address } => message::delete_address(self.index(link)?, *address),
+            NetOp::DeleteAddress { link, address } => delete_address(self.index(link)?, *address),
             NetOp::SetNeighbour { link, address, mac } => message::neighbour(self.index(link)?, *address, *mac),
-            NetOp::DeleteNeighbour { link, address } => message::delete_neighbour(self.index(link)?, *address),
-            NetOp::SetFdb { link, mac, remote } => message::set_forwarding_entry(self.index(link)?, *mac, *remote),
-            NetOp::DeleteFdb { link, mac, remote } => {
-                message::delete_forwarding_entry(self.index(link)?, *mac, *remote)
-            }
+            NetOp::DeleteNeighbour { link, address } => delete_neighbour(self.index(link)?, *address),
+            NetOp::SetFdb { link, mac, remote } => set_forwarding_entry(self.index(link)?, *mac, *remote),
+            NetOp::DeleteFdb { link, mac, remote } => delete_forwarding_entry(self.index(link)?, *mac, *remote),
             NetOp::AddRoute { destination, hop } => {
                 message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::New)
             }
             NetOp::ReplaceRoute { destination, hop } => {
                 message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::Replace)
             }
-            NetOp::DeleteRoute { route } => message::delete_route(*route),
+            NetOp::DeleteRoute { route } => delete_route(*route),
         };
         Ok(Some(request))
     }
@@ -144,9 +149,9 @@ impl Net for KernelNet {
     fn read_back(&mut self) -> Result<Kernel, ReadBackError> {
         let failed = |what: &'static str| move |source| ReadBackError { what, source };
         let mut kernel = Kernel::default();
-        let dump = self.socket.dump(&message::all_links()).map_err(failed("links"))?;
+        let dump = self.socket.dump(message::all_links()).map_err(failed("links"))?;
         kernel.links = parse::links(&dump).collect();
-        let dump = self.socket.dump(&message::all_addresses()).map_err(failed("addresses"))?;
+        let dump = self.socket.dump(message::all_addresses()).map_err(failed("addresses"))?;
         for (index, net) in parse::addresses(&dump) {
             kernel.addresses.entry(index).or_default().push(net);
         }
@@ -156,7 +161,7 @@ impl Net for KernelNet {
             self.read_device(*index, link, &mut kernel)?;
         }
         for family in Family::ALL {
-            let dump = self.socket.dump(&message::main_routes(family)).map_err(failed("routes"))?;
+            let dump = self.socket.dump(message::main_routes(family)).map_err(failed("routes"))?;
             let on_device = |link| devices.iter().any(|(index, _)| *index == link);
             kernel.routes.extend(parse::routes(&dump).filter(|(key, route)| {
                 let ours = route.owner == overlay::RouteOwner::Towpath;

@@ -15,7 +15,7 @@ use super::{
     key::{self, Bounds},
     wire::{ITEM, Message, TABLE_OF, chain, data, element, rule, set, table, userdata},
 };
-use crate::nfnetlink::{Body, Request};
+use crate::nfnetlink::{Body, NfnetlinkRequest};
 
 /// How long a list of elements in one request gets, in bytes: an attribute ends at 64 KiB, an element has some 150 at most.
 const LIST: usize = 60_000;
@@ -23,7 +23,7 @@ const LIST: usize = 60_000;
 /// Requests, and which step each of them comes from.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) requests: Vec<Request>,
+    pub(super) requests: Vec<NfnetlinkRequest>,
     pub(super) steps: Vec<usize>,
     /// The number of the last set that the batch makes.
     last_set: u32,
@@ -123,7 +123,7 @@ impl Batch {
     }
 
     fn push(&mut self, message: Message, flags: u16, write: impl FnOnce(&mut Body)) {
-        let mut request = Request { flags, ..message.request() };
+        let mut request = NfnetlinkRequest { flags, ..message.request() };
         request.body.text(TABLE_OF, TABLE);
         write(&mut request.body);
         self.requests.push(request);
@@ -211,7 +211,7 @@ fn of(lookups: &Lookups, name: &SetName) -> Lookup {
 }
 
 /// The table, unless it is there.
-pub(super) fn add_table(flags: Option<u32>) -> Request {
+pub(super) fn add_table(flags: Option<u32>) -> NfnetlinkRequest {
     let mut request = Message::NewTable.request();
     request.body.text(table::NAME, TABLE);
     flags.into_iter().for_each(|flags| _ = request.body.be32(table::FLAGS, flags));

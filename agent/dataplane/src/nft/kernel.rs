@@ -25,7 +25,7 @@ use super::{
     read::{self, Comment, Declared, Raw, Table},
     wire::{Message, SUBSYSTEM, TABLE_OF, element, set, table},
 };
-use crate::nfnetlink::{Answer, BatchRefused, NetlinkError, Purpose, Request, Socket};
+use crate::nfnetlink::{BatchError, BatchMode, NetlinkError, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket};
 
 /// How often a table is read again that others change meanwhile.
 const ATTEMPTS: u32 = 8;
@@ -55,7 +55,7 @@ impl Ownership {
 /// Our table in the kernel.
 #[derive(Debug)]
 pub struct KernelNft {
-    socket: Socket,
+    socket: NfnetlinkSocket,
     ownership: Ownership,
     own: OwnChanges,
 }
@@ -69,7 +69,7 @@ impl KernelNft {
         let mut nft = Self::open_as(Ownership::Exclusive)?;
         let mut probe = Message::NewTable.request();
         probe.body.text(table::NAME, "towpath-probe").be32(table::FLAGS, Ownership::Exclusive.flags());
-        match nft.socket.batch(SUBSYSTEM, &[probe], Purpose::Try) {
+        match nft.socket.batch(SUBSYSTEM, &[probe], BatchMode::DryRun) {
             Ok(()) => {}
             Err(refused) if matches!(refused.source.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL)) => {
                 nft.ownership = Ownership::Shared;
@@ -84,7 +84,7 @@ impl KernelNft {
     /// # Errors
     /// If the kernel does not let us near netfilter.
     pub fn open_as(ownership: Ownership) -> Result<Self, NftError> {
-        let socket = Socket::open().map_err(netlink("open a socket"))?;
+        let socket = NfnetlinkSocket::open().map_err(netlink("open a socket"))?;
         Ok(Self { socket, ownership, own: OwnChanges::default() })
     }
 
@@ -113,7 +113,7 @@ impl KernelNft {
             None if table.flags & table::FLAG_PERSIST == 0 => Ok(()),
             None => {
                 let before = self.generation()?;
-                let taken = self.socket.batch(SUBSYSTEM, &[add_table(Some(self.ownership.flags()))], Purpose::Commit);
+                let taken = self.socket.batch(SUBSYSTEM, &[add_table(Some(self.ownership.flags()))], BatchMode::Commit);
                 taken.map_err(|refused| netlink("take the table over")(refused.source))?;
                 let after = self.generation()?;
                 self.own.applied(before, after);
@@ -133,7 +133,7 @@ impl KernelNft {
         &mut self,
         message: Message,
         what: &'static str,
-        read: impl Fn(&Answer<'_>) -> Option<T>,
+        read: impl Fn(&NfnetlinkMessage<'_>) -> Option<T>,
     ) -> Result<Vec<T>, NftError> {
         self.socket.dump(&of_table(message), |answer| read(&answer)).map_err(netlink(what))
     }
@@ -236,7 +236,7 @@ impl KernelNft {
         let lookups = self.lookups(transaction)?;
         let batch = Batch::new(transaction, self.ownership, lookups);
         let before = self.generation()?;
-        match self.socket.batch(SUBSYSTEM, &batch.requests, Purpose::Commit) {
+        match self.socket.batch(SUBSYSTEM, &batch.requests, BatchMode::Commit) {
             Ok(()) => {
                 let after = self.generation()?;
                 self.own.applied(before, after);
@@ -246,14 +246,14 @@ impl KernelNft {
         }
     }
 
-    fn refused(&mut self, refused: BatchRefused, batch: &Batch, transaction: &Transaction) -> NftError {
+    fn refused(&mut self, refused: BatchError, batch: &Batch, transaction: &Transaction) -> NftError {
         if refused.source.errno() == Some(Errno::EPERM)
             && let Ok(Some(Table { owner: Some(port), .. })) = self.table()
             && port != self.socket.port()
         {
             return NftError::Owned { port };
         }
-        let step = refused.place.and_then(|place| transaction.steps().get(*batch.steps.get(place)?));
+        let step = refused.request.and_then(|place| transaction.steps().get(*batch.steps.get(place)?));
         match step {
             Some(step) => NftError::Refused { step: shortened(step.to_string()), source: refused.source },
             None => netlink("carry a transaction out")(refused.source),
@@ -292,7 +292,7 @@ impl Nft for KernelNft {
 }
 
 /// A request about our table.
-fn of_table(message: Message) -> Request {
+fn of_table(message: Message) -> NfnetlinkRequest {
     let mut request = message.request();
     request.body.text(TABLE_OF, TABLE);
     request

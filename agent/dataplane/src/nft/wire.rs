@@ -1,6 +1,6 @@
 //! The numbers of nf_tables netlink that we use (linux/netfilter/nf_tables.h). Attributes are named after their object.
 
-use crate::nfnetlink::{Kind, Request};
+use crate::nfnetlink::{MessageType, NfnetlinkRequest};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 pub(super) const SUBSYSTEM: u8 = 10;
@@ -36,13 +36,13 @@ pub(super) enum Message {
 }
 
 impl Message {
-    pub(super) const fn kind(self) -> Kind {
-        Kind { subsystem: SUBSYSTEM, number: self as u8 }
+    pub(super) const fn kind(self) -> MessageType {
+        MessageType { subsystem: SUBSYSTEM, number: self as u8 }
     }
 
     /// A request about our family.
-    pub(super) const fn request(self) -> Request {
-        Request::new(self.kind(), INET)
+    pub(super) const fn request(self) -> NfnetlinkRequest {
+        NfnetlinkRequest::new(self.kind(), INET)
     }
 }
 

@@ -12,11 +12,8 @@ use towpath_core::{
         device_mtu, diff, want,
     },
 };
-use towpath_dataplane::{
-    net::{KernelNet, Net, PodLink, PodLinkSpec},
-    netns::Netns,
-    sysctl::Sysctls,
-};
+use towpath_dataplane::net::{KernelNet, Net};
+use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns, sysctl::Sysctls};
 
 use super::Namespace;
 

@@ -16,13 +16,9 @@ use towpath_core::{
     overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Route, RouteKey, RouteOwner, RouteTarget},
 };
 use towpath_crds::{agent_config::AgentConfig, condition};
-use towpath_dataplane::{
-    conntrack::fake::FakeConntrack,
-    local::{EndpointFile, Endpoints, NodeState, Paths, Reply, Request},
-    net::FakeNet,
-    nft::fake::FakeNft,
-};
+use towpath_dataplane::{conntrack::fake::FakeConntrack, net::FakeNet, nft::fake::FakeNft};
 use towpath_index::{Event, ObjectChange};
+use towpath_local::{EndpointFile, Endpoints, NodeState, Paths, Reply, Request};
 
 use crate::{
     cni_server::CniRequest,

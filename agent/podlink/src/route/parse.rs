@@ -24,7 +24,7 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
 }
 
 /// A link; `None` if it has a name that we could not write.
-pub(crate) fn link(message: &LinkMessage) -> Option<(IfIndex, Link)> {
+pub fn link(message: &LinkMessage) -> Option<(IfIndex, Link)> {
     let mut name = None;
     let mut link_mac = None;
     let mut mtu = 0;
@@ -76,7 +76,7 @@ fn tunnel(data: &[InfoVxlan]) -> Option<VxlanConfig> {
 
 /// Whether new connections may come from an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Usable {
+pub enum Usable {
     /// It is global, and neither temporary, tentative nor deprecated.
     Yes,
     /// It is not.
@@ -84,12 +84,12 @@ pub(crate) enum Usable {
 }
 
 /// An address that new connections may come from.
-pub(crate) fn address(message: &AddressMessage) -> Option<(IfIndex, IpNet)> {
+pub fn address(message: &AddressMessage) -> Option<(IfIndex, IpNet)> {
     any_address(message).filter(|(_, _, usable)| *usable == Usable::Yes).map(|(index, net, _)| (index, net))
 }
 
 /// Any address.
-pub(crate) fn any_address(message: &AddressMessage) -> Option<(IfIndex, IpNet, Usable)> {
+pub fn any_address(message: &AddressMessage) -> Option<(IfIndex, IpNet, Usable)> {
     let unfit = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     let (mut local, mut address) = (None, None);
@@ -114,7 +114,7 @@ fn is_permanent(message: &NeighbourMessage) -> bool {
 }
 
 /// A permanent neighbour.
-pub(crate) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Mac)> {
+pub fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Mac)> {
     if !is_permanent(message) {
         return None;
     }
@@ -123,7 +123,7 @@ pub(crate) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr)
 }
 
 /// A permanent forwarding entry of a VXLAN device.
-pub(crate) fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
+pub fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
     if !is_permanent(message) || message.header.family != AddressFamily::Bridge {
         return None;
     }
@@ -140,7 +140,7 @@ fn neighbour_parts(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
 }
 
 /// The address of a neighbour, or where a forwarding entry leads.
-pub(crate) fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
+pub fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some(IpAddr::V4(*addr)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => Some(IpAddr::V6(*addr)),
@@ -155,7 +155,7 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// A route of the main table.
-pub(crate) fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
+pub fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
     let family = match message.header.address_family {
         AddressFamily::Inet => Family::V4,
         AddressFamily::Inet6 => Family::V6,
@@ -202,7 +202,7 @@ fn route_address(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 /// The links of a dump.
-pub(crate) fn links(messages: &[Message]) -> impl Iterator<Item = (IfIndex, Link)> {
+pub fn links(messages: &[Message]) -> impl Iterator<Item = (IfIndex, Link)> {
     messages.iter().filter_map(|message| match message {
         Message::NewLink(message) => link(message),
         _ => None,
@@ -210,7 +210,7 @@ pub(crate) fn links(messages: &[Message]) -> impl Iterator<Item = (IfIndex, Link
 }
 
 /// The addresses of a dump.
-pub(crate) fn addresses(messages: &[Message]) -> impl Iterator<Item = (IfIndex, IpNet)> {
+pub fn addresses(messages: &[Message]) -> impl Iterator<Item = (IfIndex, IpNet)> {
     messages.iter().filter_map(|message| match message {
         Message::NewAddress(message) => address(message),
         _ => None,
@@ -218,7 +218,7 @@ pub(crate) fn addresses(messages: &[Message]) -> impl Iterator<Item = (IfIndex, 
 }
 
 /// The neighbour messages of a dump, of whatever family.
-pub(crate) fn neighbours(messages: &[Message]) -> impl Iterator<Item = &NeighbourMessage> {
+pub fn neighbours(messages: &[Message]) -> impl Iterator<Item = &NeighbourMessage> {
     messages.iter().filter_map(|message| match message {
         Message::NewNeighbour(message) => Some(message),
         _ => None,
@@ -226,7 +226,7 @@ pub(crate) fn neighbours(messages: &[Message]) -> impl Iterator<Item = &Neighbou
 }
 
 /// The routes of a dump.
-pub(crate) fn routes(messages: &[Message]) -> impl Iterator<Item = (RouteKey, Route)> {
+pub fn routes(messages: &[Message]) -> impl Iterator<Item = (RouteKey, Route)> {
     messages.iter().filter_map(|message| match message {
         Message::NewRoute(message) => route(message),
         _ => None,

@@ -10,15 +10,15 @@ use towpath_core::{
     overlay::{IfIndex, Link, LinkState, Route, RouteTarget, kernel::default_metric},
 };
 
-use super::{Deviation, PodLink, PodLinkError, PodLinkSpec, find_link, gateway, open, pod_routes};
+use super::{Deviation, PodLink, PodLinkError, PodLinkSpec, gateway, open, pod_routes};
 use crate::{
-    net::{
-        NetlinkError,
+    netlink::NetlinkError,
+    netns::Netns,
+    route::{
+        RouteSocket, find_link,
         message::{self, Hop},
         parse,
-        socket::Socket,
     },
-    netns::Netns,
 };
 
 impl PodLink {
@@ -123,17 +123,17 @@ fn target(hop: Hop) -> RouteTarget {
     }
 }
 
-fn addresses(socket: &mut Socket, index: IfIndex) -> Result<Vec<IpNet>, NetlinkError> {
-    let messages = socket.dump(&message::all_addresses())?;
+fn addresses(socket: &mut RouteSocket, index: IfIndex) -> Result<Vec<IpNet>, NetlinkError> {
+    let messages = socket.dump(message::all_addresses())?;
     Ok(parse::addresses(&messages).filter(|(link, _)| *link == index).map(|(_, net)| net).collect())
 }
 
-fn routes(socket: &mut Socket, family: Family) -> Result<Vec<(IpNet, u32, Route)>, NetlinkError> {
-    let messages = socket.dump(&message::main_routes(family))?;
+fn routes(socket: &mut RouteSocket, family: Family) -> Result<Vec<(IpNet, u32, Route)>, NetlinkError> {
+    let messages = socket.dump(message::main_routes(family))?;
     Ok(parse::routes(&messages).map(|(key, route)| (key.destination, key.metric, route)).collect())
 }
 
-fn neighbours(socket: &mut Socket, family: Family) -> Result<BTreeMap<(IfIndex, IpAddr), Mac>, NetlinkError> {
-    let messages: Vec<Message> = socket.dump(&message::all_neighbours(family))?;
+fn neighbours(socket: &mut RouteSocket, family: Family) -> Result<BTreeMap<(IfIndex, IpAddr), Mac>, NetlinkError> {
+    let messages: Vec<Message> = socket.dump(message::all_neighbours(family))?;
     Ok(parse::neighbours(&messages).filter_map(parse::neighbour).collect())
 }
