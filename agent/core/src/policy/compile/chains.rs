@@ -146,7 +146,7 @@ impl Chains {
         };
         let text = rules.iter().fold(String::new(), |mut text, rule| {
             // Writing to a string does not fail.
-            let _ = writeln!(text, "{rule:?}");
+            let _ = writeln!(text, "{rule}");
             text
         });
         let name = ChainName::new(&format!("{prefix}.{}", fingerprint(text)))
