@@ -97,7 +97,7 @@ async fn no_object_stops_a_watch_whatever_it_looks_like_and_what_is_asked_for_is
         ("undecodable ", "one that has not even a name"),
         ("applied new", "a form of tomorrow where nobody reads"),
         ("deleted last", "to go, its name is enough"),
-        ("applied bad", "it has been put right"),
+        ("applied bad", "it has been corrected"),
     ] {
         assert_eq!(next(&mut events).await, expected, "{why}");
     }
