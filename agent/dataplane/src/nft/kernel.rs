@@ -22,7 +22,7 @@ use super::{
     batch::{Lookups, NftBatch, add_table},
     events::generation,
     own::OwnChanges,
-    read::{self, Comment, RawElement, SetDeclaration, Table},
+    read::{self, RawElement, SetDeclaration, Table, UserData},
     wire::{NftMessage, OBJECT_TABLE, SUBSYSTEM, element, set, table},
 };
 use crate::nfnetlink::{BatchError, BatchMode, NetlinkError, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket};
@@ -141,7 +141,7 @@ impl KernelNft {
 
     fn read_table(&mut self, table: Table) -> Result<Installed, NftError> {
         let mut all = Installed::default();
-        if table.comment == Comment::Some || table.flags & !Ownership::Exclusive.flags() != 0 {
+        if table.userdata == UserData::Present || table.flags & !Ownership::Exclusive.flags() != 0 {
             all.foreign.insert(Unmanaged::Other("flags or a comment of the table".to_owned()));
         }
         if self.ownership == Ownership::Exclusive && table.flags & table::FLAG_PERSIST == 0 {

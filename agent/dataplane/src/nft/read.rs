@@ -20,14 +20,14 @@ pub(super) struct Table {
     pub(super) flags: u32,
     /// The netlink port of the owner.
     pub(super) owner: Option<u32>,
-    pub(super) comment: Comment,
+    pub(super) userdata: UserData,
 }
 
 /// Whether an object has user data, where ours has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Comment {
-    None,
-    Some,
+pub(super) enum UserData {
+    Absent,
+    Present,
 }
 
 pub(super) fn table(message: &NfnetlinkMessage<'_>) -> Option<Table> {
@@ -35,7 +35,7 @@ pub(super) fn table(message: &NfnetlinkMessage<'_>) -> Option<Table> {
     (attributes.find(table::NAME)?.text()? == TABLE).then(|| Table {
         flags: attributes.find(table::FLAGS).and_then(|a| a.be32()).unwrap_or(0),
         owner: attributes.find(table::OWNER).and_then(|a| a.be32()),
-        comment: if attributes.find(table::USERDATA).is_some() { Comment::Some } else { Comment::None },
+        userdata: if attributes.find(table::USERDATA).is_some() { UserData::Present } else { UserData::Absent },
     })
 }
 
@@ -58,7 +58,8 @@ pub(super) fn chain(message: &NfnetlinkMessage<'_>) -> Option<(String, Result<Op
 
 fn base(attributes: Attributes<'_>) -> Result<Option<BaseChain>, ()> {
     let flags = attributes.find(chain::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
-    if attributes.find(chain::USERDATA).is_some() || flags & !chain::FLAG_BASE != 0 {
+    let userdata = attributes.find(chain::USERDATA).map_or(&[][..], |data| data.payload);
+    if userdata::entries(userdata).any(|(kind, _)| kind != userdata::CHAIN_COMMENT) || flags & !chain::FLAG_BASE != 0 {
         return Err(());
     }
     let Some(hook) = attributes.find(chain::HOOK) else { return Ok(None) };
@@ -123,8 +124,13 @@ fn declaration(attributes: Attributes<'_>, flags: u32) -> Option<SetDeclaration>
     if has_size || attributes.into_iter().any(|attribute| unmanaged.contains(&attribute.kind)) {
         return None;
     }
-    let known =
-        [userdata::SET_KEY_ORDER, userdata::SET_DATA_ORDER, userdata::SET_KEY_TYPEOF, userdata::SET_DATA_INTERVAL];
+    let known = [
+        userdata::SET_KEY_ORDER,
+        userdata::SET_DATA_ORDER,
+        userdata::SET_KEY_TYPEOF,
+        userdata::SET_DATA_INTERVAL,
+        userdata::SET_COMMENT,
+    ];
     let userdata = attributes.find(set::USERDATA).map_or(&[][..], |data| data.payload);
     if userdata::entries(userdata).any(|(kind, _)| !known.contains(&kind)) {
         return None;

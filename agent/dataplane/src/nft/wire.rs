@@ -268,6 +268,8 @@ pub(super) const OTHER_NAME: u16 = 2;
 pub(super) mod userdata {
     /// Of a rule: the comment.
     pub(in crate::nft) const RULE_COMMENT: u8 = 0;
+    /// Of a chain: the comment.
+    pub(in crate::nft) const CHAIN_COMMENT: u8 = 0;
     /// Of a set: the byte order of its key, and of a map's data.
     pub(in crate::nft) const SET_KEY_ORDER: u8 = 0;
     pub(in crate::nft) const SET_DATA_ORDER: u8 = 1;
@@ -275,6 +277,8 @@ pub(super) mod userdata {
     pub(in crate::nft) const SET_KEY_TYPEOF: u8 = 3;
     /// Of a map: whether its data are intervals.
     pub(in crate::nft) const SET_DATA_INTERVAL: u8 = 6;
+    /// Of a set or a map: the comment.
+    pub(in crate::nft) const SET_COMMENT: u8 = 7;
     pub(in crate::nft) const ORDER_HOST: u32 = 1;
     pub(in crate::nft) const ORDER_NETWORK: u32 = 2;
     /// Of an element: its interval is open-ended.
@@ -286,6 +290,11 @@ pub(super) mod userdata {
         let length = u8::try_from(payload.len()).expect("our user data is a few bytes");
         to.extend([kind, length]);
         to.extend(payload);
+    }
+
+    /// Appends a comment, with its terminating NUL.
+    pub(in crate::nft) fn comment(kind: u8, text: &str, to: &mut Vec<u8>) {
+        entry(kind, format!("{text}\0").as_bytes(), to);
     }
 
     /// The entries of user data, of ours or of others; a truncated one ends the iteration.
