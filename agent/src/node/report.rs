@@ -185,6 +185,7 @@ impl Node {
             pod_cidrs: pod_cidrs.unwrap_or_default(),
             addresses: path.map(|path| self.addresses(path)),
             policy: Some(self.policy_report()),
+            findings: Vec::new(),
             drift: Some(DriftReport {
                 repairs: i64::try_from(self.drift.repairs).unwrap_or(i64::MAX),
                 last_repair: self.drift.last.clone().map(|(object, time)| Repair { object: cut(object, 128), time }),
