@@ -207,7 +207,7 @@ pub async fn delete_report(client: &Client, me: &NodeName) -> kube::Result<()> {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-    use towpath_crds::network_node::Tunnel;
+    use towpath_crds::network_node::TunnelStatus;
 
     use super::*;
 
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(after(&report("False", "b")), NUMBERS_PACE);
         assert_eq!(after(&report("False", "a")), KEEP_ALIVE);
         let mut incomplete = report("False", "a");
-        incomplete.status.tunnels.push(Tunnel {
+        incomplete.status.tunnels.push(TunnelStatus {
             device: "flannel.1".to_owned(),
             vni: 1,
             port: 8472,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
-use crate::network_config::{Interface, LogLevel, Masquerade, Policy, VxlanBackend};
+use crate::network_config::{Interface, LogLevel, MasqueradeSpec, PolicySpec, VxlanBackend};
 
 /// Everything that an agent is told. Unknown fields are refused: an agent must not run half a configuration.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -22,9 +22,9 @@ pub struct AgentConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Interface>,
     /// Masquerading.
-    pub masquerade: Masquerade,
+    pub masquerade: MasqueradeSpec,
     /// Policy enforcement.
-    pub policy: Policy,
+    pub policy: PolicySpec,
     /// How much to log.
     pub log_level: LogLevel,
 }
@@ -58,8 +58,8 @@ mod tests {
             backend: VxlanBackend::default(),
             mtu: None,
             interface: None,
-            masquerade: Masquerade::default(),
-            policy: Policy::default(),
+            masquerade: MasqueradeSpec::default(),
+            policy: PolicySpec::default(),
             log_level: LogLevel::default(),
         }
     }

@@ -135,9 +135,9 @@ words! {
     }
 }
 
-/// Truth of a condition.
+/// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
+pub enum ConditionStatus {
     /// It is so.
     True,
     /// It is not so.
@@ -146,7 +146,7 @@ pub enum Truth {
     Unknown,
 }
 
-impl Truth {
+impl ConditionStatus {
     /// The word as it stands in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -158,7 +158,7 @@ impl Truth {
     }
 }
 
-impl From<bool> for Truth {
+impl From<bool> for ConditionStatus {
     fn from(value: bool) -> Self {
         if value { Self::True } else { Self::False }
     }
@@ -166,11 +166,11 @@ impl From<bool> for Truth {
 
 /// A condition as it should read, before it has a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict<Type, Reason> {
+pub struct DesiredCondition<Type, Reason> {
     /// The aspect.
     pub type_: Type,
     /// Whether it is so.
-    pub status: Truth,
+    pub status: ConditionStatus,
     /// Why, for programs.
     pub reason: Reason,
     /// Why and what to do, for people; cut at [`MAX_MESSAGE`].
@@ -181,7 +181,7 @@ pub struct Verdict<Type, Reason> {
 /// status is the same. Times have whole seconds, as the API keeps them.
 pub fn fold<Type, Reason>(
     have: &[Condition],
-    want: Vec<Verdict<Type, Reason>>,
+    want: Vec<DesiredCondition<Type, Reason>>,
     generation: Option<i64>,
     now: &Time,
 ) -> Vec<Condition>
@@ -190,16 +190,16 @@ where
     Reason: Into<&'static str>,
 {
     want.into_iter()
-        .map(|verdict| {
-            let type_: &'static str = verdict.type_.into();
-            let status = verdict.status.as_str();
+        .map(|condition| {
+            let type_: &'static str = condition.type_.into();
+            let status = condition.status.as_str();
             let since =
                 have.iter().find(|c| c.type_ == type_ && c.status == status).map_or(now, |c| &c.last_transition_time);
             Condition {
                 type_: type_.to_owned(),
                 status: status.to_owned(),
-                reason: verdict.reason.into().to_owned(),
-                message: cut(verdict.message),
+                reason: condition.reason.into().to_owned(),
+                message: cut(condition.message),
                 observed_generation: generation,
                 last_transition_time: since.clone(),
             }
@@ -230,33 +230,33 @@ mod tests {
         Time(Timestamp::from_second(second).unwrap())
     }
 
-    fn ready(status: Truth, reason: NodeReason) -> Verdict<NodeCondition, NodeReason> {
-        Verdict { type_: NodeCondition::Ready, status, reason, message: String::new() }
+    fn ready(status: ConditionStatus, reason: NodeReason) -> DesiredCondition<NodeCondition, NodeReason> {
+        DesiredCondition { type_: NodeCondition::Ready, status, reason, message: String::new() }
     }
 
     #[test]
     fn the_time_moves_only_when_the_status_flips() {
-        let first = fold(&[], vec![ready(Truth::False, NodeReason::Starting)], None, &at(10));
-        let second = fold(&first, vec![ready(Truth::False, NodeReason::TunnelNotReady)], None, &at(20));
+        let first = fold(&[], vec![ready(ConditionStatus::False, NodeReason::Starting)], None, &at(10));
+        let second = fold(&first, vec![ready(ConditionStatus::False, NodeReason::TunnelNotReady)], None, &at(20));
         assert_eq!(second[0].last_transition_time, at(10), "a new reason is no flip");
         assert_eq!(second[0].reason, "TunnelNotReady");
-        let third = fold(&second, vec![ready(Truth::True, NodeReason::DataPathReady)], Some(3), &at(30));
+        let third = fold(&second, vec![ready(ConditionStatus::True, NodeReason::DataPathReady)], Some(3), &at(30));
         assert_eq!(third[0].last_transition_time, at(30), "a flip");
         assert_eq!(third[0].observed_generation, Some(3));
     }
 
     #[test]
     fn a_condition_that_is_no_longer_wanted_goes() {
-        let have = fold(&[], vec![ready(Truth::False, NodeReason::Starting)], None, &at(10));
-        let want: Vec<Verdict<NodeCondition, NodeReason>> = Vec::new();
+        let have = fold(&[], vec![ready(ConditionStatus::False, NodeReason::Starting)], None, &at(10));
+        let want: Vec<DesiredCondition<NodeCondition, NodeReason>> = Vec::new();
         assert!(fold(&have, want, None, &at(20)).is_empty());
     }
 
     #[test]
     fn a_long_message_is_cut_at_a_character() {
         let long = "ä".repeat(MAX_MESSAGE + 5);
-        let verdict = Verdict { message: long, ..ready(Truth::False, NodeReason::Starting) };
-        let message = fold(&[], vec![verdict], None, &at(0)).remove(0).message;
+        let condition = DesiredCondition { message: long, ..ready(ConditionStatus::False, NodeReason::Starting) };
+        let message = fold(&[], vec![condition], None, &at(0)).remove(0).message;
         assert_eq!(message.chars().count(), MAX_MESSAGE);
         assert!(message.ends_with('…'));
     }

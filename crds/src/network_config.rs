@@ -52,10 +52,10 @@ pub struct NetworkConfigSpec {
     pub interface: Option<Interface>,
     /// Whether pods appear with their node's address outside the cluster.
     #[serde(default)]
-    pub masquerade: Masquerade,
+    pub masquerade: MasqueradeSpec,
     /// Whether NetworkPolicies are enforced.
     #[serde(default)]
-    pub policy: Policy,
+    pub policy: PolicySpec,
     /// Settings of the node agents' pods.
     #[serde(default)]
     pub agent: Agent,
@@ -142,12 +142,12 @@ pub struct VxlanBackend {
     pub port: i32,
     /// Enabled: pods of nodes on the same link are reached by plain routes, without encapsulation. Default: Disabled.
     #[serde(default)]
-    pub direct_routing: DirectRouting,
+    pub direct_routing: DirectRoutingMode,
 }
 
 impl Default for VxlanBackend {
     fn default() -> Self {
-        Self { vni: default_vni(), port: default_port(), direct_routing: DirectRouting::default() }
+        Self { vni: default_vni(), port: default_port(), direct_routing: DirectRoutingMode::default() }
     }
 }
 
@@ -161,7 +161,7 @@ const fn default_port() -> i32 {
 
 /// Whether peers on the same link are reached without encapsulation.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DirectRouting {
+pub enum DirectRoutingMode {
     /// Plain routes to peers on the same link.
     Enabled,
     /// Every peer is reached through the tunnel.
@@ -200,7 +200,7 @@ pub enum Autodetect {
 /// Whether pods appear with their node's address outside the cluster.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Masquerade {
+pub struct MasqueradeSpec {
     /// Enabled: traffic from pods to addresses outside the pod network leaves with the node's address. Default: Enabled.
     #[serde(default)]
     pub mode: MasqueradeMode,
@@ -223,7 +223,7 @@ pub enum MasqueradeMode {
 /// Whether NetworkPolicies are enforced.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Policy {
+pub struct PolicySpec {
     /// Enforce: NetworkPolicies hold. "Off" (in quotes, because YAML takes a bare Off for a boolean): they are ignored and
     /// every pod is open. Default: Enforce.
     #[serde(default)]
@@ -235,7 +235,7 @@ pub struct Policy {
     /// Enabled: packets that a policy drops are logged at a limited rate; the agents say in their log, in metrics and in
     /// an Event on the pod which policy it was. Disabled: nothing tells of them. Default: Enabled.
     #[serde(default)]
-    pub deny_log: DenyLog,
+    pub deny_log: DenyLogMode,
 }
 
 /// What becomes of established connections that a changed policy denies.
@@ -260,7 +260,7 @@ pub enum PolicyMode {
 
 /// Whether packets that a policy drops are logged.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DenyLog {
+pub enum DenyLogMode {
     /// At a limited rate, with the policy's name.
     #[default]
     Enabled,

@@ -59,24 +59,24 @@ pub struct NetworkNodeStatus {
     pub agent: Option<AgentProcess>,
     /// The interface that carries the traffic between nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uplink: Option<Uplink>,
+    pub uplink: Option<UplinkStatus>,
     /// The overlay's devices, one per IP family.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
-    pub tunnels: Vec<Tunnel>,
+    pub tunnels: Vec<TunnelStatus>,
     /// The node's share of the pod network.
     #[serde(default, rename = "podCIDRs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     pub pod_cidrs: Vec<String>,
     /// Pod addresses of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub addresses: Option<Addresses>,
+    pub addresses: Option<AddressUsage>,
     /// Policy enforcement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<PolicyReport>,
+    pub policy: Option<PolicyStatus>,
     /// What somebody else changed in the kernel and the agent put right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drift: Option<Drift>,
+    pub drift: Option<DriftStatus>,
     /// Up to sixteen things on the node, not made by Towpath, that harm its pods: what was found and how to remove it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -97,7 +97,7 @@ pub struct AgentProcess {
 /// The interface that carries the traffic between nodes.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Uplink {
+pub struct UplinkStatus {
     /// Its name.
     #[schemars(length(max = 15))]
     pub name: String,
@@ -109,12 +109,12 @@ pub struct Uplink {
     #[schemars(length(max = 2))]
     pub addresses: Vec<String>,
     /// Why this interface.
-    pub chosen_by: ChosenBy,
+    pub chosen_by: UplinkSelection,
 }
 
 /// Why an interface is the uplink.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChosenBy {
+pub enum UplinkSelection {
     /// It carries the default route.
     DefaultRoute,
     /// There is no default route, and it has the Node's internal address.
@@ -131,7 +131,7 @@ pub enum ChosenBy {
 /// One of the overlay's devices.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Tunnel {
+pub struct TunnelStatus {
     /// The device's name.
     #[schemars(length(max = 15))]
     pub device: String,
@@ -153,7 +153,7 @@ pub struct Tunnel {
 /// Pod addresses of the node, both families together.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Addresses {
+pub struct AddressUsage {
     /// Addresses in use.
     pub used: i64,
     /// Addresses that there are.
@@ -163,7 +163,7 @@ pub struct Addresses {
 /// Policy enforcement on the node.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct PolicyReport {
+pub struct PolicyStatus {
     /// Counts the rule sets that were put in force since the agent started.
     pub generation: i64,
     /// Pods of the node under our rules.
@@ -193,7 +193,7 @@ pub struct RejectedPolicy {
 /// What somebody else changed in the kernel and the agent put right.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Drift {
+pub struct DriftStatus {
     /// Repairs since the agent started.
     pub repairs: i64,
     /// The latest repair.

@@ -133,15 +133,15 @@ pub fn on_transition(before: Option<&NetworkConfigStatus>, after: &NetworkConfig
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use towpath_crds::condition::{Truth, Verdict};
+    use towpath_crds::condition::{ConditionStatus, DesiredCondition};
 
     use super::*;
     use crate::testing::now;
 
-    fn status(verdicts: &[(ConfigCondition, Truth, ConfigReason)]) -> NetworkConfigStatus {
+    fn status(verdicts: &[(ConfigCondition, ConditionStatus, ConfigReason)]) -> NetworkConfigStatus {
         let verdicts = verdicts
             .iter()
-            .map(|&(type_, status, reason)| Verdict { type_, status, reason, message: "m".to_owned() })
+            .map(|&(type_, status, reason)| DesiredCondition { type_, status, reason, message: "m".to_owned() })
             .collect();
         let conditions = condition::fold(&[], verdicts, Some(1), &Time(now()));
         NetworkConfigStatus { conditions, ..NetworkConfigStatus::default() }
@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn a_transition_is_told_once() {
+        use ConditionStatus::{False, True};
         use ConfigCondition::{PreflightPassed, Ready};
-        use Truth::{False, True};
         let ready = status(&[(Ready, True, ConfigReason::AllNodesReady)]);
         let sick = status(&[(Ready, False, ConfigReason::NodesNotReady)]);
         let rolling = status(&[(Ready, False, ConfigReason::RolloutInProgress)]);

@@ -11,11 +11,11 @@ use towpath_core::{
     overlay::{self, Device, Op},
 };
 use towpath_crds::{
-    condition::{self, NodeCondition, NodeReason, Truth, Verdict},
+    condition::{self, ConditionStatus, DesiredCondition, NodeCondition, NodeReason},
     network_config::PolicyMode,
     network_node::{
-        Addresses, AgentProcess, ChosenBy, Drift as DriftReport, NetworkNodeStatus, PolicyReport, RejectedPolicy,
-        Repair, Tunnel, Uplink,
+        AddressUsage, AgentProcess, DriftStatus, NetworkNodeStatus, PolicyStatus, RejectedPolicy, Repair, TunnelStatus,
+        UplinkSelection, UplinkStatus,
     },
 };
 use towpath_dataplane::local::NodeState;
@@ -33,7 +33,7 @@ const MAX_REJECTED: usize = 10;
 /// How many bytes of a reason are kept; the schema takes 512 characters.
 const MAX_REASON: usize = 500;
 
-type NodeVerdict = Verdict<NodeCondition, NodeReason>;
+type NodeVerdict = DesiredCondition<NodeCondition, NodeReason>;
 
 impl Node {
     /// Everything has been tried: tell how it stands.
@@ -103,35 +103,38 @@ impl Node {
     fn verdicts(&self, plan: &Plan) -> Vec<NodeVerdict> {
         let (tunnel, policy) = (self.tunnel_verdict(plan), self.policy_verdict());
         let (status, reason, message) = match (tunnel.status, policy.status) {
-            (Truth::True, Truth::True) if let Opening::Failed { why, .. } = &self.opening => {
-                (Truth::False, NodeReason::InstallFailed, why.clone())
+            (ConditionStatus::True, ConditionStatus::True) if let Opening::Failed { why, .. } = &self.opening => {
+                (ConditionStatus::False, NodeReason::InstallFailed, why.clone())
             }
-            (Truth::True, Truth::True) => {
-                (Truth::True, NodeReason::DataPathReady, "pods have their network and their policies".to_owned())
-            }
-            (Truth::True, _) => (Truth::False, NodeReason::PolicyNotSynced, policy.message.clone()),
-            _ => (Truth::False, NodeReason::TunnelNotReady, tunnel.message.clone()),
+            (ConditionStatus::True, ConditionStatus::True) => (
+                ConditionStatus::True,
+                NodeReason::DataPathReady,
+                "pods have their network and their policies".to_owned(),
+            ),
+            (ConditionStatus::True, _) => (ConditionStatus::False, NodeReason::PolicyNotSynced, policy.message.clone()),
+            _ => (ConditionStatus::False, NodeReason::TunnelNotReady, tunnel.message.clone()),
         };
-        vec![Verdict { type_: NodeCondition::Ready, status, reason, message }, tunnel, policy]
+        vec![DesiredCondition { type_: NodeCondition::Ready, status, reason, message }, tunnel, policy]
     }
 
     fn tunnel_verdict(&self, plan: &Plan) -> NodeVerdict {
-        let verdict = |status, reason, message| Verdict { type_: NodeCondition::TunnelReady, status, reason, message };
+        let verdict =
+            |status, reason, message| DesiredCondition { type_: NodeCondition::TunnelReady, status, reason, message };
         if let Some(problem) = &plan.problem {
-            return verdict(Truth::False, reason_of(problem), problem.to_string());
+            return verdict(ConditionStatus::False, reason_of(problem), problem.to_string());
         }
         match &self.overlay_outcome {
             Outcome::Untried => {
-                return verdict(Truth::False, NodeReason::Starting, "nothing is programmed yet".to_owned());
+                return verdict(ConditionStatus::False, NodeReason::Starting, "nothing is programmed yet".to_owned());
             }
-            Outcome::Failed(why) => return verdict(Truth::False, NodeReason::ProgrammingFailed, why.clone()),
+            Outcome::Failed(why) => return verdict(ConditionStatus::False, NodeReason::ProgrammingFailed, why.clone()),
             Outcome::Done => {}
         }
         let skipped = || plan.peers.families.values().map(|family| &family.skipped);
         if let Some((node, reason)) = skipped().find_map(|skipped| skipped.get_min()) {
             let count: usize = skipped().map(|skipped| skipped.len()).sum();
             let message = format!("{count} peers are left out; node {node}: {reason}");
-            return verdict(Truth::False, NodeReason::InvalidPeer, message);
+            return verdict(ConditionStatus::False, NodeReason::InvalidPeer, message);
         }
         let mut message = format!("{} peers are programmed", self.peers());
         let problems = &plan.peers.problems;
@@ -143,24 +146,24 @@ impl Node {
                 of_node.join(", ")
             ));
         }
-        verdict(Truth::True, NodeReason::PeersProgrammed, message)
+        verdict(ConditionStatus::True, NodeReason::PeersProgrammed, message)
     }
 
     fn policy_verdict(&self) -> NodeVerdict {
-        let verdict = |status, reason, message: &str| Verdict {
+        let verdict = |status, reason, message: &str| DesiredCondition {
             type_: NodeCondition::PolicySynced,
             status,
             reason,
             message: message.to_owned(),
         };
         match (&self.table_outcome, self.settings.policy) {
-            (Outcome::Untried, _) => verdict(Truth::False, NodeReason::Starting, "no rules are written yet"),
-            (Outcome::Failed(why), _) => verdict(Truth::False, NodeReason::ApplyFailed, why),
+            (Outcome::Untried, _) => verdict(ConditionStatus::False, NodeReason::Starting, "no rules are written yet"),
+            (Outcome::Failed(why), _) => verdict(ConditionStatus::False, NodeReason::ApplyFailed, why),
             (Outcome::Done, PolicyMode::Off) => {
-                verdict(Truth::True, NodeReason::PolicyOff, "spec.policy.mode is Off: every pod is open")
+                verdict(ConditionStatus::True, NodeReason::PolicyOff, "spec.policy.mode is Off: every pod is open")
             }
             (Outcome::Done, PolicyMode::Enforce) => {
-                verdict(Truth::True, NodeReason::RulesInForce, "the kernel has the rules of all policies")
+                verdict(ConditionStatus::True, NodeReason::RulesInForce, "the kernel has the rules of all policies")
             }
         }
     }
@@ -186,17 +189,17 @@ impl Node {
             addresses: path.map(|path| self.addresses(path)),
             policy: Some(self.policy_report()),
             findings: Vec::new(),
-            drift: Some(DriftReport {
+            drift: Some(DriftStatus {
                 repairs: i64::try_from(self.drift.repairs).unwrap_or(i64::MAX),
                 last_repair: self.drift.last.clone().map(|(object, time)| Repair { object: cut(object, 128), time }),
             }),
         }
     }
 
-    fn tunnels(&self, plan: &Plan, path: &Path) -> Vec<Tunnel> {
+    fn tunnels(&self, plan: &Plan, path: &Path) -> Vec<TunnelStatus> {
         let tunnel = |(family, device): (&Family, &Device)| {
             let expected = Self::expected_peers(plan, *family);
-            Tunnel {
+            TunnelStatus {
                 device: device.name.to_string(),
                 vni: int(device.tunnel.vni.value()),
                 port: i32::from(device.tunnel.port),
@@ -235,19 +238,19 @@ impl Node {
         view.peers.values().filter(stands).count()
     }
 
-    fn addresses(&self, path: &Path) -> Addresses {
+    fn addresses(&self, path: &Path) -> AddressUsage {
         // A podCIDR too small to hand anything out has room for nobody.
         let capacity = |own: &overlay::OwnSide| {
             Range::new(own.pod_cidr).map_or(0, |range| i64::try_from(range.capacity()).unwrap_or(i64::MAX))
         };
         let used: usize = path.own.keys().map(|family| self.pods.addresses(*family)).sum();
-        Addresses {
+        AddressUsage {
             used: i64::try_from(used).unwrap_or(i64::MAX),
             capacity: path.own.values().map(capacity).fold(0, i64::saturating_add),
         }
     }
 
-    fn policy_report(&self) -> PolicyReport {
+    fn policy_report(&self) -> PolicyStatus {
         let mut rejected: BTreeMap<String, String> = BTreeMap::new();
         for part in self.index.rejected() {
             let reason = rejected.entry(part.policy.to_string()).or_default();
@@ -257,7 +260,7 @@ impl Node {
             reason.push_str(&format!("{}: {}", part.path, part.reason));
         }
         let rejected = rejected.into_iter().take(MAX_REJECTED);
-        PolicyReport {
+        PolicyStatus {
             generation: i64::try_from(self.generation).unwrap_or(i64::MAX),
             endpoints: int(self.index.endpoints().len()),
             policies: int(self.policies()),
@@ -310,18 +313,18 @@ const fn reason_of(problem: &PathProblem) -> NodeReason {
     }
 }
 
-fn uplink(uplink: &overlay::Uplink) -> Uplink {
-    Uplink {
+fn uplink(uplink: &overlay::Uplink) -> UplinkStatus {
+    UplinkStatus {
         name: uplink.name.to_string(),
         index: int(uplink.index.0),
         mtu: int(uplink.mtu),
         addresses: uplink.addresses.values().map(ToString::to_string).collect(),
         chosen_by: match uplink.chosen_by {
-            overlay::uplink::ChosenBy::DefaultRoute(_) => ChosenBy::DefaultRoute,
-            overlay::uplink::ChosenBy::NodeAddress(_) => ChosenBy::NodeAddress,
-            overlay::uplink::ChosenBy::Name => ChosenBy::Name,
-            overlay::uplink::ChosenBy::Cidr(_) => ChosenBy::Cidr,
-            overlay::uplink::ChosenBy::Address(_) => ChosenBy::Annotation,
+            overlay::uplink::ChosenBy::DefaultRoute(_) => UplinkSelection::DefaultRoute,
+            overlay::uplink::ChosenBy::NodeAddress(_) => UplinkSelection::NodeAddress,
+            overlay::uplink::ChosenBy::Name => UplinkSelection::Name,
+            overlay::uplink::ChosenBy::Cidr(_) => UplinkSelection::Cidr,
+            overlay::uplink::ChosenBy::Address(_) => UplinkSelection::Annotation,
         },
     }
 }

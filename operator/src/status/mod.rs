@@ -3,7 +3,7 @@
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use towpath_crds::{
     NetworkConfig, NetworkConfigStatus,
-    condition::{self, ConfigCondition, ConfigReason, Truth, Verdict},
+    condition::{self, ConditionStatus, ConfigCondition, ConfigReason, DesiredCondition},
     config_status::{AgentVersion, Check, Effective, Nodes, Preflight, Versions},
 };
 
@@ -73,33 +73,38 @@ pub fn fold(config: &NetworkConfig, findings: Findings, now: Timestamp) -> Netwo
     }
 }
 
-type ConfigVerdict = Verdict<ConfigCondition, ConfigReason>;
+type ConfigDesired = DesiredCondition<ConfigCondition, ConfigReason>;
 
-fn verdict(type_: ConfigCondition, status: Truth, reason: ConfigReason, message: impl Into<String>) -> ConfigVerdict {
-    Verdict { type_, status, reason, message: message.into() }
+fn verdict(
+    type_: ConfigCondition,
+    status: ConditionStatus,
+    reason: ConfigReason,
+    message: impl Into<String>,
+) -> ConfigDesired {
+    DesiredCondition { type_, status, reason, message: message.into() }
 }
 
 /// The conditions: Stalled and Reconciling first and only while true, then Ready and PreflightPassed.
-fn verdicts(findings: &Findings) -> Vec<ConfigVerdict> {
+fn verdicts(findings: &Findings) -> Vec<ConfigDesired> {
     use ConfigCondition::{PreflightPassed, Ready, Reconciling, Stalled};
     let mut verdicts = match &findings.stage {
         Stage::Unmanaged => {
             let message = "spec.managementState is Unmanaged: the operator does not look after the network";
-            vec![verdict(Ready, Truth::Unknown, ConfigReason::Unmanaged, message)]
+            vec![verdict(Ready, ConditionStatus::Unknown, ConfigReason::Unmanaged, message)]
         }
         Stage::Invalid { problems } => {
             let message = problems.join("; ");
             let reason = ConfigReason::InvalidConfiguration;
             vec![
-                verdict(Stalled, Truth::True, reason, &message),
-                verdict(Ready, Truth::False, reason, &message),
-                verdict(PreflightPassed, Truth::False, reason, message),
+                verdict(Stalled, ConditionStatus::True, reason, &message),
+                verdict(Ready, ConditionStatus::False, reason, &message),
+                verdict(PreflightPassed, ConditionStatus::False, reason, message),
             ]
         }
         Stage::Held { failure } => vec![
-            verdict(Stalled, Truth::True, ConfigReason::PreflightFailed, &failure.message),
-            verdict(Ready, Truth::False, ConfigReason::PreflightFailed, &failure.message),
-            verdict(PreflightPassed, Truth::False, failure.reason, &failure.message),
+            verdict(Stalled, ConditionStatus::True, ConfigReason::PreflightFailed, &failure.message),
+            verdict(Ready, ConditionStatus::False, ConfigReason::PreflightFailed, &failure.message),
+            verdict(PreflightPassed, ConditionStatus::False, failure.reason, &failure.message),
         ],
         Stage::Live => live(findings.fleet.as_ref(), &findings.checks),
         Stage::TearingDown { remaining } => {
@@ -108,8 +113,8 @@ fn verdicts(findings: &Findings) -> Vec<ConfigVerdict> {
                 n => format!("{n} nodes are not clean yet: {}", crate::preflight::name_some(remaining)),
             };
             vec![
-                verdict(Reconciling, Truth::True, ConfigReason::TearingDown, &message),
-                verdict(Ready, Truth::False, ConfigReason::TearingDown, message),
+                verdict(Reconciling, ConditionStatus::True, ConfigReason::TearingDown, &message),
+                verdict(Ready, ConditionStatus::False, ConfigReason::TearingDown, message),
             ]
         }
     };
@@ -117,16 +122,16 @@ fn verdicts(findings: &Findings) -> Vec<ConfigVerdict> {
         && !verdicts.iter().any(|v| v.type_ == Stalled)
     {
         verdicts.retain(|v| v.type_ != Reconciling);
-        verdicts.insert(0, verdict(Reconciling, Truth::True, ConfigReason::RetryingAfterError, error));
+        verdicts.insert(0, verdict(Reconciling, ConditionStatus::True, ConfigReason::RetryingAfterError, error));
     }
     verdicts
 }
 
-fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigVerdict> {
+fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigDesired> {
     use ConfigCondition::{PreflightPassed, Ready, Reconciling};
     let passed = verdict(
         PreflightPassed,
-        Truth::True,
+        ConditionStatus::True,
         ConfigReason::AllChecksPassed,
         format!("{} checks found nothing against the configuration", checks.len()),
     );
@@ -136,26 +141,31 @@ fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigVerdict> {
         Rollout::Unfinished { updated } => {
             let message = format!("{summary}; {updated} agents have the new template");
             vec![
-                verdict(Reconciling, Truth::True, ConfigReason::RollingOut, &message),
-                verdict(Ready, Truth::False, ConfigReason::RolloutInProgress, message),
+                verdict(Reconciling, ConditionStatus::True, ConfigReason::RollingOut, &message),
+                verdict(Ready, ConditionStatus::False, ConfigReason::RolloutInProgress, message),
                 passed,
             ]
         }
         Rollout::Complete if fleet.degraded + fleet.unreachable > 0 => {
-            vec![verdict(Ready, Truth::False, ConfigReason::NodesNotReady, summary), passed]
+            vec![verdict(Ready, ConditionStatus::False, ConfigReason::NodesNotReady, summary), passed]
         }
         Rollout::Complete if fleet.pending > 0 => vec![
-            verdict(Reconciling, Truth::True, ConfigReason::RollingOut, &summary),
-            verdict(Ready, Truth::False, ConfigReason::RolloutInProgress, summary),
+            verdict(Reconciling, ConditionStatus::True, ConfigReason::RollingOut, &summary),
+            verdict(Ready, ConditionStatus::False, ConfigReason::RolloutInProgress, summary),
             passed,
         ],
         Rollout::Complete if fleet.desired == 0 => {
             vec![
-                verdict(Ready, Truth::False, ConfigReason::NodesNotReady, "the cluster has no node for an agent"),
+                verdict(
+                    Ready,
+                    ConditionStatus::False,
+                    ConfigReason::NodesNotReady,
+                    "the cluster has no node for an agent",
+                ),
                 passed,
             ]
         }
-        Rollout::Complete => vec![verdict(Ready, Truth::True, ConfigReason::AllNodesReady, summary), passed],
+        Rollout::Complete => vec![verdict(Ready, ConditionStatus::True, ConfigReason::AllNodesReady, summary), passed],
     }
 }
 
