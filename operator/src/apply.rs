@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use towpath_crds::{NetworkConfig, NetworkConfigStatus, names};
 
 use crate::{
+    events::{EventReason, OperatorEvent},
     metrics::{Metrics, WriteLabels},
-    notice::{Notice, NoticeReason},
-    plan::{FinalizerStep, Plan, Stripped, Write},
+    plan::{FinalizerChange, Plan, UnmanagedFields, Write},
+    recorder::EventRecorder,
     rejection::Rejection,
     render::{Child, ChildKind},
-    teller::Teller,
 };
 
 /// A step that failed. Whatever was done before stands; the next plan starts from there.
@@ -41,7 +41,7 @@ pub enum ApplyError {
     },
     /// Removal of foreign fields.
     #[error("remove foreign fields from the DaemonSet")]
-    Strip(#[source] Box<kube::Error>),
+    RemoveFields(#[source] Box<kube::Error>),
     /// Deletion of a child.
     #[error("delete {kind} {name}")]
     Delete {
@@ -69,7 +69,7 @@ impl ApplyError {
         match self {
             Self::Finalizer { .. } => "finalizer",
             Self::Apply { .. } => "apply",
-            Self::Strip(_) => "strip",
+            Self::RemoveFields(_) => "strip",
             Self::Delete { .. } => "delete",
             Self::Status { .. } => "status",
         }
@@ -79,7 +79,7 @@ impl ApplyError {
 /// Writes to the API as one field manager.
 pub struct Executor {
     client: Client,
-    teller: Teller,
+    recorder: EventRecorder,
     metrics: Metrics,
 }
 
@@ -87,7 +87,7 @@ impl Executor {
     /// An executor; `instance` names this replica in Events.
     #[must_use]
     pub fn new(client: Client, instance: &str, metrics: Metrics) -> Self {
-        Self { teller: Teller::new(client.clone(), instance), client, metrics }
+        Self { recorder: EventRecorder::new(client.clone(), instance), client, metrics }
     }
 
     /// Carries the plan out: finalizer on, children, status, Events, finalizer off.
@@ -95,32 +95,32 @@ impl Executor {
     /// # Errors
     /// The first step that failed. Events are told best-effort: one that cannot be written is logged.
     pub async fn execute(&self, config: &NetworkConfig, plan: &Plan) -> Result<(), ApplyError> {
-        if plan.finalizer == FinalizerStep::Add {
+        if plan.finalizer == FinalizerChange::Add {
             self.finalizer(config, plan.finalizer).await?;
         }
-        let written = self.steps(config, plan).await;
+        let written = self.writes(config, plan).await;
         // The status tells of the former failure, so it goes out also when a write fails again.
         if let Some(status) = &plan.status {
             self.status(config, status).await?;
         }
-        for notice in &plan.notices {
-            self.tell(config, notice).await;
+        for event in &plan.events {
+            self.tell(config, event).await;
         }
         for rejection in &plan.rejections {
             self.tell_policy(rejection).await;
         }
         written?;
-        if plan.finalizer == FinalizerStep::Remove {
+        if plan.finalizer == FinalizerChange::Remove {
             self.finalizer(config, plan.finalizer).await?;
         }
         Ok(())
     }
 
-    async fn steps(&self, config: &NetworkConfig, plan: &Plan) -> Result<(), ApplyError> {
-        for step in &plan.steps {
+    async fn writes(&self, config: &NetworkConfig, plan: &Plan) -> Result<(), ApplyError> {
+        for step in &plan.writes {
             self.write(&step.write).await?;
-            if let Some(notice) = &step.notice {
-                self.tell(config, notice).await;
+            if let Some(event) = &step.event {
+                self.tell(config, event).await;
             }
         }
         Ok(())
@@ -132,7 +132,7 @@ impl Executor {
                 ChildKind::ConfigMap => self.apply::<ConfigMap>(child).await,
                 ChildKind::DaemonSet => self.apply::<DaemonSet>(child).await,
             },
-            Write::Strip(stripped) => self.strip(stripped).await,
+            Write::RemoveFields(stripped) => self.strip(stripped).await,
             Write::Delete(ChildKind::ConfigMap, name) => self.delete::<ConfigMap>(ChildKind::ConfigMap, name).await,
             Write::Delete(ChildKind::DaemonSet, name) => self.delete::<DaemonSet>(ChildKind::DaemonSet, name).await,
         }
@@ -166,18 +166,18 @@ impl Executor {
         Ok(())
     }
 
-    async fn strip(&self, stripped: &Stripped) -> Result<(), ApplyError> {
+    async fn strip(&self, stripped: &UnmanagedFields) -> Result<(), ApplyError> {
         self.count(ChildKind::DaemonSet.as_str(), "strip");
         let removals: Vec<Value> = stripped.fields.iter().map(|path| json!({"op": "remove", "path": path})).collect();
         // Positions in lists hold only for the object that was read.
         let test = json!({"op": "test", "path": "/metadata/generation", "value": stripped.generation});
         let patch = std::iter::once(test).chain(removals).collect::<Value>();
-        let patch =
-            serde_json::from_value(patch).map_err(|e| ApplyError::Strip(Box::new(kube::Error::SerdeError(e))))?;
+        let patch = serde_json::from_value(patch)
+            .map_err(|e| ApplyError::RemoveFields(Box::new(kube::Error::SerdeError(e))))?;
         let params =
             PatchParams { field_manager: Some(names::OPERATOR_FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let result = self.children::<DaemonSet>().patch(names::AGENT, &params, &Patch::<()>::Json(patch)).await;
-        result.map_err(|source| ApplyError::Strip(Box::new(source)))?;
+        result.map_err(|source| ApplyError::RemoveFields(Box::new(source)))?;
         tracing::info!(fields = ?stripped.fields, "foreign fields removed");
         Ok(())
     }
@@ -214,10 +214,10 @@ impl Executor {
         result.map(|_| ()).map_err(|source| ApplyError::Status { name, source })
     }
 
-    async fn finalizer(&self, config: &NetworkConfig, step: FinalizerStep) -> Result<(), ApplyError> {
+    async fn finalizer(&self, config: &NetworkConfig, step: FinalizerChange) -> Result<(), ApplyError> {
         self.count("NetworkConfig", "finalizer");
         let others = config.finalizers().iter().filter(|f| *f != names::FINALIZER).cloned();
-        let ours = (step == FinalizerStep::Add).then(|| names::FINALIZER.to_owned());
+        let ours = (step == FinalizerChange::Add).then(|| names::FINALIZER.to_owned());
         let finalizers: Vec<String> = others.chain(ours).collect();
         // With the version that was read, so that another's finalizer that came meanwhile is not lost.
         let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": config.resource_version()}});
@@ -226,14 +226,14 @@ impl Executor {
         match configs.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),
             // Gone already: what the removal wanted.
-            Err(kube::Error::Api(status)) if status.code == 404 && step == FinalizerStep::Remove => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 && step == FinalizerChange::Remove => Ok(()),
             Err(source) => Err(ApplyError::Finalizer { name, source }),
         }
     }
 
-    async fn tell(&self, config: &NetworkConfig, notice: &Notice) {
+    async fn tell(&self, config: &NetworkConfig, event: &OperatorEvent) {
         self.count("Event", "event");
-        self.teller.tell(&config.object_ref(&()), notice).await;
+        self.recorder.emit(&config.object_ref(&()), event).await;
     }
 
     /// Best-effort, as every Event. The policy is read for its uid, by which people's tools find the Event; of one that
@@ -245,9 +245,9 @@ impl Executor {
             Ok(Some(found)) => {
                 let policy = NetworkPolicy { metadata: found.metadata, ..NetworkPolicy::default() };
                 let note = format!("a part cannot be used and allows nothing: {reason}");
-                let notice = Notice::new(NoticeReason::PolicyPartRejected, note);
+                let event = OperatorEvent::new(EventReason::PolicyPartRejected, note);
                 self.count("Event", "event");
-                self.teller.tell(&policy.object_ref(&()), &notice).await;
+                self.recorder.emit(&policy.object_ref(&()), &event).await;
             }
             Ok(None) => {}
             Err(error) => {

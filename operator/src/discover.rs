@@ -7,7 +7,7 @@
 use ipnet::IpNet;
 use towpath_crds::config_status::{EffectiveCidrs, ValueSource};
 
-use crate::{facts::NodeFacts, table::Table};
+use crate::{facts::NodeFacts, store::Store};
 
 /// The pod network and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct PodNetwork {
 
 /// The pod network, or none when neither spec nor Nodes tell.
 #[must_use]
-pub fn pod_network(spec: &[IpNet], nodes: &Table<NodeFacts>, former: Option<&EffectiveCidrs>) -> Option<PodNetwork> {
+pub fn pod_network(spec: &[IpNet], nodes: &Store<NodeFacts>, former: Option<&EffectiveCidrs>) -> Option<PodNetwork> {
     if !spec.is_empty() {
         return Some(PodNetwork { cidrs: spec.to_vec(), source: ValueSource::Spec });
     }

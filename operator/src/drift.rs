@@ -93,7 +93,7 @@ fn quantity(text: &str) -> Option<u128> {
 /// JSON pointers of fields below `spec` that somebody else owns and that we do not want, deepest position in a list
 /// last removed first, so that they can be removed one after the other.
 #[must_use]
-pub fn strays(want: &Value, have: &Value, owners: &[ManagedFieldsEntry], manager: &str) -> Vec<String> {
+pub fn unmanaged_fields(want: &Value, have: &Value, owners: &[ManagedFieldsEntry], manager: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in owners {
         let ours = entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply");
@@ -101,41 +101,42 @@ pub fn strays(want: &Value, have: &Value, owners: &[ManagedFieldsEntry], manager
             continue;
         }
         let Some(spec) = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:spec")) else { continue };
-        let place = Place { want: want.get("spec"), have: have.get("spec"), path: vec!["spec".to_owned()] };
-        collect(spec, &place, &mut found);
+        let cursor = Cursor { want: want.get("spec"), have: have.get("spec"), path: vec!["spec".to_owned()] };
+        collect(spec, &cursor, &mut found);
     }
     found.sort_by(|a, b| b.cmp(a));
     found.dedup();
     found.into_iter().map(|path| pointer(&path)).collect()
 }
 
-struct Place<'a> {
+struct Cursor<'a> {
     want: Option<&'a Value>,
     have: Option<&'a Value>,
     path: Vec<String>,
 }
 
 /// Walks the owned fields; reports the topmost that exist but are not wanted.
-fn collect(owned: &Value, place: &Place<'_>, found: &mut Vec<Vec<String>>) {
-    if place.have.is_none() || FREE.iter().any(|free| place.path.iter().map(String::as_str).eq(free.iter().copied())) {
+fn collect(owned: &Value, cursor: &Cursor<'_>, found: &mut Vec<Vec<String>>) {
+    if cursor.have.is_none() || FREE.iter().any(|free| cursor.path.iter().map(String::as_str).eq(free.iter().copied()))
+    {
         return;
     }
-    if place.want.is_none() {
-        found.push(place.path.clone());
+    if cursor.want.is_none() {
+        found.push(cursor.path.clone());
         return;
     }
     for (key, inner) in owned.as_object().into_iter().flatten() {
         let next = if let Some(field) = key.strip_prefix("f:") {
-            Some((child(place.want, field), child(place.have, field), field.to_owned()))
+            Some((child(cursor.want, field), child(cursor.have, field), field.to_owned()))
         } else if let Some(keys) = key.strip_prefix("k:") {
-            item(place, keys)
+            item(cursor, keys)
         } else {
             None
         };
         if let Some((want, have, segment)) = next {
-            let mut path = place.path.clone();
+            let mut path = cursor.path.clone();
             path.push(segment);
-            collect(inner, &Place { want, have, path }, found);
+            collect(inner, &Cursor { want, have, path }, found);
         }
     }
 }
@@ -144,15 +145,15 @@ fn child<'a>(value: Option<&'a Value>, field: &str) -> Option<&'a Value> {
     value.and_then(|v| v.get(field))
 }
 
-type Next<'a> = (Option<&'a Value>, Option<&'a Value>, String);
+type ListItem<'a> = (Option<&'a Value>, Option<&'a Value>, String);
 
 /// The list item that has these keys, in both; the position is that in *have*.
-fn item<'a>(place: &Place<'a>, keys: &str) -> Option<Next<'a>> {
+fn item<'a>(cursor: &Cursor<'a>, keys: &str) -> Option<ListItem<'a>> {
     let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
     let fits = |value: &&Value| keys.iter().all(|(key, want)| value.get(key) == Some(want));
-    let have = place.have?.as_array()?;
+    let have = cursor.have?.as_array()?;
     let position = have.iter().position(|v| fits(&v))?;
-    let want = place.want.and_then(Value::as_array).and_then(|items| items.iter().find(fits));
+    let want = cursor.want.and_then(Value::as_array).and_then(|items| items.iter().find(fits));
     Some((want, have.get(position), format!("{position:06}")))
 }
 

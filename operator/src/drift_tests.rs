@@ -80,7 +80,7 @@ fn what_others_add_to_the_spec_is_found_by_its_owner() {
                 "k:{\"name\":\"extra\"}": {".": {}, "f:name": {}}}}}}});
     let entries = [owners("kubectl-edit", "Update", &fields)];
     assert_eq!(
-        strays(&want, &have, &entries, "us"),
+        unmanaged_fields(&want, &have, &entries, "us"),
         [
             "/spec/template/spec/overhead",
             "/spec/template/spec/containers/1",
@@ -90,12 +90,15 @@ fn what_others_add_to_the_spec_is_found_by_its_owner() {
         ],
         "the restart annotation is free; later positions go first"
     );
-    assert!(strays(&want, &have, &[owners("us", "Apply", &fields)], "us").is_empty(), "our own fields are no strays");
+    assert!(
+        unmanaged_fields(&want, &have, &[owners("us", "Apply", &fields)], "us").is_empty(),
+        "our own fields are no unmanaged_fields"
+    );
 }
 
 #[test]
 fn the_status_belongs_to_others() {
     let mut entry = owners("kube-controller-manager", "Update", &json!({"f:spec": {"f:x": {}}}));
     entry.subresource = Some("status".to_owned());
-    assert!(strays(&json!({"spec": {}}), &json!({"spec": {"x": 1}}), &[entry], "us").is_empty());
+    assert!(unmanaged_fields(&json!({"spec": {}}), &json!({"spec": {"x": 1}}), &[entry], "us").is_empty());
 }

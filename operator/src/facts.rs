@@ -33,9 +33,9 @@ pub struct NodeFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kubelet {
     /// It renews its lease.
-    Heard,
+    Reachable,
     /// The node's Ready condition is Unknown: the node lifecycle controller has given it up.
-    Silent,
+    Unreachable,
 }
 
 impl From<&Node> for NodeFacts {
@@ -51,7 +51,7 @@ impl From<&Node> for NodeFacts {
         Self {
             pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
             addresses: addresses.filter_map(|a| a.address.parse().ok()).collect(),
-            kubelet: if silent { Kubelet::Silent } else { Kubelet::Heard },
+            kubelet: if silent { Kubelet::Unreachable } else { Kubelet::Reachable },
             created: node.metadata.creation_timestamp.as_ref().map(|Time(at)| *at),
         }
     }
@@ -76,7 +76,7 @@ pub enum PodHealth {
     /// It cannot start or has stopped; the reason is the kubelet's word (ImagePullBackOff, CrashLoopBackOff).
     Failing(String),
     /// It is on its way out.
-    Ending,
+    Terminating,
 }
 
 impl From<&Pod> for PodFacts {
@@ -90,7 +90,7 @@ const NORMAL_WAITING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 fn pod_health(pod: &Pod) -> PodHealth {
     if pod.metadata.deletion_timestamp.is_some() {
-        return PodHealth::Ending;
+        return PodHealth::Terminating;
     }
     let Some(status) = &pod.status else { return PodHealth::Starting };
     let conditions = status.conditions.as_deref().unwrap_or_default();
@@ -117,7 +117,7 @@ pub struct ReportFacts {
     /// When it last wrote.
     pub at: Option<Timestamp>,
     /// Its Ready condition.
-    pub ready: Option<Ready>,
+    pub ready: Option<ReadyCondition>,
     /// The uplink.
     pub uplink: Option<UplinkFacts>,
     /// MTUs of its overlay devices, in bytes.
@@ -130,9 +130,9 @@ pub struct ReportFacts {
 
 /// The Ready condition of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ready {
+pub struct ReadyCondition {
     /// True, or why not.
-    pub truth: bool,
+    pub is_true: bool,
     /// The reason, one word.
     pub reason: String,
     /// The message.
@@ -159,8 +159,8 @@ impl From<&NetworkNode> for ReportFacts {
             revision: status.config_revision.clone(),
             version: status.agent.as_ref().map(|a| a.version.clone()),
             at: status.last_report_time.as_ref().map(|Time(at)| *at),
-            ready: ready.map(|c| Ready {
-                truth: c.status == "True",
+            ready: ready.map(|c| ReadyCondition {
+                is_true: c.status == "True",
                 reason: c.reason.clone(),
                 message: c.message.clone(),
             }),
@@ -185,9 +185,9 @@ mod tests {
     #[test]
     fn a_node_that_is_not_ready_for_want_of_a_network_is_heard_of() {
         for (status, want, why) in [
-            ("True", Kubelet::Heard, "healthy"),
-            ("False", Kubelet::Heard, "no CNI configuration yet"),
-            ("Unknown", Kubelet::Silent, "the node controller has given it up"),
+            ("True", Kubelet::Reachable, "healthy"),
+            ("False", Kubelet::Reachable, "no CNI configuration yet"),
+            ("Unknown", Kubelet::Unreachable, "the node controller has given it up"),
         ] {
             let node: Node = serde_json::from_value(json!({
                 "metadata": {"name": "a"},
@@ -240,7 +240,7 @@ mod tests {
             },
         }))
         .unwrap();
-        let ready = Ready { truth: false, reason: "TunnelNotReady".to_owned(), message: "why".to_owned() };
+        let ready = ReadyCondition { is_true: false, reason: "TunnelNotReady".to_owned(), message: "why".to_owned() };
         let want = ReportFacts {
             revision: Some("abc".to_owned()),
             ready: Some(ready),

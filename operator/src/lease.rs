@@ -24,13 +24,13 @@ use towpath_crds::names;
 use crate::metrics::Metrics;
 
 /// How long a lease holds after its last renewal, in seconds.
-const DURATION_SECONDS: i32 = 15;
+const LEASE_DURATION_SECONDS: i32 = 15;
 /// How long a leader goes on without a renewal. Shorter than the lease by more than two looks.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Time between two looks.
-const LOOK: Duration = Duration::from_secs(2);
+const RETRY_PERIOD: Duration = Duration::from_secs(2);
 /// Longest time for one request.
-const REQUEST: Duration = Duration::from_secs(4);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Whether this replica works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub enum Leadership {
 
 /// What to do about a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum LeaseAction {
     /// There is none: create it.
     Create,
     /// Nobody holds it, or not any more: take it.
@@ -55,15 +55,15 @@ enum Step {
 }
 
 /// What to do about this lease, which has not changed for `unchanged`.
-fn decide(lease: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> Step {
-    let Some(lease) = lease else { return Step::Create };
+fn next_action(lease: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> LeaseAction {
+    let Some(lease) = lease else { return LeaseAction::Create };
     let holder = lease.holder_identity.as_deref().unwrap_or_default();
-    let duration = u64::try_from(lease.lease_duration_seconds.unwrap_or(DURATION_SECONDS)).unwrap_or(0);
+    let duration = u64::try_from(lease.lease_duration_seconds.unwrap_or(LEASE_DURATION_SECONDS)).unwrap_or(0);
     match holder {
-        "" => Step::Take,
-        holder if holder == me => Step::Renew,
-        _ if unchanged >= Duration::from_secs(duration) => Step::Take,
-        _ => Step::Wait,
+        "" => LeaseAction::Take,
+        holder if holder == me => LeaseAction::Renew,
+        _ if unchanged >= Duration::from_secs(duration) => LeaseAction::Take,
+        _ => LeaseAction::Wait,
     }
 }
 
@@ -74,8 +74,8 @@ pub struct Election {
     metrics: Metrics,
 }
 
-/// The last record seen, and since when it stands.
-struct Seen {
+/// The last record observed, and since when it stands.
+struct ObservedRecord {
     record: Option<LeaseSpec>,
     since: Instant,
 }
@@ -89,23 +89,23 @@ impl Election {
 
     /// Runs until `stop`, then releases the lease.
     pub async fn run(&self, tell: &watch::Sender<Leadership>, mut stop: watch::Receiver<bool>) {
-        let mut seen = Seen { record: None, since: Instant::now() };
+        let mut observed = ObservedRecord { record: None, since: Instant::now() };
         let mut renewed: Option<Instant> = None;
         loop {
             let started = Instant::now();
-            let looked = match timeout(REQUEST, self.look(&mut seen)).await {
+            let outcome = match timeout(REQUEST_TIMEOUT, self.acquire_or_renew(&mut observed)).await {
                 Ok(Ok(leadership)) => Some(leadership),
                 Ok(Err(error)) => {
                     tracing::warn!(error = %error, "lease request failed");
                     None
                 }
                 Err(_) => {
-                    tracing::warn!(seconds = REQUEST.as_secs(), "lease request took too long");
+                    tracing::warn!(seconds = REQUEST_TIMEOUT.as_secs(), "lease request took too long");
                     None
                 }
             };
             let expired = renewed.is_none_or(|at| at.elapsed() >= RENEW_DEADLINE);
-            match looked {
+            match outcome {
                 Some(Leadership::Leading) => renewed = Some(started),
                 Some(Leadership::Standby) => renewed = None,
                 None if expired => renewed = None,
@@ -114,7 +114,7 @@ impl Election {
             self.publish(tell, if renewed.is_some() { Leadership::Leading } else { Leadership::Standby });
             tokio::select! {
                 _ = stop.changed() => break,
-                () = sleep(LOOK) => {}
+                () = sleep(RETRY_PERIOD) => {}
             }
         }
         if renewed.is_some() {
@@ -130,21 +130,21 @@ impl Election {
         }
     }
 
-    async fn look(&self, seen: &mut Seen) -> Result<Leadership, kube::Error> {
+    async fn acquire_or_renew(&self, observed: &mut ObservedRecord) -> Result<Leadership, kube::Error> {
         let have = self.leases.get_opt(names::OPERATOR).await?;
         let record = have.as_ref().and_then(|lease| lease.spec.clone());
-        if record != seen.record {
-            *seen = Seen { record: record.clone(), since: Instant::now() };
+        if record != observed.record {
+            *observed = ObservedRecord { record: record.clone(), since: Instant::now() };
         }
-        let step = decide(record.as_ref(), &self.me, seen.since.elapsed());
+        let action = next_action(record.as_ref(), &self.me, observed.since.elapsed());
         let now = MicroTime(Timestamp::now());
         let former = record.unwrap_or_default();
-        let spec = match step {
-            Step::Wait => return Ok(Leadership::Standby),
-            Step::Renew => LeaseSpec { renew_time: Some(now), ..former },
-            Step::Create | Step::Take => LeaseSpec {
+        let spec = match action {
+            LeaseAction::Wait => return Ok(Leadership::Standby),
+            LeaseAction::Renew => LeaseSpec { renew_time: Some(now), ..former },
+            LeaseAction::Create | LeaseAction::Take => LeaseSpec {
                 holder_identity: Some(self.me.clone()),
-                lease_duration_seconds: Some(DURATION_SECONDS),
+                lease_duration_seconds: Some(LEASE_DURATION_SECONDS),
                 acquire_time: Some(now.clone()),
                 renew_time: Some(now),
                 lease_transitions: Some(former.lease_transitions.unwrap_or(0) + 1),
@@ -161,7 +161,9 @@ impl Election {
         };
         match written {
             Ok(_) => Ok(Leadership::Leading),
-            Err(kube::Error::Api(status)) if status.code == 409 && step != Step::Renew => Ok(Leadership::Standby),
+            Err(kube::Error::Api(status)) if status.code == 409 && action != LeaseAction::Renew => {
+                Ok(Leadership::Standby)
+            }
             Err(error) => Err(error),
         }
     }
@@ -177,7 +179,7 @@ impl Election {
             let want = Lease { spec: Some(spec), ..have };
             self.leases.replace(names::OPERATOR, &PostParams::default(), &want).await.map(|_| ())
         };
-        match timeout(REQUEST, release).await {
+        match timeout(REQUEST_TIMEOUT, release).await {
             Ok(Ok(())) => tracing::info!("lease released"),
             Ok(Err(error)) => tracing::warn!(error = %error, "lease was not released: it runs out by itself"),
             Err(_) => tracing::warn!("lease was not released in time: it runs out by itself"),
@@ -208,16 +210,16 @@ mod tests {
         };
         let free = LeaseSpec::default();
         let cases = [
-            (None, 0, Step::Create, "there is none"),
-            (Some(free), 0, Step::Take, "released"),
-            (Some(held("")), 0, Step::Take, "released, as others write it"),
-            (Some(held("me")), 0, Step::Renew, "ours"),
-            (Some(held("me")), 99, Step::Renew, "ours, after a restart of the container"),
-            (Some(held("other")), 14, Step::Wait, "it may still renew"),
-            (Some(held("other")), 15, Step::Take, "it has gone"),
+            (None, 0, LeaseAction::Create, "there is none"),
+            (Some(free), 0, LeaseAction::Take, "released"),
+            (Some(held("")), 0, LeaseAction::Take, "released, as others write it"),
+            (Some(held("me")), 0, LeaseAction::Renew, "ours"),
+            (Some(held("me")), 99, LeaseAction::Renew, "ours, after a restart of the container"),
+            (Some(held("other")), 14, LeaseAction::Wait, "it may still renew"),
+            (Some(held("other")), 15, LeaseAction::Take, "it has gone"),
         ];
         for (lease, unchanged, want, why) in cases {
-            assert_eq!(decide(lease.as_ref(), "me", Duration::from_secs(unchanged)), want, "{why}");
+            assert_eq!(next_action(lease.as_ref(), "me", Duration::from_secs(unchanged)), want, "{why}");
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     discover::PodNetwork,
     facts::{NodeFacts, ReportFacts},
     spec::family_name,
-    table::Table,
+    store::Store,
 };
 
 /// How long a new Node may be without podCIDR: its allocator runs after the object is created.
@@ -30,42 +30,42 @@ const NAMED: usize = 5;
 
 /// What is checked.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
+pub struct PreflightInputs<'a> {
     /// The pod network, if one is known.
     pub network: Option<&'a PodNetwork>,
     /// The MTU that the spec asks for.
     pub mtu: Option<i32>,
     /// The nodes.
-    pub nodes: &'a Table<NodeFacts>,
+    pub nodes: &'a Store<NodeFacts>,
     /// What their agents report.
-    pub reports: &'a Table<ReportFacts>,
+    pub reports: &'a Store<ReportFacts>,
     /// The ranges of Services; the table says whether the cluster tells.
-    pub service_cidrs: &'a Table<Vec<IpNet>>,
+    pub service_cidrs: &'a Store<Vec<IpNet>>,
     /// The present.
     pub now: Timestamp,
 }
 
 /// The outcome of all checks.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub struct PreflightOutcome {
     /// Every check in order.
     pub checks: Vec<Check>,
     /// The first failure, if any.
-    pub failure: Option<Failure>,
+    pub failure: Option<PreflightFailure>,
     /// When the outcome may change by itself.
-    pub again_at: Option<Timestamp>,
+    pub replan_at: Option<Timestamp>,
 }
 
 /// A failed check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct PreflightFailure {
     /// The reason for conditions.
     pub reason: ConfigReason,
     /// What was found and what to do.
     pub message: String,
 }
 
-enum Finding {
+enum CheckOutcome {
     Passed(String),
     Skipped(String),
     Failed(ConfigReason, String),
@@ -73,8 +73,8 @@ enum Finding {
 
 /// Runs every check.
 #[must_use]
-pub fn run(inputs: &Inputs<'_>) -> Outcome {
-    let findings = [
+pub fn run(inputs: &PreflightInputs<'_>) -> PreflightOutcome {
+    let outcomes = [
         ("PodNetworkKnown", pod_network_known(inputs)),
         ("NodesHavePodCIDRs", nodes_have_pod_cidrs(inputs)),
         ("NodePodCIDRsFit", node_pod_cidrs_fit(inputs)),
@@ -82,30 +82,30 @@ pub fn run(inputs: &Inputs<'_>) -> Outcome {
         ("NoOverlapWithNodes", no_overlap_with_nodes(inputs)),
         ("MTUFitsUplinks", mtu_fits_uplinks(inputs)),
     ];
-    let mut outcome = Outcome { checks: Vec::new(), failure: None, again_at: end_of_grace(inputs) };
-    for (name, finding) in findings {
-        let (result, message) = match finding {
-            Finding::Passed(message) => (CheckResult::Passed, message),
-            Finding::Skipped(message) => (CheckResult::Skipped, message),
-            Finding::Failed(reason, message) => {
-                outcome.failure.get_or_insert(Failure { reason, message: message.clone() });
+    let mut preflight = PreflightOutcome { checks: Vec::new(), failure: None, replan_at: end_of_grace(inputs) };
+    for (name, outcome) in outcomes {
+        let (result, message) = match outcome {
+            CheckOutcome::Passed(message) => (CheckResult::Passed, message),
+            CheckOutcome::Skipped(message) => (CheckResult::Skipped, message),
+            CheckOutcome::Failed(reason, message) => {
+                preflight.failure.get_or_insert(PreflightFailure { reason, message: message.clone() });
                 (CheckResult::Failed, message)
             }
         };
-        outcome.checks.push(Check { name: name.to_owned(), result, message });
+        preflight.checks.push(Check { name: name.to_owned(), result, message });
     }
-    outcome
+    preflight
 }
 
 /// The pod network's ranges; none while it is unknown.
-fn cidrs<'a>(inputs: &Inputs<'a>) -> &'a [IpNet] {
+fn cidrs<'a>(inputs: &PreflightInputs<'a>) -> &'a [IpNet] {
     inputs.network.map(|network| network.cidrs.as_slice()).unwrap_or_default()
 }
 
-fn pod_network_known(inputs: &Inputs<'_>) -> Finding {
+fn pod_network_known(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     match inputs.network {
-        Some(network) => Finding::Passed(format!("pods live in {}", join(&network.cidrs))),
-        None => Finding::Failed(
+        Some(network) => CheckOutcome::Passed(format!("pods live in {}", join(&network.cidrs))),
+        None => CheckOutcome::Failed(
             ConfigReason::PodCIDRMissing,
             "no pod network is known: set spec.podCIDRs, or run kube-controller-manager with --allocate-node-cidrs and \
              --cluster-cidr so that Nodes get podCIDRs"
@@ -118,7 +118,7 @@ fn is_in_grace(node: &NodeFacts, now: Timestamp) -> bool {
     node.created.is_some_and(|created| now < created + ALLOCATION_GRACE)
 }
 
-fn end_of_grace(inputs: &Inputs<'_>) -> Option<Timestamp> {
+fn end_of_grace(inputs: &PreflightInputs<'_>) -> Option<Timestamp> {
     let waiting = inputs.nodes.iter().map(|(_, node)| node).filter(|node| node.pod_cidrs.is_empty());
     waiting
         .filter(|node| is_in_grace(node, inputs.now))
@@ -127,7 +127,7 @@ fn end_of_grace(inputs: &Inputs<'_>) -> Option<Timestamp> {
         .map(|at| at + ALLOCATION_GRACE)
 }
 
-fn nodes_have_pod_cidrs(inputs: &Inputs<'_>) -> Finding {
+fn nodes_have_pod_cidrs(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     let mut without = Vec::new();
     let mut waiting = 0;
     for (name, node) in inputs.nodes.iter() {
@@ -141,11 +141,11 @@ fn nodes_have_pod_cidrs(inputs: &Inputs<'_>) -> Finding {
     }
     if without.is_empty() {
         return match waiting {
-            0 => Finding::Passed(format!("{} nodes have their share", inputs.nodes.len())),
-            n => Finding::Passed(format!("{n} new nodes have yet to get their share")),
+            0 => CheckOutcome::Passed(format!("{} nodes have their share", inputs.nodes.len())),
+            n => CheckOutcome::Passed(format!("{n} new nodes have yet to get their share")),
         };
     }
-    Finding::Failed(
+    CheckOutcome::Failed(
         ConfigReason::PodCIDRMissing,
         format!(
             "no podCIDR on {}: run kube-controller-manager with --allocate-node-cidrs and a --cluster-cidr that has room, \
@@ -155,7 +155,7 @@ fn nodes_have_pod_cidrs(inputs: &Inputs<'_>) -> Finding {
     )
 }
 
-fn node_pod_cidrs_fit(inputs: &Inputs<'_>) -> Finding {
+fn node_pod_cidrs_fit(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     let network = cidrs(inputs);
     let shares: Vec<(&str, IpNet)> =
         inputs.nodes.iter().flat_map(|(name, node)| node.pod_cidrs.iter().map(move |cidr| (name, *cidr))).collect();
@@ -166,7 +166,7 @@ fn node_pod_cidrs_fit(inputs: &Inputs<'_>) -> Finding {
         .map(|(name, share)| format!("{name} ({share})"))
         .collect();
     if !outside.is_empty() {
-        return Finding::Failed(
+        return CheckOutcome::Failed(
             ConfigReason::PodCIDRConflict,
             format!(
                 "podCIDRs outside the pod network {}: {}: widen spec.podCIDRs, or re-create these Nodes with a podCIDR inside",
@@ -177,12 +177,12 @@ fn node_pod_cidrs_fit(inputs: &Inputs<'_>) -> Finding {
     }
     let twice = overlapping_shares(&shares);
     if !twice.is_empty() {
-        return Finding::Failed(
+        return CheckOutcome::Failed(
             ConfigReason::PodCIDRConflict,
             format!("nodes share pod addresses: {}: re-create one Node of each pair", name_some(&twice)),
         );
     }
-    Finding::Passed(format!("{} podCIDRs lie inside and apart", shares.len()))
+    CheckOutcome::Passed(format!("{} podCIDRs lie inside and apart", shares.len()))
 }
 
 /// Pairs of nodes whose shares overlap. CIDRs nest or are apart, so sorted neighbours are enough.
@@ -205,26 +205,26 @@ fn overlapping_shares(shares: &[(&str, IpNet)]) -> Vec<String> {
     pairs
 }
 
-fn no_overlap_with_services(inputs: &Inputs<'_>) -> Finding {
+fn no_overlap_with_services(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     if !inputs.service_cidrs.is_served() || inputs.service_cidrs.is_empty() {
-        return Finding::Skipped(
+        return CheckOutcome::Skipped(
             "the cluster has no ServiceCIDR objects (networking.k8s.io/v1, Kubernetes 1.33)".to_owned(),
         );
     }
     for (_, services) in inputs.service_cidrs.iter() {
         for service in services {
             if let Some(pods) = cidrs(inputs).iter().find(|pods| overlap(pods, service)) {
-                return Finding::Failed(
+                return CheckOutcome::Failed(
                     ConfigReason::CIDROverlap,
                     format!("pods ({pods}) and Services ({service}) overlap: {}", other_range(inputs)),
                 );
             }
         }
     }
-    Finding::Passed("pods and Services are apart".to_owned())
+    CheckOutcome::Passed("pods and Services are apart".to_owned())
 }
 
-fn no_overlap_with_nodes(inputs: &Inputs<'_>) -> Finding {
+fn no_overlap_with_nodes(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     let mut inside = Vec::new();
     for (name, node) in inputs.nodes.iter() {
         for address in &node.addresses {
@@ -234,9 +234,9 @@ fn no_overlap_with_nodes(inputs: &Inputs<'_>) -> Finding {
         }
     }
     if inside.is_empty() {
-        return Finding::Passed("pods and nodes are apart".to_owned());
+        return CheckOutcome::Passed("pods and nodes are apart".to_owned());
     }
-    Finding::Failed(
+    CheckOutcome::Failed(
         ConfigReason::CIDROverlap,
         format!(
             "node addresses lie inside the pod network {}: {}: {}",
@@ -247,16 +247,16 @@ fn no_overlap_with_nodes(inputs: &Inputs<'_>) -> Finding {
     )
 }
 
-fn other_range(inputs: &Inputs<'_>) -> &'static str {
+fn other_range(inputs: &PreflightInputs<'_>) -> &'static str {
     match inputs.network.map(|network| network.source) {
         Some(towpath_crds::config_status::ValueSource::Spec) => "choose another range in spec.podCIDRs",
         _ => "the range was derived from Node.spec.podCIDRs; name the right one in spec.podCIDRs",
     }
 }
 
-fn mtu_fits_uplinks(inputs: &Inputs<'_>) -> Finding {
+fn mtu_fits_uplinks(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     let Some(mtu) = inputs.mtu else {
-        return Finding::Passed("each node takes its uplink's MTU minus the overhead".to_owned());
+        return CheckOutcome::Passed("each node takes its uplink's MTU minus the overhead".to_owned());
     };
     let mut known = 0;
     let mut small = Vec::new();
@@ -270,15 +270,15 @@ fn mtu_fits_uplinks(inputs: &Inputs<'_>) -> Finding {
     }
     let most = small.iter().map(|(fits, _)| *fits).min();
     match most {
-        Some(most) => Finding::Failed(
+        Some(most) => CheckOutcome::Failed(
             ConfigReason::MTUTooLarge,
             format!(
                 "spec.mtu {mtu} does not fit the uplink of {}: set it to at most {most}, or leave it unset",
                 name_some(&small.into_iter().map(|(_, text)| text).collect::<Vec<_>>())
             ),
         ),
-        None if known == 0 => Finding::Skipped("no node has reported its uplink yet".to_owned()),
-        None => Finding::Passed(format!("{mtu} fits {known} uplinks")),
+        None if known == 0 => CheckOutcome::Skipped("no node has reported its uplink yet".to_owned()),
+        None => CheckOutcome::Passed(format!("{mtu} fits {known} uplinks")),
     }
 }
 

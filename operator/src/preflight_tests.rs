@@ -5,16 +5,16 @@ use crate::{
     testing::{nets, node, node_table, now, report, table},
 };
 
-struct Cluster {
+struct TestCluster {
     spec: Vec<IpNet>,
     mtu: Option<i32>,
-    nodes: Table<NodeFacts>,
-    reports: Table<ReportFacts>,
-    services: Table<Vec<IpNet>>,
+    nodes: Store<NodeFacts>,
+    reports: Store<ReportFacts>,
+    services: Store<Vec<IpNet>>,
 }
 
-fn cluster(spec: &[&str], pod_cidrs: &[&[&str]]) -> Cluster {
-    Cluster {
+fn cluster(spec: &[&str], pod_cidrs: &[&[&str]]) -> TestCluster {
+    TestCluster {
         spec: nets(spec),
         mtu: None,
         nodes: node_table(pod_cidrs),
@@ -23,9 +23,9 @@ fn cluster(spec: &[&str], pod_cidrs: &[&[&str]]) -> Cluster {
     }
 }
 
-fn check(cluster: &Cluster) -> Outcome {
+fn check(cluster: &TestCluster) -> PreflightOutcome {
     let network = pod_network(&cluster.spec, &cluster.nodes, None);
-    run(&Inputs {
+    run(&PreflightInputs {
         network: network.as_ref(),
         mtu: cluster.mtu,
         nodes: &cluster.nodes,
@@ -39,7 +39,7 @@ fn check(cluster: &Cluster) -> Outcome {
 fn every_misfit_gets_its_reason_and_says_what_to_do() {
     use ConfigReason::{CIDROverlap, PodCIDRConflict, PodCIDRMissing};
     let good: &[&[&str]] = &[&["10.244.0.0/24"], &["10.244.1.0/24"]];
-    let cases: [(Cluster, Option<ConfigReason>, &str, &str); 10] = [
+    let cases: [(TestCluster, Option<ConfigReason>, &str, &str); 10] = [
         (cluster(&["10.244.0.0/16"], good), None, "", "all is well"),
         (cluster(&[], good), None, "", "discovered"),
         (cluster(&[], &[&[], &[]]), Some(PodCIDRMissing), "--allocate-node-cidrs", "nobody tells"),
@@ -87,7 +87,7 @@ fn a_new_node_has_a_moment_to_get_its_share() {
     all.nodes = table([("old".to_owned(), node(0, &["10.244.0.0/24"])), ("young".to_owned(), young)]);
     let outcome = check(&all);
     assert_eq!(outcome.failure, None);
-    assert_eq!(outcome.again_at, Some(now() + SignedDuration::from_secs(25)), "looks again when the grace is over");
+    assert_eq!(outcome.replan_at, Some(now() + SignedDuration::from_secs(25)), "looks again when the grace is over");
 }
 
 #[test]
@@ -119,8 +119,8 @@ fn an_mtu_is_measured_against_the_uplinks_that_are_known() {
 #[test]
 fn a_cluster_that_does_not_tell_its_service_ranges_is_not_failed_for_it() {
     let mut cluster = cluster(&["10.96.0.0/12"], &[]);
-    cluster.services = Table::default();
-    cluster.services.apply(crate::table::Step::NotServed);
+    cluster.services = Store::default();
+    cluster.services.apply(crate::store::ObjectEvent::NotServed);
     let outcome = check(&cluster);
     assert_eq!(outcome.failure, None);
     assert_eq!(outcome.checks[3].result, CheckResult::Skipped);

@@ -1,4 +1,4 @@
-//! The wheel: changes in, plans out. One task owns the world; there are no locks.
+//! The wheel: changes in, plans out. One task owns the cluster; there are no locks.
 //!
 //! A plan is made when something changed, when a plan said that time matters, and never more often than every 200 ms.
 //! After a failure it waits, at most a minute, whatever changes meanwhile.
@@ -16,13 +16,13 @@ use towpath_crds::{condition::ConfigCondition, names};
 
 use crate::{
     apply::Executor,
+    cluster::{ClusterEvent, ClusterState},
     lease::Leadership,
     metrics::{Metrics, ResultLabel, StateLabel},
-    plan::{Context, Identity, Memory, Plan, Write, plan},
+    plan::{OperatorInfo, Plan, PlanContext, ReconcileState, Write, plan},
     rejection,
-    serve::Vitals,
-    table::Effect,
-    world::{Change, World},
+    serve::Health,
+    store::Effect,
 };
 
 /// Shortest time between two plans.
@@ -39,27 +39,27 @@ pub struct Reconciler {
     /// Writes.
     pub executor: Executor,
     /// What the operator knows of itself.
-    pub me: Identity,
+    pub me: OperatorInfo,
     /// Counts.
     pub metrics: Metrics,
-    /// Signs of life.
-    pub vitals: Vitals,
+    /// HealthState of life.
+    pub health: Health,
 }
 
 /// When the next plan is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
+enum NextPlan {
     /// Nothing is known to be due.
-    Idle,
+    Unscheduled,
     /// At this moment.
     At(Instant),
 }
 
-impl Due {
+impl NextPlan {
     /// At the earlier of both.
     fn or_at(self, at: Instant) -> Self {
         match self {
-            Self::Idle => Self::At(at),
+            Self::Unscheduled => Self::At(at),
             Self::At(due) => Self::At(due.min(at)),
         }
     }
@@ -69,29 +69,29 @@ impl Reconciler {
     /// Turns until `stop` says so. Works only while this replica leads; watches always, so that it can take over at once.
     pub async fn run(
         &self,
-        changes: impl Stream<Item = Change>,
+        changes: impl Stream<Item = ClusterEvent>,
         mut leadership: watch::Receiver<Leadership>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut changes: Pin<Box<dyn Stream<Item = Change>>> = Box::pin(changes);
-        let mut world = World::default();
-        let mut memory = Memory::default();
-        let mut due = Due::Idle;
+        let mut changes: Pin<Box<dyn Stream<Item = ClusterEvent>>> = Box::pin(changes);
+        let mut cluster = ClusterState::default();
+        let mut state = ReconcileState::default();
+        let mut due = NextPlan::Unscheduled;
         let mut not_before = Instant::now();
         let mut failures = 0;
         loop {
-            self.vitals.turned(Timestamp::now());
+            self.health.turned(Timestamp::now());
             let now = Instant::now();
             let leading = *leadership.borrow_and_update() == Leadership::Leading;
-            if world.is_synced() {
-                self.vitals.synced();
-                if leading && matches!(due, Due::At(at) if at.max(not_before) <= now) {
-                    due = Due::Idle;
-                    let again = self.turn(&world, &mut memory, leadership.clone()).await;
-                    failures = if memory.error.is_some() { failures + 1 } else { 0 };
+            if cluster.is_synced() {
+                self.health.synced();
+                if leading && matches!(due, NextPlan::At(at) if at.max(not_before) <= now) {
+                    due = NextPlan::Unscheduled;
+                    let again = self.turn(&cluster, &mut state, leadership.clone()).await;
+                    failures = if state.error.is_some() { failures + 1 } else { 0 };
                     not_before = Instant::now() + if failures > 0 { backoff(failures) } else { PAUSE };
                     if failures > 0 {
-                        due = Due::At(not_before);
+                        due = NextPlan::At(not_before);
                     }
                     if let Some(again) = again {
                         due = due.or_at(again);
@@ -100,15 +100,15 @@ impl Reconciler {
                 }
             }
             let wake = match due {
-                Due::At(at) if leading => at.max(not_before).min(now + TURN),
-                Due::At(_) | Due::Idle => now + TURN,
+                NextPlan::At(at) if leading => at.max(not_before).min(now + TURN),
+                NextPlan::At(_) | NextPlan::Unscheduled => now + TURN,
             };
             tokio::select! {
                 biased;
                 _ = stop.changed() => return,
-                Ok(()) = leadership.changed() => due = Due::At(Instant::now()),
+                Ok(()) = leadership.changed() => due = NextPlan::At(Instant::now()),
                 Some(change) = changes.next() => {
-                    if world.apply(change) == Effect::Changed {
+                    if cluster.apply(change) == Effect::Changed {
                         due = due.or_at(Instant::now());
                     }
                 }
@@ -120,26 +120,26 @@ impl Reconciler {
     /// One plan and its writes. Returns when the plan wants to be made again.
     async fn turn(
         &self,
-        world: &World,
-        memory: &mut Memory,
+        cluster: &ClusterState,
+        state: &mut ReconcileState,
         mut leadership: watch::Receiver<Leadership>,
     ) -> Option<Instant> {
         let started = Instant::now();
         let now = Timestamp::now();
-        let said = rejection::all(&world.reports);
-        memory.told.retain(|told| said.contains(told));
-        let Some(plan) = plan(&Context { world, me: &self.me, memory, now }) else {
-            *memory = Memory::default();
+        let said = rejection::all(&cluster.reports);
+        state.told.retain(|told| said.contains(told));
+        let Some(plan) = plan(&PlanContext { cluster, me: &self.me, state, now }) else {
+            *state = ReconcileState::default();
             return None;
         };
         self.observe(&plan);
-        let again = plan.again_at.map(|at| Instant::now() + until(now, at));
+        let again = plan.replan_at.map(|at| Instant::now() + until(now, at));
         // A status that tells of a failure needs another look after the next attempt.
-        let again = if memory.error.take().is_some() { Some(Instant::now() + PAUSE) } else { again };
+        let again = if state.error.take().is_some() { Some(Instant::now() + PAUSE) } else { again };
         if plan.is_empty() {
             return again;
         }
-        let config = world.configs.get(names::CONFIG_NAME)?;
+        let config = cluster.configs.get(names::CONFIG_NAME)?;
         let executed = tokio::select! {
             executed = timeout(LIMIT, self.executor.execute(config, &plan)) => executed,
             // Another replica may work from now on; what is not done yet is its to do.
@@ -150,24 +150,24 @@ impl Reconciler {
         };
         let result = match executed {
             Ok(Ok(())) => {
-                memory.told.extend(plan.rejections.iter().cloned());
+                state.told.extend(plan.rejections.iter().cloned());
                 "ok"
             }
             Ok(Err(error)) => {
                 let text = chain(&error);
                 tracing::error!(error = text, config = config.name_any(), "reconcile failed, tried again");
-                memory.error = Some(text);
+                state.error = Some(text);
                 error.category()
             }
             Err(_) => {
                 tracing::error!(seconds = LIMIT.as_secs(), "reconcile took too long, tried again");
-                memory.error = Some(format!("the API server did not answer within {} s", LIMIT.as_secs()));
+                state.error = Some(format!("the API server did not answer within {} s", LIMIT.as_secs()));
                 "timeout"
             }
         };
-        for step in &plan.steps {
-            if let Write::Strip(stripped) = &step.write {
-                memory.stripped = Some(stripped.clone());
+        for step in &plan.writes {
+            if let Write::RemoveFields(stripped) = &step.write {
+                state.stripped = Some(stripped.clone());
             }
         }
         self.metrics.reconciles.get_or_create(&ResultLabel { result }).inc();

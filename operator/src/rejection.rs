@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{facts::ReportFacts, table::Table};
+use crate::{facts::ReportFacts, store::Store};
 
 /// What the agents say of one policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +27,7 @@ impl Rejection {
 
 /// Everything that any node says.
 #[must_use]
-pub fn all(reports: &Table<ReportFacts>) -> BTreeSet<Rejection> {
+pub fn all(reports: &Store<ReportFacts>) -> BTreeSet<Rejection> {
     reports.iter().flat_map(|(_, report)| &report.rejected).cloned().collect()
 }
 

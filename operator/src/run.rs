@@ -15,9 +15,9 @@ use crate::{
     apply::Executor,
     lease::{Election, Leadership},
     metrics::Metrics,
-    plan::Identity,
+    plan::OperatorInfo,
     reconcile::Reconciler,
-    serve::{self, Vitals},
+    serve::{self, Health},
     watch::changes,
 };
 
@@ -37,16 +37,16 @@ pub async fn run() -> anyhow::Result<()> {
 
     let (client, lease_client) = clients().await?;
     let me = env::var("POD_NAME").or_else(|_| env::var("HOSTNAME")).unwrap_or_else(|_| names::OPERATOR.to_owned());
-    let identity = Identity {
+    let identity = OperatorInfo {
         image: env::var(names::ENV_IMAGE).unwrap_or_else(|_| names::default_image()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     tracing::info!(version = identity.version, image = identity.image, pod = me, "started");
 
     let metrics = Metrics::default();
-    let vitals = Vitals::default();
+    let health = Health::default();
     let address = SocketAddr::from(([0, 0, 0, 0], names::OPERATOR_PORT));
-    let server = serve::run(address, vitals.clone(), metrics.registry());
+    let server = serve::run(address, health.clone(), metrics.registry());
 
     let (tell, leadership) = watch::channel(Leadership::Standby);
     let (stop_work, work_stops) = watch::channel(false);
@@ -56,7 +56,7 @@ pub async fn run() -> anyhow::Result<()> {
         executor: Executor::new(client.clone(), &me, metrics.clone()),
         me: identity,
         metrics: metrics.clone(),
-        vitals,
+        health,
     };
 
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;

@@ -15,19 +15,19 @@ use prometheus_client::registry::Registry;
 use crate::metrics;
 
 /// A loop that has not turned for this many seconds hangs. It turns at least every minute.
-const HANGS_AFTER: i64 = 180;
+const LOOP_TIMEOUT_SECONDS: i64 = 180;
 
-/// Signs of life of the reconcile loop, written there and read here.
+/// HealthState of life of the reconcile loop, written there and read here.
 #[derive(Clone, Debug, Default)]
-pub struct Vitals(Arc<Signs>);
+pub struct Health(Arc<HealthState>);
 
 #[derive(Debug, Default)]
-struct Signs {
+struct HealthState {
     turned_at: AtomicI64,
     synced: AtomicBool,
 }
 
-impl Vitals {
+impl Health {
     /// The loop has turned.
     pub fn turned(&self, now: Timestamp) {
         self.0.turned_at.store(now.as_second(), Ordering::Relaxed);
@@ -39,7 +39,7 @@ impl Vitals {
     }
 
     fn is_alive(&self, now: Timestamp) -> bool {
-        now.as_second() - self.0.turned_at.load(Ordering::Relaxed) < HANGS_AFTER
+        now.as_second() - self.0.turned_at.load(Ordering::Relaxed) < LOOP_TIMEOUT_SECONDS
     }
 
     fn is_synced(&self) -> bool {
@@ -48,8 +48,8 @@ impl Vitals {
 }
 
 #[derive(Clone)]
-struct Shared {
-    vitals: Vitals,
+struct HttpState {
+    health: Health,
     registry: Arc<Registry>,
 }
 
@@ -57,8 +57,8 @@ struct Shared {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn run(address: SocketAddr, vitals: Vitals, registry: Registry) -> std::io::Result<()> {
-    let shared = Shared { vitals, registry: Arc::new(registry) };
+pub async fn run(address: SocketAddr, health: Health, registry: Registry) -> std::io::Result<()> {
+    let shared = HttpState { health, registry: Arc::new(registry) };
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -68,21 +68,21 @@ pub async fn run(address: SocketAddr, vitals: Vitals, registry: Registry) -> std
     axum::serve(listener, router).await
 }
 
-async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
-    match shared.vitals.is_alive(Timestamp::now()) {
+async fn healthz(State(shared): State<HttpState>) -> impl IntoResponse {
+    match shared.health.is_alive(Timestamp::now()) {
         true => (StatusCode::OK, "ok\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "the reconcile loop hangs\n"),
     }
 }
 
-async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
-    match shared.vitals.is_synced() {
+async fn readyz(State(shared): State<HttpState>) -> impl IntoResponse {
+    match shared.health.is_synced() {
         true => (StatusCode::OK, "ok\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "the first list of some watch is not complete\n"),
     }
 }
 
-async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
+async fn scrape(State(shared): State<HttpState>) -> impl IntoResponse {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match metrics::render(&shared.registry) {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
@@ -97,10 +97,10 @@ mod tests {
 
     #[test]
     fn a_loop_that_stands_still_is_not_healthy() {
-        let vitals = Vitals::default();
-        assert!(!vitals.is_alive(now()), "never turned");
-        vitals.turned(now());
-        assert!(vitals.is_alive(now()));
-        assert!(!vitals.is_alive(Timestamp::from_second(now().as_second() + HANGS_AFTER).unwrap()));
+        let health = Health::default();
+        assert!(!health.is_alive(now()), "never turned");
+        health.turned(now());
+        assert!(health.is_alive(now()));
+        assert!(!health.is_alive(Timestamp::from_second(now().as_second() + LOOP_TIMEOUT_SECONDS).unwrap()));
     }
 }

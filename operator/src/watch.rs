@@ -21,10 +21,10 @@ use serde::de::DeserializeOwned;
 use towpath_crds::{NetworkConfig, NetworkNode, names};
 
 use crate::{
+    cluster::ClusterEvent,
     facts::{NodeFacts, PodFacts, ReportFacts},
     metrics::{KindLabel, Metrics},
-    table::Step,
-    world::Change,
+    store::ObjectEvent,
 };
 
 /// How many objects a page of a list has at most. A page is decoded as a whole, and takes some ten times its text: five
@@ -32,40 +32,55 @@ use crate::{
 const PAGE: u32 = 50;
 
 /// Every watch of the operator.
-pub type Changes = SelectAll<BoxStream<'static, Change>>;
+pub type ClusterEvents = SelectAll<BoxStream<'static, ClusterEvent>>;
 
 /// What it means that the cluster does not serve a kind.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Absence {
+enum MissingKind {
     /// It is an older cluster: an answer.
-    Answer,
+    Accepted,
     /// Our own installation is incomplete: a failure, tried again.
     Failure,
 }
 
 /// Opens every watch. They recover by themselves, after 1 to 8 seconds.
-pub fn changes(client: &Client, metrics: &Metrics) -> Changes {
+pub fn changes(client: &Client, metrics: &Metrics) -> ClusterEvents {
     let here = names::NAMESPACE;
     let all = || watcher::Config::default().page_size(PAGE);
     let agents = all().labels(&format!("{}={}", names::LABEL_NAME, names::AGENT));
     let the_set = all().fields(&format!("metadata.name={}", names::AGENT));
-    let opener = Opener { metrics: metrics.clone(), absence: Absence::Failure };
-    let services = Opener { absence: Absence::Answer, ..opener.clone() };
+    let builder = WatchBuilder { metrics: metrics.clone(), missing_kind: MissingKind::Failure };
+    let services = WatchBuilder { missing_kind: MissingKind::Accepted, ..builder.clone() };
     let mut changes = SelectAll::new();
-    changes.push(opener.open(Api::all(client.clone()), all(), trimmed::<NetworkConfig>, Change::Config));
-    changes.push(opener.open(Api::all(client.clone()), all(), |node: Node| NodeFacts::from(&node), Change::Node));
-    changes.push(opener.open(
+    changes.push(builder.open(Api::all(client.clone()), all(), trimmed::<NetworkConfig>, ClusterEvent::Config));
+    changes.push(builder.open(
+        Api::all(client.clone()),
+        all(),
+        |node: Node| NodeFacts::from(&node),
+        ClusterEvent::Node,
+    ));
+    changes.push(builder.open(
         Api::all(client.clone()),
         all(),
         |node: NetworkNode| ReportFacts::from(&node),
-        Change::Report,
+        ClusterEvent::Report,
     ));
-    changes.push(services.open(Api::all(client.clone()), all(), service_cidrs, Change::ServiceCidr));
+    changes.push(services.open(Api::all(client.clone()), all(), service_cidrs, ClusterEvent::ServiceCidr));
     let pods = Api::namespaced(client.clone(), here);
-    changes.push(opener.open(pods, agents.clone(), |pod: Pod| PodFacts::from(&pod), Change::Pod));
+    changes.push(builder.open(pods, agents.clone(), |pod: Pod| PodFacts::from(&pod), ClusterEvent::Pod));
     // Who owns which field of the DaemonSet is needed to find what others added.
-    changes.push(opener.open(Api::namespaced(client.clone(), here), the_set, Box::<DaemonSet>::new, Change::DaemonSet));
-    changes.push(opener.open(Api::namespaced(client.clone(), here), agents, trimmed::<ConfigMap>, Change::ConfigMap));
+    changes.push(builder.open(
+        Api::namespaced(client.clone(), here),
+        the_set,
+        Box::<DaemonSet>::new,
+        ClusterEvent::DaemonSet,
+    ));
+    changes.push(builder.open(
+        Api::namespaced(client.clone(), here),
+        agents,
+        trimmed::<ConfigMap>,
+        ClusterEvent::ConfigMap,
+    ));
     changes
 }
 
@@ -90,49 +105,54 @@ fn service_cidrs(object: ServiceCIDR) -> Vec<ipnet::IpNet> {
 }
 
 #[derive(Clone)]
-struct Opener {
+struct WatchBuilder {
     metrics: Metrics,
-    absence: Absence,
+    missing_kind: MissingKind,
 }
 
-impl Opener {
+impl WatchBuilder {
     fn open<K, T>(
         &self,
         api: Api<DeserializeGuard<K>>,
         config: watcher::Config,
         facts: fn(K) -> T,
-        wrap: fn(Step<T>) -> Change,
-    ) -> BoxStream<'static, Change>
+        wrap: fn(ObjectEvent<T>) -> ClusterEvent,
+    ) -> BoxStream<'static, ClusterEvent>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
         T: 'static,
     {
-        let opener = self.clone();
+        let builder = self.clone();
         let steps = watcher::watcher(api, config).backoff(pauses()).filter_map(move |event| {
             let step = match event {
-                Ok(event) => Some(opener.step(event, facts)),
-                Err(error) => opener.failure::<K, T>(&error),
+                Ok(event) => Some(builder.step(event, facts)),
+                Err(error) => builder.failure::<K, T>(&error),
             };
             std::future::ready(step.map(wrap))
         });
         steps.boxed()
     }
 
-    fn step<K, T>(&self, event: watcher::Event<DeserializeGuard<K>>, facts: fn(K) -> T) -> Step<T>
+    fn step<K, T>(&self, event: watcher::Event<DeserializeGuard<K>>, facts: fn(K) -> T) -> ObjectEvent<T>
     where
         K: Resource<DynamicType = ()>,
     {
         match event {
-            watcher::Event::Init => Step::Listing,
-            watcher::Event::InitApply(object) => self.read(object, facts, Step::Listed),
-            watcher::Event::InitDone => Step::ListDone,
-            watcher::Event::Apply(object) => self.read(object, facts, Step::Set),
-            watcher::Event::Delete(object) => Step::Gone(object.name_any()),
+            watcher::Event::Init => ObjectEvent::ListStarted,
+            watcher::Event::InitApply(object) => self.read(object, facts, ObjectEvent::Listed),
+            watcher::Event::InitDone => ObjectEvent::ListDone,
+            watcher::Event::Apply(object) => self.read(object, facts, ObjectEvent::Applied),
+            watcher::Event::Delete(object) => ObjectEvent::Deleted(object.name_any()),
         }
     }
 
     /// One object that cannot be read must not stop the watch: it is told, and left out.
-    fn read<K, T>(&self, object: DeserializeGuard<K>, facts: fn(K) -> T, step: fn(String, T) -> Step<T>) -> Step<T>
+    fn read<K, T>(
+        &self,
+        object: DeserializeGuard<K>,
+        facts: fn(K) -> T,
+        step: fn(String, T) -> ObjectEvent<T>,
+    ) -> ObjectEvent<T>
     where
         K: Resource<DynamicType = ()>,
     {
@@ -143,16 +163,16 @@ impl Opener {
                 let kind = kind_of::<K>();
                 self.metrics.unreadable.get_or_create(&KindLabel { kind }).inc();
                 tracing::error!(kind, name, error = %invalid.error, "object left out: it cannot be read");
-                Step::Gone(name)
+                ObjectEvent::Deleted(name)
             }
         }
     }
 
-    fn failure<K: Resource<DynamicType = ()>, T>(&self, error: &watcher::Error) -> Option<Step<T>> {
+    fn failure<K: Resource<DynamicType = ()>, T>(&self, error: &watcher::Error) -> Option<ObjectEvent<T>> {
         let kind = kind_of::<K>();
-        if self.absence == Absence::Answer && is_not_found(error) {
+        if self.missing_kind == MissingKind::Accepted && is_not_found(error) {
             tracing::debug!(kind, "kind is not served");
-            return Some(Step::NotServed);
+            return Some(ObjectEvent::NotServed);
         }
         self.metrics.watch_failures.get_or_create(&KindLabel { kind }).inc();
         tracing::warn!(kind, error = %error, "watch failed, tried again");

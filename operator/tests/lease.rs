@@ -24,12 +24,12 @@ use client::client;
 
 /// The API server: one Lease, or away.
 #[derive(Default)]
-struct Server {
+struct LeaseServer {
     lease: Option<Value>,
     away: bool,
 }
 
-impl Server {
+impl LeaseServer {
     fn answer(&mut self, method: &Method, body: Value) -> (u16, Value) {
         let failure = |code: u16| {
             let reason = if code == 404 { "NotFound" } else { "Conflict" };
@@ -66,7 +66,7 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(server: &Arc<Mutex<Server>>, name: &str) -> Self {
+    fn start(server: &Arc<Mutex<LeaseServer>>, name: &str) -> Self {
         let (tell, leads) = watch::channel(Leadership::Standby);
         let (stop, stops) = watch::channel(false);
         let server = Arc::clone(server);
@@ -91,7 +91,7 @@ async fn seconds_until(so: impl Fn() -> bool) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn scenario<F: Future<Output = ()>>(run: impl FnOnce(Arc<Mutex<Server>>) -> F) {
+fn scenario<F: Future<Output = ()>>(run: impl FnOnce(Arc<Mutex<LeaseServer>>) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, run(Arc::default()));
 }

@@ -3,56 +3,61 @@
 use serde_json::Value;
 use towpath_crds::names;
 
-use super::{Context, Step, Stripped, Write};
+use super::{PlanContext, PlannedWrite, UnmanagedFields, Write};
 use crate::{
+    cluster::ClusterState,
     drift,
-    notice::{Notice, NoticeReason},
+    events::{EventReason, OperatorEvent},
     preflight::name_some,
     render::{ANNOTATION_INTENT, Child, ChildKind},
     status::nodes::{Rollout, rollout},
-    world::World,
 };
 
 /// Brings ConfigMap and DaemonSet into shape, in this order: a DaemonSet never names a ConfigMap that is not there.
-pub(super) fn repair(context: &Context<'_>, config_map: Child, daemon_set: Child, revision: &str) -> Vec<Step> {
-    let world = context.world;
-    let mut steps = Vec::new();
-    let have_map = world.config_maps.get(&config_map.name).map(|cm| json_of(cm.as_ref()));
-    let have_set = world.daemon_sets.get(names::AGENT).map(|ds| json_of(ds.as_ref()));
+pub(super) fn repair(
+    context: &PlanContext<'_>,
+    config_map: Child,
+    daemon_set: Child,
+    revision: &str,
+) -> Vec<PlannedWrite> {
+    let cluster = context.cluster;
+    let mut writes = Vec::new();
+    let have_map = cluster.config_maps.get(&config_map.name).map(|cm| json_of(cm.as_ref()));
+    let have_set = cluster.daemon_sets.get(names::AGENT).map(|ds| json_of(ds.as_ref()));
 
     let passed_before = have_map.is_some();
     let in_use = have_set.as_ref().is_some_and(|set| template_revision(set) == Some(revision));
     let change = difference(&config_map, have_map.as_ref());
     if change != Difference::None {
-        let notice = drifted(&config_map, &change, in_use);
-        steps.push(Step { write: Write::Apply(config_map), notice });
+        let event = drifted(&config_map, &change, in_use);
+        writes.push(PlannedWrite { write: Write::Apply(config_map), event });
     }
 
-    let owners = world.daemon_sets.get(names::AGENT).and_then(|ds| ds.metadata.managed_fields.as_deref());
-    if let Some(stripped) = strays(context, &daemon_set, have_set.as_ref(), owners.unwrap_or_default()) {
+    let owners = cluster.daemon_sets.get(names::AGENT).and_then(|ds| ds.metadata.managed_fields.as_deref());
+    if let Some(stripped) = unmanaged_fields(context, &daemon_set, have_set.as_ref(), owners.unwrap_or_default()) {
         let note = format!("removed from DaemonSet {}: {}", daemon_set.name, stripped.fields.join(", "));
-        let notice = Some(Notice::new(NoticeReason::DriftRepaired, note));
-        steps.push(Step { write: Write::Strip(stripped), notice });
+        let event = Some(OperatorEvent::new(EventReason::DriftRepaired, note));
+        writes.push(PlannedWrite { write: Write::RemoveFields(stripped), event });
     }
     let change = difference(&daemon_set, have_set.as_ref());
     if change != Difference::None {
-        let notice = drifted(&daemon_set, &change, passed_before)
-            .unwrap_or_else(|| Notice::new(NoticeReason::RolloutStarted, rollout_note(&daemon_set, revision)));
-        steps.push(Step { write: Write::Apply(daemon_set), notice: Some(notice) });
+        let event = drifted(&daemon_set, &change, passed_before)
+            .unwrap_or_else(|| OperatorEvent::new(EventReason::RolloutStarted, rollout_note(&daemon_set, revision)));
+        writes.push(PlannedWrite { write: Write::Apply(daemon_set), event: Some(event) });
     }
-    steps
+    writes
 }
 
 /// Deletions of configurations that no agent uses any more: all but the wanted one, once every pod has its template.
-pub(super) fn leftovers(world: &World, wanted: &str) -> Vec<Step> {
-    let daemon_set = world.daemon_sets.get(names::AGENT);
+pub(super) fn leftovers(cluster: &ClusterState, wanted: &str) -> Vec<PlannedWrite> {
+    let daemon_set = cluster.daemon_sets.get(names::AGENT);
     let current = daemon_set.is_some_and(|ds| template_revision(&json_of(ds.as_ref())) == Some(wanted));
     if !current || rollout(daemon_set.map(AsRef::as_ref)) != Rollout::Complete {
         return Vec::new();
     }
     let keep = names::agent_config_map(wanted);
-    let old = world.config_maps.iter().map(|(name, _)| name).filter(|name| *name != keep);
-    old.map(|name| Step { write: Write::Delete(ChildKind::ConfigMap, name.to_owned()), notice: None }).collect()
+    let old = cluster.config_maps.iter().map(|(name, _)| name).filter(|name| *name != keep);
+    old.map(|name| PlannedWrite { write: Write::Delete(ChildKind::ConfigMap, name.to_owned()), event: None }).collect()
 }
 
 /// The revision that the DaemonSet's template names.
@@ -92,29 +97,29 @@ pub(super) fn difference(want: &Child, have: Option<&Value>) -> Difference {
     }
 }
 
-fn strays(
-    context: &Context<'_>,
+fn unmanaged_fields(
+    context: &PlanContext<'_>,
     want: &Child,
     have: Option<&Value>,
     owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry],
-) -> Option<Stripped> {
+) -> Option<UnmanagedFields> {
     let have = have?;
-    let fields = drift::strays(&want.value, have, owners, names::OPERATOR_FIELD_MANAGER);
+    let fields = drift::unmanaged_fields(&want.value, have, owners, names::OPERATOR_FIELD_MANAGER);
     let generation = have.pointer("/metadata/generation").and_then(Value::as_i64);
-    let stripped = Stripped { generation, fields };
-    let in_vain = context.memory.stripped.as_ref() == Some(&stripped);
+    let stripped = UnmanagedFields { generation, fields };
+    let in_vain = context.state.stripped.as_ref() == Some(&stripped);
     (!stripped.fields.is_empty() && !in_vain).then_some(stripped)
 }
 
 /// What to tell if somebody else's doing is to be undone; nothing if we want something new. `was_there` says that an
 /// absent object was there before.
-fn drifted(child: &Child, difference: &Difference, was_there: bool) -> Option<Notice> {
+fn drifted(child: &Child, difference: &Difference, was_there: bool) -> Option<OperatorEvent> {
     let what = match difference {
         Difference::Drift(paths) => format!("was changed at {}; restored it", name_some(paths)),
         Difference::Absent if was_there => "was deleted; created it again".to_owned(),
         Difference::None | Difference::Absent | Difference::Intent => return None,
     };
-    Some(Notice::new(NoticeReason::DriftRepaired, format!("{} {} {what}", child.kind.as_str(), child.name)))
+    Some(OperatorEvent::new(EventReason::DriftRepaired, format!("{} {} {what}", child.kind.as_str(), child.name)))
 }
 
 fn rollout_note(daemon_set: &Child, revision: &str) -> String {

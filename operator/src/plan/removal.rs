@@ -18,17 +18,17 @@ use towpath_crds::{
 };
 
 use super::{
-    Context, Draft, FinalizerStep, Plan, Step, Write, bare,
+    FinalizerChange, PartialPlan, Plan, PlanContext, PlannedWrite, Write, bare,
     children::{self, Difference},
     has_finalizer, publish,
 };
 use crate::{
+    events::{EventReason, OperatorEvent},
     facts::PodHealth,
-    notice::{Notice, NoticeReason},
     preflight::name_some,
     render::{self, AgentTask, ChildKind},
     status::{
-        Stage,
+        Phase,
         nodes::{Rollout, rollout},
     },
 };
@@ -36,15 +36,15 @@ use crate::{
 /// How long nodes have to become clean, from the moment of deletion.
 const BOUND: SignedDuration = SignedDuration::from_secs(120);
 
-pub(super) fn plan(context: &Context<'_>, config: &NetworkConfig, since: Timestamp) -> Plan {
+pub(super) fn plan(context: &PlanContext<'_>, config: &NetworkConfig, since: Timestamp) -> Plan {
     if !has_finalizer(config) {
         return Plan {
-            finalizer: FinalizerStep::Keep,
-            steps: Vec::new(),
+            finalizer: FinalizerChange::Keep,
+            writes: Vec::new(),
             status: None,
-            notices: Vec::new(),
+            events: Vec::new(),
             rejections: Vec::new(),
-            again_at: None,
+            replan_at: None,
         };
     }
     match (config.spec.management_state, config.spec.deletion_policy) {
@@ -56,8 +56,8 @@ pub(super) fn plan(context: &Context<'_>, config: &NetworkConfig, since: Timesta
 fn orphan() -> Plan {
     finish(
         Vec::new(),
-        Notice::new(
-            NoticeReason::Orphaned,
+        OperatorEvent::new(
+            EventReason::Orphaned,
             "the agents and the network go on as they are, and nobody looks after them: create a NetworkConfig again to \
              take them over",
         ),
@@ -65,22 +65,22 @@ fn orphan() -> Plan {
 }
 
 /// The last plan: writes, one Event, and the finalizer goes.
-fn finish(writes: Vec<Write>, notice: Notice) -> Plan {
-    let steps = writes.into_iter().map(|write| Step { write, notice: None }).collect();
+fn finish(writes: Vec<Write>, event: OperatorEvent) -> Plan {
+    let writes = writes.into_iter().map(|write| PlannedWrite { write, event: None }).collect();
     Plan {
-        finalizer: FinalizerStep::Remove,
-        steps,
+        finalizer: FinalizerChange::Remove,
+        writes,
         status: None,
-        notices: vec![notice],
+        events: vec![event],
         rejections: Vec::new(),
-        again_at: None,
+        replan_at: None,
     }
 }
 
-fn teardown(context: &Context<'_>, config: &NetworkConfig, since: Timestamp) -> Plan {
-    let world = context.world;
+fn teardown(context: &PlanContext<'_>, config: &NetworkConfig, since: Timestamp) -> Plan {
+    let cluster = context.cluster;
     let deadline = since + BOUND;
-    let running = world.daemon_sets.get(names::AGENT).map(children::json_of);
+    let running = cluster.daemon_sets.get(names::AGENT).map(children::json_of);
     let revision = running.as_ref().and_then(children::template_revision);
     let Some(revision) = revision else {
         // No agent was ever started, or somebody deleted them: nobody is there who could clean a node.
@@ -88,19 +88,19 @@ fn teardown(context: &Context<'_>, config: &NetworkConfig, since: Timestamp) -> 
     };
     let spec = &config.spec;
     let want = render::daemon_set(&spec.agent, &spec.images, &context.me.image, revision, AgentTask::Teardown);
-    let daemon_set = world.daemon_sets.get(names::AGENT).map(AsRef::as_ref);
+    let daemon_set = cluster.daemon_sets.get(names::AGENT).map(AsRef::as_ref);
     let told = children::difference(&want, running.as_ref()) == Difference::None;
     let dirty = dirty(context);
     if context.now >= deadline || (told && dirty.is_empty() && is_done(daemon_set)) {
         return conclude(context, &dirty);
     }
-    let mut draft = Draft { again_at: Some(deadline), ..Draft::default() };
+    let mut partial = PartialPlan { replan_at: Some(deadline), ..PartialPlan::default() };
     if !told {
-        let notice = Notice::new(NoticeReason::TeardownStarted, "removing the network from every node");
-        draft.steps.push(Step { write: Write::Apply(want), notice: Some(notice) });
+        let event = OperatorEvent::new(EventReason::TeardownStarted, "removing the network from every node");
+        partial.writes.push(PlannedWrite { write: Write::Apply(want), event: Some(event) });
     }
-    let stage = Stage::TearingDown { remaining: dirty.into_iter().collect() };
-    publish(context, config, bare(stage, context), draft)
+    let phase = Phase::TearingDown { remaining: dirty.into_iter().collect() };
+    publish(context, config, bare(phase, context), partial)
 }
 
 /// Whether every agent has the new command and has run for long enough to have cleaned a node that had no NetworkNode.
@@ -110,25 +110,25 @@ fn is_done(daemon_set: Option<&DaemonSet>) -> bool {
 }
 
 /// Nodes that have a NetworkNode still, or whose agent is not ready.
-fn dirty(context: &Context<'_>) -> BTreeSet<String> {
-    let world = context.world;
-    let reporting = world.reports.iter().map(|(name, _)| name.to_owned());
-    let busy = world.pods.iter().filter(|(_, pod)| pod.health != PodHealth::Ready);
+fn dirty(context: &PlanContext<'_>) -> BTreeSet<String> {
+    let cluster = context.cluster;
+    let reporting = cluster.reports.iter().map(|(name, _)| name.to_owned());
+    let busy = cluster.pods.iter().filter(|(_, pod)| pod.health != PodHealth::Ready);
     reporting.chain(busy.filter_map(|(_, pod)| pod.node.clone())).collect()
 }
 
-fn conclude(context: &Context<'_>, dirty: &BTreeSet<String>) -> Plan {
-    let world = context.world;
-    let sets = world.daemon_sets.iter().map(|(name, _)| Write::Delete(ChildKind::DaemonSet, name.to_owned()));
-    let maps = world.config_maps.iter().map(|(name, _)| Write::Delete(ChildKind::ConfigMap, name.to_owned()));
+fn conclude(context: &PlanContext<'_>, dirty: &BTreeSet<String>) -> Plan {
+    let cluster = context.cluster;
+    let sets = cluster.daemon_sets.iter().map(|(name, _)| Write::Delete(ChildKind::DaemonSet, name.to_owned()));
+    let maps = cluster.config_maps.iter().map(|(name, _)| Write::Delete(ChildKind::ConfigMap, name.to_owned()));
     let writes = sets.chain(maps).collect();
     if dirty.is_empty() {
-        return finish(writes, Notice::new(NoticeReason::TeardownComplete, "every node is clean"));
+        return finish(writes, OperatorEvent::new(EventReason::TeardownComplete, "every node is clean"));
     }
     let names: Vec<String> = dirty.iter().cloned().collect();
     let note = format!(
         "not clean: {}: run `towpath-agent teardown` there or reboot them, then delete their NetworkNodes",
         name_some(&names)
     );
-    finish(writes, Notice::new(NoticeReason::TeardownIncomplete, note))
+    finish(writes, OperatorEvent::new(EventReason::TeardownIncomplete, note))
 }

@@ -41,10 +41,10 @@ impl AgentTask {
 const TEARDOWN_SECONDS: i32 = 2;
 
 /// Host path, mount path, kind of the host's path, access.
-type HostPath = (&'static str, &'static str, &'static str, Access);
+type HostPath = (&'static str, &'static str, &'static str, MountAccess);
 
 #[derive(Clone, Copy)]
-enum Access {
+enum MountAccess {
     ReadWrite,
     ReadOnly,
 }
@@ -52,11 +52,11 @@ enum Access {
 /// Every path of the host that the agent sees. `/proc/sys` of a container without `privileged` is read-only; the
 /// host's `/proc/sys/net` mounted elsewhere is writable.
 const HOST_PATHS: &[(&str, HostPath)] = &[
-    ("cni-conf", ("/etc/cni/net.d", "/etc/cni/net.d", "DirectoryOrCreate", Access::ReadWrite)),
-    ("cni-bin", ("/opt/cni/bin", "/opt/cni/bin", "DirectoryOrCreate", Access::ReadWrite)),
-    ("run", ("/run/towpath", "/run/towpath", "DirectoryOrCreate", Access::ReadWrite)),
-    ("cni-state", ("/var/lib/cni", "/var/lib/cni", "DirectoryOrCreate", Access::ReadOnly)),
-    ("sysctl", ("/proc/sys/net", "/host/proc/sys/net", "Directory", Access::ReadWrite)),
+    ("cni-conf", ("/etc/cni/net.d", "/etc/cni/net.d", "DirectoryOrCreate", MountAccess::ReadWrite)),
+    ("cni-bin", ("/opt/cni/bin", "/opt/cni/bin", "DirectoryOrCreate", MountAccess::ReadWrite)),
+    ("run", ("/run/towpath", "/run/towpath", "DirectoryOrCreate", MountAccess::ReadWrite)),
+    ("cni-state", ("/var/lib/cni", "/var/lib/cni", "DirectoryOrCreate", MountAccess::ReadOnly)),
+    ("sysctl", ("/proc/sys/net", "/host/proc/sys/net", "Directory", MountAccess::ReadWrite)),
 ];
 
 /// The DaemonSet of one revision of the configuration. `own_image` is the operator's image.
@@ -176,7 +176,7 @@ fn mounts() -> Value {
         fields.insert("name".to_owned(), json!(name));
         fields.insert("mountPath".to_owned(), json!(mount));
         // The API drops a false `readOnly`, so that sending it would look like a difference for ever.
-        if let Access::ReadOnly = access {
+        if let MountAccess::ReadOnly = access {
             fields.insert("readOnly".to_owned(), json!(true));
         }
         Value::Object(fields)

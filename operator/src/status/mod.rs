@@ -7,7 +7,7 @@ use towpath_crds::{
     config_status::{AgentVersion, Check, Effective, Nodes, Preflight, Versions},
 };
 
-use crate::{facts::ReportFacts, preflight::Failure, table::Table};
+use crate::{facts::ReportFacts, preflight::PreflightFailure, store::Store};
 use nodes::{Fleet, Rollout};
 
 pub mod nodes;
@@ -17,7 +17,7 @@ const VERSIONS: usize = 8;
 
 /// Where the network stands on its way.
 #[derive(Clone, Debug)]
-pub enum Stage {
+pub enum Phase {
     /// The operator keeps its hands off.
     Unmanaged,
     /// The spec contradicts itself; nothing is done.
@@ -28,7 +28,7 @@ pub enum Stage {
     /// A preflight check failed. What was rolled out before goes on.
     Held {
         /// The first failure.
-        failure: Failure,
+        failure: PreflightFailure,
     },
     /// The network is rolled out or on its way.
     Live,
@@ -41,9 +41,9 @@ pub enum Stage {
 
 /// Everything that goes into the status.
 #[derive(Clone, Debug)]
-pub struct Findings {
+pub struct StatusInputs {
     /// Where the network stands.
-    pub stage: Stage,
+    pub phase: Phase,
     /// How the nodes stand, if there are agents.
     pub fleet: Option<Fleet>,
     /// The values in force.
@@ -58,78 +58,78 @@ pub struct Findings {
 
 /// The status to publish.
 #[must_use]
-pub fn fold(config: &NetworkConfig, findings: Findings, now: Timestamp) -> NetworkConfigStatus {
+pub fn fold(config: &NetworkConfig, inputs: StatusInputs, now: Timestamp) -> NetworkConfigStatus {
     let have = config.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     let generation = config.metadata.generation;
     // The API keeps whole seconds; a fraction would look like a difference for ever.
     let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
     NetworkConfigStatus {
         observed_generation: generation,
-        conditions: condition::fold(have, verdicts(&findings), generation, &now),
-        nodes: findings.fleet.as_ref().map(node_counts),
-        effective: findings.effective,
-        preflight: (!findings.checks.is_empty()).then_some(Preflight { checks: findings.checks }),
-        versions: findings.versions,
+        conditions: condition::fold(have, conditions(&inputs), generation, &now),
+        nodes: inputs.fleet.as_ref().map(node_counts),
+        effective: inputs.effective,
+        preflight: (!inputs.checks.is_empty()).then_some(Preflight { checks: inputs.checks }),
+        versions: inputs.versions,
     }
 }
 
-type ConfigDesired = DesiredCondition<ConfigCondition, ConfigReason>;
+type ConfigConditionDraft = DesiredCondition<ConfigCondition, ConfigReason>;
 
-fn verdict(
+fn condition(
     type_: ConfigCondition,
     status: ConditionStatus,
     reason: ConfigReason,
     message: impl Into<String>,
-) -> ConfigDesired {
+) -> ConfigConditionDraft {
     DesiredCondition { type_, status, reason, message: message.into() }
 }
 
 /// The conditions: Stalled and Reconciling first and only while true, then Ready and PreflightPassed.
-fn verdicts(findings: &Findings) -> Vec<ConfigDesired> {
+fn conditions(inputs: &StatusInputs) -> Vec<ConfigConditionDraft> {
     use ConfigCondition::{PreflightPassed, Ready, Reconciling, Stalled};
-    let mut verdicts = match &findings.stage {
-        Stage::Unmanaged => {
+    let mut conditions = match &inputs.phase {
+        Phase::Unmanaged => {
             let message = "spec.managementState is Unmanaged: the operator does not look after the network";
-            vec![verdict(Ready, ConditionStatus::Unknown, ConfigReason::Unmanaged, message)]
+            vec![condition(Ready, ConditionStatus::Unknown, ConfigReason::Unmanaged, message)]
         }
-        Stage::Invalid { problems } => {
+        Phase::Invalid { problems } => {
             let message = problems.join("; ");
             let reason = ConfigReason::InvalidConfiguration;
             vec![
-                verdict(Stalled, ConditionStatus::True, reason, &message),
-                verdict(Ready, ConditionStatus::False, reason, &message),
-                verdict(PreflightPassed, ConditionStatus::False, reason, message),
+                condition(Stalled, ConditionStatus::True, reason, &message),
+                condition(Ready, ConditionStatus::False, reason, &message),
+                condition(PreflightPassed, ConditionStatus::False, reason, message),
             ]
         }
-        Stage::Held { failure } => vec![
-            verdict(Stalled, ConditionStatus::True, ConfigReason::PreflightFailed, &failure.message),
-            verdict(Ready, ConditionStatus::False, ConfigReason::PreflightFailed, &failure.message),
-            verdict(PreflightPassed, ConditionStatus::False, failure.reason, &failure.message),
+        Phase::Held { failure } => vec![
+            condition(Stalled, ConditionStatus::True, ConfigReason::PreflightFailed, &failure.message),
+            condition(Ready, ConditionStatus::False, ConfigReason::PreflightFailed, &failure.message),
+            condition(PreflightPassed, ConditionStatus::False, failure.reason, &failure.message),
         ],
-        Stage::Live => live(findings.fleet.as_ref(), &findings.checks),
-        Stage::TearingDown { remaining } => {
+        Phase::Live => live(inputs.fleet.as_ref(), &inputs.checks),
+        Phase::TearingDown { remaining } => {
             let message = match remaining.len() {
                 0 => "the last objects are being deleted".to_owned(),
                 n => format!("{n} nodes are not clean yet: {}", crate::preflight::name_some(remaining)),
             };
             vec![
-                verdict(Reconciling, ConditionStatus::True, ConfigReason::TearingDown, &message),
-                verdict(Ready, ConditionStatus::False, ConfigReason::TearingDown, message),
+                condition(Reconciling, ConditionStatus::True, ConfigReason::TearingDown, &message),
+                condition(Ready, ConditionStatus::False, ConfigReason::TearingDown, message),
             ]
         }
     };
-    if let Some(error) = &findings.error
-        && !verdicts.iter().any(|v| v.type_ == Stalled)
+    if let Some(error) = &inputs.error
+        && !conditions.iter().any(|v| v.type_ == Stalled)
     {
-        verdicts.retain(|v| v.type_ != Reconciling);
-        verdicts.insert(0, verdict(Reconciling, ConditionStatus::True, ConfigReason::RetryingAfterError, error));
+        conditions.retain(|v| v.type_ != Reconciling);
+        conditions.insert(0, condition(Reconciling, ConditionStatus::True, ConfigReason::RetryingAfterError, error));
     }
-    verdicts
+    conditions
 }
 
-fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigDesired> {
+fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigConditionDraft> {
     use ConfigCondition::{PreflightPassed, Ready, Reconciling};
-    let passed = verdict(
+    let passed = condition(
         PreflightPassed,
         ConditionStatus::True,
         ConfigReason::AllChecksPassed,
@@ -141,22 +141,22 @@ fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigDesired> {
         Rollout::Unfinished { updated } => {
             let message = format!("{summary}; {updated} agents have the new template");
             vec![
-                verdict(Reconciling, ConditionStatus::True, ConfigReason::RollingOut, &message),
-                verdict(Ready, ConditionStatus::False, ConfigReason::RolloutInProgress, message),
+                condition(Reconciling, ConditionStatus::True, ConfigReason::RollingOut, &message),
+                condition(Ready, ConditionStatus::False, ConfigReason::RolloutInProgress, message),
                 passed,
             ]
         }
         Rollout::Complete if fleet.degraded + fleet.unreachable > 0 => {
-            vec![verdict(Ready, ConditionStatus::False, ConfigReason::NodesNotReady, summary), passed]
+            vec![condition(Ready, ConditionStatus::False, ConfigReason::NodesNotReady, summary), passed]
         }
         Rollout::Complete if fleet.pending > 0 => vec![
-            verdict(Reconciling, ConditionStatus::True, ConfigReason::RollingOut, &summary),
-            verdict(Ready, ConditionStatus::False, ConfigReason::RolloutInProgress, summary),
+            condition(Reconciling, ConditionStatus::True, ConfigReason::RollingOut, &summary),
+            condition(Ready, ConditionStatus::False, ConfigReason::RolloutInProgress, summary),
             passed,
         ],
         Rollout::Complete if fleet.desired == 0 => {
             vec![
-                verdict(
+                condition(
                     Ready,
                     ConditionStatus::False,
                     ConfigReason::NodesNotReady,
@@ -165,7 +165,9 @@ fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigDesired> {
                 passed,
             ]
         }
-        Rollout::Complete => vec![verdict(Ready, ConditionStatus::True, ConfigReason::AllNodesReady, summary), passed],
+        Rollout::Complete => {
+            vec![condition(Ready, ConditionStatus::True, ConfigReason::AllNodesReady, summary), passed]
+        }
     }
 }
 
@@ -193,7 +195,7 @@ fn node_counts(fleet: &Fleet) -> Nodes {
 
 /// The versions that run, the agents' in order.
 #[must_use]
-pub fn versions(operator: &str, reports: &Table<ReportFacts>) -> Versions {
+pub fn versions(operator: &str, reports: &Store<ReportFacts>) -> Versions {
     let mut agents = std::collections::BTreeMap::<&str, i32>::new();
     for version in reports.iter().filter_map(|(_, report)| report.version.as_deref()) {
         *agents.entry(version).or_default() += 1;

@@ -10,23 +10,23 @@ use towpath_crds::{condition::NodeReason, config_status::NodeProblem};
 
 use crate::{
     facts::{Kubelet, NodeFacts, PodFacts, PodHealth, ReportFacts},
-    table::Table,
+    store::Store,
 };
 
 /// A report older than this counts as silence: three keep-alives of the agent (300 s, up to 20 % late).
-const SILENCE: SignedDuration = SignedDuration::from_secs(900);
+const REPORT_TIMEOUT: SignedDuration = SignedDuration::from_secs(900);
 /// Most nodes that the status names.
 const WORST: usize = 10;
 
 /// What the fold looks at.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
+pub struct FleetInputs<'a> {
     /// The nodes.
-    pub nodes: &'a Table<NodeFacts>,
+    pub nodes: &'a Store<NodeFacts>,
     /// What their agents report.
-    pub reports: &'a Table<ReportFacts>,
+    pub reports: &'a Store<ReportFacts>,
     /// The agents' pods.
-    pub pods: &'a Table<PodFacts>,
+    pub pods: &'a Store<PodFacts>,
     /// The agents' DaemonSet, if there is one.
     pub daemon_set: Option<&'a DaemonSet>,
     /// The revision that the agents should run.
@@ -53,7 +53,7 @@ pub struct Fleet {
     /// Whether every agent's pod is of the wanted template.
     pub rollout: Rollout,
     /// When the fold changes by itself, because a report grows too old.
-    pub again_at: Option<Timestamp>,
+    pub replan_at: Option<Timestamp>,
 }
 
 /// Whether every agent's pod is of the wanted template.
@@ -69,22 +69,22 @@ pub enum Rollout {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Severity {
+enum UnreadyState {
     Degraded,
     Unreachable,
     Pending,
 }
 
-struct Trouble {
-    severity: Severity,
+struct UnreadyNode {
+    state: UnreadyState,
     problem: NodeProblem,
 }
 
 /// Folds the nodes.
 #[must_use]
-pub fn fold(inputs: &Inputs<'_>) -> Fleet {
+pub fn fold(inputs: &FleetInputs<'_>) -> Fleet {
     let pods = pods_by_node(inputs.pods);
-    let mut troubles = Vec::new();
+    let mut unready = Vec::new();
     let mut targeted = 0;
     let mut agentless = Vec::new();
     for (name, node) in inputs.nodes.iter() {
@@ -95,38 +95,39 @@ pub fn fold(inputs: &Inputs<'_>) -> Fleet {
             continue;
         }
         targeted += 1;
-        troubles.extend(trouble(name, node, pod, report, inputs));
+        unready.extend(unready_node(name, node, pod, report, inputs));
     }
-    let short = short_of_peers(inputs, targeted, &troubles);
-    troubles.extend(short);
+    let short = short_of_peers(inputs, targeted, &unready);
+    unready.extend(short);
     let scheduled = desired(inputs).max(targeted);
     // Which nodes the scheduler will choose is not known: only as many are named as agents are missing.
     for name in agentless.into_iter().take(scheduled - targeted) {
-        troubles.push(pending(name, "AgentMissing", "no agent runs here yet"));
+        unready.push(pending(name, "AgentMissing", "no agent runs here yet"));
     }
     let unnamed = scheduled - targeted;
-    troubles.sort_by(|a, b| (a.severity, &a.problem.node).cmp(&(b.severity, &b.problem.node)));
-    let count = |severity| troubles.iter().filter(|t| t.severity == severity).count();
-    let (degraded, unreachable) = (count(Severity::Degraded), count(Severity::Unreachable));
-    let pending = count(Severity::Pending).max(unnamed);
+    unready.sort_by(|a, b| (a.state, &a.problem.node).cmp(&(b.state, &b.problem.node)));
+    let count = |state| unready.iter().filter(|t| t.state == state).count();
+    let (degraded, unreachable) = (count(UnreadyState::Degraded), count(UnreadyState::Unreachable));
+    let pending = count(UnreadyState::Pending).max(unnamed);
     Fleet {
         desired: scheduled,
         ready: scheduled.saturating_sub(degraded + unreachable + pending),
         degraded,
         unreachable,
         pending,
-        worst: troubles.into_iter().take(WORST).map(|t| t.problem).collect(),
+        worst: unready.into_iter().take(WORST).map(|t| t.problem).collect(),
         rollout: rollout(inputs.daemon_set),
-        again_at: next_silence(inputs),
+        replan_at: next_silence(inputs),
     }
 }
 
 /// Nodes that are well by themselves and do not yet reach all others that are: a cluster is not ready before every pair
 /// of its nodes talks.
-fn short_of_peers(inputs: &Inputs<'_>, targeted: usize, troubles: &[Trouble]) -> Vec<Trouble> {
-    let others = (targeted - troubles.len()).saturating_sub(1);
-    let troubled: BTreeSet<&str> = troubles.iter().map(|trouble| trouble.problem.node.as_str()).collect();
-    let well = inputs.reports.iter().filter(|(name, _)| inputs.nodes.get(name).is_some() && !troubled.contains(*name));
+fn short_of_peers(inputs: &FleetInputs<'_>, targeted: usize, unready: &[UnreadyNode]) -> Vec<UnreadyNode> {
+    let others = (targeted - unready.len()).saturating_sub(1);
+    let unready_names: BTreeSet<&str> = unready.iter().map(|unready_node| unready_node.problem.node.as_str()).collect();
+    let well =
+        inputs.reports.iter().filter(|(name, _)| inputs.nodes.get(name).is_some() && !unready_names.contains(*name));
     well.filter(|(_, report)| report.peers < others)
         .map(|(name, report)| {
             pending(name, "PeersMissing", &format!("its overlay reaches {} of {others} other nodes", report.peers))
@@ -136,7 +137,7 @@ fn short_of_peers(inputs: &Inputs<'_>, targeted: usize, troubles: &[Trouble]) ->
 
 /// Number of nodes that should run an agent: the DaemonSet controller's word once it has seen the present template. When
 /// a Node is deleted it keeps that word until the collector of pods comes by, so no more than there are nodes.
-fn desired(inputs: &Inputs<'_>) -> usize {
+fn desired(inputs: &FleetInputs<'_>) -> usize {
     let nodes = inputs.nodes.len();
     match inputs.daemon_set.filter(|ds| is_observed(ds)).and_then(|ds| ds.status.as_ref()) {
         Some(status) => usize::try_from(status.desired_number_scheduled).unwrap_or(0).min(nodes),
@@ -162,7 +163,7 @@ pub fn rollout(daemon_set: Option<&DaemonSet>) -> Rollout {
 }
 
 /// The agents' pods by node; while one is replaced, the new one.
-fn pods_by_node(pods: &Table<PodFacts>) -> BTreeMap<&str, &PodFacts> {
+fn pods_by_node(pods: &Store<PodFacts>) -> BTreeMap<&str, &PodFacts> {
     let mut by_node = BTreeMap::new();
     for (_, pod) in pods.iter() {
         let Some(node) = pod.node.as_deref() else { continue };
@@ -174,14 +175,14 @@ fn pods_by_node(pods: &Table<PodFacts>) -> BTreeMap<&str, &PodFacts> {
     by_node
 }
 
-fn trouble(
+fn unready_node(
     name: &str,
     node: &NodeFacts,
     pod: Option<&PodFacts>,
     report: Option<&ReportFacts>,
-    inputs: &Inputs<'_>,
-) -> Option<Trouble> {
-    if node.kubelet == Kubelet::Silent {
+    inputs: &FleetInputs<'_>,
+) -> Option<UnreadyNode> {
+    if node.kubelet == Kubelet::Unreachable {
         return Some(lost(name, "NodeUnreachable", "the node's kubelet is silent: look at the node itself"));
     }
     if let Some(PodHealth::Failing(reason)) = pod.map(|pod| &pod.health) {
@@ -198,9 +199,9 @@ fn trouble(
     })
 }
 
-fn reported(name: &str, report: &ReportFacts, inputs: &Inputs<'_>) -> Option<Trouble> {
+fn reported(name: &str, report: &ReportFacts, inputs: &FleetInputs<'_>) -> Option<UnreadyNode> {
     let Some(at) = report.at else { return Some(pending(name, "AgentStarting", "its agent has not reported yet")) };
-    if inputs.now >= at + SILENCE {
+    if inputs.now >= at + REPORT_TIMEOUT {
         return Some(lost(name, "AgentSilent", &format!("its agent has not reported since {at}: look at its log")));
     }
     let runs = report.revision.as_deref().unwrap_or("none");
@@ -208,7 +209,7 @@ fn reported(name: &str, report: &ReportFacts, inputs: &Inputs<'_>) -> Option<Tro
         return Some(pending(name, "OldRevision", &format!("runs revision {runs}, wanted is {}", inputs.revision)));
     }
     match &report.ready {
-        Some(ready) if ready.truth => None,
+        Some(ready) if ready.is_true => None,
         Some(ready) if ready.reason == NodeReason::Starting.as_str() => {
             Some(pending(name, &ready.reason, &ready.message))
         }
@@ -217,21 +218,21 @@ fn reported(name: &str, report: &ReportFacts, inputs: &Inputs<'_>) -> Option<Tro
     }
 }
 
-fn next_silence(inputs: &Inputs<'_>) -> Option<Timestamp> {
+fn next_silence(inputs: &FleetInputs<'_>) -> Option<Timestamp> {
     let reports = inputs.reports.iter().filter(|(name, _)| inputs.nodes.get(name).is_some());
-    reports.filter_map(|(_, report)| report.at).map(|at| at + SILENCE).filter(|at| *at > inputs.now).min()
+    reports.filter_map(|(_, report)| report.at).map(|at| at + REPORT_TIMEOUT).filter(|at| *at > inputs.now).min()
 }
 
-fn degraded(node: &str, reason: &str, message: &str) -> Trouble {
-    Trouble { severity: Severity::Degraded, problem: problem(node, reason, message) }
+fn degraded(node: &str, reason: &str, message: &str) -> UnreadyNode {
+    UnreadyNode { state: UnreadyState::Degraded, problem: problem(node, reason, message) }
 }
 
-fn lost(node: &str, reason: &str, message: &str) -> Trouble {
-    Trouble { severity: Severity::Unreachable, problem: problem(node, reason, message) }
+fn lost(node: &str, reason: &str, message: &str) -> UnreadyNode {
+    UnreadyNode { state: UnreadyState::Unreachable, problem: problem(node, reason, message) }
 }
 
-fn pending(node: &str, reason: &str, message: &str) -> Trouble {
-    Trouble { severity: Severity::Pending, problem: problem(node, reason, message) }
+fn pending(node: &str, reason: &str, message: &str) -> UnreadyNode {
+    UnreadyNode { state: UnreadyState::Pending, problem: problem(node, reason, message) }
 }
 
 /// Cut to the lengths that the CRD admits.

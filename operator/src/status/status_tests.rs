@@ -7,14 +7,14 @@ fn fleet(ready: usize, degraded: usize, pending: usize, rollout: Rollout) -> Fle
     let desired = ready + degraded + pending;
     let problem = NodeProblem { node: "n1".to_owned(), reason: "X".to_owned(), message: "why".to_owned() };
     let worst = if desired > ready { vec![problem] } else { Vec::new() };
-    Fleet { desired, ready, degraded, unreachable: 0, pending, worst, rollout, again_at: None }
+    Fleet { desired, ready, degraded, unreachable: 0, pending, worst, rollout, replan_at: None }
 }
 
 /// The conditions in order, each as `Type=Status/Reason`.
-fn conditions(stage: Stage, fleet: Option<Fleet>, error: Option<&str>) -> String {
+fn conditions(phase: Phase, fleet: Option<Fleet>, error: Option<&str>) -> String {
     let error = error.map(str::to_owned);
-    let findings = Findings { stage, fleet, effective: None, checks: Vec::new(), versions: None, error };
-    let status = fold(&NetworkConfig::default(), findings, now());
+    let inputs = StatusInputs { phase, fleet, effective: None, checks: Vec::new(), versions: None, error };
+    let status = fold(&NetworkConfig::default(), inputs, now());
     let words: Vec<_> = status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect();
     words.join(" ")
 }
@@ -31,13 +31,14 @@ fn a_network_on_its_way_shows_how_far_it_is() {
         (fleet(0, 0, 0, Rollout::Complete), "Ready=False/NodesNotReady", "nobody is ready where nobody is"),
     ];
     for (fleet, want, why) in cases {
-        assert_eq!(conditions(Stage::Live, Some(fleet), None), format!("{want} {passed}"), "{why}");
+        assert_eq!(conditions(Phase::Live, Some(fleet), None), format!("{want} {passed}"), "{why}");
     }
 }
 
 #[test]
 fn every_other_stage_has_its_conditions_in_their_order() {
-    let held = Stage::Held { failure: Failure { reason: ConfigReason::CIDROverlap, message: "overlap".to_owned() } };
+    let held =
+        Phase::Held { failure: PreflightFailure { reason: ConfigReason::CIDROverlap, message: "overlap".to_owned() } };
     let cases = [
         (
             held,
@@ -46,21 +47,21 @@ fn every_other_stage_has_its_conditions_in_their_order() {
             "a person must act, so nothing is said to be in progress",
         ),
         (
-            Stage::Invalid { problems: vec!["a".to_owned()] },
+            Phase::Invalid { problems: vec!["a".to_owned()] },
             None,
             "Stalled=True/InvalidConfiguration Ready=False/InvalidConfiguration PreflightPassed=False/InvalidConfiguration",
             "a contradiction",
         ),
-        (Stage::Unmanaged, None, "Ready=Unknown/Unmanaged", "hands off"),
+        (Phase::Unmanaged, None, "Ready=Unknown/Unmanaged", "hands off"),
         (
-            Stage::TearingDown { remaining: vec!["n1".to_owned()] },
+            Phase::TearingDown { remaining: vec!["n1".to_owned()] },
             Some("the API server refused"),
             "Reconciling=True/RetryingAfterError Ready=False/TearingDown",
             "the error is what the user wants to know",
         ),
     ];
-    for (stage, error, want, why) in cases {
-        assert_eq!(conditions(stage, None, error), want, "{why}");
+    for (phase, error, want, why) in cases {
+        assert_eq!(conditions(phase, None, error), want, "{why}");
     }
 }
 

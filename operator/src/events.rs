@@ -7,7 +7,7 @@ use towpath_crds::{
 
 /// Why an Event was written. Like the reasons of conditions these are API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoticeReason {
+pub enum EventReason {
     /// Agents are being replaced for a new revision or image.
     RolloutStarted,
     /// Ready became true.
@@ -32,7 +32,7 @@ pub enum NoticeReason {
     PolicyPartRejected,
 }
 
-impl NoticeReason {
+impl EventReason {
     /// The word as it stands in the Event.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -53,26 +53,26 @@ impl NoticeReason {
 
     /// Whether somebody should look.
     #[must_use]
-    pub const fn severity(self) -> Severity {
+    pub const fn severity(self) -> EventSeverity {
         match self {
             Self::RolloutStarted
             | Self::AllNodesReady
             | Self::Orphaned
             | Self::TeardownStarted
-            | Self::TeardownComplete => Severity::Normal,
+            | Self::TeardownComplete => EventSeverity::Normal,
             Self::NodesNotReady
             | Self::DriftRepaired
             | Self::PreflightFailed
             | Self::InvalidConfiguration
             | Self::TeardownIncomplete
-            | Self::PolicyPartRejected => Severity::Warning,
+            | Self::PolicyPartRejected => EventSeverity::Warning,
         }
     }
 }
 
-/// Severity of an Event.
+/// EventSeverity of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
+pub enum EventSeverity {
     /// For the record.
     Normal,
     /// Somebody should look.
@@ -81,17 +81,17 @@ pub enum Severity {
 
 /// One Event to write, about the NetworkConfig or about a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct OperatorEvent {
     /// Why.
-    pub reason: NoticeReason,
+    pub reason: EventReason,
     /// What happened, for people.
     pub note: String,
 }
 
-impl Notice {
-    /// A notice; the note is cut to the kilobyte that the API admits.
+impl OperatorEvent {
+    /// A event; the note is cut to the kilobyte that the API admits.
     #[must_use]
-    pub fn new(reason: NoticeReason, note: impl Into<String>) -> Self {
+    pub fn new(reason: EventReason, note: impl Into<String>) -> Self {
         let mut note: String = note.into();
         if note.len() > 1000 {
             let end = (0..=1000).rev().find(|&i| note.is_char_boundary(i)).unwrap_or(0);
@@ -103,8 +103,8 @@ impl Notice {
 
 /// What the step from one status to the next is worth telling.
 #[must_use]
-pub fn on_transition(before: Option<&NetworkConfigStatus>, after: &NetworkConfigStatus) -> Vec<Notice> {
-    let mut notices = Vec::new();
+pub fn on_transition(before: Option<&NetworkConfigStatus>, after: &NetworkConfigStatus) -> Vec<OperatorEvent> {
+    let mut events = Vec::new();
     let before = before.map(|s| s.conditions.as_slice()).unwrap_or_default();
     let was = |type_: ConfigCondition| condition::find(before, type_.as_str());
     let is = |type_: ConfigCondition| condition::find(&after.conditions, type_.as_str());
@@ -113,21 +113,21 @@ pub fn on_transition(before: Option<&NetworkConfigStatus>, after: &NetworkConfig
         let told = was(ConfigCondition::PreflightPassed).is_some_and(|c| c.status == "False" && c.reason == now.reason);
         if !told {
             let invalid = now.reason == ConfigReason::InvalidConfiguration.as_str();
-            let reason = if invalid { NoticeReason::InvalidConfiguration } else { NoticeReason::PreflightFailed };
-            notices.push(Notice::new(reason, format!("{}: {}", now.reason, now.message)));
+            let reason = if invalid { EventReason::InvalidConfiguration } else { EventReason::PreflightFailed };
+            events.push(OperatorEvent::new(reason, format!("{}: {}", now.reason, now.message)));
         }
     }
     if let Some(now) = is(ConfigCondition::Ready) {
         let was_ready = was(ConfigCondition::Ready).is_some_and(|c| c.status == "True");
         let told = was(ConfigCondition::Ready).is_some_and(|c| c.reason == now.reason);
         if now.status == "True" && !was_ready {
-            notices.push(Notice::new(NoticeReason::AllNodesReady, &now.message));
+            events.push(OperatorEvent::new(EventReason::AllNodesReady, &now.message));
         }
         if now.reason == ConfigReason::NodesNotReady.as_str() && !told {
-            notices.push(Notice::new(NoticeReason::NodesNotReady, &now.message));
+            events.push(OperatorEvent::new(EventReason::NodesNotReady, &now.message));
         }
     }
-    notices
+    events
 }
 
 #[cfg(test)]
@@ -157,16 +157,16 @@ mod tests {
         let overlap = status(&[(PreflightPassed, False, ConfigReason::CIDROverlap)]);
         let missing = status(&[(PreflightPassed, False, ConfigReason::PodCIDRMissing)]);
         let invalid = status(&[(PreflightPassed, False, ConfigReason::InvalidConfiguration)]);
-        let cases: [(Option<&NetworkConfigStatus>, &NetworkConfigStatus, &[NoticeReason], &str); 9] = [
-            (None, &ready, &[NoticeReason::AllNodesReady], "first"),
+        let cases: [(Option<&NetworkConfigStatus>, &NetworkConfigStatus, &[EventReason], &str); 9] = [
+            (None, &ready, &[EventReason::AllNodesReady], "first"),
             (Some(&ready), &ready, &[], "still"),
-            (Some(&ready), &sick, &[NoticeReason::NodesNotReady], "broke"),
+            (Some(&ready), &sick, &[EventReason::NodesNotReady], "broke"),
             (Some(&sick), &sick, &[], "still broken"),
             (Some(&ready), &rolling, &[], "a rollout is told by whoever starts it"),
-            (None, &overlap, &[NoticeReason::PreflightFailed], "failed"),
+            (None, &overlap, &[EventReason::PreflightFailed], "failed"),
             (Some(&overlap), &overlap, &[], "still failing"),
-            (Some(&overlap), &missing, &[NoticeReason::PreflightFailed], "failing for another reason"),
-            (None, &invalid, &[NoticeReason::InvalidConfiguration], "a contradiction"),
+            (Some(&overlap), &missing, &[EventReason::PreflightFailed], "failing for another reason"),
+            (None, &invalid, &[EventReason::InvalidConfiguration], "a contradiction"),
         ];
         for (before, after, want, why) in cases {
             let have: Vec<_> = on_transition(before, after).iter().map(|n| n.reason).collect();
@@ -176,6 +176,6 @@ mod tests {
 
     #[test]
     fn a_note_fits_into_an_event() {
-        assert!(Notice::new(NoticeReason::Orphaned, "ä".repeat(2000)).note.len() <= 1024);
+        assert!(OperatorEvent::new(EventReason::Orphaned, "ä".repeat(2000)).note.len() <= 1024);
     }
 }

@@ -6,58 +6,58 @@ use towpath_crds::NetworkConfig;
 
 use crate::{
     facts::{NodeFacts, PodFacts, ReportFacts},
-    table::{Effect, Step, Table},
+    store::{Effect, ObjectEvent, Store},
 };
 
 /// One step of one of the watches.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum ClusterEvent {
     /// Of the NetworkConfig.
-    Config(Step<Box<NetworkConfig>>),
+    Config(ObjectEvent<Box<NetworkConfig>>),
     /// Of the Nodes.
-    Node(Step<NodeFacts>),
+    Node(ObjectEvent<NodeFacts>),
     /// Of the NetworkNodes.
-    Report(Step<ReportFacts>),
+    Report(ObjectEvent<ReportFacts>),
     /// Of the agents' pods.
-    Pod(Step<PodFacts>),
+    Pod(ObjectEvent<PodFacts>),
     /// Of the agents' DaemonSet.
-    DaemonSet(Step<Box<DaemonSet>>),
+    DaemonSet(ObjectEvent<Box<DaemonSet>>),
     /// Of the agents' ConfigMaps.
-    ConfigMap(Step<Box<ConfigMap>>),
+    ConfigMap(ObjectEvent<Box<ConfigMap>>),
     /// Of the cluster's ServiceCIDRs.
-    ServiceCidr(Step<Vec<IpNet>>),
+    ServiceCidr(ObjectEvent<Vec<IpNet>>),
 }
 
 /// Everything that the operator knows of the cluster.
 #[derive(Clone, Debug, Default)]
-pub struct World {
+pub struct ClusterState {
     /// NetworkConfigs; the API admits one.
-    pub configs: Table<Box<NetworkConfig>>,
+    pub configs: Store<Box<NetworkConfig>>,
     /// Nodes.
-    pub nodes: Table<NodeFacts>,
+    pub nodes: Store<NodeFacts>,
     /// What the agents report, by node.
-    pub reports: Table<ReportFacts>,
+    pub reports: Store<ReportFacts>,
     /// The agents' pods.
-    pub pods: Table<PodFacts>,
+    pub pods: Store<PodFacts>,
     /// The agents' DaemonSet.
-    pub daemon_sets: Table<Box<DaemonSet>>,
+    pub daemon_sets: Store<Box<DaemonSet>>,
     /// The agents' ConfigMaps.
-    pub config_maps: Table<Box<ConfigMap>>,
+    pub config_maps: Store<Box<ConfigMap>>,
     /// The cluster's ServiceCIDRs.
-    pub service_cidrs: Table<Vec<IpNet>>,
+    pub service_cidrs: Store<Vec<IpNet>>,
 }
 
-impl World {
+impl ClusterState {
     /// Folds one step in.
-    pub fn apply(&mut self, change: Change) -> Effect {
+    pub fn apply(&mut self, change: ClusterEvent) -> Effect {
         match change {
-            Change::Config(step) => self.configs.apply(step),
-            Change::Node(step) => self.nodes.apply(step),
-            Change::Report(step) => self.reports.apply(step),
-            Change::Pod(step) => self.pods.apply(step),
-            Change::DaemonSet(step) => self.daemon_sets.apply(step),
-            Change::ConfigMap(step) => self.config_maps.apply(step),
-            Change::ServiceCidr(step) => self.service_cidrs.apply(step),
+            ClusterEvent::Config(step) => self.configs.apply(step),
+            ClusterEvent::Node(step) => self.nodes.apply(step),
+            ClusterEvent::Report(step) => self.reports.apply(step),
+            ClusterEvent::Pod(step) => self.pods.apply(step),
+            ClusterEvent::DaemonSet(step) => self.daemon_sets.apply(step),
+            ClusterEvent::ConfigMap(step) => self.config_maps.apply(step),
+            ClusterEvent::ServiceCidr(step) => self.service_cidrs.apply(step),
         }
     }
 
