@@ -1,7 +1,7 @@
 //! Checks the configuration against the cluster before anything is rolled out. Pure.
 //!
-//! A failed check holds what is *new*. What was rolled out before is kept in shape meanwhile, because a node that joins
-//! without a podCIDR must not leave the other nodes without repairs.
+//! A failed check holds a *new* revision. The revision that was rolled out before is still reconciled, because a node
+//! that joins without a podCIDR must not leave the other nodes without repairs.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use towpath_crds::{
     condition::ConfigReason,
-    config_status::{Check, CheckResult},
+    config_status::{Check, CheckResult, ValueSource},
 };
 
 use crate::{
@@ -19,49 +19,49 @@ use crate::{
     store::Store,
 };
 
-/// How long a new Node may be without podCIDR: its allocator runs after the object is created.
+/// How long a new Node may be without a podCIDR: the allocator runs after the object is created.
 const ALLOCATION_GRACE: SignedDuration = SignedDuration::from_secs(30);
 /// Bytes that VXLAN adds over IPv4: outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348).
 const OVERHEAD_V4: i32 = 50;
-/// Bytes that VXLAN adds over IPv6, whose header has 40 bytes.
+/// Bytes that VXLAN adds over IPv6: as above, with an IPv6 header of 40.
 const OVERHEAD_V6: i32 = 70;
-/// How many nodes a message names.
-const NAMED: usize = 5;
+/// Most names in a message.
+const MAX_NAMED: usize = 5;
 
-/// What is checked.
+/// The inputs of the checks.
 #[derive(Clone, Copy, Debug)]
 pub struct PreflightInputs<'a> {
     /// The pod network, if one is known.
     pub network: Option<&'a PodNetwork>,
-    /// The MTU that the spec asks for.
+    /// `spec.mtu`, in bytes.
     pub mtu: Option<i32>,
-    /// The nodes.
+    /// The Nodes.
     pub nodes: &'a Store<NodeFacts>,
-    /// What their agents report.
+    /// The agents' reports, by node.
     pub reports: &'a Store<ReportFacts>,
-    /// The ranges of Services; the table says whether the cluster tells.
+    /// The ranges of Services, by ServiceCIDR.
     pub service_cidrs: &'a Store<Vec<IpNet>>,
-    /// The present.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// The outcome of all checks.
+/// The result of all checks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreflightOutcome {
-    /// Every check in order.
+    /// Every check, in the order in which it ran.
     pub checks: Vec<Check>,
-    /// The first failure, if any.
+    /// The first failed check, if any.
     pub failure: Option<PreflightFailure>,
-    /// When the outcome may change by itself.
+    /// When the outcome may change by itself, because a new Node's grace ends.
     pub replan_at: Option<Timestamp>,
 }
 
 /// A failed check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreflightFailure {
-    /// The reason for conditions.
+    /// The reason for the conditions.
     pub reason: ConfigReason,
-    /// What was found and what to do.
+    /// What was found, and what to do about it.
     pub message: String,
 }
 
@@ -97,14 +97,14 @@ pub fn run(inputs: &PreflightInputs<'_>) -> PreflightOutcome {
     preflight
 }
 
-/// The pod network's ranges; none while it is unknown.
+/// The CIDRs of the pod network; empty while it is unknown.
 fn cidrs<'a>(inputs: &PreflightInputs<'a>) -> &'a [IpNet] {
     inputs.network.map(|network| network.cidrs.as_slice()).unwrap_or_default()
 }
 
 fn pod_network_known(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     match inputs.network {
-        Some(network) => CheckOutcome::Passed(format!("pods live in {}", join(&network.cidrs))),
+        Some(network) => CheckOutcome::Passed(format!("the pod network is {}", join(&network.cidrs))),
         None => CheckOutcome::Failed(
             ConfigReason::PodCIDRMissing,
             "no pod network is known: set spec.podCIDRs, or run kube-controller-manager with --allocate-node-cidrs and \
@@ -140,9 +140,10 @@ fn nodes_have_pod_cidrs(inputs: &PreflightInputs<'_>) -> CheckOutcome {
         }
     }
     if without.is_empty() {
+        let count = inputs.nodes.iter().count();
         return match waiting {
-            0 => CheckOutcome::Passed(format!("{} nodes have their share", inputs.nodes.len())),
-            n => CheckOutcome::Passed(format!("{n} new nodes have yet to get their share")),
+            0 => CheckOutcome::Passed(format!("nodes with a podCIDR: {count} of {count}")),
+            n => CheckOutcome::Passed(format!("nodes with a podCIDR: {} of {count}; the others are new", count - n)),
         };
     }
     CheckOutcome::Failed(
@@ -157,49 +158,49 @@ fn nodes_have_pod_cidrs(inputs: &PreflightInputs<'_>) -> CheckOutcome {
 
 fn node_pod_cidrs_fit(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     let network = cidrs(inputs);
-    let shares: Vec<(&str, IpNet)> =
+    let pod_cidrs: Vec<(&str, IpNet)> =
         inputs.nodes.iter().flat_map(|(name, node)| node.pod_cidrs.iter().map(move |cidr| (name, *cidr))).collect();
-    let outside: Vec<String> = shares
+    let outside: Vec<String> = pod_cidrs
         .iter()
-        .filter(|(_, share)| network.iter().any(|n| same_family(n, share)))
-        .filter(|(_, share)| !network.iter().any(|n| n.contains(share)))
-        .map(|(name, share)| format!("{name} ({share})"))
+        .filter(|(_, cidr)| network.iter().any(|n| same_family(n, cidr)))
+        .filter(|(_, cidr)| !network.iter().any(|n| n.contains(cidr)))
+        .map(|(name, cidr)| format!("{name} ({cidr})"))
         .collect();
     if !outside.is_empty() {
         return CheckOutcome::Failed(
             ConfigReason::PodCIDRConflict,
             format!(
-                "podCIDRs outside the pod network {}: {}: widen spec.podCIDRs, or re-create these Nodes with a podCIDR inside",
+                "podCIDRs outside the pod network {}: {}: widen spec.podCIDRs, or recreate these Nodes with a podCIDR inside",
                 join(network),
                 name_some(&outside)
             ),
         );
     }
-    let twice = overlapping_shares(&shares);
-    if !twice.is_empty() {
+    let pairs = overlapping_pod_cidrs(&pod_cidrs);
+    if !pairs.is_empty() {
         return CheckOutcome::Failed(
             ConfigReason::PodCIDRConflict,
-            format!("nodes share pod addresses: {}: re-create one Node of each pair", name_some(&twice)),
+            format!("podCIDRs of nodes overlap: {}: recreate one Node of each pair", name_some(&pairs)),
         );
     }
-    CheckOutcome::Passed(format!("{} podCIDRs lie inside and apart", shares.len()))
+    CheckOutcome::Passed(format!("{} podCIDRs are inside the pod network and do not overlap", pod_cidrs.len()))
 }
 
-/// Pairs of nodes whose shares overlap. CIDRs nest or are apart, so sorted neighbours are enough.
-fn overlapping_shares(shares: &[(&str, IpNet)]) -> Vec<String> {
+/// Pairs of nodes whose podCIDRs overlap. CIDRs are nested or disjoint, so comparing sorted neighbours is enough.
+fn overlapping_pod_cidrs(pod_cidrs: &[(&str, IpNet)]) -> Vec<String> {
     let mut sorted: Vec<_> =
-        shares.iter().map(|(name, share)| (share.network(), share.prefix_len(), *share, *name)).collect();
+        pod_cidrs.iter().map(|(name, cidr)| (cidr.network(), cidr.prefix_len(), *cidr, *name)).collect();
     sorted.sort();
     let mut pairs = Vec::new();
     let mut widest: Option<(IpNet, &str)> = None;
-    for (_, _, share, name) in sorted {
+    for (_, _, cidr, name) in sorted {
         match widest {
-            Some((wide, owner)) if wide.contains(&share) => {
+            Some((wide, owner)) if wide.contains(&cidr) => {
                 if owner != name {
-                    pairs.push(format!("{owner} ({wide}) and {name} ({share})"));
+                    pairs.push(format!("{owner} ({wide}) and {name} ({cidr})"));
                 }
             }
-            _ => widest = Some((share, name)),
+            Some(_) | None => widest = Some((cidr, name)),
         }
     }
     pairs
@@ -208,7 +209,7 @@ fn overlapping_shares(shares: &[(&str, IpNet)]) -> Vec<String> {
 fn no_overlap_with_services(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     if !inputs.service_cidrs.is_served() || inputs.service_cidrs.is_empty() {
         return CheckOutcome::Skipped(
-            "the cluster has no ServiceCIDR objects (networking.k8s.io/v1, Kubernetes 1.33)".to_owned(),
+            "the cluster has no ServiceCIDR objects (networking.k8s.io/v1, Kubernetes 1.33 and later)".to_owned(),
         );
     }
     for (_, services) in inputs.service_cidrs.iter() {
@@ -221,7 +222,12 @@ fn no_overlap_with_services(inputs: &PreflightInputs<'_>) -> CheckOutcome {
             }
         }
     }
-    CheckOutcome::Passed("pods and Services are apart".to_owned())
+    if let Some(name) = inputs.service_cidrs.never_decoded().next() {
+        return CheckOutcome::Skipped(format!(
+            "ServiceCIDR {name} cannot be decoded: see the operator's log for the error"
+        ));
+    }
+    CheckOutcome::Passed("the pod network does not overlap with Services".to_owned())
 }
 
 fn no_overlap_with_nodes(inputs: &PreflightInputs<'_>) -> CheckOutcome {
@@ -234,7 +240,7 @@ fn no_overlap_with_nodes(inputs: &PreflightInputs<'_>) -> CheckOutcome {
         }
     }
     if inside.is_empty() {
-        return CheckOutcome::Passed("pods and nodes are apart".to_owned());
+        return CheckOutcome::Passed("the pod network does not contain a node address".to_owned());
     }
     CheckOutcome::Failed(
         ConfigReason::CIDROverlap,
@@ -249,8 +255,14 @@ fn no_overlap_with_nodes(inputs: &PreflightInputs<'_>) -> CheckOutcome {
 
 fn other_range(inputs: &PreflightInputs<'_>) -> &'static str {
     match inputs.network.map(|network| network.source) {
-        Some(towpath_crds::config_status::ValueSource::Spec) => "choose another range in spec.podCIDRs",
-        _ => "the range was derived from Node.spec.podCIDRs; name the right one in spec.podCIDRs",
+        Some(ValueSource::Spec) => "choose another range in spec.podCIDRs",
+        Some(
+            ValueSource::NodePodCIDRs
+            | ValueSource::ServiceCIDRObjects
+            | ValueSource::NodeReports
+            | ValueSource::Unknown,
+        )
+        | None => "the range was derived from Node.spec.podCIDRs; name the right one in spec.podCIDRs",
     }
 }
 
@@ -260,7 +272,7 @@ fn mtu_fits_uplinks(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     };
     let mut known = 0;
     let mut small = Vec::new();
-    for (name, report) in inputs.reports.iter().filter(|(name, _)| inputs.nodes.get(name).is_some()) {
+    for (name, report) in inputs.reports.iter().filter(|(name, _)| inputs.nodes.contains(name)) {
         let Some(uplink) = &report.uplink else { continue };
         known += 1;
         let overhead = if uplink.addresses.iter().any(IpAddr::is_ipv6) { OVERHEAD_V6 } else { OVERHEAD_V4 };
@@ -278,7 +290,7 @@ fn mtu_fits_uplinks(inputs: &PreflightInputs<'_>) -> CheckOutcome {
             ),
         ),
         None if known == 0 => CheckOutcome::Skipped("no node has reported its uplink yet".to_owned()),
-        None => CheckOutcome::Passed(format!("{mtu} fits {known} uplinks")),
+        None => CheckOutcome::Passed(format!("spec.mtu {mtu} fits {known} uplinks")),
     }
 }
 
@@ -294,10 +306,10 @@ fn join(cidrs: &[IpNet]) -> String {
     cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The first few, and how many more.
+/// The first names, and how many more there are.
 pub(crate) fn name_some(names: &[String]) -> String {
-    let shown = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMED) {
+    let shown = names.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

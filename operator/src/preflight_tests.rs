@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     discover::pod_network,
     facts::UplinkFacts,
+    store::ObjectEvent,
     testing::{nets, node, node_table, now, report, table},
 };
 
@@ -120,8 +121,17 @@ fn an_mtu_is_measured_against_the_uplinks_that_are_known() {
 fn a_cluster_that_does_not_tell_its_service_ranges_is_not_failed_for_it() {
     let mut cluster = cluster(&["10.96.0.0/12"], &[]);
     cluster.services = Store::default();
-    cluster.services.apply(crate::store::ObjectEvent::NotServed);
+    cluster.services.apply(ObjectEvent::NotServed);
     let outcome = check(&cluster);
     assert_eq!(outcome.failure, None);
     assert_eq!(outcome.checks[3].result, CheckResult::Skipped);
+}
+
+#[test]
+fn ranges_of_services_that_cannot_be_decoded_are_not_called_disjoint() {
+    let mut cluster = cluster(&["10.244.0.0/16"], &[&["10.244.0.0/24"]]);
+    cluster.services.apply(ObjectEvent::Undecodable("kubernetes".to_owned()));
+    assert_eq!(check(&cluster).checks[3].result, CheckResult::Passed, "its last known range is disjoint");
+    cluster.services.apply(ObjectEvent::Undecodable("second".to_owned()));
+    assert_eq!(check(&cluster).checks[3].result, CheckResult::Skipped);
 }

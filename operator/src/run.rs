@@ -18,7 +18,7 @@ use crate::{
     plan::OperatorInfo,
     reconcile::Reconciler,
     serve::{self, Health},
-    watch::changes,
+    watch::start_watches,
 };
 
 /// Works until SIGTERM or SIGINT.
@@ -37,11 +37,11 @@ pub async fn run() -> anyhow::Result<()> {
 
     let (client, lease_client) = clients().await?;
     let me = env::var("POD_NAME").or_else(|_| env::var("HOSTNAME")).unwrap_or_else(|_| names::OPERATOR.to_owned());
-    let identity = OperatorInfo {
+    let operator = OperatorInfo {
         image: env::var(names::ENV_IMAGE).unwrap_or_else(|_| names::default_image()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    tracing::info!(version = identity.version, image = identity.image, pod = me, "started");
+    tracing::info!(version = operator.version, image = operator.image, pod = me, "started");
 
     let metrics = Metrics::default();
     let health = Health::default();
@@ -54,7 +54,7 @@ pub async fn run() -> anyhow::Result<()> {
     let election = Election::new(lease_client, &me, metrics.clone());
     let reconciler = Reconciler {
         executor: Executor::new(client.clone(), &me, metrics.clone()),
-        me: identity,
+        operator,
         metrics: metrics.clone(),
         health,
     };
@@ -72,7 +72,7 @@ pub async fn run() -> anyhow::Result<()> {
         std::future::pending::<()>().await;
     };
     let work = async {
-        reconciler.run(changes(&client, &metrics), leadership, work_stops).await;
+        reconciler.run(start_watches(&client, &metrics), leadership, work_stops).await;
         stop_election.send_replace(true);
         std::future::pending::<()>().await;
     };

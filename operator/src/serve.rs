@@ -14,32 +14,32 @@ use prometheus_client::registry::Registry;
 
 use crate::metrics;
 
-/// A loop that has not turned for this many seconds hangs. It turns at least every minute.
+/// Seconds without an iteration after which the reconcile loop counts as stuck. It iterates at least every minute.
 const LOOP_TIMEOUT_SECONDS: i64 = 180;
 
-/// HealthState of life of the reconcile loop, written there and read here.
+/// Liveness and readiness of the reconcile loop: written by the loop, read by the probes.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<HealthState>);
 
 #[derive(Debug, Default)]
 struct HealthState {
-    turned_at: AtomicI64,
+    last_iteration: AtomicI64,
     synced: AtomicBool,
 }
 
 impl Health {
-    /// The loop has turned.
-    pub fn turned(&self, now: Timestamp) {
-        self.0.turned_at.store(now.as_second(), Ordering::Relaxed);
+    /// Records that the loop is alive.
+    pub fn record_iteration(&self, now: Timestamp) {
+        self.0.last_iteration.store(now.as_second(), Ordering::Relaxed);
     }
 
-    /// Every watch has listed once.
-    pub fn synced(&self) {
+    /// Records that every watch has completed its first list.
+    pub fn record_synced(&self) {
         self.0.synced.store(true, Ordering::Relaxed);
     }
 
     fn is_alive(&self, now: Timestamp) -> bool {
-        now.as_second() - self.0.turned_at.load(Ordering::Relaxed) < LOOP_TIMEOUT_SECONDS
+        now.as_second() - self.0.last_iteration.load(Ordering::Relaxed) < LOOP_TIMEOUT_SECONDS
     }
 
     fn is_synced(&self) -> bool {
@@ -53,10 +53,10 @@ struct HttpState {
     registry: Arc<Registry>,
 }
 
-/// Serves until the process ends. A standby replica is ready too: it watches, and waits for the lease.
+/// Serves until the process ends. A standby replica is ready too: it follows the watches and waits for the lease.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// If the address cannot be bound.
 pub async fn run(address: SocketAddr, health: Health, registry: Registry) -> std::io::Result<()> {
     let shared = HttpState { health, registry: Arc::new(registry) };
     let router = Router::new()
@@ -71,14 +71,14 @@ pub async fn run(address: SocketAddr, health: Health, registry: Registry) -> std
 async fn healthz(State(shared): State<HttpState>) -> impl IntoResponse {
     match shared.health.is_alive(Timestamp::now()) {
         true => (StatusCode::OK, "ok\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the reconcile loop hangs\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the reconcile loop is stuck\n"),
     }
 }
 
 async fn readyz(State(shared): State<HttpState>) -> impl IntoResponse {
     match shared.health.is_synced() {
         true => (StatusCode::OK, "ok\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the first list of some watch is not complete\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not every watch has completed its first list\n"),
     }
 }
 
@@ -96,10 +96,10 @@ mod tests {
     use crate::testing::now;
 
     #[test]
-    fn a_loop_that_stands_still_is_not_healthy() {
+    fn a_loop_without_iterations_is_not_healthy() {
         let health = Health::default();
-        assert!(!health.is_alive(now()), "never turned");
-        health.turned(now());
+        assert!(!health.is_alive(now()), "never iterated");
+        health.record_iteration(now());
         assert!(health.is_alive(now()));
         assert!(!health.is_alive(Timestamp::from_second(now().as_second() + LOOP_TIMEOUT_SECONDS).unwrap()));
     }

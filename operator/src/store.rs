@@ -1,38 +1,73 @@
-//! A mirror of one kind of object, folded from watch steps. Pure: time and network are elsewhere.
+//! A cache of one kind of object, folded from watch events. Pure: no clock, no network.
+//!
+//! An object that cannot be decoded exists: it keeps its last known facts, and never counts as deleted. Whoever acts on
+//! absence asks [`Store::contains`] or [`Store::entry`], not [`Store::get`].
 
 use std::collections::BTreeMap;
 
-/// One step of a watch, already reduced to the facts that count.
+/// One watch event, reduced to the facts that count.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ObjectEvent<T> {
     /// A complete list begins.
     ListStarted,
     /// One object of the list.
     Listed(String, T),
-    /// The list is complete: what it did not name is gone.
+    /// One object of the list, which cannot be decoded.
+    ListedUndecodable(String),
+    /// The list is complete: objects that it does not contain are deleted.
     ListDone,
     /// One object was added or changed.
     Applied(String, T),
-    /// One object is gone.
+    /// One object was added or changed, and cannot be decoded.
+    Undecodable(String),
+    /// One object was deleted.
     Deleted(String),
     /// This cluster does not serve the kind.
     NotServed,
 }
 
-/// Whether a step changed anything that a plan could depend on.
+/// Whether an event changed anything that a plan depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// A new plan is due.
     Changed,
-    /// Nothing new.
+    /// The plan still holds.
     Unchanged,
+}
+
+/// What is known of an object that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry<T> {
+    /// The object as it is.
+    Decoded(T),
+    /// The object cannot be decoded now; this is what it was.
+    LastKnown(T),
+    /// The object has never been decoded.
+    NeverDecoded,
+}
+
+impl<T> Entry<T> {
+    /// The facts, current or last known.
+    const fn facts(&self) -> Option<&T> {
+        match self {
+            Self::Decoded(facts) | Self::LastKnown(facts) => Some(facts),
+            Self::NeverDecoded => None,
+        }
+    }
+
+    fn undecodable(former: Option<Self>) -> Self {
+        match former {
+            Some(Self::Decoded(facts) | Self::LastKnown(facts)) => Self::LastKnown(facts),
+            Some(Self::NeverDecoded) | None => Self::NeverDecoded,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SyncState {
     /// No list has been completed yet.
     Unsynced,
-    /// The objects are those of the cluster, as of the last step.
+    /// The objects are those of the cluster, as of the last event.
     Synced,
     /// The cluster does not serve the kind.
     NotServed,
@@ -41,51 +76,78 @@ enum SyncState {
 /// The objects of one kind by name.
 #[derive(Clone, Debug)]
 pub struct Store<T> {
-    objects: BTreeMap<String, T>,
-    incoming: BTreeMap<String, T>,
+    entries: BTreeMap<String, Entry<T>>,
+    /// The list in progress; an object that cannot be decoded has no facts.
+    incoming: BTreeMap<String, Option<T>>,
     sync_state: SyncState,
 }
 
 impl<T> Default for Store<T> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), incoming: BTreeMap::new(), sync_state: SyncState::Unsynced }
+        Self { entries: BTreeMap::new(), incoming: BTreeMap::new(), sync_state: SyncState::Unsynced }
     }
 }
 
 impl<T: PartialEq> Store<T> {
-    /// Folds one step in.
-    pub fn apply(&mut self, step: ObjectEvent<T>) -> Effect {
-        match step {
+    /// Folds one event in.
+    pub fn apply(&mut self, event: ObjectEvent<T>) -> Effect {
+        match event {
             ObjectEvent::ListStarted => {
                 self.incoming.clear();
                 Effect::Unchanged
             }
-            ObjectEvent::Listed(name, object) => {
-                self.incoming.insert(name, object);
+            ObjectEvent::Listed(name, facts) => {
+                self.incoming.insert(name, Some(facts));
                 Effect::Unchanged
             }
-            ObjectEvent::ListDone => {
-                let listed = std::mem::take(&mut self.incoming);
-                let same = self.sync_state == SyncState::Synced && self.objects == listed;
-                self.objects = listed;
-                self.sync_state = SyncState::Synced;
-                if same { Effect::Unchanged } else { Effect::Changed }
+            ObjectEvent::ListedUndecodable(name) => {
+                self.incoming.insert(name, None);
+                Effect::Unchanged
             }
-            ObjectEvent::Applied(name, object) => {
-                if self.objects.get(&name) == Some(&object) {
-                    return Effect::Unchanged;
-                }
-                self.objects.insert(name, object);
-                Effect::Changed
+            ObjectEvent::ListDone => self.replace(),
+            ObjectEvent::Applied(name, facts) => self.set(name, Entry::Decoded(facts)),
+            ObjectEvent::Undecodable(name) => {
+                let former = self.entries.remove(&name);
+                let effect = match former {
+                    Some(Entry::LastKnown(_) | Entry::NeverDecoded) => Effect::Unchanged,
+                    Some(Entry::Decoded(_)) | None => Effect::Changed,
+                };
+                self.entries.insert(name, Entry::undecodable(former));
+                effect
             }
-            ObjectEvent::Deleted(name) => self.objects.remove(&name).map_or(Effect::Unchanged, |_| Effect::Changed),
+            ObjectEvent::Deleted(name) => self.entries.remove(&name).map_or(Effect::Unchanged, |_| Effect::Changed),
             ObjectEvent::NotServed => {
                 let same = self.sync_state == SyncState::NotServed;
-                self.objects.clear();
+                self.entries.clear();
                 self.sync_state = SyncState::NotServed;
                 if same { Effect::Unchanged } else { Effect::Changed }
             }
         }
+    }
+
+    fn set(&mut self, name: String, entry: Entry<T>) -> Effect {
+        if self.entries.get(&name) == Some(&entry) {
+            return Effect::Unchanged;
+        }
+        self.entries.insert(name, entry);
+        Effect::Changed
+    }
+
+    fn replace(&mut self) -> Effect {
+        let incoming = std::mem::take(&mut self.incoming);
+        let mut former = std::mem::take(&mut self.entries);
+        let mut same = self.sync_state == SyncState::Synced && former.len() == incoming.len();
+        for (name, facts) in incoming {
+            let before = former.remove(&name);
+            same &= match (&before, &facts) {
+                (Some(Entry::Decoded(before)), Some(facts)) => before == facts,
+                (Some(Entry::LastKnown(_) | Entry::NeverDecoded), None) => true,
+                (Some(Entry::Decoded(_)), None) | (Some(Entry::LastKnown(_) | Entry::NeverDecoded) | None, _) => false,
+            };
+            self.entries.insert(name, facts.map_or_else(|| Entry::undecodable(before), Entry::Decoded));
+        }
+        self.sync_state = SyncState::Synced;
+        if same { Effect::Unchanged } else { Effect::Changed }
     }
 }
 
@@ -102,75 +164,53 @@ impl<T> Store<T> {
         self.sync_state != SyncState::NotServed
     }
 
-    /// The object of this name.
+    /// The facts of the object of this name, current or last known. `None` does not mean that the object is absent.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&T> {
-        self.objects.get(name)
+        self.entries.get(name).and_then(Entry::facts)
     }
 
-    /// All objects by name.
+    /// What is known of the object of this name; `None` if there is no such object.
+    #[must_use]
+    pub fn entry(&self, name: &str) -> Option<&Entry<T>> {
+        self.entries.get(name)
+    }
+
+    /// Whether an object of this name exists, decoded or not.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The names of all objects, decoded or not.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The names of objects that have never been decoded.
+    pub fn never_decoded(&self) -> impl Iterator<Item = &str> {
+        let entries = self.entries.iter().filter(|(_, entry)| entry.facts().is_none());
+        entries.map(|(name, _)| name.as_str())
+    }
+
+    /// The facts of all objects that have been decoded at least once, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
-        self.objects.iter().map(|(name, object)| (name.as_str(), object))
+        self.entries.iter().filter_map(|(name, entry)| Some((name.as_str(), entry.facts()?)))
     }
 
-    /// Number of objects.
+    /// Number of objects, decoded or not.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.objects.len()
+        self.entries.len()
     }
 
     /// Whether there is no object.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+        self.entries.is_empty()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn listed(names: &[(&str, i32)]) -> Store<i32> {
-        let mut table = Store::default();
-        table.apply(ObjectEvent::ListStarted);
-        for (name, value) in names {
-            table.apply(ObjectEvent::Listed((*name).to_owned(), *value));
-        }
-        assert_eq!(table.apply(ObjectEvent::ListDone), Effect::Changed, "the first list is news, even an empty one");
-        table
-    }
-
-    #[test]
-    fn a_list_is_in_force_only_when_it_is_complete() {
-        let mut table = Store::default();
-        table.apply(ObjectEvent::ListStarted);
-        table.apply(ObjectEvent::Listed("a".to_owned(), 1));
-        assert!(!table.is_synced() && table.is_empty(), "half a list is no list");
-        table.apply(ObjectEvent::ListDone);
-        assert!(table.is_synced() && table.get("a") == Some(&1));
-    }
-
-    #[test]
-    fn a_second_list_takes_away_what_it_does_not_name() {
-        let mut table = listed(&[("a", 1), ("b", 2)]);
-        table.apply(ObjectEvent::ListStarted);
-        table.apply(ObjectEvent::Listed("b".to_owned(), 2));
-        assert_eq!(table.len(), 2, "the old list holds until the new one is complete");
-        assert_eq!(table.apply(ObjectEvent::ListDone), Effect::Changed);
-        assert_eq!(table.iter().collect::<Vec<_>>(), [("b", &2)]);
-    }
-
-    #[test]
-    fn only_what_changes_the_facts_counts_as_a_change() {
-        let cases = [
-            (ObjectEvent::Applied("a".to_owned(), 1), Effect::Unchanged, "the same facts again"),
-            (ObjectEvent::Applied("a".to_owned(), 2), Effect::Changed, "other facts"),
-            (ObjectEvent::Deleted("x".to_owned()), Effect::Unchanged, "never known"),
-            (ObjectEvent::Deleted("a".to_owned()), Effect::Changed, "known"),
-            (ObjectEvent::NotServed, Effect::Changed, "the kind is gone"),
-        ];
-        for (step, want, why) in cases {
-            assert_eq!(listed(&[("a", 1)]).apply(step), want, "{why}");
-        }
-    }
-}
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! The plan of every day: discover, validate, check, render, repair, and tell how it stands.
+//! The plan while the network is managed: discover, validate, check, render, reconcile, report status.
 
 use ipnet::IpNet;
 use towpath_crds::{
@@ -7,12 +7,15 @@ use towpath_crds::{
     names,
 };
 
-use super::{FinalizerChange, PartialPlan, Plan, PlanContext, bare, children, has_finalizer, publish};
+use super::{FinalizerChange, PartialPlan, Plan, PlanContext, bare_inputs, children, complete, has_finalizer};
 use crate::{
     discover::{self, PodNetwork},
     preflight, render, spec,
     status::{self, Phase, StatusInputs, nodes},
 };
+
+/// Most CIDRs per effective value in the status.
+const MAX_CIDRS: usize = 8;
 
 pub(super) fn plan(context: &PlanContext<'_>, config: &NetworkConfig) -> Plan {
     let cluster = context.cluster;
@@ -20,11 +23,13 @@ pub(super) fn plan(context: &PlanContext<'_>, config: &NetworkConfig) -> Plan {
         PartialPlan { finalizer: (!has_finalizer(config)).then_some(FinalizerChange::Add), ..PartialPlan::default() };
     let declared = match spec::pod_cidrs(&config.spec) {
         Ok(cidrs) => cidrs,
-        Err(problems) => return publish(context, config, bare(Phase::Invalid { problems }, context), partial),
+        Err(problems) => {
+            return complete(context, config, bare_inputs(Phase::Invalid { problems }, context), partial);
+        }
     };
     let former = config.status.as_ref().and_then(|s| s.effective.as_ref()?.pod_cidrs.as_ref());
     let network = discover::pod_network(&declared, &cluster.nodes, former);
-    let outcome = preflight::run(&preflight::PreflightInputs {
+    let preflight = preflight::run(&preflight::PreflightInputs {
         network: network.as_ref(),
         mtu: config.spec.mtu,
         nodes: &cluster.nodes,
@@ -37,32 +42,34 @@ pub(super) fn plan(context: &PlanContext<'_>, config: &NetworkConfig) -> Plan {
         let agent_config = render::agent_config(&config.spec, &network.cidrs);
         let revision = agent_config.revision();
         let config_map = render::config_map(&agent_config);
-        // What passed once is kept in shape even while a check fails; its ConfigMap tells that it passed.
-        if outcome.failure.is_some() && cluster.config_maps.get(&config_map.name).is_none() {
+        // A revision that passed once is reconciled even while a check fails; its ConfigMap shows that it passed.
+        if preflight.failure.is_some() && !cluster.config_maps.contains(&config_map.name) {
             return None;
         }
         let spec = &config.spec;
-        let daemon_set =
-            render::daemon_set(&spec.agent, &spec.images, &context.me.image, &revision, render::AgentTask::Run);
-        partial.writes.extend(children::repair(context, config_map, daemon_set, &revision));
-        partial.writes.extend(children::leftovers(cluster, &revision));
+        let image = &context.operator.image;
+        let daemon_set = render::daemon_set(&spec.agent, &spec.images, image, &revision, render::AgentTask::Run);
+        let children = children::reconcile(context, config_map, daemon_set, &revision);
+        partial.writes.extend(children.writes);
+        partial.held.extend(children.held);
+        partial.writes.extend(children::unused_config_maps(cluster, &revision));
         Some(revision)
     });
 
     let fleet = fleet(context, revision.as_deref());
-    partial.replan_at = earliest(outcome.replan_at, fleet.as_ref().and_then(|f| f.replan_at));
+    partial.replan_at = earliest(preflight.replan_at, fleet.as_ref().and_then(|f| f.replan_at));
     let inputs = StatusInputs {
-        phase: outcome.failure.map_or(Phase::Live, |failure| Phase::Held { failure }),
+        phase: preflight.failure.map_or(Phase::Active, |failure| Phase::PreflightFailed { failure }),
         fleet,
         effective: Some(effective(context, config, network.as_ref())),
-        checks: outcome.checks,
-        versions: Some(status::versions(&context.me.version, &cluster.reports)),
+        checks: preflight.checks,
+        versions: Some(status::versions(&context.operator.version, &cluster.reports)),
         error: context.state.error.clone(),
     };
-    publish(context, config, inputs, partial)
+    complete(context, config, inputs, partial)
 }
 
-/// How the nodes stand against the wanted revision, or while that is held against the one that runs.
+/// The state of the nodes at the wanted revision, or while that is held at the running one.
 fn fleet(context: &PlanContext<'_>, wanted: Option<&str>) -> Option<nodes::Fleet> {
     let cluster = context.cluster;
     let daemon_set = cluster.daemon_sets.get(names::AGENT).map(AsRef::as_ref);
@@ -99,9 +106,8 @@ fn mtu(context: &PlanContext<'_>, wanted: Option<i32>) -> Option<EffectiveMtu> {
     Some(EffectiveMtu { value, source: ValueSource::NodeReports })
 }
 
-/// The first eight, which is what the status holds.
 fn texts(cidrs: &[IpNet]) -> Vec<String> {
-    cidrs.iter().take(8).map(ToString::to_string).collect()
+    cidrs.iter().take(MAX_CIDRS).map(ToString::to_string).collect()
 }
 
 fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {

@@ -1,4 +1,7 @@
-//! From the cluster to what is to be done. Pure: the same cluster gives the same plan, and a cluster in shape an empty one.
+//! From the state of the cluster to everything that is to be done. Pure: the same state gives the same plan, and a
+//! cluster that is as wanted gives an empty one.
+//!
+//! An object that cannot be decoded is planned with its last known state and is not written.
 
 use std::collections::BTreeSet;
 
@@ -12,85 +15,86 @@ use crate::{
     rejection::{self, Rejection},
     render::{Child, ChildKind},
     status::{self, Phase, StatusInputs},
+    store::Entry,
 };
 
 mod children;
 mod managed;
 mod removal;
 
-/// What the operator knows of itself.
+/// The operator's own image and version.
 #[derive(Clone, Debug)]
 pub struct OperatorInfo {
-    /// The image that it runs.
+    /// The image that the operator runs, and that the agents run unless the spec names another.
     pub image: String,
-    /// Its version.
+    /// The operator's version, for `status.versions`.
     pub version: String,
 }
 
-/// What the operator remembers from one plan to the next. Losing it costs one repeated request.
+/// What is carried from one plan to the next. Losing it costs one repeated request.
 #[derive(Clone, Debug, Default)]
 pub struct ReconcileState {
-    /// Why the last attempt failed, if it did.
+    /// Why the last reconcile failed, if it did.
     pub error: Option<String>,
-    /// The fields that were last removed from the DaemonSet. When they are still there at the same generation, then
-    /// they are the API server's own defaults and are left alone.
-    pub stripped: Option<UnmanagedFields>,
-    /// What was told on policies, as long as a node says it.
-    pub told: BTreeSet<Rejection>,
+    /// The fields that were last removed from the DaemonSet. Fields that are back at the same generation are the API
+    /// server's own defaults, and are left alone.
+    pub removed_fields: Option<UnmanagedFields>,
+    /// Rejections that have been emitted as Events and are still reported by a node.
+    pub emitted: BTreeSet<Rejection>,
 }
 
-/// Fields that were removed from the DaemonSet.
+/// Fields of the DaemonSet that others own and that are not wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnmanagedFields {
-    /// `metadata.generation` of the DaemonSet that was read before.
+    /// `metadata.generation` of the DaemonSet in which they were found.
     pub generation: Option<i64>,
-    /// JSON pointers.
+    /// JSON pointers (RFC 6901), in an order in which they can be removed one by one.
     pub fields: Vec<String>,
 }
 
-/// What becomes of our finalizer on the NetworkConfig.
+/// What happens to the finalizer on the NetworkConfig.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinalizerChange {
-    /// It stays as it is.
+    /// No write.
     Keep,
-    /// It is added, before anything else.
+    /// Added before any other write.
     Add,
-    /// It is removed, after everything else.
+    /// Removed after every other write.
     Remove,
 }
 
-/// One write to a child.
+/// A write to a child.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// Server-side apply of the complete object.
     Apply(Child),
-    /// Removal of fields that somebody else added to the DaemonSet.
+    /// JSON patch that removes fields from the DaemonSet.
     RemoveFields(UnmanagedFields),
-    /// Deletion.
+    /// Deletion of the object of this name.
     Delete(ChildKind, String),
 }
 
-/// One write, and the Event that tells of it once it is done.
+/// A write, and the Event to emit once it is done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedWrite {
     /// The write.
     pub write: Write,
-    /// What to tell; nothing where the write is of no interest to people.
+    /// The Event, if people should know of the write.
     pub event: Option<OperatorEvent>,
 }
 
 /// Everything that is to be done now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// The finalizer's step.
+    /// The change of the finalizer.
     pub finalizer: FinalizerChange,
     /// Writes to children, in order.
     pub writes: Vec<PlannedWrite>,
-    /// The status to publish; none when it stands already.
+    /// The status to publish; `None` if it is published already.
     pub status: Option<NetworkConfigStatus>,
-    /// Events of what the status shows.
+    /// Events on the NetworkConfig about the change of its status.
     pub events: Vec<OperatorEvent>,
-    /// What to tell on policies.
+    /// Events to emit on policies.
     pub rejections: Vec<Rejection>,
     /// When to plan again even if nothing changes.
     pub replan_at: Option<Timestamp>,
@@ -108,36 +112,49 @@ impl Plan {
     }
 }
 
-/// What a plan looks at.
+/// The inputs of a plan.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanContext<'a> {
-    /// The cluster.
+    /// The state of the cluster.
     pub cluster: &'a ClusterState,
-    /// The operator.
-    pub me: &'a OperatorInfo,
-    /// What is remembered.
+    /// The operator's image and version.
+    pub operator: &'a OperatorInfo,
+    /// What earlier plans left.
     pub state: &'a ReconcileState,
-    /// The present.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// The plan for the one NetworkConfig; none when there is none.
+/// The plan for the NetworkConfig; `None` if there is none, or none that has ever been decoded.
 #[must_use]
 pub fn plan(context: &PlanContext<'_>) -> Option<Plan> {
-    let config = context.cluster.configs.get(names::CONFIG_NAME)?;
-    let deleting = config.metadata.deletion_timestamp.as_ref();
-    Some(match (deleting, config.spec.management_state) {
-        (Some(since), _) => removal::plan(context, config, since.0),
+    match context.cluster.configs.entry(names::CONFIG_NAME)? {
+        Entry::Decoded(config) => Some(plan_for(context, config)),
+        // The published status is not known either: it would be written, and its Events emitted, with every plan.
+        Entry::LastKnown(config) => Some(Plan {
+            finalizer: FinalizerChange::Keep,
+            status: None,
+            events: Vec::new(),
+            ..plan_for(context, config)
+        }),
+        Entry::NeverDecoded => None,
+    }
+}
+
+fn plan_for(context: &PlanContext<'_>, config: &NetworkConfig) -> Plan {
+    let deleted_at = config.metadata.deletion_timestamp.as_ref();
+    match (deleted_at, config.spec.management_state) {
+        (Some(at), _) => removal::plan(context, config, at.0),
         (None, ManagementState::Unmanaged) => {
-            let inputs = bare(Phase::Unmanaged, context);
-            publish(context, config, inputs, PartialPlan::default())
+            let inputs = bare_inputs(Phase::Unmanaged, context);
+            complete(context, config, inputs, PartialPlan::default())
         }
         (None, ManagementState::Managed) => {
             let rejections = rejection::all(&context.cluster.reports);
-            let rejections = rejections.difference(&context.state.told).cloned().collect();
+            let rejections = rejections.difference(&context.state.emitted).cloned().collect();
             Plan { rejections, ..managed::plan(context, config) }
         }
-    })
+    }
 }
 
 /// A plan without its status.
@@ -145,11 +162,13 @@ pub fn plan(context: &PlanContext<'_>) -> Option<Plan> {
 struct PartialPlan {
     finalizer: Option<FinalizerChange>,
     writes: Vec<PlannedWrite>,
+    /// Why some children are not written.
+    held: Vec<String>,
     replan_at: Option<Timestamp>,
 }
 
-/// StatusInputs with nothing but a phase.
-fn bare(phase: Phase, context: &PlanContext<'_>) -> StatusInputs {
+/// The inputs of a status that has nothing but a phase.
+fn bare_inputs(phase: Phase, context: &PlanContext<'_>) -> StatusInputs {
     StatusInputs {
         phase,
         fleet: None,
@@ -160,8 +179,10 @@ fn bare(phase: Phase, context: &PlanContext<'_>) -> StatusInputs {
     }
 }
 
-/// Completes a plan by its status, and by what the change of status is worth telling.
-fn publish(context: &PlanContext<'_>, config: &NetworkConfig, inputs: StatusInputs, partial: PartialPlan) -> Plan {
+/// Adds the status, and the Events about its change.
+fn complete(context: &PlanContext<'_>, config: &NetworkConfig, inputs: StatusInputs, partial: PartialPlan) -> Plan {
+    let held = (!partial.held.is_empty()).then(|| partial.held.join("; "));
+    let inputs = StatusInputs { error: inputs.error.or(held), ..inputs };
     let want = status::fold(config, inputs, context.now);
     let events = on_transition(config.status.as_ref(), &want);
     Plan {

@@ -8,11 +8,11 @@ use super::*;
 use crate::{
     events::EventReason,
     facts::{PodFacts, PodHealth},
-    store::ObjectEvent,
+    store::{ObjectEvent, Store},
     testing::{nets, node_table, now, report, table},
 };
 
-fn me() -> OperatorInfo {
+fn operator() -> OperatorInfo {
     OperatorInfo { image: "towpath.local/towpath:0.1.0".to_owned(), version: "0.1.0".to_owned() }
 }
 
@@ -39,7 +39,7 @@ fn new_cluster(spec: &Value) -> ClusterState {
 
 fn plan_of(cluster: &ClusterState) -> Plan {
     let state = ReconcileState::default();
-    plan(&PlanContext { cluster, me: &me(), state: &state, now: now() }).unwrap()
+    plan(&PlanContext { cluster, operator: &operator(), state: &state, now: now() }).unwrap()
 }
 
 /// Carries a plan out on the cluster, as API server, DaemonSet controller and agents would.
@@ -268,7 +268,7 @@ fn a_failure_is_told_in_the_status_until_an_attempt_succeeds() {
         error: Some("apply DaemonSet towpath-agent: forbidden".to_owned()),
         ..ReconcileState::default()
     };
-    let failing = plan(&PlanContext { cluster: &cluster, me: &me(), state: &state, now: now() }).unwrap();
+    let failing = plan(&PlanContext { cluster: &cluster, operator: &operator(), state: &state, now: now() }).unwrap();
     carry_out(&mut cluster, &failing);
     assert_eq!(condition(&cluster, ConfigCondition::Reconciling).unwrap().1, "RetryingAfterError");
     let next = plan_of(&cluster);
@@ -278,3 +278,5 @@ fn a_failure_is_told_in_the_status_until_an_attempt_succeeds() {
 
 #[path = "removal_tests.rs"]
 mod removal_tests;
+#[path = "undecodable_tests.rs"]
+mod undecodable_tests;

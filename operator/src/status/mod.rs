@@ -1,4 +1,4 @@
-//! From what was found to what is published. Pure.
+//! The status fold: from what was observed to conditions, node counts and values in force. Pure.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use towpath_crds::{
@@ -12,26 +12,28 @@ use nodes::{Fleet, Rollout};
 
 pub mod nodes;
 
-/// Most versions that the status lists.
-const VERSIONS: usize = 8;
+/// Most agent versions in the status.
+const MAX_VERSIONS: usize = 8;
+/// Most nodes that a condition's message names.
+const MAX_NAMED: usize = 3;
 
-/// Where the network stands on its way.
+/// The phase of the network.
 #[derive(Clone, Debug)]
 pub enum Phase {
-    /// The operator keeps its hands off.
+    /// `spec.managementState` is Unmanaged.
     Unmanaged,
-    /// The spec contradicts itself; nothing is done.
+    /// The spec contradicts itself; nothing is written.
     Invalid {
         /// One sentence per contradiction.
         problems: Vec<String>,
     },
-    /// A preflight check failed. What was rolled out before goes on.
-    Held {
+    /// A preflight check failed. The revision that was rolled out before keeps running.
+    PreflightFailed {
         /// The first failure.
         failure: PreflightFailure,
     },
-    /// The network is rolled out or on its way.
-    Live,
+    /// The network is rolled out or being rolled out.
+    Active,
     /// The data plane is being removed.
     TearingDown {
         /// Nodes that are not clean yet.
@@ -39,20 +41,20 @@ pub enum Phase {
     },
 }
 
-/// Everything that goes into the status.
+/// The inputs of the status.
 #[derive(Clone, Debug)]
 pub struct StatusInputs {
-    /// Where the network stands.
+    /// The phase.
     pub phase: Phase,
-    /// How the nodes stand, if there are agents.
+    /// The state of the nodes, if there are agents.
     pub fleet: Option<Fleet>,
     /// The values in force.
     pub effective: Option<Effective>,
-    /// The checks that ran.
+    /// The preflight checks that ran.
     pub checks: Vec<Check>,
-    /// Which versions run.
+    /// The versions that run.
     pub versions: Option<Versions>,
-    /// Why the last attempt failed, if it did.
+    /// Why the last reconcile failed, or why a child is not written.
     pub error: Option<String>,
 }
 
@@ -73,23 +75,23 @@ pub fn fold(config: &NetworkConfig, inputs: StatusInputs, now: Timestamp) -> Net
     }
 }
 
-type ConfigConditionDraft = DesiredCondition<ConfigCondition, ConfigReason>;
+type Desired = DesiredCondition<ConfigCondition, ConfigReason>;
 
 fn condition(
     type_: ConfigCondition,
     status: ConditionStatus,
     reason: ConfigReason,
     message: impl Into<String>,
-) -> ConfigConditionDraft {
+) -> Desired {
     DesiredCondition { type_, status, reason, message: message.into() }
 }
 
-/// The conditions: Stalled and Reconciling first and only while true, then Ready and PreflightPassed.
-fn conditions(inputs: &StatusInputs) -> Vec<ConfigConditionDraft> {
+/// The conditions in their order: Stalled and Reconciling only while true, then Ready and PreflightPassed.
+fn conditions(inputs: &StatusInputs) -> Vec<Desired> {
     use ConfigCondition::{PreflightPassed, Ready, Reconciling, Stalled};
     let mut conditions = match &inputs.phase {
         Phase::Unmanaged => {
-            let message = "spec.managementState is Unmanaged: the operator does not look after the network";
+            let message = "spec.managementState is Unmanaged: the operator writes nothing; set it to Managed to resume";
             vec![condition(Ready, ConditionStatus::Unknown, ConfigReason::Unmanaged, message)]
         }
         Phase::Invalid { problems } => {
@@ -101,16 +103,16 @@ fn conditions(inputs: &StatusInputs) -> Vec<ConfigConditionDraft> {
                 condition(PreflightPassed, ConditionStatus::False, reason, message),
             ]
         }
-        Phase::Held { failure } => vec![
+        Phase::PreflightFailed { failure } => vec![
             condition(Stalled, ConditionStatus::True, ConfigReason::PreflightFailed, &failure.message),
             condition(Ready, ConditionStatus::False, ConfigReason::PreflightFailed, &failure.message),
             condition(PreflightPassed, ConditionStatus::False, failure.reason, &failure.message),
         ],
-        Phase::Live => live(inputs.fleet.as_ref(), &inputs.checks),
+        Phase::Active => active_conditions(inputs.fleet.as_ref(), &inputs.checks),
         Phase::TearingDown { remaining } => {
             let message = match remaining.len() {
-                0 => "the last objects are being deleted".to_owned(),
-                n => format!("{n} nodes are not clean yet: {}", crate::preflight::name_some(remaining)),
+                0 => "waiting for every agent to finish the teardown".to_owned(),
+                n => format!("nodes that are not clean yet ({n}): {}", crate::preflight::name_some(remaining)),
             };
             vec![
                 condition(Reconciling, ConditionStatus::True, ConfigReason::TearingDown, &message),
@@ -127,19 +129,19 @@ fn conditions(inputs: &StatusInputs) -> Vec<ConfigConditionDraft> {
     conditions
 }
 
-fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigConditionDraft> {
+fn active_conditions(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<Desired> {
     use ConfigCondition::{PreflightPassed, Ready, Reconciling};
     let passed = condition(
         PreflightPassed,
         ConditionStatus::True,
         ConfigReason::AllChecksPassed,
-        format!("{} checks found nothing against the configuration", checks.len()),
+        format!("{} checks ran, none failed", checks.len()),
     );
     let Some(fleet) = fleet else { return vec![passed] };
     let summary = summary(fleet);
     match fleet.rollout {
         Rollout::Unfinished { updated } => {
-            let message = format!("{summary}; {updated} agents have the new template");
+            let message = format!("{summary}; {updated} agents run the new template");
             vec![
                 condition(Reconciling, ConditionStatus::True, ConfigReason::RollingOut, &message),
                 condition(Ready, ConditionStatus::False, ConfigReason::RolloutInProgress, message),
@@ -160,7 +162,7 @@ fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigConditionDraft> {
                     Ready,
                     ConditionStatus::False,
                     ConfigReason::NodesNotReady,
-                    "the cluster has no node for an agent",
+                    "no node runs an agent: check that the cluster has Linux nodes, and spec.agent.tolerations against their taints",
                 ),
                 passed,
             ]
@@ -171,10 +173,10 @@ fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigConditionDraft> {
     }
 }
 
-/// How many nodes are ready, and the worst three that are not.
+/// How many nodes are ready, and the worst that are not, with reason and message.
 fn summary(fleet: &Fleet) -> String {
     let mut text = format!("{} of {} nodes are ready", fleet.ready, fleet.desired);
-    for (index, worst) in fleet.worst.iter().take(3).enumerate() {
+    for (index, worst) in fleet.worst.iter().take(MAX_NAMED).enumerate() {
         text.push_str(if index == 0 { ": " } else { "; " });
         text.push_str(&format!("{} ({}): {}", worst.node, worst.reason, worst.message));
     }
@@ -193,7 +195,7 @@ fn node_counts(fleet: &Fleet) -> Nodes {
     }
 }
 
-/// The versions that run, the agents' in order.
+/// The operator's version, and how many nodes run each version of the agent.
 #[must_use]
 pub fn versions(operator: &str, reports: &Store<ReportFacts>) -> Versions {
     let mut agents = std::collections::BTreeMap::<&str, i32>::new();
@@ -204,7 +206,7 @@ pub fn versions(operator: &str, reports: &Store<ReportFacts>) -> Versions {
         operator: operator.to_owned(),
         agents: agents
             .into_iter()
-            .take(VERSIONS)
+            .take(MAX_VERSIONS)
             .map(|(version, nodes)| AgentVersion { version: version.to_owned(), nodes })
             .collect(),
     }

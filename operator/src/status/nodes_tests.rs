@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     facts::ReadyCondition,
+    store::ObjectEvent,
     testing::{node, now, report, table},
 };
 
@@ -199,4 +200,31 @@ fn a_node_that_has_left_is_not_waited_for_though_the_daemon_set_still_counts_its
         now: now(),
     });
     assert_eq!((fleet.desired, fleet.ready, fleet.pending), (1, 1, 0));
+}
+
+#[test]
+fn a_node_or_a_report_that_was_never_decoded_is_named_and_not_forgotten() {
+    let mut nodes = Store::default();
+    nodes.apply(ObjectEvent::ListStarted);
+    nodes.apply(ObjectEvent::ListedUndecodable("n0".to_owned()));
+    nodes.apply(ObjectEvent::Listed("n1".to_owned(), node(1, &[])));
+    nodes.apply(ObjectEvent::Listed("n2".to_owned(), node(2, &[])));
+    nodes.apply(ObjectEvent::ListDone);
+    let mut reports = Store::default();
+    reports.apply(ObjectEvent::ListStarted);
+    reports.apply(ObjectEvent::Listed("n0".to_owned(), report("r")));
+    reports.apply(ObjectEvent::ListedUndecodable("n1".to_owned()));
+    reports.apply(ObjectEvent::Listed("n2".to_owned(), report("r")));
+    reports.apply(ObjectEvent::ListDone);
+    let fleet = fold(&FleetInputs {
+        nodes: &nodes,
+        reports: &reports,
+        pods: &table(["n0", "n1", "n2"].map(|name| (format!("agent-{name}"), pod(name, PodHealth::Ready)))),
+        daemon_set: Some(&daemon_set(3, 3)),
+        revision: "r",
+        now: now(),
+    });
+    assert_eq!((fleet.desired, fleet.ready, fleet.unreachable), (3, 1, 2));
+    let worst: Vec<_> = fleet.worst.iter().map(|w| (w.node.as_str(), w.reason.as_str())).collect();
+    assert_eq!(worst, [("n0", "NodeUndecodable"), ("n1", "ReportUndecodable")]);
 }

@@ -31,14 +31,15 @@ fn a_network_on_its_way_shows_how_far_it_is() {
         (fleet(0, 0, 0, Rollout::Complete), "Ready=False/NodesNotReady", "nobody is ready where nobody is"),
     ];
     for (fleet, want, why) in cases {
-        assert_eq!(conditions(Phase::Live, Some(fleet), None), format!("{want} {passed}"), "{why}");
+        assert_eq!(conditions(Phase::Active, Some(fleet), None), format!("{want} {passed}"), "{why}");
     }
 }
 
 #[test]
 fn every_other_stage_has_its_conditions_in_their_order() {
-    let held =
-        Phase::Held { failure: PreflightFailure { reason: ConfigReason::CIDROverlap, message: "overlap".to_owned() } };
+    let held = Phase::PreflightFailed {
+        failure: PreflightFailure { reason: ConfigReason::CIDROverlap, message: "overlap".to_owned() },
+    };
     let cases = [
         (
             held,

@@ -195,7 +195,7 @@ impl Harness {
         let metrics = Metrics::default();
         let reconciler = Reconciler {
             executor: Executor::new(client(&server), "op", metrics.clone()),
-            me: OperatorInfo { image: "towpath.local/towpath:0.1.0".to_owned(), version: "0.1.0".to_owned() },
+            operator: OperatorInfo { image: "towpath.local/towpath:0.1.0".to_owned(), version: "0.1.0".to_owned() },
             metrics,
             health: Health::default(),
         };
