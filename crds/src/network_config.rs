@@ -193,7 +193,7 @@ pub struct Interface {
     pub autodetect: Option<Autodetect>,
 }
 
-/// How to find the interface without a name or CIDR.
+/// How to find the interface. DefaultRoute: the interface of the default route.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Autodetect {
     /// The interface of the default route.
@@ -337,7 +337,7 @@ pub struct Toleration {
     pub toleration_seconds: Option<i64>,
 }
 
-/// How a toleration compares key and value.
+/// How key and value compare. Exists: any value matches. Equal: the value must match. Unset: Equal.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TolerationOperator {
     /// Any value matches.
@@ -346,7 +346,7 @@ pub enum TolerationOperator {
     Equal,
 }
 
-/// Effect of a taint.
+/// Effect of the taint. Unset: every effect.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaintEffect {
     /// New pods are not scheduled.

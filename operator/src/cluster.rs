@@ -1,4 +1,4 @@
-//! Everything that the operator knows of the cluster, folded from watches. A plan is a function of this.
+//! The state of the cluster as the operator observes it, folded from the watches. A plan is a function of it.
 
 use ipnet::IpNet;
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::ConfigMap};
@@ -9,59 +9,60 @@ use crate::{
     store::{Effect, ObjectEvent, Store},
 };
 
-/// One step of one of the watches.
+/// One event of one of the watches.
 #[derive(Clone, Debug)]
 pub enum ClusterEvent {
-    /// Of the NetworkConfig.
+    /// About a NetworkConfig.
     Config(ObjectEvent<Box<NetworkConfig>>),
-    /// Of the Nodes.
+    /// About a Node.
     Node(ObjectEvent<NodeFacts>),
-    /// Of the NetworkNodes.
+    /// About a NetworkNode, the report of an agent.
     Report(ObjectEvent<ReportFacts>),
-    /// Of the agents' pods.
+    /// About a pod of the agents.
     Pod(ObjectEvent<PodFacts>),
-    /// Of the agents' DaemonSet.
+    /// About the agents' DaemonSet.
     DaemonSet(ObjectEvent<Box<DaemonSet>>),
-    /// Of the agents' ConfigMaps.
+    /// About a ConfigMap of the agents.
     ConfigMap(ObjectEvent<Box<ConfigMap>>),
-    /// Of the cluster's ServiceCIDRs.
+    /// About a ServiceCIDR.
     ServiceCidr(ObjectEvent<Vec<IpNet>>),
 }
 
-/// Everything that the operator knows of the cluster.
+/// The state of the cluster: one store per kind.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterState {
-    /// NetworkConfigs; the API admits one.
+    /// NetworkConfigs; the API admits one, named `default`.
     pub configs: Store<Box<NetworkConfig>>,
-    /// Nodes.
+    /// Nodes, by name.
     pub nodes: Store<NodeFacts>,
-    /// What the agents report, by node.
+    /// The agents' reports (NetworkNodes), by node.
     pub reports: Store<ReportFacts>,
-    /// The agents' pods.
+    /// The agents' pods, by name.
     pub pods: Store<PodFacts>,
-    /// The agents' DaemonSet.
+    /// The agents' DaemonSet; at most one is watched.
     pub daemon_sets: Store<Box<DaemonSet>>,
-    /// The agents' ConfigMaps.
+    /// The agents' ConfigMaps, one per revision.
     pub config_maps: Store<Box<ConfigMap>>,
-    /// The cluster's ServiceCIDRs.
+    /// The ranges of Services, by ServiceCIDR.
     pub service_cidrs: Store<Vec<IpNet>>,
 }
 
 impl ClusterState {
-    /// Folds one step in.
-    pub fn apply(&mut self, change: ClusterEvent) -> Effect {
-        match change {
-            ClusterEvent::Config(step) => self.configs.apply(step),
-            ClusterEvent::Node(step) => self.nodes.apply(step),
-            ClusterEvent::Report(step) => self.reports.apply(step),
-            ClusterEvent::Pod(step) => self.pods.apply(step),
-            ClusterEvent::DaemonSet(step) => self.daemon_sets.apply(step),
-            ClusterEvent::ConfigMap(step) => self.config_maps.apply(step),
-            ClusterEvent::ServiceCidr(step) => self.service_cidrs.apply(step),
+    /// Folds one event in.
+    pub fn apply(&mut self, event: ClusterEvent) -> Effect {
+        match event {
+            ClusterEvent::Config(event) => self.configs.apply(event),
+            ClusterEvent::Node(event) => self.nodes.apply(event),
+            ClusterEvent::Report(event) => self.reports.apply(event),
+            ClusterEvent::Pod(event) => self.pods.apply(event),
+            ClusterEvent::DaemonSet(event) => self.daemon_sets.apply(event),
+            ClusterEvent::ConfigMap(event) => self.config_maps.apply(event),
+            ClusterEvent::ServiceCidr(event) => self.service_cidrs.apply(event),
         }
     }
 
-    /// Whether every watch has listed once. Before that nothing is planned: what is not known yet would look deleted.
+    /// Whether every watch has completed its first list. Nothing is planned before that: an object that is not listed yet
+    /// would look deleted.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.configs.is_synced()

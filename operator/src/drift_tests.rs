@@ -37,7 +37,7 @@ fn an_entry_more_in_an_atomic_map_is_another_value() {
 }
 
 #[test]
-fn amounts_are_compared_by_value() {
+fn quantities_are_compared_by_value() {
     for (want, have, same) in [
         ("0.5", "500m", true),
         ("64Mi", "67108864", true),
@@ -88,11 +88,11 @@ fn what_others_add_to_the_spec_is_found_by_its_owner() {
             "/spec/template/spec/containers/0/env/2",
             "/spec/template/spec/containers/0/env/1",
         ],
-        "the restart annotation is free; later positions go first"
+        "the restart annotation is allowed; later positions come first"
     );
     assert!(
         unmanaged_fields(&want, &have, &[owners("us", "Apply", &fields)], "us").is_empty(),
-        "our own fields are no unmanaged_fields"
+        "the operator's own fields are managed"
     );
 }
 

@@ -1,7 +1,4 @@
-//! The operator of Towpath: watches, plans, writes.
-//!
-//! Data walks one way: [`watch`] folds the cluster into a [`cluster::ClusterState`]; [`plan`] makes of it, as a pure function,
-//! everything that is to be done; [`apply`] does it. [`reconcile`] turns the wheel.
+#![doc = include_str!("../README.md")]
 
 pub mod apply;
 pub mod cluster;

@@ -91,7 +91,8 @@ fn conditions(inputs: &StatusInputs) -> Vec<Desired> {
     use ConfigCondition::{PreflightPassed, Ready, Reconciling, Stalled};
     let mut conditions = match &inputs.phase {
         Phase::Unmanaged => {
-            let message = "spec.managementState is Unmanaged: the operator changes nothing; set it to Managed to resume";
+            let message =
+                "spec.managementState is Unmanaged: the operator changes nothing; set it to Managed to resume";
             vec![condition(Ready, ConditionStatus::Unknown, ConfigReason::Unmanaged, message)]
         }
         Phase::Invalid { problems } => {
