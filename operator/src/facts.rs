@@ -215,7 +215,11 @@ mod tests {
             (json!({}), PodHealth::Starting, "nothing known yet"),
             (waiting("ContainerCreating"), PodHealth::Starting, "as it should be"),
             (waiting("ImagePullBackOff"), PodHealth::Failing("ImagePullBackOff".to_owned()), "a person must act"),
-            (waiting("ErrImagePull"), PodHealth::Failing("ImagePullBackOff".to_owned()), "the same, a moment before"),
+            (
+                waiting("ErrImagePull"),
+                PodHealth::Failing("ImagePullBackOff".to_owned()),
+                "the same, before the backoff",
+            ),
             (json!({"conditions": [{"type": "Ready", "status": "True"}]}), PodHealth::Ready, "ready"),
         ];
         for (status, want, why) in cases {

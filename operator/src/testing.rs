@@ -8,7 +8,7 @@ use crate::{
     store::{ObjectEvent, Store},
 };
 
-/// The moment at which tests happen.
+/// Current time of the tests.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
@@ -17,7 +17,7 @@ pub(crate) fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// A table that has been listed.
+/// A store that has been listed.
 pub(crate) fn table<T: PartialEq>(objects: impl IntoIterator<Item = (String, T)>) -> Store<T> {
     let mut table = Store::default();
     table.apply(ObjectEvent::ListStarted);

@@ -20,7 +20,7 @@ fn kinds(writes: &[String]) -> Vec<&str> {
 }
 
 #[test]
-fn a_rollout_takes_these_writes_and_a_network_in_shape_none() {
+fn a_rollout_takes_these_writes_and_an_unchanged_network_none() {
     scenario(async {
         let harness = Harness::start(&json!({}), Leadership::Leading, 0);
         let writes = harness.pass().await;
@@ -38,7 +38,7 @@ fn a_rollout_takes_these_writes_and_a_network_in_shape_none() {
         );
         harness.server().edit("networkconfigs/default", |config| config["metadata"]["resourceVersion"] = json!("2"));
         harness.server().edit("daemonsets/towpath-agent", |set| set["metadata"]["resourceVersion"] = json!("3"));
-        assert_eq!(harness.pass().await, Vec::<String>::new(), "looked again, found nothing to do");
+        assert_eq!(harness.pass().await, Vec::<String>::new(), "planned again, nothing to do");
     });
 }
 
@@ -67,14 +67,14 @@ fn an_edited_daemon_set_is_restored_by_one_write_and_one_event() {
 }
 
 #[test]
-fn a_write_that_fails_is_tried_again_with_pauses_and_told_meanwhile() {
+fn a_failed_write_is_retried_with_backoff_and_reported_meanwhile() {
     scenario(async {
         let harness = Harness::start(&json!({}), Leadership::Leading, 4);
         let writes = harness.pass().await;
         let tries = writes.iter().filter(|w| *w == "PATCH daemonsets/towpath-agent").count();
         assert_eq!(tries, 5, "four failures and a success: {writes:?}");
-        let told = harness.server().reconciling.clone();
-        assert!(told.contains(&"RetryingAfterError".to_owned()), "{told:?}");
+        let reasons = harness.server().reconciling.clone();
+        assert!(reasons.contains(&"RetryingAfterError".to_owned()), "{reasons:?}");
         let last = harness.server().object("networkconfigs/default");
         let types: Vec<_> =
             last["status"]["conditions"].as_array().unwrap().iter().map(|c| c["type"].clone()).collect();
@@ -83,14 +83,14 @@ fn a_write_that_fails_is_tried_again_with_pauses_and_told_meanwhile() {
 }
 
 #[test]
-fn an_api_server_that_fails_for_long_is_asked_once_a_minute() {
+fn a_persistent_failure_is_retried_once_a_minute() {
     scenario(async {
         let harness = Harness::start(&json!({}), Leadership::Leading, usize::MAX);
         harness.pass().await;
         let writes = harness.pass().await;
         let tries = writes.iter().filter(|w| *w == "PATCH daemonsets/towpath-agent").count();
         assert!((9..=11).contains(&tries), "{tries} in ten minutes: {writes:?}");
-        assert!(!writes.iter().any(|w| w.contains("event")), "a rollout that has not started is not told: {writes:?}");
+        assert!(!writes.iter().any(|w| w.contains("event")), "a rollout that has not started has no Event: {writes:?}");
     });
 }
 
@@ -120,7 +120,7 @@ fn an_orphaned_network_loses_the_finalizer_and_nothing_else() {
 }
 
 #[test]
-fn a_teardown_whose_time_is_over_deletes_every_child() {
+fn a_teardown_past_its_bound_deletes_every_child() {
     scenario(async {
         let harness = Harness::start(&json!({"deletionPolicy": "Teardown"}), Leadership::Leading, 0);
         harness.pass().await;
@@ -135,14 +135,14 @@ fn a_teardown_whose_time_is_over_deletes_every_child() {
 }
 
 #[test]
-fn a_part_that_cannot_be_used_is_told_once_on_its_policy_whatever_nodes_say_so() {
+fn a_rejected_part_is_emitted_once_on_its_policy_whichever_nodes_report_it() {
     scenario(async {
         let harness = Harness::start(&json!({}), Leadership::Leading, 0);
         harness.pass().await;
         let bad = [("shop/web", "spec.ingress[0]: bad"), ("shop/gone", "spec.ingress[0]: bad")];
         harness.server().policy("web");
         harness.server().report("n0", &bad);
-        assert_eq!(harness.pass().await, ["POST event PolicyPartRejected"], "the other policy is gone already");
+        assert_eq!(harness.pass().await, ["POST event PolicyPartRejected"], "the other policy is deleted");
         let event = harness.server().events.last().unwrap().clone();
         assert_eq!(event["regarding"]["kind"], "NetworkPolicy");
         assert_eq!(event["regarding"]["uid"], "uid-web");
@@ -150,7 +150,7 @@ fn a_part_that_cannot_be_used_is_told_once_on_its_policy_whatever_nodes_say_so()
         assert_eq!(event["type"], "Warning");
         assert!(event["note"].as_str().unwrap().contains(bad[0].1), "{event}");
         harness.server().report("n1", &bad[..1]);
-        assert_eq!(harness.pass().await, Vec::<String>::new(), "another node says the same");
+        assert_eq!(harness.pass().await, Vec::<String>::new(), "another node reports the same");
         harness.server().report("n1", &[("shop/web", "spec.egress[1]: bad")]);
         assert_eq!(harness.pass().await, ["POST event PolicyPartRejected"], "another part");
         harness.server().report("n0", &[]);

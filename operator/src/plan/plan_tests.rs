@@ -1,4 +1,4 @@
-//! Worlds in, plans out. The cluster is changed as the API server would change it, and planned again.
+//! Cluster states in, plans out. Each plan is executed on the state as the API server would, and the result planned again.
 
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::ConfigMap};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ fn config(spec: &Value) -> NetworkConfig {
     .unwrap()
 }
 
-/// A cluster of two nodes and nothing of ours but the NetworkConfig.
+/// A cluster of two nodes with a NetworkConfig and no children.
 fn new_cluster(spec: &Value) -> ClusterState {
     ClusterState {
         configs: table([("default".to_owned(), Box::new(config(spec)))]),
@@ -42,8 +42,8 @@ fn plan_of(cluster: &ClusterState) -> Plan {
     plan(&PlanContext { cluster, operator: &operator(), state: &state, now: now() }).unwrap()
 }
 
-/// Carries a plan out on the cluster, as API server, DaemonSet controller and agents would.
-fn carry_out(cluster: &mut ClusterState, plan: &Plan) {
+/// Executes a plan on the state, as API server, DaemonSet controller and agents would.
+fn execute(cluster: &mut ClusterState, plan: &Plan) {
     let mut config = cluster.configs.get("default").unwrap().clone();
     if plan.finalizer == FinalizerChange::Add {
         config.metadata.finalizers = Some(vec![names::FINALIZER.to_owned()]);
@@ -52,8 +52,8 @@ fn carry_out(cluster: &mut ClusterState, plan: &Plan) {
         config.status = Some(status.clone());
     }
     cluster.configs.apply(ObjectEvent::Applied("default".to_owned(), config));
-    for step in &plan.writes {
-        match &step.write {
+    for planned in &plan.writes {
+        match &planned.write {
             Write::Apply(child) => save(cluster, child),
             Write::Delete(ChildKind::ConfigMap, name) => {
                 cluster.config_maps.apply(ObjectEvent::Deleted(name.clone()));
@@ -98,14 +98,14 @@ fn agents_come_up(cluster: &mut ClusterState) {
     }
 }
 
-/// A cluster with the network rolled out and everything in shape.
+/// A cluster with the network rolled out and every node ready.
 fn running(spec: &Value) -> ClusterState {
     let mut cluster = new_cluster(spec);
     let first = plan_of(&cluster);
-    carry_out(&mut cluster, &first);
+    execute(&mut cluster, &first);
     agents_come_up(&mut cluster);
     let second = plan_of(&cluster);
-    carry_out(&mut cluster, &second);
+    execute(&mut cluster, &second);
     assert_eq!(ready(&cluster), ("True".to_owned(), "AllNodesReady".to_owned()));
     cluster
 }
@@ -125,17 +125,17 @@ fn edit(cluster: &mut ClusterState, change: impl FnOnce(&mut NetworkConfig)) {
     cluster.configs.apply(ObjectEvent::Applied("default".to_owned(), config));
 }
 
-/// What a plan writes, as words.
-fn words(plan: &Plan) -> Vec<String> {
-    let word = |step: &PlannedWrite| match &step.write {
+/// The writes of a plan as text.
+fn writes(plan: &Plan) -> Vec<String> {
+    let text = |planned: &PlannedWrite| match &planned.write {
         Write::Apply(child) => format!("apply {}", child.kind.as_str()),
-        Write::RemoveFields(_) => "strip".to_owned(),
+        Write::RemoveFields(_) => "remove fields".to_owned(),
         Write::Delete(kind, _) => format!("delete {}", kind.as_str()),
     };
-    plan.writes.iter().map(word).collect()
+    plan.writes.iter().map(text).collect()
 }
 
-fn told(plan: &Plan) -> Vec<EventReason> {
+fn emitted(plan: &Plan) -> Vec<EventReason> {
     plan.writes.iter().filter_map(|s| s.event.as_ref()).chain(&plan.events).map(|n| n.reason).collect()
 }
 
@@ -144,20 +144,20 @@ fn the_first_plan_rolls_out_and_the_next_has_nothing_to_write() {
     let mut cluster = new_cluster(&json!({"podCIDRs": ["10.244.0.0/16"]}));
     let first = plan_of(&cluster);
     assert_eq!(first.finalizer, FinalizerChange::Add, "before there is anything to clean up");
-    assert_eq!(words(&first), ["apply ConfigMap", "apply DaemonSet"], "the configuration first");
-    assert_eq!(told(&first), [EventReason::RolloutStarted]);
-    carry_out(&mut cluster, &first);
+    assert_eq!(writes(&first), ["apply ConfigMap", "apply DaemonSet"], "the configuration first");
+    assert_eq!(emitted(&first), [EventReason::RolloutStarted]);
+    execute(&mut cluster, &first);
     assert_eq!(ready(&cluster), ("False".to_owned(), "RolloutInProgress".to_owned()));
 
     agents_come_up(&mut cluster);
     let second = plan_of(&cluster);
-    assert_eq!((words(&second), told(&second)), (vec![], vec![EventReason::AllNodesReady]));
-    carry_out(&mut cluster, &second);
+    assert_eq!((writes(&second), emitted(&second)), (vec![], vec![EventReason::AllNodesReady]));
+    execute(&mut cluster, &second);
     assert!(plan_of(&cluster).is_empty(), "nothing changed, so nothing is written: {:?}", plan_of(&cluster));
 }
 
 #[test]
-fn an_edited_child_is_restored_and_a_deleted_one_comes_back() {
+fn an_edited_child_is_restored_and_a_deleted_one_recreated() {
     let healthy = running(&json!({}));
     let mut edited = healthy.clone();
     let mut set = edited.daemon_sets.get(names::AGENT).unwrap().clone();
@@ -173,34 +173,34 @@ fn an_edited_child_is_restored_and_a_deleted_one_comes_back() {
         (without_map, "apply ConfigMap", "the configuration in use was deleted"),
     ] {
         let plan = plan_of(&cluster);
-        assert_eq!(words(&plan), [want], "{why}");
-        assert_eq!(told(&plan).first(), Some(&EventReason::DriftRepaired), "{why}");
+        assert_eq!(writes(&plan), [want], "{why}");
+        assert_eq!(emitted(&plan).first(), Some(&EventReason::DriftRepaired), "{why}");
     }
 }
 
 #[test]
-fn a_new_configuration_is_a_new_revision_and_the_old_one_goes_when_nobody_uses_it() {
+fn a_new_configuration_is_a_new_revision_and_the_old_one_is_deleted_when_no_pod_uses_it() {
     let mut cluster = running(&json!({}));
     edit(&mut cluster, |config| {
         config.spec.mtu = Some(1400);
         config.metadata.generation = Some(2);
     });
     let roll = plan_of(&cluster);
-    assert_eq!(words(&roll), ["apply ConfigMap", "apply DaemonSet"]);
-    assert_eq!(told(&roll), [EventReason::RolloutStarted]);
+    assert_eq!(writes(&roll), ["apply ConfigMap", "apply DaemonSet"]);
+    assert_eq!(emitted(&roll), [EventReason::RolloutStarted]);
 
-    carry_out(&mut cluster, &roll);
+    execute(&mut cluster, &roll);
     assert_eq!(ready(&cluster).0, "False", "the agents still report the old revision");
     let mut rolling = cluster.clone();
     let mut set = rolling.daemon_sets.get(names::AGENT).unwrap().clone();
     set.status.as_mut().unwrap().updated_number_scheduled = Some(1);
     rolling.daemon_sets.apply(ObjectEvent::Applied(names::AGENT.to_owned(), set));
-    assert!(words(&plan_of(&rolling)).is_empty(), "an old pod may still start with the old configuration");
-    assert_eq!(words(&plan_of(&cluster)), ["delete ConfigMap"]);
+    assert!(writes(&plan_of(&rolling)).is_empty(), "an old pod may still start with the old configuration");
+    assert_eq!(writes(&plan_of(&cluster)), ["delete ConfigMap"]);
 }
 
 #[test]
-fn a_failed_check_writes_no_daemon_set_and_says_why() {
+fn a_failed_check_writes_no_daemon_set_and_reports_its_reason() {
     for (spec, reason) in [
         (json!({"podCIDRs": ["10.9.0.0/16"]}), "PodCIDRConflict"),
         (json!({"podCIDRs": ["10.0.0.0/8"]}), "CIDROverlap"),
@@ -208,13 +208,13 @@ fn a_failed_check_writes_no_daemon_set_and_says_why() {
     ] {
         let mut cluster = new_cluster(&spec);
         let plan = plan_of(&cluster);
-        assert_eq!(words(&plan), Vec::<String>::new(), "{reason}");
-        assert_eq!(told(&plan), [EventReason::PreflightFailed], "{reason}");
-        carry_out(&mut cluster, &plan);
+        assert_eq!(writes(&plan), Vec::<String>::new(), "{reason}");
+        assert_eq!(emitted(&plan), [EventReason::PreflightFailed], "{reason}");
+        execute(&mut cluster, &plan);
         let passed = condition(&cluster, ConfigCondition::PreflightPassed);
         assert_eq!(passed, Some(("False".to_owned(), reason.to_owned())));
         assert_eq!(condition(&cluster, ConfigCondition::Stalled).unwrap().1, "PreflightFailed", "{reason}");
-        assert!(plan_of(&cluster).is_empty(), "{reason}: told once");
+        assert!(plan_of(&cluster).is_empty(), "{reason}: emitted once");
     }
 }
 
@@ -224,55 +224,55 @@ fn a_change_that_fails_its_check_leaves_the_old_revision_running() {
     let before = revision(&cluster);
     edit(&mut cluster, |config| config.spec.mtu = Some(9000));
     let plan = plan_of(&cluster);
-    assert_eq!(words(&plan), Vec::<String>::new());
-    carry_out(&mut cluster, &plan);
+    assert_eq!(writes(&plan), Vec::<String>::new());
+    execute(&mut cluster, &plan);
     assert_eq!(condition(&cluster, ConfigCondition::PreflightPassed).unwrap().1, "MTUTooLarge");
     let nodes = cluster.configs.get("default").unwrap().status.clone().unwrap().nodes.unwrap();
-    assert_eq!((revision(&cluster), nodes.summary.as_str()), (before, "2/2"), "the nodes are as well as they were");
+    assert_eq!((revision(&cluster), nodes.summary.as_str()), (before, "2/2"), "the nodes are as ready as before");
 }
 
 #[test]
-fn what_passed_once_is_repaired_even_while_a_check_fails() {
+fn a_revision_that_passed_is_repaired_even_while_a_check_fails() {
     let mut cluster = running(&json!({"podCIDRs": ["10.244.0.0/16"]}));
     let late = crate::testing::node(2, &[]);
     cluster.nodes.apply(ObjectEvent::Applied("n2".to_owned(), late));
     cluster.daemon_sets.apply(ObjectEvent::Deleted(names::AGENT.to_owned()));
     let plan = plan_of(&cluster);
-    assert_eq!(words(&plan), ["apply DaemonSet"]);
-    assert!(told(&plan).contains(&EventReason::PreflightFailed), "the node without podCIDR is named too");
+    assert_eq!(writes(&plan), ["apply DaemonSet"]);
+    assert!(emitted(&plan).contains(&EventReason::PreflightFailed), "the node without podCIDR is named too");
 }
 
 #[test]
-fn a_spec_that_contradicts_itself_is_refused_in_words() {
+fn a_spec_that_contradicts_itself_is_reported_as_invalid() {
     let mut cluster = new_cluster(&json!({"podCIDRs": ["10.244.0.0"]}));
     let plan = plan_of(&cluster);
-    assert_eq!((words(&plan), told(&plan)), (vec![], vec![EventReason::InvalidConfiguration]));
-    carry_out(&mut cluster, &plan);
+    assert_eq!((writes(&plan), emitted(&plan)), (vec![], vec![EventReason::InvalidConfiguration]));
+    execute(&mut cluster, &plan);
     assert_eq!(ready(&cluster), ("False".to_owned(), "InvalidConfiguration".to_owned()));
 }
 
 #[test]
-fn an_unmanaged_network_is_left_alone() {
+fn an_unmanaged_network_is_not_written() {
     let mut cluster = new_cluster(&json!({"managementState": "Unmanaged"}));
     let plan = plan_of(&cluster);
-    assert_eq!((plan.finalizer, words(&plan)), (FinalizerChange::Keep, vec![]));
-    carry_out(&mut cluster, &plan);
+    assert_eq!((plan.finalizer, writes(&plan)), (FinalizerChange::Keep, vec![]));
+    execute(&mut cluster, &plan);
     assert_eq!(ready(&cluster), ("Unknown".to_owned(), "Unmanaged".to_owned()));
     assert!(plan_of(&cluster).is_empty());
 }
 
 #[test]
-fn a_failure_is_told_in_the_status_until_an_attempt_succeeds() {
+fn a_failure_is_reported_in_the_status_until_a_reconcile_succeeds() {
     let mut cluster = running(&json!({}));
     let state = ReconcileState {
         error: Some("apply DaemonSet towpath-agent: forbidden".to_owned()),
         ..ReconcileState::default()
     };
     let failing = plan(&PlanContext { cluster: &cluster, operator: &operator(), state: &state, now: now() }).unwrap();
-    carry_out(&mut cluster, &failing);
+    execute(&mut cluster, &failing);
     assert_eq!(condition(&cluster, ConfigCondition::Reconciling).unwrap().1, "RetryingAfterError");
     let next = plan_of(&cluster);
-    carry_out(&mut cluster, &next);
+    execute(&mut cluster, &next);
     assert_eq!(condition(&cluster, ConfigCondition::Reconciling), None);
 }
 

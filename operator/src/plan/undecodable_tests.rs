@@ -28,7 +28,7 @@ fn tearing_down(seconds: i64) -> ClusterState {
         config.metadata.deletion_timestamp = Some(Time(now() - SignedDuration::from_secs(seconds)));
     });
     let start = plan_of(&cluster);
-    carry_out(&mut cluster, &start);
+    execute(&mut cluster, &start);
     cluster
 }
 
@@ -65,12 +65,12 @@ fn children_that_were_never_decoded_are_not_created_again() {
         [(without_set, format!("DaemonSet {}", names::AGENT)), (without_map, format!("ConfigMap {config_map}"))]
     {
         let plan = plan_of(&cluster);
-        assert_eq!((words(&plan), told(&plan)), (vec![], vec![]), "{name}");
+        assert_eq!((writes(&plan), emitted(&plan)), (vec![], vec![]), "{name}");
         let status = plan.status.clone().unwrap();
         let reconciling = find(&status.conditions, "Reconciling").unwrap();
         assert_eq!(reconciling.reason, "RetryingAfterError", "{name}");
         assert!(reconciling.message.contains(&name), "{}", reconciling.message);
-        carry_out(&mut cluster, &plan);
+        execute(&mut cluster, &plan);
         assert!(plan_of(&cluster).is_empty(), "{name}: reported once");
     }
 }
@@ -82,14 +82,14 @@ fn an_undecodable_daemon_set_is_not_written_and_its_rollout_resumes_when_it_can_
     cluster.daemon_sets.apply(undecodable(names::AGENT));
     edit(&mut cluster, |config| config.spec.mtu = Some(1400));
     let held = plan_of(&cluster);
-    assert_eq!(words(&held), ["apply ConfigMap"], "a write that cannot be checked would be repeated for ever");
-    carry_out(&mut cluster, &held);
+    assert_eq!(writes(&held), ["apply ConfigMap"], "a write that cannot be checked would be repeated forever");
+    execute(&mut cluster, &held);
     assert_eq!(reconciling(&cluster).unwrap().1, "RetryingAfterError");
     assert_eq!(ready(&cluster).0, "False", "the new revision is not rolled out");
     assert!(plan_of(&cluster).is_empty(), "{:?}", plan_of(&cluster));
 
     cluster.daemon_sets.apply(ObjectEvent::Applied(names::AGENT.to_owned(), known));
-    assert_eq!(words(&plan_of(&cluster)), ["apply DaemonSet"]);
+    assert_eq!(writes(&plan_of(&cluster)), ["apply DaemonSet"]);
 }
 
 #[test]
@@ -97,10 +97,10 @@ fn a_config_map_in_use_by_an_undecodable_daemon_set_is_not_deleted() {
     let mut cluster = running(&json!({}));
     edit(&mut cluster, |config| config.spec.mtu = Some(1400));
     let roll = plan_of(&cluster);
-    carry_out(&mut cluster, &roll);
-    assert_eq!(words(&plan_of(&cluster)), ["delete ConfigMap"], "decoded: the old one is unused");
+    execute(&mut cluster, &roll);
+    assert_eq!(writes(&plan_of(&cluster)), ["delete ConfigMap"], "decoded: the old one is unused");
     cluster.daemon_sets.apply(undecodable(names::AGENT));
-    assert_eq!(words(&plan_of(&cluster)), Vec::<String>::new());
+    assert_eq!(writes(&plan_of(&cluster)), Vec::<String>::new());
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn an_undecodable_network_config_is_kept_but_not_written() {
     cluster.daemon_sets.apply(ObjectEvent::Deleted(names::AGENT.to_owned()));
     cluster.reports.apply(ObjectEvent::Deleted("n0".to_owned()));
     let plan = plan_of(&cluster);
-    assert_eq!(words(&plan), ["apply DaemonSet"], "the network is kept as it was last wanted");
+    assert_eq!(writes(&plan), ["apply DaemonSet"], "children follow the last known spec");
     assert_eq!((plan.finalizer, plan.status, plan.events), (FinalizerChange::Keep, None, vec![]));
 
     cluster.configs = never_decoded("default");
@@ -128,7 +128,7 @@ fn a_teardown_does_not_end_while_a_network_node_or_a_pod_cannot_be_decoded() {
         }
         cluster
     };
-    assert_eq!(told(&plan_of(&clean())), [EventReason::TeardownComplete]);
+    assert_eq!(emitted(&plan_of(&clean())), [EventReason::TeardownComplete]);
 
     let mut known = tearing_down(1);
     known.reports.apply(ObjectEvent::Deleted("n1".to_owned()));
@@ -153,7 +153,7 @@ fn a_teardown_does_not_end_while_a_network_node_or_a_pod_cannot_be_decoded() {
         (daemon_set, "a DaemonSet whose progress cannot be read"),
     ] {
         let plan = plan_of(&cluster);
-        assert_eq!((plan.finalizer, words(&plan)), (FinalizerChange::Keep, vec![]), "{why}");
+        assert_eq!((plan.finalizer, writes(&plan)), (FinalizerChange::Keep, vec![]), "{why}");
         assert_eq!(plan.replan_at, Some(now() + SignedDuration::from_secs(119)), "{why}: the bound still holds");
         edit(&mut cluster, |config| {
             config.metadata.deletion_timestamp = Some(Time(now() - SignedDuration::from_secs(120)));
@@ -169,8 +169,8 @@ fn a_teardown_does_not_end_at_once_because_the_daemon_set_cannot_be_decoded() {
     edit(&mut cluster, |config| config.metadata.deletion_timestamp = Some(Time(now())));
     cluster.daemon_sets = never_decoded(names::AGENT);
     let waiting = plan_of(&cluster);
-    assert_eq!((waiting.finalizer, words(&waiting)), (FinalizerChange::Keep, vec![]), "its agents may still run");
-    carry_out(&mut cluster, &waiting);
+    assert_eq!((waiting.finalizer, writes(&waiting)), (FinalizerChange::Keep, vec![]), "its agents may still run");
+    execute(&mut cluster, &waiting);
     assert_eq!(reconciling(&cluster).unwrap().1, "RetryingAfterError");
 
     cluster.config_maps = never_decoded(&config_map);
@@ -178,8 +178,8 @@ fn a_teardown_does_not_end_at_once_because_the_daemon_set_cannot_be_decoded() {
         config.metadata.deletion_timestamp = Some(Time(now() - SignedDuration::from_secs(120)));
     });
     let end = plan_of(&cluster);
-    assert_eq!(words(&end), ["delete DaemonSet", "delete ConfigMap"], "to delete them, their names are enough");
-    assert_eq!(told(&end), [EventReason::TeardownIncomplete]);
+    assert_eq!(writes(&end), ["delete DaemonSet", "delete ConfigMap"], "to delete them, their names are enough");
+    assert_eq!(emitted(&end), [EventReason::TeardownIncomplete]);
 }
 
 #[test]
@@ -188,5 +188,5 @@ fn a_config_map_that_was_never_decoded_still_shows_that_its_revision_passed() {
     cluster.config_maps = never_decoded(&names::agent_config_map(&revision(&cluster)));
     cluster.nodes.apply(ObjectEvent::Applied("n2".to_owned(), crate::testing::node(2, &[])));
     cluster.daemon_sets.apply(ObjectEvent::Deleted(names::AGENT.to_owned()));
-    assert_eq!(words(&plan_of(&cluster)), ["apply DaemonSet"], "a node without podCIDR holds only what is new");
+    assert_eq!(writes(&plan_of(&cluster)), ["apply DaemonSet"], "a node without podCIDR holds only what is new");
 }

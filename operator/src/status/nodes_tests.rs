@@ -35,7 +35,7 @@ fn one(kubelet: Kubelet, pod_health: Option<PodHealth>, report: Option<ReportFac
 }
 
 #[test]
-fn a_node_is_what_its_kubelet_its_pod_and_its_report_say_together() {
+fn the_state_of_a_node_follows_from_its_kubelet_its_pod_and_its_report() {
     use Kubelet::{Reachable, Unreachable};
     let ok = || Some(PodHealth::Ready);
     let not_ready = |reason: &str| ReportFacts {
@@ -44,18 +44,18 @@ fn a_node_is_what_its_kubelet_its_pod_and_its_report_say_together() {
     };
     let old = ReportFacts { at: Some(now() - REPORT_TIMEOUT), ..report("r") };
     let cases = [
-        (one(Reachable, ok(), Some(report("r"))), (1, 0, 0, 0), None, "all is well"),
+        (one(Reachable, ok(), Some(report("r"))), (1, 0, 0, 0), None, "no problem"),
         (
             one(Unreachable, ok(), Some(report("r"))),
             (0, 0, 1, 0),
             Some("NodeUnreachable"),
-            "a dead node's old report is no news",
+            "the report of a dead node does not count",
         ),
         (
             one(Reachable, Some(PodHealth::Failing("ImagePullBackOff".to_owned())), None),
             (0, 1, 0, 0),
             Some("ImagePullBackOff"),
-            "the kubelet's word reaches the user",
+            "the kubelet's reason reaches the user",
         ),
         (one(Reachable, ok(), None), (0, 0, 0, 1), Some("AgentStarting"), "no report yet"),
         (
@@ -76,15 +76,15 @@ fn a_node_is_what_its_kubelet_its_pod_and_its_report_say_together() {
             one(Reachable, ok(), Some(not_ready("TunnelNotReady"))),
             (0, 1, 0, 0),
             Some("TunnelNotReady"),
-            "the agent's own word",
+            "the agent's own reason",
         ),
         (
             one(Reachable, ok(), Some(not_ready("ForeignFirewall"))),
             (0, 1, 0, 0),
             Some("ForeignFirewall"),
-            "somebody else's firewall is the node's problem, and reaches the user",
+            "a foreign firewall reaches the user",
         ),
-        (one(Reachable, ok(), Some(not_ready("Starting"))), (0, 0, 0, 1), Some("Starting"), "on its way"),
+        (one(Reachable, ok(), Some(not_ready("Starting"))), (0, 0, 0, 1), Some("Starting"), "starting"),
         (
             one(Reachable, Some(PodHealth::Terminating), Some(report("r"))),
             (0, 0, 0, 1),
@@ -152,13 +152,13 @@ fn the_worst_come_first_and_ten_at_most() {
 }
 
 #[test]
-fn the_fold_looks_again_when_the_oldest_report_grows_silent() {
+fn the_fold_is_repeated_when_the_oldest_report_times_out() {
     let fleet = one(Kubelet::Reachable, Some(PodHealth::Ready), Some(report("r")));
     assert_eq!(fleet.replan_at, Some(now() - SignedDuration::from_secs(60) + REPORT_TIMEOUT));
 }
 
 #[test]
-fn a_template_that_the_controller_has_not_seen_is_not_rolled_out() {
+fn a_template_that_the_controller_has_not_observed_is_not_rolled_out() {
     let mut ds = daemon_set(3, 3);
     assert_eq!(rollout(Some(&ds)), Rollout::Complete);
     ds.metadata.generation = Some(4);
@@ -167,7 +167,7 @@ fn a_template_that_the_controller_has_not_seen_is_not_rolled_out() {
 }
 
 #[test]
-fn a_node_that_does_not_reach_all_that_are_well_is_on_its_way() {
+fn a_node_that_does_not_reach_all_ready_nodes_is_pending() {
     let nodes = table([0, 1, 2].map(|n| (format!("n{n}"), node(n, &["10.244.0.0/24"]))));
     let pods = table([0, 1, 2].map(|n| (format!("p{n}"), pod(&format!("n{n}"), PodHealth::Ready))));
     let fold_with = |peers: [usize; 3]| {
@@ -203,7 +203,7 @@ fn a_node_that_has_left_is_not_waited_for_though_the_daemon_set_still_counts_its
 }
 
 #[test]
-fn a_node_or_a_report_that_was_never_decoded_is_named_and_not_forgotten() {
+fn a_node_or_a_report_that_was_never_decoded_counts_as_unreachable() {
     let mut nodes = Store::default();
     nodes.apply(ObjectEvent::ListStarted);
     nodes.apply(ObjectEvent::ListedUndecodable("n0".to_owned()));

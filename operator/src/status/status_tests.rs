@@ -15,20 +15,20 @@ fn conditions(phase: Phase, fleet: Option<Fleet>, error: Option<&str>) -> String
     let error = error.map(str::to_owned);
     let inputs = StatusInputs { phase, fleet, effective: None, checks: Vec::new(), versions: None, error };
     let status = fold(&NetworkConfig::default(), inputs, now());
-    let words: Vec<_> = status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect();
-    words.join(" ")
+    let texts: Vec<_> = status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect();
+    texts.join(" ")
 }
 
 #[test]
-fn a_network_on_its_way_shows_how_far_it_is() {
+fn an_active_network_reports_its_progress() {
     let passed = "PreflightPassed=True/AllChecksPassed";
     let rolling = "Reconciling=True/RollingOut Ready=False/RolloutInProgress";
     let cases = [
-        (fleet(3, 0, 0, Rollout::Complete), "Ready=True/AllNodesReady", "all is well"),
+        (fleet(3, 0, 0, Rollout::Complete), "Ready=True/AllNodesReady", "every node is ready"),
         (fleet(3, 0, 0, Rollout::Unfinished { updated: 1 }), rolling, "old pods still report ready"),
         (fleet(2, 0, 1, Rollout::Complete), rolling, "one agent still starts"),
         (fleet(2, 1, 0, Rollout::Complete), "Ready=False/NodesNotReady", "nothing is in progress, one node fails"),
-        (fleet(0, 0, 0, Rollout::Complete), "Ready=False/NodesNotReady", "nobody is ready where nobody is"),
+        (fleet(0, 0, 0, Rollout::Complete), "Ready=False/NodesNotReady", "a cluster without nodes is not ready"),
     ];
     for (fleet, want, why) in cases {
         assert_eq!(conditions(Phase::Active, Some(fleet), None), format!("{want} {passed}"), "{why}");
@@ -45,7 +45,7 @@ fn every_other_stage_has_its_conditions_in_their_order() {
             held,
             Some("and an error"),
             "Stalled=True/PreflightFailed Ready=False/PreflightFailed PreflightPassed=False/CIDROverlap",
-            "a person must act, so nothing is said to be in progress",
+            "a person must act, so nothing is in progress",
         ),
         (
             Phase::Invalid { problems: vec!["a".to_owned()] },
@@ -53,7 +53,7 @@ fn every_other_stage_has_its_conditions_in_their_order() {
             "Stalled=True/InvalidConfiguration Ready=False/InvalidConfiguration PreflightPassed=False/InvalidConfiguration",
             "a contradiction",
         ),
-        (Phase::Unmanaged, None, "Ready=Unknown/Unmanaged", "hands off"),
+        (Phase::Unmanaged, None, "Ready=Unknown/Unmanaged", "not managed"),
         (
             Phase::TearingDown { remaining: vec!["n1".to_owned()] },
             Some("the API server refused"),
@@ -67,7 +67,7 @@ fn every_other_stage_has_its_conditions_in_their_order() {
 }
 
 #[test]
-fn the_summary_names_who_is_not_ready() {
+fn the_summary_names_nodes_that_are_not_ready() {
     assert_eq!(summary(&fleet(2, 1, 0, Rollout::Complete)), "2 of 3 nodes are ready: n1 (X): why");
 }
 

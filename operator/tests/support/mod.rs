@@ -32,17 +32,17 @@ mod client;
 /// The cluster's nodes.
 const NODES: [&str; 2] = ["n0", "n1"];
 
-/// The objects of the API server, what was asked of it, and where its watches lead.
+/// The objects of the API server, the requests it received, and the operator's watches.
 pub(crate) struct ApiServer {
     objects: BTreeMap<String, Value>,
     changes: UnboundedSender<ClusterEvent>,
-    /// Every request that changes something, as `METHOD resource/name`; of an Event its reason.
+    /// Every write request, as `METHOD resource/name`; for an Event its reason.
     pub(crate) writes: Vec<String>,
     /// How many writes to the DaemonSet are still to fail.
     pub(crate) failures: usize,
     /// Reasons of the Reconciling condition, in the order in which they were published.
     pub(crate) reconciling: Vec<String>,
-    /// Events, as they were written.
+    /// The Events that were written.
     pub(crate) events: Vec<Value>,
 }
 
@@ -52,7 +52,7 @@ impl ApiServer {
         self.objects.get(key).cloned().unwrap_or(Value::Null)
     }
 
-    /// ClusterEvents an object behind the operator's back.
+    /// Changes an object as another client would.
     pub(crate) fn edit(&mut self, key: &str, change: impl FnOnce(&mut Value)) {
         let mut object = self.object(key);
         change(&mut object);
@@ -133,7 +133,7 @@ impl ApiServer {
         self.objects.insert(format!("networkpolicies/{name}"), policy);
     }
 
-    /// A node reports that it is well, and what it cannot use of policies.
+    /// A node reports Ready, and policies with parts that cannot be enforced.
     pub(crate) fn report(&self, node: &str, rejected: &[(&str, &str)]) {
         let template = &self.object(&format!("daemonsets/{}", names::AGENT))["spec"]["template"];
         let revision = template["metadata"]["annotations"][names::ANNOTATION_REVISION].as_str().map(str::to_owned);
@@ -171,7 +171,7 @@ fn typed<T: DeserializeOwned>(object: &Value) -> Box<T> {
     Box::new(serde_json::from_value(object.clone()).unwrap())
 }
 
-/// An operator at work against the server.
+/// An operator that runs against the server.
 pub(crate) struct Harness {
     server: Arc<Mutex<ApiServer>>,
     /// Dropped at the end; until then the operator runs.
