@@ -8,7 +8,7 @@ use tokio::{
     sync::{mpsc::UnboundedSender, oneshot},
     time::timeout,
 };
-use towpath_dataplane::local::{Reply, Request};
+use towpath_local::{Reply, Request};
 use tracing::{debug, warn};
 
 /// The longest request in bytes. An endpoint with two addresses takes about 500.

@@ -12,7 +12,7 @@ use tokio::sync::{
     watch,
 };
 use towpath_core::model::NodeName;
-use towpath_dataplane::local::{NodeState, Paths};
+use towpath_local::{NodeState, Paths};
 use tracing::info;
 
 use crate::{

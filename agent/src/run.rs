@@ -21,11 +21,11 @@ use towpath_core::model::{Family, Mac};
 use towpath_crds::names;
 use towpath_dataplane::{
     conntrack::Conntrack,
-    local::{Endpoints, Paths},
     net::{KernelNet, NetEvents},
     nft::{KernelNft, NftEvents},
-    sysctl::Sysctls,
 };
+use towpath_local::{Endpoints, Paths};
+use towpath_podlink::sysctl::Sysctls;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 

@@ -13,12 +13,9 @@ use towpath_core::{
     overlay,
     ruleset::Transaction,
 };
-use towpath_dataplane::{
-    local::{NodeState, Paths},
-    net::Net,
-    nft::Nft,
-};
+use towpath_dataplane::{net::Net, nft::Nft};
 use towpath_index::flannel;
+use towpath_local::{NodeState, Paths};
 use tracing::{info, warn};
 
 use crate::{

@@ -9,9 +9,19 @@ const WALLS: &[(&str, &[&str], &[&str])] = &[
     ("towpath-core", &[], &["tokio", "kube", "k8s-openapi", "nix", "netlink-sys", "serde_json", "serde_yaml"]),
     ("towpath-crds", &[], &["tokio", "kube-client", "kube-runtime", "hyper", "rustls"]),
     ("towpath-index", &["towpath-core", "towpath-crds"], &["tokio", "kube-client", "kube-runtime", "hyper", "nix"]),
-    ("towpath-dataplane", &["towpath-core"], &["tokio", "kube", "kube-core", "k8s-openapi"]),
-    ("towpath-cni", &["towpath-core", "towpath-dataplane"], &["tokio", "kube", "kube-core", "k8s-openapi"]),
-    ("towpath-agent", &["towpath-core", "towpath-crds", "towpath-index", "towpath-dataplane"], &[]),
+    ("towpath-local", &["towpath-core"], &["tokio", "netlink-sys", "netlink-packet-core", "kube", "k8s-openapi"]),
+    ("towpath-podlink", &["towpath-core"], &["tokio", "kube", "kube-core", "k8s-openapi", "serde_json"]),
+    ("towpath-dataplane", &["towpath-core", "towpath-podlink"], &["kube", "kube-core", "k8s-openapi"]),
+    (
+        "towpath-cni",
+        &["towpath-core", "towpath-local", "towpath-podlink"],
+        &["tokio", "netlink-packet-netfilter", "kube", "kube-core", "k8s-openapi"],
+    ),
+    (
+        "towpath-agent",
+        &["towpath-core", "towpath-crds", "towpath-index", "towpath-local", "towpath-podlink", "towpath-dataplane"],
+        &[],
+    ),
     ("towpath-operator", &["towpath-crds"], &["nix", "netlink-sys"]),
     ("towpath-e2e", &[], &["tokio"]),
 ];

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::Path};
 
 use serde_json::{Value, json};
 use towpath_core::model::{Family, Mac, host_net};
-use towpath_dataplane::net::{PodLinkSpec, pod_link::gateway};
+use towpath_podlink::{PodLinkSpec, link::gateway};
 
 use crate::{config::NetConf, version::Version};
 

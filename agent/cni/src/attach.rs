@@ -5,11 +5,8 @@ use std::path::Path;
 use nix::net::if_::if_nametoindex;
 use serde_json::Value;
 use towpath_core::{model::PodId, names::IfName};
-use towpath_dataplane::{
-    local::{Attachment, EndpointFile, Endpoints, NodeState, Reply, Request, ask},
-    net::{PodLink, PodLinkError, PodLinkSpec},
-    netns::Netns,
-};
+use towpath_local::{Attachment, EndpointFile, Endpoints, NodeState, Reply, Request, ask};
+use towpath_podlink::{PodLink, PodLinkError, PodLinkSpec, netns::Netns};
 
 use crate::{
     answer,

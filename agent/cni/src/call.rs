@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use towpath_core::model::{ParseError, PodId};
-use towpath_dataplane::local::Attachment;
+use towpath_local::Attachment;
 
 use crate::error::CniError;
 

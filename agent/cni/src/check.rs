@@ -6,11 +6,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 use towpath_core::model::Mac;
-use towpath_dataplane::{
-    local::{AddressDir, Attachment, EndpointFile, Endpoints},
-    net::{PodLink, PodLinkError},
-    netns::Netns,
-};
+use towpath_local::{AddressDir, Attachment, EndpointFile, Endpoints};
+use towpath_podlink::{PodLink, PodLinkError, netns::Netns};
 
 use crate::{attach::spec_of, config::NetConf, error::CniError};
 

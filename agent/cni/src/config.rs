@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
-use towpath_dataplane::local::{Attachment, Paths};
+use towpath_local::{Attachment, Paths};
 
 use crate::{error::CniError, version::Version};
 

@@ -2,11 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use towpath_dataplane::{
-    local::{AddressDir, Attachment, EndpointFile, Endpoints, LocalError, Request, tell},
-    net::PodLink,
-    netns::Netns,
-};
+use towpath_local::{AddressDir, Attachment, EndpointFile, Endpoints, LocalError, Request, tell};
+use towpath_podlink::{PodLink, netns::Netns};
 
 use crate::{config::NetConf, error::CniError};
 

@@ -7,11 +7,8 @@ use towpath_core::{
     ipam::IpamError,
     model::{ParseError, PodId},
 };
-use towpath_dataplane::{
-    local::{AddressError, AskError, LocalError},
-    net::PodLinkError,
-    netns::NetnsError,
-};
+use towpath_local::{AddressError, AskError, LocalError};
+use towpath_podlink::{PodLinkError, netns::NetnsError};
 
 use crate::version::Version;
 

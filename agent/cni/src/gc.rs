@@ -7,10 +7,8 @@ use std::{
 };
 
 use towpath_core::names::IfName;
-use towpath_dataplane::{
-    local::{AddressDir, Attachment, EndpointFile, Endpoints, LocalError, Owner},
-    net::{PodLink, PodTraces},
-};
+use towpath_local::{AddressDir, Attachment, EndpointFile, Endpoints, LocalError, Owner};
+use towpath_podlink::{PodLink, PodTraces};
 
 use crate::{
     config::NetConf,

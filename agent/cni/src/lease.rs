@@ -3,10 +3,8 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use towpath_core::ipam::{IpamError, Range};
-use towpath_dataplane::{
-    local::{AddressDir, Attachment, EndpointFile, Endpoints, LockedAddresses, NodeState, Owner, Reservation},
-    net::PodTraces,
-};
+use towpath_local::{AddressDir, Attachment, EndpointFile, Endpoints, LockedAddresses, NodeState, Owner, Reservation};
+use towpath_podlink::PodTraces;
 
 use crate::{config::NetConf, error::CniError};
 

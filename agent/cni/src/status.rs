@@ -1,6 +1,6 @@
 //! STATUS: can pods be added now?
 
-use towpath_dataplane::local::{NodeState, Reply, Request, ask};
+use towpath_local::{NodeState, Reply, Request, ask};
 
 use crate::{
     config::NetConf,

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fs};
 
 use serde_json::{Value, json};
 use support::{Behaviour, Node, Pod, addresses, answered};
-use towpath_dataplane::local::{Reply, Request};
+use towpath_local::{Reply, Request};
 
 const BOTH: &[&str] = &["10.244.1.0/24", "fd00:244:1::/64"];
 
@@ -317,9 +317,11 @@ fn a_namespace_that_is_none_is_an_error_of_its_own() {
     let _agent = node.good_agent();
     let host = node.host.path();
     let file = node.paths.node_file();
-    for (netns, why) in
-        [("/run/netns/gone", "there is none"), (file.to_str().unwrap(), "a file"), (host.as_str(), "the host's own")]
-    {
+    for (netns, why) in [
+        ("/run/netns/gone", "there is none"),
+        (file.to_str().unwrap(), "a file"),
+        (host.to_str().unwrap(), "the host's own"),
+    ] {
         let env = [
             ("CNI_COMMAND", "ADD"),
             ("CNI_CONTAINERID", "c1"),

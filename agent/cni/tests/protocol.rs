@@ -113,7 +113,7 @@ fn an_addition_is_answered_in_every_version() {
         let conf = node.conf(version, &json!({}));
         let result = answered(node.start_for("ADD", &pod, &conf)).ok();
         assert_eq!(result["cniVersion"], version);
-        assert_eq!(result["interfaces"][1]["sandbox"], pod.netns.path());
+        assert_eq!(result["interfaces"][1]["sandbox"], pod.netns_path());
         let with_result = node.conf(version, &json!({"prevResult": result}));
         assert_eq!(answered(node.start_for("DEL", &pod, &with_result)).ok(), Value::Null);
         node.assert_empty(version);

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fs, net::IpAddr};
 
 use serde_json::{Value, json};
 use support::{Agent, Behaviour, Node, Pod, addresses};
-use towpath_dataplane::local::{Reply, Request};
+use towpath_local::{Reply, Request};
 
 const BOTH: &[&str] = &["10.244.1.0/24", "fd00:244:1::/64"];
 
@@ -168,7 +168,7 @@ fn another_interface_of_the_same_pod_is_refused_and_does_not_harm_the_first() {
     let _agent = node.good_agent();
     let pod = Pod::new("c1");
     let given = addresses(&node.add(&pod));
-    let netns = pod.netns.path();
+    let netns = pod.netns_path();
     let env = [
         ("CNI_COMMAND", "ADD"),
         ("CNI_CONTAINERID", "c1"),

@@ -1,7 +1,7 @@
 //! Which address a pod gets: the order of the reference `host-local` plugin, so that a node can change between the two
 //! with its pods running.
 //!
-//! Pure: which addresses are in use is a parameter. The files that remember it are `towpath_dataplane::local`'s business.
+//! Pure: which addresses are in use is a parameter. The files that remember it are `towpath-local`'s business.
 
 use std::{
     collections::BTreeSet,

@@ -2,11 +2,7 @@
 //! that the agent and the CNI plugin share. Synchronous throughout; never sees Kubernetes.
 
 pub mod conntrack;
-pub mod local;
 pub mod net;
-mod netlink;
-pub mod netns;
 pub mod nflog;
 pub mod nfnetlink;
 pub mod nft;
-pub mod sysctl;

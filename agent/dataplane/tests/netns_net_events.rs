@@ -11,11 +11,9 @@ use support::{
     nodes::{DEFAULTS, Underlay},
     sh,
 };
-use towpath_core::overlay::{Notice, diff};
-use towpath_dataplane::{
-    net::{KernelNet, Net, NetEvents},
-    sysctl::Sysctls,
-};
+use towpath_core::overlay::{NetNotification, diff};
+use towpath_dataplane::net::{KernelNet, Net, NetEvents};
+use towpath_podlink::sysctl::Sysctls;
 
 /// How long something may take to be announced; it comes within the system call that causes it.
 const SOON: Option<Duration> = Some(Duration::from_secs(5));
@@ -24,7 +22,7 @@ const SOON: Option<Duration> = Some(Duration::from_secs(5));
 const SILENCE: Option<Duration> = Some(Duration::from_millis(10));
 
 /// Everything that is announced until it is silent.
-fn all(events: &mut NetEvents) -> Vec<Notice> {
+fn all(events: &mut NetEvents) -> Vec<NetNotification> {
     let mut notices = Vec::new();
     loop {
         let more = events.next(SILENCE).unwrap();
@@ -135,7 +133,7 @@ fn lost_announcements_are_said_to_be_lost_and_it_goes_on() {
     sh("ip link add x type bridge; ip link set x up
         seq 1 15000 | awk '{ printf \"route add 10.%d.%d.0/24 dev x proto 157\\n\", $1 / 250, $1 % 250 }' | ip -b -");
     let notices = all(&mut events);
-    assert!(notices.contains(&Notice::Overrun), "of {} announcements none was lost", notices.len());
+    assert!(notices.contains(&NetNotification::Overrun), "of {} announcements none was lost", notices.len());
     sh("ip link del x");
-    assert!(events.next(SOON).unwrap().contains(&Notice::Links));
+    assert!(events.next(SOON).unwrap().contains(&NetNotification::Links));
 }

@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use support::{enter_new_namespace, sh};
-use towpath_dataplane::nfnetlink::{Answer, Heard, Kind, Request, Socket};
+use towpath_dataplane::nfnetlink::{MessageType, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket, Received};
 
 /// `NFT_MSG_GETTABLE`, `NFT_MSG_GETCHAIN`, `NFT_MSG_NEWTABLE` and `NFT_MSG_DELTABLE` of `NFNL_SUBSYS_NFTABLES`.
-const fn nf_tables(number: u8) -> Kind {
-    Kind { subsystem: 10, number }
+const fn nf_tables(number: u8) -> MessageType {
+    MessageType { subsystem: 10, number }
 }
-const GET_TABLE: Kind = nf_tables(1);
-const GET_CHAIN: Kind = nf_tables(4);
-const NEW_TABLE: Kind = nf_tables(0);
+const GET_TABLE: MessageType = nf_tables(1);
+const GET_CHAIN: MessageType = nf_tables(4);
+const NEW_TABLE: MessageType = nf_tables(0);
 
-fn name(answer: Answer<'_>) -> Option<String> {
+fn name(answer: NfnetlinkMessage<'_>) -> Option<String> {
     answer.attributes.find(1)?.text().map(str::to_owned)
 }
 
-fn get(kind: Kind, table: &str) -> Request {
-    let mut request = Request::new(kind, 1);
+fn get(kind: MessageType, table: &str) -> NfnetlinkRequest {
+    let mut request = NfnetlinkRequest::new(kind, 1);
     request.body.text(1, table);
     request
 }
@@ -29,25 +29,25 @@ fn get(kind: Kind, table: &str) -> Request {
 #[test]
 fn a_dump_reads_all_objects_and_a_request_one() {
     enter_new_namespace();
-    let mut socket = Socket::open().unwrap();
-    assert_eq!(socket.dump(&Request::new(GET_TABLE, 1), name).unwrap(), Vec::<String>::new());
+    let mut socket = NfnetlinkSocket::open().unwrap();
+    assert_eq!(socket.dump(&NfnetlinkRequest::new(GET_TABLE, 1), name).unwrap(), Vec::<String>::new());
     let chains: String = (0..2000).map(|n| format!("add chain inet a chain-with-a-long-name-{n}\n")).collect();
     sh(&format!("nft -f - <<'E'\nadd table inet a\nadd table inet b\nadd table ip c\n{chains}\nE"));
-    assert_eq!(socket.dump(&Request::new(GET_TABLE, 1), name).unwrap(), ["a", "b"], "of one family");
-    assert_eq!(socket.dump(&Request::new(GET_CHAIN, 1), name).unwrap().len(), 2000, "in many datagrams");
+    assert_eq!(socket.dump(&NfnetlinkRequest::new(GET_TABLE, 1), name).unwrap(), ["a", "b"], "of one family");
+    assert_eq!(socket.dump(&NfnetlinkRequest::new(GET_CHAIN, 1), name).unwrap().len(), 2000, "in many datagrams");
     assert_eq!(socket.get(&get(GET_TABLE, "b"), name).unwrap(), Some("b".to_owned()));
 }
 
 #[test]
 fn what_is_refused_says_why_and_the_rest_goes_on() {
     enter_new_namespace();
-    let mut socket = Socket::open().unwrap();
+    let mut socket = NfnetlinkSocket::open().unwrap();
     sh("nft add table inet a");
     let error = socket.get(&get(GET_TABLE, "absent"), name).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ENOENT));
     // Looked up one by one, far more than go out at once.
     let requests: Vec<_> = (0..300).map(|n| get(GET_TABLE, if n % 100 == 0 { "absent" } else { "a" })).collect();
-    let results = socket.requests(&requests);
+    let results = socket.execute_all(&requests);
     let refused: Vec<_> = (0..results.len()).filter(|n| results[*n].is_err()).collect();
     assert_eq!((results.len(), refused), (300, vec![0, 100, 200]));
 }
@@ -55,14 +55,14 @@ fn what_is_refused_says_why_and_the_rest_goes_on() {
 #[test]
 fn what_happens_is_heard_in_a_bounded_time() {
     enter_new_namespace();
-    let mut socket = Socket::open().unwrap();
+    let mut socket = NfnetlinkSocket::open().unwrap();
     // NFNLGRP_NFTABLES.
     socket.join(7).unwrap();
     let short = Some(Duration::from_millis(10));
-    assert_eq!(socket.hear(short, |_| panic!("nothing has happened")).unwrap(), Heard::Nothing);
+    assert_eq!(socket.receive(short, |_| panic!("nothing has happened")).unwrap(), Received::Nothing);
     sh("nft add table inet a");
     let mut heard = Vec::new();
     let long = Some(Duration::from_secs(10));
-    assert_eq!(socket.hear(long, |answer| heard.push((answer.kind, name(answer)))).unwrap(), Heard::Messages);
+    assert_eq!(socket.receive(long, |answer| heard.push((answer.kind, name(answer)))).unwrap(), Received::Messages);
     assert_eq!(heard[0], (NEW_TABLE, Some("a".to_owned())));
 }

@@ -16,7 +16,8 @@ use support::Namespace;
 use towpath_core::{
     model::Family,
     ruleset::{
-        Action, Chain, Field, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Step, Transaction, Value, Verdict, diff,
+        Action, Chain, CmpOp, Field, KeyType, Lookup, Match, Rule, Ruleset, Set, Step, Transaction, Value, Verdict,
+        diff,
     },
 };
 use towpath_dataplane::nft::{KernelNft, Nft, Ownership};
@@ -90,7 +91,7 @@ fn every_condition_is_listed_alike_behind_every_other() {
             let rule = Rule::verdict(vec![first.clone(), second.clone()], Verdict::Accept);
             // Some contradict each other in family or protocol, which nft does not take.
             let add: Transaction =
-                [Step::AddChain(chain("c"), None), Step::AddRule(chain("c"), rule.clone())].into_iter().collect();
+                [Step::AddChain(chain("c"), None, None), Step::AddRule(chain("c"), rule.clone())].into_iter().collect();
             let check = || both.by_text.try_sh(&format!("nft -c -f - <<'END'\n{add}\nEND"));
             if goes_with_all(first) || goes_with_all(second) || check().is_ok() {
                 want.chains.insert(chain(&format!("c-{n}-{m}")), Arc::new(Chain { base: None, rules: vec![rule] }));
@@ -151,7 +152,7 @@ fn networks_of_every_length_are_compared_alike() {
         (0..=127_u8).map(|n| (Field::Destination(Family::V6), format!("fedc:ba98:7654:3210:abcd:ef01:2345:6789/{n}")));
     let rules = v4.chain(v6).flat_map(|(field, net)| {
         let net = net.parse::<ipnet::IpNet>().unwrap().trunc();
-        [Op::Is, Op::IsNot].map(|op| Rule {
+        [CmpOp::Eq, CmpOp::NotEq].map(|op| Rule {
             matches: vec![Match::Field(field, op, Value::Net(net))],
             action: Action::Verdict(Verdict::Drop),
         })

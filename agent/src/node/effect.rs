@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use towpath_dataplane::local::{NodeState, Reply};
+use towpath_local::{NodeState, Reply};
 
 use crate::{
     connections::{Clear, Order},

@@ -7,6 +7,7 @@
     reason = "each test binary has it as a module and uses a part of it; a test that panics has failed"
 )]
 
+#[path = "../../../podlink/tests/support/mod.rs"]
 mod namespace;
 
 use std::{
@@ -25,10 +26,10 @@ use std::{
     time::Duration,
 };
 
-pub use namespace::Namespace;
+pub(crate) use namespace::Namespace;
 use serde_json::{Value, json};
 use towpath_core::names::IfName;
-use towpath_dataplane::local::{AddressDir, Endpoints, NETWORK_NAME, NodeState, Paths, Reply, Request};
+use towpath_local::{AddressDir, Endpoints, NETWORK_NAME, NodeState, Paths, Reply, Request};
 
 /// What a stand-in agent does with each request.
 #[derive(Clone)]
@@ -104,6 +105,11 @@ impl Pod {
     /// A container with a namespace of its own; the pod is called after it.
     pub fn new(id: &str) -> Self {
         Self { netns: Namespace::new(), id: id.to_owned(), name: format!("pod-{id}") }
+    }
+
+    /// The path of its namespace, for any process.
+    pub fn netns_path(&self) -> String {
+        self.netns.path().to_string_lossy().into_owned()
     }
 
     /// The host's end of its link.
@@ -213,7 +219,7 @@ impl Node {
 
     /// Starts it for a pod.
     pub fn start_for(&self, command: &str, pod: &Pod, conf: &Value) -> Child {
-        let netns = pod.netns.path();
+        let netns = pod.netns_path();
         let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={0};K8S_POD_UID=uid-{0}", pod.name);
         let env = [
             ("CNI_COMMAND", command),

@@ -16,8 +16,8 @@ mod transaction;
 
 pub use diff::{change, diff};
 pub use guard::PROTOCOLS_WITH_PORTS;
-pub use installed::{Fingerprint, Foreign, Installed, InstalledChain};
-pub use interpret::{Dangling, Outcome, Packet, Transport};
+pub use installed::{Fingerprint, Installed, InstalledChain, Unmanaged};
+pub use interpret::{DanglingReference, Outcome, Packet, Transport};
 pub use reference::Reference;
 pub use transaction::{Step, Transaction};
 
@@ -28,7 +28,7 @@ use ipnet::IpNet;
 
 use crate::{
     model::Family,
-    names::{ChainName, IfName, SetName},
+    names::{ChainName, Comment, IfName, SetName},
 };
 
 /// Everything in our table. Its parts are shared with the rulesets that it was made from and is copied to: to copy it costs
@@ -41,6 +41,18 @@ pub struct Ruleset {
     pub maps: OrdMap<SetName, VerdictMap>,
     /// Chains by name.
     pub chains: OrdMap<ChainName, Arc<Chain>>,
+    /// What `nft list` shows beside them.
+    pub comments: Comments,
+}
+
+/// Comments of chains, sets and maps. The kernel takes a comment only when the object is created, so an object that exists
+/// is never recreated for its comment's sake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comments {
+    /// Of chains.
+    pub chains: OrdMap<ChainName, Comment>,
+    /// Of sets and verdict maps.
+    pub sets: OrdMap<SetName, Comment>,
 }
 
 /// The type of one part of a set's key, as nft declares it.
@@ -141,11 +153,11 @@ impl Field {
 
 /// Equal, or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Op {
+pub enum CmpOp {
     /// `==`
-    Is,
+    Eq,
     /// `!=`
-    IsNot,
+    NotEq,
 }
 
 /// States of connection tracking (nf_conntrack).
@@ -165,11 +177,11 @@ pub enum Match {
     /// `ct state …`: any of the states.
     CtState(BTreeSet<CtState>),
     /// A field against one value.
-    Field(Field, Op, Value),
+    Field(Field, CmpOp, Value),
     /// `iifname "prefix*"` or `oifname "prefix*"`: the interface's name begins so. The field is one of the two interfaces.
     InterfacePrefix(Field, String),
     /// `ip saddr . meta l4proto . th dport @set`: the concatenated fields against a named set.
-    InSet(Vec<Field>, Op, SetName),
+    InSet(Vec<Field>, CmpOp, SetName),
     /// `meta mark & bits == bits`: all of the bits are set, whatever the others are.
     MarkBits(u32),
     /// `ct mark & bits == bits`: the same of the connection's mark.
@@ -264,7 +276,7 @@ pub enum ChainType {
 
 /// How a base chain hangs in the packet's way. Its policy is always accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Base {
+pub struct BaseChain {
     /// Filter or NAT.
     pub chain_type: ChainType,
     /// The hook.
@@ -277,7 +289,7 @@ pub struct Base {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
     /// Set for a base chain.
-    pub base: Option<Base>,
+    pub base: Option<BaseChain>,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
 }

@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Masquerade, TableInput, ToNodes, add_chain, base, goto, in_set, networks, set_name};
+use super::{Masquerade, SourceToNodes, TableInput, add_chain, base, goto, in_set, networks, set_name};
 use crate::{
     model::Family,
-    ruleset::{Action, ChainType, Field, Hook, Match, Op, Rule, Ruleset, Value, Verdict},
+    ruleset::{Action, ChainType, CmpOp, Field, Hook, Match, Rule, Ruleset, Value, Verdict},
 };
 
 /// kube-proxy's mark for what it masquerades itself (its flag `--iptables-masquerade-bit`, 14 by default).
@@ -19,7 +19,9 @@ const SOURCE_NAT: i32 = 100;
 pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
     let Masquerade::Enabled { not_to } = &input.masquerade else { return };
     let mut rules = vec![stay([Match::MarkBits(KUBE_PROXY_MARK)])];
-    rules.extend(Family::ALL.map(|family| stay([Match::Field(Field::Destination(family), Op::Is, multicast(family))])));
+    rules.extend(
+        Family::ALL.map(|family| stay([Match::Field(Field::Destination(family), CmpOp::Eq, multicast(family))])),
+    );
     for family in Family::ALL {
         let destination = Field::Destination(family);
         let local = networks(family, input.node_pod_cidrs);
@@ -29,13 +31,13 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
             all.sets.insert(set_name("unmasqueraded", family), excepted);
             from_pod.push(stay([in_set(destination, "unmasqueraded", family)]));
         }
-        if input.to_nodes == ToNodes::AsPod {
+        if input.source_to_nodes == SourceToNodes::PodAddress {
             from_pod.push(stay([in_set(destination, "nodes", family)]));
         }
         from_pod.push(masquerade([]));
         let chain = match family {
-            Family::V4 => "leaving4",
-            Family::V6 => "leaving6",
+            Family::V4 => "masquerade4",
+            Family::V6 => "masquerade6",
         };
         add_chain(all, chain, None, from_pod);
         rules.push(goto([in_set(Field::Source(family), "pods", family)], chain));
@@ -45,7 +47,7 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
         }
         rules.push(masquerade([in_set(destination, "pods", family)]));
     }
-    add_chain(all, "leaving", base(ChainType::Nat, Hook::Postrouting, SOURCE_NAT), rules);
+    add_chain(all, "postrouting", base(ChainType::Nat, Hook::Postrouting, SOURCE_NAT), rules);
 }
 
 /// RFC 5771 and RFC 4291, section 2.7.

@@ -7,20 +7,20 @@ use nix::libc;
 use towpath_core::{
     connection::Connection,
     model::{Family, Protocol},
-    names::CUT_MARK,
+    names::REVOKED_MARK,
     ruleset::Transport,
 };
 
-use crate::nfnetlink::{Answer, Attributes, Kind, Request};
+use crate::nfnetlink::{Attributes, MessageType, NfnetlinkMessage, NfnetlinkRequest};
 
 /// `NFNL_SUBSYS_CTNETLINK`.
 const SUBSYSTEM: u8 = 1;
 /// `IPCTNL_MSG_CT_NEW`: tells of a connection, or changes one.
-const NEW: Kind = Kind { subsystem: SUBSYSTEM, number: 0 };
+const NEW: MessageType = MessageType { subsystem: SUBSYSTEM, number: 0 };
 /// `IPCTNL_MSG_CT_GET`.
-const GET: Kind = Kind { subsystem: SUBSYSTEM, number: 1 };
+const GET: MessageType = MessageType { subsystem: SUBSYSTEM, number: 1 };
 /// `IPCTNL_MSG_CT_DELETE`.
-const DELETE: Kind = Kind { subsystem: SUBSYSTEM, number: 2 };
+const DELETE: MessageType = MessageType { subsystem: SUBSYSTEM, number: 2 };
 
 /// `enum ctattr_type`.
 mod cta {
@@ -92,7 +92,7 @@ pub(super) struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// `None` for one of another zone, of no IP family, or that is not understood.
-    pub(super) fn parse(answer: &Answer<'a>) -> Option<Self> {
+    pub(super) fn parse(answer: &NfnetlinkMessage<'a>) -> Option<Self> {
         let all = answer.attributes;
         if answer.kind != NEW || all.find(cta::ZONE).is_some() {
             return None;
@@ -119,7 +119,7 @@ impl<'a> Entry<'a> {
                 (0, _) => Life::Answered,
                 (_, _) => Life::Expected,
             },
-            standing: if mark & CUT_MARK == 0 { Standing::Free } else { Standing::Cut },
+            standing: if mark & REVOKED_MARK == 0 { Standing::Free } else { Standing::Cut },
             id: all.find(cta::ID)?.be32()?,
             family,
             status,
@@ -167,7 +167,7 @@ pub(super) struct Handle {
 
 impl Handle {
     /// Deletes it. A connection that has taken its place is another one and stays.
-    pub(super) fn delete(&self) -> Request {
+    pub(super) fn delete(&self) -> NfnetlinkRequest {
         let mut request = self.request(DELETE);
         request.body.be32(cta::ID, self.id);
         request
@@ -175,7 +175,7 @@ impl Handle {
 
     /// Sets bits of its mark, and lets it end after a time, whatever packets it still sees. The kernel does not compare
     /// the id here: what has taken its place answers from the same address and port, so the policy says the same of it.
-    pub(super) fn mark(&self, bits: u32, lifetime: Duration) -> Request {
+    pub(super) fn mark(&self, bits: u32, lifetime: Duration) -> NfnetlinkRequest {
         // The kernel refuses to take these two back, and they may have come since we looked.
         let status = self.status | SEEN_REPLY | ASSURED | FIXED_TIMEOUT;
         let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
@@ -185,16 +185,16 @@ impl Handle {
         request
     }
 
-    fn request(&self, kind: Kind) -> Request {
-        let mut request = Request::new(kind, family_number(self.family));
+    fn request(&self, kind: MessageType) -> NfnetlinkRequest {
+        let mut request = NfnetlinkRequest::new(kind, family_number(self.family));
         request.body.bytes(cta::REPLY | NESTED, &self.reply);
         request
     }
 }
 
 /// Asks for all connections.
-pub(super) fn all() -> Request {
-    Request::new(GET, 0)
+pub(super) fn all() -> NfnetlinkRequest {
+    NfnetlinkRequest::new(GET, 0)
 }
 
 const fn family_number(family: Family) -> u8 {
@@ -225,9 +225,9 @@ mod tests {
         body
     }
 
-    fn answer(body: &Body) -> Answer<'_> {
+    fn answer(body: &Body) -> NfnetlinkMessage<'_> {
         let family = family_number(Family::V4);
-        Answer { kind: NEW, family, resource: 0, attributes: Attributes::new(body.as_bytes()) }
+        NfnetlinkMessage { kind: NEW, family, resource: 0, attributes: Attributes::new(body.as_bytes()) }
     }
 
     #[test]
@@ -237,8 +237,8 @@ mod tests {
             (SEEN_REPLY | ASSURED, 0, Life::Answered, Standing::Free, "both have sent"),
             (EXPECTED, 0, Life::Expected, Standing::Free, "announced"),
             (EXPECTED | SEEN_REPLY, 0, Life::Expected, Standing::Free, "announced, and answered"),
-            (SEEN_REPLY, CUT_MARK | 1, Life::Answered, Standing::Cut, "our mark among others"),
-            (SEEN_REPLY, !CUT_MARK, Life::Answered, Standing::Free, "others' marks"),
+            (SEEN_REPLY, REVOKED_MARK | 1, Life::Answered, Standing::Cut, "our mark among others"),
+            (SEEN_REPLY, !REVOKED_MARK, Life::Answered, Standing::Free, "others' marks"),
         ] {
             let body = told(status, mark);
             let entry = Entry::parse(&answer(&body)).unwrap();
@@ -255,8 +255,8 @@ mod tests {
         let mut elsewhere = body.clone();
         elsewhere.nest(cta::ZONE, |_| ());
         assert_eq!(Entry::parse(&answer(&elsewhere)), None, "another zone");
-        assert_eq!(Entry::parse(&Answer { family: 0, ..answer(&body) }), None, "no family");
-        assert_eq!(Entry::parse(&Answer { kind: DELETE, ..answer(&body) }), None, "one that ends");
+        assert_eq!(Entry::parse(&NfnetlinkMessage { family: 0, ..answer(&body) }), None, "no family");
+        assert_eq!(Entry::parse(&NfnetlinkMessage { kind: DELETE, ..answer(&body) }), None, "one that ends");
         assert_eq!(Entry::parse(&answer(&Body::default())), None, "nothing");
     }
 
@@ -264,10 +264,10 @@ mod tests {
     fn a_cut_sets_our_bit_of_the_mark_alone_and_lets_the_connection_end_at_a_time() {
         let body = told(SEEN_REPLY | TRANSLATED, 1);
         let handle = Entry::parse(&answer(&body)).unwrap().handle();
-        let cut = handle.mark(CUT_MARK, Duration::from_secs(1000));
+        let cut = handle.mark(REVOKED_MARK, Duration::from_secs(1000));
         let written = Attributes::new(cut.body.as_bytes());
         let number = |kind| written.find(kind).and_then(|attribute| attribute.be32());
-        assert_eq!((number(cta::MARK), number(cta::MARK_MASK)), (Some(CUT_MARK), Some(CUT_MARK)));
+        assert_eq!((number(cta::MARK), number(cta::MARK_MASK)), (Some(REVOKED_MARK), Some(REVOKED_MARK)));
         assert_eq!(number(cta::TIMEOUT), Some(1000));
         assert_eq!(number(cta::STATUS), Some(SEEN_REPLY | ASSURED | FIXED_TIMEOUT | TRANSLATED));
         let deletion = handle.delete();

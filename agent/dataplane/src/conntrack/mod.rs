@@ -2,7 +2,7 @@
 //!
 //! Cutting is not deleting. A connection that is deleted begins anew with its next packet, and if that is an answer it
 //! begins in the other direction, where it may be allowed: a download would go on. So a connection that is denied is
-//! kept with a mark by which our table drops every packet of it, both ways ([`CUT_MARK`]), for as long as its ends may
+//! kept with a mark by which our table drops every packet of it, both ways ([`REVOKED_MARK`]), for as long as its ends may
 //! still send without having noticed, and not longer, because another connection could want its ports. When the policy
 //! allows it again before that, it is deleted, and goes on with its next packet. One that nobody has answered yet is
 //! deleted at once: its packets are asked about as long as there is no answer.
@@ -20,15 +20,15 @@ use std::{net::IpAddr, time::Duration};
 
 use nix::errno::Errno;
 use towpath_core::{
-    connection::{Connection, Review},
-    names::CUT_MARK,
+    connection::{Connection, Reevaluation},
+    names::REVOKED_MARK,
     policy::ir::Direction,
-    ruleset::Dangling,
+    ruleset::DanglingReference,
 };
 
 pub use self::addresses::Addresses;
 use self::entry::{Entry, Handle, Life, Standing, all};
-use crate::nfnetlink::{NetlinkError, Request, Socket};
+use crate::nfnetlink::{NetlinkError, NfnetlinkRequest, NfnetlinkSocket};
 
 /// How long a TCP connection stays cut: a sender gives up after 924 seconds (`net.ipv4.tcp_retries2` of 15).
 const TCP_CUT: Duration = Duration::from_secs(1000);
@@ -66,7 +66,7 @@ pub enum ConntrackError {
     },
     /// The rules are not whole.
     #[error("ask the table of a connection")]
-    Table(#[from] Dangling),
+    Table(#[from] DanglingReference),
 }
 
 /// What became of the connections when they were looked through.
@@ -83,7 +83,7 @@ pub struct Reviewed {
 /// The way to the list, in one network namespace.
 #[derive(Debug)]
 pub struct Conntrack {
-    socket: Socket,
+    socket: NfnetlinkSocket,
 }
 
 impl Conntrack {
@@ -92,7 +92,7 @@ impl Conntrack {
     /// # Errors
     /// If the kernel does not let us near it.
     pub fn open() -> Result<Self, ConntrackError> {
-        Socket::open().map(|socket| Self { socket }).map_err(ConntrackError::Open)
+        NfnetlinkSocket::open().map(|socket| Self { socket }).map_err(ConntrackError::Open)
     }
 
     /// Of those that the review is about: cuts what is denied, and deletes what was cut and is allowed again. From
@@ -101,7 +101,7 @@ impl Conntrack {
     /// # Errors
     /// If the list cannot be read, or one of them could not be changed; the others have been. One that has gone
     /// meanwhile is no error.
-    pub fn review(&mut self, review: &Review<'_>) -> Result<Reviewed, ConntrackError> {
+    pub fn review(&mut self, review: &Reevaluation<'_>) -> Result<Reviewed, ConntrackError> {
         let mut dangling = None;
         let judge = |entry: Entry<'_>| {
             if !review.is_about(&entry.connection) {
@@ -137,10 +137,10 @@ impl Conntrack {
                 Sentence::Forget(handle) => to_forget.push(handle),
             }
         }
-        let requests: Vec<Request> =
-            to_cut.iter().map(|(handle, _)| handle.mark(CUT_MARK, duration_of(&handle.connection))).collect();
+        let requests: Vec<NfnetlinkRequest> =
+            to_cut.iter().map(|(handle, _)| handle.mark(REVOKED_MARK, duration_of(&handle.connection))).collect();
         let mut first = None;
-        for ((handle, direction), result) in to_cut.into_iter().zip(self.socket.requests(&requests)) {
+        for ((handle, direction), result) in to_cut.into_iter().zip(self.socket.execute_all(&requests)) {
             let Connection { from, to, .. } = handle.connection;
             match unless_gone(result) {
                 Ok(true) => reviewed.cut.push((handle.connection, direction)),
@@ -168,9 +168,9 @@ impl Conntrack {
     }
 
     fn delete(&mut self, handles: &[Handle]) -> Result<usize, ConntrackError> {
-        let requests: Vec<Request> = handles.iter().map(Handle::delete).collect();
+        let requests: Vec<NfnetlinkRequest> = handles.iter().map(Handle::delete).collect();
         let (mut deleted, mut first) = (0, None);
-        for (handle, result) in handles.iter().zip(self.socket.requests(&requests)) {
+        for (handle, result) in handles.iter().zip(self.socket.execute_all(&requests)) {
             let Connection { from, to, .. } = handle.connection;
             match unless_gone(result) {
                 Ok(done) => deleted += usize::from(done),
@@ -190,8 +190,8 @@ enum Sentence {
 }
 
 fn list<T>(
-    socket: &mut Socket,
-    request: &Request,
+    socket: &mut NfnetlinkSocket,
+    request: &NfnetlinkRequest,
     mut read: impl FnMut(Entry<'_>) -> Option<T>,
 ) -> Result<Vec<T>, ConntrackError> {
     socket.dump(request, |answer| Entry::parse(&answer).and_then(&mut read)).map_err(ConntrackError::List)
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_ends_by_itself_meanwhile_is_no_error() {
-        let refused = |errno: Errno| NetlinkError::Refused { message: None, source: io::Error::from(errno) };
+        let refused = |errno: Errno| NetlinkError::Rejected { message: None, source: io::Error::from(errno) };
         assert!(unless_gone(Ok(())).unwrap());
         for errno in [Errno::ENOENT, Errno::ETIME] {
             assert!(!unless_gone(Err(refused(errno))).unwrap(), "{errno}");

@@ -24,13 +24,12 @@ use nix::sys::{
     },
     time::{TimeVal, TimeValLike},
 };
-use towpath_core::overlay::{IfIndex, Link, Notice, Owner, Presence};
+use towpath_core::overlay::{IfIndex, Link, NetNotification, Presence, RouteOwner};
 
-use super::{
-    message, parse,
-    socket::{self, Socket},
+use towpath_podlink::{
+    netlink::{self, NetlinkError},
+    route::{self, RouteSocket, message, parse},
 };
-use crate::netlink::{self, NetlinkError};
 
 /// Multicast groups (`enum rtnetlink_groups` in `include/uapi/linux/rtnetlink.h`): links, neighbours, addresses and routes
 /// of both families, and the network configuration of both.
@@ -80,8 +79,8 @@ impl NetEvents {
     /// waits for ever; with one it gives nothing if nothing came in time.
     ///
     /// # Errors
-    /// If the socket fails. Lost announcements are no error: they come as [`Notice::Overrun`].
-    pub fn next(&mut self, within: Option<Duration>) -> Result<Vec<Notice>, NetlinkError> {
+    /// If the socket fails. Lost announcements are no error: they come as [`NetNotification::Overrun`].
+    pub fn next(&mut self, within: Option<Duration>) -> Result<Vec<NetNotification>, NetlinkError> {
         let deadline = within.map(|within| Instant::now() + within);
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -95,7 +94,7 @@ impl NetEvents {
         }
     }
 
-    fn receive(&mut self, within: Option<Duration>) -> Result<Vec<Notice>, NetlinkError> {
+    fn receive(&mut self, within: Option<Duration>) -> Result<Vec<NetNotification>, NetlinkError> {
         // Zero means no bound to the kernel, so that less than its unit is rounded up.
         let micros = within.map_or(0, |within| i64::try_from(within.as_micros()).unwrap_or(i64::MAX).max(1));
         setsockopt(&self.inner, ReceiveTimeout, &TimeVal::microseconds(micros))
@@ -111,7 +110,7 @@ impl NetEvents {
             Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => Ok(Vec::new()),
             Err(e) if e.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => {
                 self.known = Known::read()?;
-                Ok(vec![Notice::Overrun])
+                Ok(vec![NetNotification::Overrun])
             }
             Err(source) => Err(NetlinkError::Socket { step: "receive", source }),
         }
@@ -120,19 +119,19 @@ impl NetEvents {
 
 impl Known {
     fn read() -> Result<Self, NetlinkError> {
-        let mut socket = Socket::open()?;
-        let links = socket.dump(&message::all_links())?;
-        let addresses = socket.dump(&message::all_addresses())?;
+        let mut socket = RouteSocket::open()?;
+        let links = socket.dump(message::all_links())?;
+        let addresses = socket.dump(message::all_addresses())?;
         let links = parse::links(&links).filter(|(_, link)| !link.name.is_pod()).collect();
         Ok(Self { links, addresses: parse::addresses(&addresses).collect() })
     }
 
-    fn notice(&mut self, header: NetlinkHeader, payload: &[u8]) -> Option<Notice> {
+    fn notice(&mut self, header: NetlinkHeader, payload: &[u8]) -> Option<NetNotification> {
         const RTM_NEWNETCONF: u16 = 80;
         if header.message_type == RTM_NEWNETCONF {
-            return concerns_all_links(payload).then_some(Notice::Sysctls);
+            return concerns_all_links(payload).then_some(NetNotification::Sysctls);
         }
-        match socket::decode(header, payload)? {
+        match route::decode(header, payload)? {
             Message::NewLink(message) => self.new_link(&message),
             Message::DelLink(message) => self.deleted_link(&message),
             Message::NewAddress(message) => self.address(&message, Presence::There),
@@ -145,7 +144,7 @@ impl Known {
         }
     }
 
-    fn new_link(&mut self, message: &LinkMessage) -> Option<Notice> {
+    fn new_link(&mut self, message: &LinkMessage) -> Option<NetNotification> {
         // A bridge announces its ports as links of its own family.
         let (index, link) =
             parse::link(message).filter(|_| message.header.interface_family != AddressFamily::Bridge)?;
@@ -153,17 +152,17 @@ impl Known {
             return None;
         }
         self.links.insert(index, link);
-        Some(Notice::Links)
+        Some(NetNotification::Links)
     }
 
-    fn deleted_link(&mut self, message: &LinkMessage) -> Option<Notice> {
+    fn deleted_link(&mut self, message: &LinkMessage) -> Option<NetNotification> {
         if message.header.interface_family == AddressFamily::Bridge {
             return None;
         }
-        self.links.remove(&IfIndex(message.header.index)).map(|_| Notice::Links)
+        self.links.remove(&IfIndex(message.header.index)).map(|_| NetNotification::Links)
     }
 
-    fn address(&mut self, message: &AddressMessage, presence: Presence) -> Option<Notice> {
+    fn address(&mut self, message: &AddressMessage, presence: Presence) -> Option<NetNotification> {
         let (index, net, usable) = parse::any_address(message)?;
         if !self.links.contains_key(&index) {
             return None;
@@ -173,31 +172,31 @@ impl Known {
         } else {
             self.addresses.remove(&(index, net))
         };
-        changed.then_some(Notice::Addresses)
+        changed.then_some(NetNotification::Addresses)
     }
 
     fn is_overlay(&self, index: IfIndex) -> bool {
         self.links.get(&index).is_some_and(|link| link.overlay_family().is_some())
     }
 
-    fn neighbour(&self, message: &NeighbourMessage, presence: Presence) -> Option<Notice> {
+    fn neighbour(&self, message: &NeighbourMessage, presence: Presence) -> Option<NetNotification> {
         if !self.is_overlay(IfIndex(message.header.ifindex)) {
             return None;
         }
         if message.header.family == AddressFamily::Bridge {
             let ((_, mac), remote) = parse::forwarding_entry(message)?;
-            return Some(Notice::Fdb { mac, remote, presence });
+            return Some(NetNotification::Fdb { mac, remote, presence });
         }
         let address = parse::neighbour_address(message)?;
         let mac = parse::neighbour(message).filter(|_| presence == Presence::There).map(|(_, mac)| mac);
-        Some(Notice::Neighbour { address, mac })
+        Some(NetNotification::Neighbour { address, mac })
     }
 
-    fn route(&self, message: &RouteMessage, presence: Presence, flags: u16) -> Option<Notice> {
+    fn route(&self, message: &RouteMessage, presence: Presence, flags: u16) -> Option<NetNotification> {
         let (key, route) = parse::route(message)?;
-        let ours = route.owner == Owner::Towpath || route.target.link().is_some_and(|link| self.is_overlay(link));
+        let ours = route.owner == RouteOwner::Towpath || route.target.link().is_some_and(|link| self.is_overlay(link));
         let may_be_in_ours_place = presence == Presence::There && flags & NLM_F_REPLACE != 0;
-        (ours || may_be_in_ours_place || key.destination.prefix_len() == 0).then_some(Notice::Route {
+        (ours || may_be_in_ours_place || key.destination.prefix_len() == 0).then_some(NetNotification::Route {
             key,
             route,
             presence,

@@ -1,33 +1,27 @@
 //! The kernel's network, over blocking route netlink.
 //!
 //! [`Net`] is what the agent needs of it: everything read back, and changes made. [`KernelNet`] does that, [`FakeNet`]
-//! plays it for tests. [`PodLink`] is the CNI plugin's part. All of it blocks, is bounded in time, and starts no process.
+//! plays it for tests. All of it blocks, is bounded in time, and starts no process.
 //!
 //! Who may call: one thread at a time per value. Changes by others (the CNI plugin, people) may happen at any moment;
 //! that is why every deletion takes "it is gone" for an answer.
 
 use towpath_core::{
     names::IfName,
-    overlay::{Kernel, Op},
+    overlay::{Kernel, NetOp},
 };
 
-use crate::sysctl::SysctlError;
+use towpath_podlink::sysctl::SysctlError;
 
 mod events;
 mod fake;
 mod kernel;
 mod message;
-mod parse;
-pub mod pod_link;
-mod pod_traces;
-mod socket;
 
-pub use crate::netlink::{NetlinkError, TIMEOUT};
 pub use events::NetEvents;
 pub use fake::FakeNet;
 pub use kernel::KernelNet;
-pub use pod_link::{Deleted, PodLink, PodLinkError, PodLinkSpec};
-pub use pod_traces::PodTraces;
+pub use towpath_podlink::netlink::{NetlinkError, TIMEOUT};
 
 /// The network of one namespace.
 pub trait Net: Send {
@@ -40,7 +34,7 @@ pub trait Net: Send {
     /// Makes changes in the order given. One that fails does not stop the others; what hangs on it fails as well.
     /// Gives back all that failed; nothing is left out in silence.
     #[must_use]
-    fn apply(&mut self, ops: &[Op]) -> Vec<ApplyError>;
+    fn apply(&mut self, ops: &[NetOp]) -> Vec<ApplyError>;
 }
 
 /// The network could not be read.
@@ -58,7 +52,7 @@ pub struct ReadBackError {
 #[error("could not {op}{advice}")]
 pub struct ApplyError {
     /// The change.
-    pub op: Op,
+    pub op: NetOp,
     /// What can be done about it, beginning with a colon; empty if nothing is known.
     pub advice: &'static str,
     /// Why.

@@ -12,14 +12,14 @@ mod head;
 use std::time::Duration;
 
 pub use self::head::{Carried, Head};
-use crate::nfnetlink::{Answer, Heard, Kind, NetlinkError, Request, Socket};
+use crate::nfnetlink::{MessageType, NetlinkError, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket, Received};
 
 /// `NFNL_SUBSYS_ULOG`.
 const SUBSYSTEM: u8 = 4;
 /// `NFULNL_MSG_PACKET`.
-const PACKET: Kind = Kind { subsystem: SUBSYSTEM, number: 0 };
+const PACKET: MessageType = MessageType { subsystem: SUBSYSTEM, number: 0 };
 /// `NFULNL_MSG_CONFIG`.
-const CONFIG: Kind = Kind { subsystem: SUBSYSTEM, number: 1 };
+const CONFIG: MessageType = MessageType { subsystem: SUBSYSTEM, number: 1 };
 
 /// `NFULA_PAYLOAD`: the packet from its IP header on.
 const PAYLOAD: u16 = 9;
@@ -42,7 +42,7 @@ const FLAGS: (u16, u16) = (6, 1);
 /// A listener to one group in one network namespace.
 #[derive(Debug)]
 pub struct PacketLog {
-    socket: Socket,
+    socket: NfnetlinkSocket,
     /// The number that the next packet has if none is lost.
     next: Option<u32>,
 }
@@ -71,8 +71,8 @@ impl PacketLog {
     /// # Errors
     /// If the group is another process's (EBUSY or EPERM), the kernel has no packet log, or does not let us near it.
     pub fn bind(group: u16, snaplen: u32) -> Result<Self, NetlinkError> {
-        let mut socket = Socket::open()?;
-        let mut request = Request { resource: group, ..Request::new(CONFIG, 0) };
+        let mut socket = NfnetlinkSocket::open()?;
+        let mut request = NfnetlinkRequest { resource: group, ..NfnetlinkRequest::new(CONFIG, 0) };
         let [a, b, c, d] = snaplen.to_be_bytes();
         request
             .body
@@ -81,7 +81,7 @@ impl PacketLog {
             .be32(GATHER.0, GATHER.1)
             .be32(THRESHOLD.0, THRESHOLD.1)
             .be16(FLAGS.0, FLAGS.1);
-        socket.request(&request)?;
+        socket.execute(&request)?;
         Ok(Self { socket, next: None })
     }
 
@@ -92,14 +92,14 @@ impl PacketLog {
     pub fn hear(&mut self, within: Option<Duration>) -> Result<Batch, NetlinkError> {
         let mut batch = Batch::default();
         let next = &mut self.next;
-        match self.socket.hear(within, |answer| take(answer, &mut batch, next))? {
+        match self.socket.receive(within, |answer| take(answer, &mut batch, next))? {
             // What an overrun has cost is seen by the number of the next packet.
-            Heard::Messages | Heard::Nothing | Heard::Overrun => Ok(batch),
+            Received::Messages | Received::Nothing | Received::Overrun => Ok(batch),
         }
     }
 }
 
-fn take(answer: Answer<'_>, batch: &mut Batch, next: &mut Option<u32>) {
+fn take(answer: NfnetlinkMessage<'_>, batch: &mut Batch, next: &mut Option<u32>) {
     if answer.kind != PACKET {
         return;
     }
@@ -140,14 +140,14 @@ mod tests {
         ] {
             let body = told(number, payload);
             let attributes = Attributes::new(body.as_bytes());
-            take(Answer { kind: PACKET, family: 2, resource: 0, attributes }, &mut batch, &mut next);
+            take(NfnetlinkMessage { kind: PACKET, family: 2, resource: 0, attributes }, &mut batch, &mut next);
             assert_eq!(batch.lost, lost, "{why}");
         }
         assert_eq!(batch.packets.len(), 4);
         assert!(batch.packets.iter().all(|packet| packet.prefix == "towpath-in"));
         let body = told(100, &udp);
         let attributes = Attributes::new(body.as_bytes());
-        take(Answer { kind: CONFIG, family: 2, resource: 0, attributes }, &mut batch, &mut next);
+        take(NfnetlinkMessage { kind: CONFIG, family: 2, resource: 0, attributes }, &mut batch, &mut next);
         assert_eq!((batch.packets.len(), batch.lost), (4, 4), "only packets are packets");
     }
 }

@@ -1,75 +1,67 @@
-//! A batch: requests that the kernel carries out all or none (nf_tables only; net/netfilter/nfnetlink.c,
-//! `nfnetlink_rcv_batch`). It goes out in one piece between two messages that mark its bounds, and all answers are there
-//! when the system call that sends it returns.
+//! A batch: requests that the kernel executes all or none (nf_tables only; net/netfilter/nfnetlink.c,
+//! `nfnetlink_rcv_batch`). It is sent in one piece between two messages that mark its begin and end, and all answers are
+//! there when the system call that sends it returns.
 
-use netlink_packet_core::{NLM_F_ACK, NLMSG_ERROR};
+use netlink_packet_core::NLM_F_ACK;
+use towpath_podlink::netlink::NetlinkError;
 
-use super::{Kind, Request, Socket};
-use crate::netlink::{HEADER, NetlinkError, acknowledgement};
+use super::{MessageType, NfnetlinkRequest, NfnetlinkSocket};
 
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`: netlink's own numbers, of no subsystem.
-const BEGIN: Kind = Kind { subsystem: 0, number: 16 };
-const END: Kind = Kind { subsystem: 0, number: 17 };
+const BEGIN: MessageType = MessageType { subsystem: 0, number: 16 };
+const END: MessageType = MessageType { subsystem: 0, number: 17 };
 
-/// What becomes of a batch whose requests are all good.
+/// What the kernel does with a batch whose requests are all valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// It is carried out.
+pub enum BatchMode {
+    /// It commits the batch.
     Commit,
-    /// It is only tried: without a message that marks its end the kernel takes everything back.
-    Try,
+    /// It checks the batch and aborts: without `NFNL_MSG_BATCH_END` everything is undone.
+    DryRun,
 }
 
-/// Why a batch was not carried out.
+/// Why a batch was not executed.
 #[derive(Debug)]
-pub struct BatchRefused {
-    /// Which request was refused first; `None` if it was the batch as a whole, or the socket.
-    pub place: Option<usize>,
-    /// Why.
+pub struct BatchError {
+    /// The index of the first rejected request; `None` if the batch as a whole was rejected, or the socket failed.
+    pub request: Option<usize>,
+    /// The kernel's answer, or the error of the socket.
     pub source: NetlinkError,
 }
 
-impl Socket {
-    /// Carries requests of one subsystem out, all or none.
+impl NfnetlinkSocket {
+    /// Executes requests of one subsystem, all or none.
     ///
     /// # Errors
-    /// Which request was refused first, and why. If the socket failed it is not known whether the batch was carried
-    /// out.
-    pub fn batch(&mut self, subsystem: u8, requests: &[Request], purpose: Purpose) -> Result<(), BatchRefused> {
-        let whole = |source| BatchRefused { place: None, source };
+    /// Which request was rejected first, and why. If the socket failed it is not known whether the batch was executed.
+    pub fn batch(&mut self, subsystem: u8, requests: &[NfnetlinkRequest], mode: BatchMode) -> Result<(), BatchError> {
+        let whole = |source| BatchError { request: None, source };
         let Some(last) = requests.len().checked_sub(1) else { return Ok(()) };
-        let bound = |kind| Request { resource: u16::from(subsystem), ..Request::new(kind, 0) };
-        let begin = self.next_sequence();
-        let mut bytes = Vec::with_capacity(requests.iter().map(|request| request.body.len() + 20).sum::<usize>() + 64);
-        bound(BEGIN).emit(0, begin, &mut bytes);
-        for (place, request) in requests.iter().enumerate() {
-            let sequence = self.next_sequence();
-            request.emit(if place == last { NLM_F_ACK } else { 0 }, sequence, &mut bytes);
-        }
-        let end = self.next_sequence();
-        if purpose == Purpose::Commit {
-            bound(END).emit(0, end, &mut bytes);
-        }
-        self.send_at_once(&bytes).map_err(whole)?;
-        let mut refused: Option<BatchRefused> = None;
+        let bound = |kind| NfnetlinkRequest { resource: u16::from(subsystem), ..NfnetlinkRequest::new(kind, 0) };
+        let (begin, end) = (bound(BEGIN), (mode == BatchMode::Commit).then(|| bound(END)));
+        // The last request alone asks for an acknowledgement; a rejected one is answered unasked.
+        let flagged = requests.iter().enumerate().map(|(index, r)| (r, if index == last { NLM_F_ACK } else { 0 }));
+        let all = std::iter::once((&begin, 0)).chain(flagged).chain(end.iter().map(|end| (end, 0)));
+        let first = self.inner.send_batch(all).map_err(whole)?;
+        let mut rejected: Option<BatchError> = None;
         let mut done = false;
-        let read = self.receive_all(|header, payload| {
-            let place = header.sequence_number.wrapping_sub(begin) as usize;
-            // What belongs to an earlier call that was given up is passed over.
-            if header.message_type != NLMSG_ERROR || place > requests.len() {
+        let read = self.inner.drain_acknowledgements(|sequence, result| {
+            let place = sequence.wrapping_sub(first) as usize;
+            // Answers to an earlier call that timed out are dropped.
+            if place > requests.len() {
                 return;
             }
             // The first message is the batch's own.
-            let place = place.checked_sub(1);
-            match acknowledgement(payload, 4 + HEADER) {
-                Ok(()) => done |= place == Some(last),
+            let request = place.checked_sub(1);
+            match result {
+                Ok(()) => done |= request == Some(last),
                 Err(source) => {
-                    refused.get_or_insert(BatchRefused { place, source });
+                    rejected.get_or_insert(BatchError { request, source });
                 }
             }
         });
-        match (refused, read) {
-            (Some(refused), _) => Err(refused),
+        match (rejected, read) {
+            (Some(rejected), _) => Err(rejected),
             (None, Err(error)) => Err(whole(error)),
             (None, Ok(())) if done => Ok(()),
             (None, Ok(())) => Err(whole(NetlinkError::Timeout)),

@@ -1,61 +1,55 @@
-//! Messages: `struct nlmsghdr`, behind it `struct nfgenmsg`, then attributes.
+//! Messages: behind the netlink header a `struct nfgenmsg`, then attributes.
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader};
+use netlink_packet_core::NetlinkHeader;
+use towpath_podlink::netlink::NetlinkRequest;
 
 use super::{Attributes, Body};
-use crate::netlink::HEADER;
 
-/// `struct nfgenmsg`: a family, a version that is 0, and two bytes that each subsystem uses as it likes.
+/// The length of `struct nfgenmsg` in bytes: a family, a version that is 0, and two bytes that each subsystem uses in its
+/// own way (`res_id`).
 const GENERIC_HEADER: usize = 4;
 
-/// What a message is: the subsystem (`NFNL_SUBSYS_*`) and the number of the message in it.
+/// The type of a message: the subsystem (`NFNL_SUBSYS_*`) and the message's number in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kind {
-    /// The subsystem.
+#[expect(missing_docs, reason = "names are self-explanatory")]
+pub struct MessageType {
     pub subsystem: u8,
-    /// The number in it.
     pub number: u8,
-}
-
-impl Kind {
-    pub(super) const fn of(message_type: u16) -> Self {
-        let [subsystem, number] = message_type.to_be_bytes();
-        Self { subsystem, number }
-    }
 }
 
 /// A message to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// What it is.
-    pub kind: Kind,
-    /// `NLM_F_CREATE` and the like; those that every request needs are added when it is sent.
+pub struct NfnetlinkRequest {
+    /// The type of the message.
+    pub kind: MessageType,
+    /// `NLM_F_CREATE` and the like; those that every request has are added when it is sent.
     pub flags: u16,
     /// `NFPROTO_*` or `AF_*`.
     pub family: u8,
-    /// `res_id` of the header: a group of the packet log, the subsystem of a batch, else 0.
+    /// `res_id` of the header: a group of nflog, the subsystem of a batch, else 0.
     pub resource: u16,
-    /// Its attributes.
+    /// The attributes.
     pub body: Body,
 }
 
-impl Request {
-    /// Without attributes, flags and resource.
+impl NfnetlinkRequest {
+    /// A request without attributes, flags and resource.
     #[must_use]
-    pub const fn new(kind: Kind, family: u8) -> Self {
+    pub const fn new(kind: MessageType, family: u8) -> Self {
         Self { kind, flags: 0, family, resource: 0, body: Body::EMPTY }
     }
+}
 
-    /// Appends it in the form of the wire.
-    pub(super) fn emit(&self, more_flags: u16, sequence: u32, to: &mut Vec<u8>) {
-        let length = HEADER + GENERIC_HEADER + self.body.len();
-        let length = u32::try_from(length).expect("a message is far below 4 GiB");
-        to.extend(length.to_ne_bytes());
-        to.extend(u16::from_be_bytes([self.kind.subsystem, self.kind.number]).to_ne_bytes());
-        to.extend((NLM_F_REQUEST | self.flags | more_flags).to_ne_bytes());
-        to.extend(sequence.to_ne_bytes());
-        // Our port: the kernel knows who is asking.
-        to.extend([0; 4]);
+impl NetlinkRequest for NfnetlinkRequest {
+    fn message_type(&self) -> u16 {
+        u16::from_be_bytes([self.kind.subsystem, self.kind.number])
+    }
+
+    fn flags(&self) -> u16 {
+        self.flags
+    }
+
+    fn append_payload(&self, to: &mut Vec<u8>) {
         to.extend([self.family, 0]);
         to.extend(self.resource.to_be_bytes());
         to.extend(self.body.as_bytes());
@@ -64,25 +58,25 @@ impl Request {
 
 /// A message from the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer<'a> {
-    /// What it is.
-    pub kind: Kind,
+pub struct NfnetlinkMessage<'a> {
+    /// The type of the message.
+    pub kind: MessageType,
     /// `NFPROTO_*` or `AF_*`.
     pub family: u8,
     /// `res_id` of the header.
     pub resource: u16,
-    /// Its attributes.
+    /// The attributes.
     pub attributes: Attributes<'a>,
 }
 
-impl<'a> Answer<'a> {
-    /// `None` for what is no message of netfilter, or is cut off.
-    pub(super) fn read(header: NetlinkHeader, payload: &'a [u8]) -> Option<Self> {
+impl<'a> NfnetlinkMessage<'a> {
+    /// `None` for a message that is not netfilter's, or is cut off.
+    pub(super) fn decode(header: NetlinkHeader, payload: &'a [u8]) -> Option<Self> {
         let generic = payload.get(..GENERIC_HEADER)?;
-        let kind = Kind::of(header.message_type);
+        let [subsystem, number] = header.message_type.to_be_bytes();
         // Types of messages below 16 are netlink's own, and those without a subsystem are batches' bounds.
-        (kind.subsystem != 0).then(|| Self {
-            kind,
+        (subsystem != 0).then(|| Self {
+            kind: MessageType { subsystem, number },
             family: generic[0],
             resource: u16::from_be_bytes([generic[2], generic[3]]),
             attributes: Attributes::new(&payload[GENERIC_HEADER..]),
@@ -93,24 +87,18 @@ impl<'a> Answer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::messages;
 
     #[test]
-    fn what_is_sent_is_read_again_message_by_message() {
-        let kind = Kind { subsystem: 10, number: 3 };
-        let mut request = Request { flags: 0x400, resource: 0x0102, ..Request::new(kind, 1) };
+    fn a_request_is_decoded_as_the_message_that_it_was() {
+        let kind = MessageType { subsystem: 10, number: 3 };
+        let mut request = NfnetlinkRequest { flags: 0x400, resource: 0x0102, ..NfnetlinkRequest::new(kind, 1) };
         request.body.text(1, "towpath");
-        let mut bytes = Vec::new();
-        for sequence in [7, 8] {
-            request.emit(4, sequence, &mut bytes);
-        }
-        let seen: Vec<_> = messages(&bytes).collect();
-        assert_eq!(seen.iter().map(|(header, _)| header.sequence_number).collect::<Vec<_>>(), [7, 8]);
-        for (header, payload) in seen {
-            assert_eq!(header.flags, 0x405);
-            let answer = Answer::read(header, payload).unwrap();
-            assert_eq!((answer.kind, answer.family, answer.resource), (kind, 1, 0x0102));
-            assert_eq!(answer.attributes.find(1).and_then(|a| a.text()), Some("towpath"));
-        }
+        let mut header = NetlinkHeader::default();
+        header.message_type = request.message_type();
+        let mut payload = Vec::new();
+        request.append_payload(&mut payload);
+        let message = NfnetlinkMessage::decode(header, &payload).unwrap();
+        assert_eq!((message.kind, message.family, message.resource), (kind, 1, 0x0102));
+        assert_eq!(message.attributes.find(1).and_then(|a| a.text()), Some("towpath"));
     }
 }

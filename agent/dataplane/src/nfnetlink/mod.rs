@@ -1,8 +1,8 @@
-//! Netfilter's netlink (linux/netfilter/nfnetlink.h): the way to nf_tables, connection tracking and the packet log.
+//! nfnetlink (linux/netfilter/nfnetlink.h): the transport to nf_tables, conntrack and nflog.
 //!
-//! A [`Request`] is a message with its attributes; a [`Socket`] sends requests and reads acknowledgements, dumps and
-//! what the kernel tells of its own accord; an [`Answer`] is a message of the kernel, its [`Attributes`] are read in
-//! place. Numbers are in network byte order throughout, as netfilter has them.
+//! An [`NfnetlinkRequest`] is a message with its attributes; an [`NfnetlinkSocket`] sends requests and receives
+//! acknowledgements, dumps and notifications; an [`NfnetlinkMessage`] comes from the kernel, and its [`Attributes`] are
+//! read in place. Numbers are in network byte order throughout, as netfilter has them.
 
 mod attribute;
 mod batch;
@@ -10,8 +10,8 @@ mod message;
 mod socket;
 
 pub use attribute::{Attribute, Attributes, Body};
-pub use batch::{BatchRefused, Purpose};
-pub use message::{Answer, Kind, Request};
-pub use socket::{Heard, Socket};
+pub use batch::{BatchError, BatchMode};
+pub use message::{MessageType, NfnetlinkMessage, NfnetlinkRequest};
+pub use socket::NfnetlinkSocket;
 
-pub use crate::netlink::NetlinkError;
+pub use towpath_podlink::netlink::{NetlinkError, Received};

@@ -12,7 +12,7 @@ use super::{
     kernel::netlink,
     wire::{INET, Message, SUBSYSTEM, TABLE_OF},
 };
-use crate::nfnetlink::{Answer, Heard, Socket};
+use crate::nfnetlink::{NfnetlinkMessage, NfnetlinkSocket, Received};
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const GROUP: u32 = 7;
@@ -34,7 +34,7 @@ pub enum TableChange {
 /// A listener in one network namespace.
 #[derive(Debug)]
 pub struct NftEvents {
-    socket: Socket,
+    socket: NfnetlinkSocket,
     hearing: Hearing,
 }
 
@@ -52,7 +52,7 @@ impl NftEvents {
     /// # Errors
     /// If the kernel has no nf_tables, or does not let us listen.
     pub fn open() -> Result<Self, NftError> {
-        let mut socket = Socket::open().map_err(netlink("open a socket"))?;
+        let mut socket = NfnetlinkSocket::open().map_err(netlink("open a socket"))?;
         socket.join(GROUP).map_err(netlink("listen"))?;
         Ok(Self { socket, hearing: Hearing::default() })
     }
@@ -67,9 +67,9 @@ impl NftEvents {
                 return Ok(change);
             }
             let hearing = &mut self.hearing;
-            match self.socket.hear(None, |answer| hearing.hear(&answer)).map_err(netlink("listen"))? {
-                Heard::Messages | Heard::Nothing => {}
-                Heard::Overrun => {
+            match self.socket.receive(None, |answer| hearing.hear(&answer)).map_err(netlink("listen"))? {
+                Received::Messages | Received::Nothing => {}
+                Received::Overrun => {
                     self.hearing.touched = false;
                     return Ok(TableChange::Overrun);
                 }
@@ -79,7 +79,7 @@ impl NftEvents {
 }
 
 impl Hearing {
-    fn hear(&mut self, answer: &Answer<'_>) {
+    fn hear(&mut self, answer: &NfnetlinkMessage<'_>) {
         if let Some((generation, process)) = generation(answer) {
             if std::mem::take(&mut self.touched) {
                 self.ready.push_back(TableChange::Changed { generation, process: process.to_owned() });
@@ -91,7 +91,7 @@ impl Hearing {
 }
 
 /// The number of a new generation, and the process that made it.
-pub(super) fn generation<'a>(answer: &Answer<'a>) -> Option<(u32, &'a str)> {
+pub(super) fn generation<'a>(answer: &NfnetlinkMessage<'a>) -> Option<(u32, &'a str)> {
     /// `NFTA_GEN_ID` and `NFTA_GEN_PROC_NAME`.
     const ID: u16 = 1;
     const PROCESS: u16 = 3;

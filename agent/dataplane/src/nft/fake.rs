@@ -42,6 +42,6 @@ impl Nft for FakeNft {
 }
 
 fn refused(why: String) -> NftError {
-    let source = NetlinkError::Refused { message: Some(why), source: Errno::EINVAL.into() };
+    let source = NetlinkError::Rejected { message: Some(why), source: Errno::EINVAL.into() };
     NftError::Refused { step: "a transaction".to_owned(), source }
 }

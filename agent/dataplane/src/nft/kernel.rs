@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nix::errno::Errno;
 use towpath_core::{
     names::{ChainName, SetName, TABLE},
-    ruleset::{Foreign, Installed, InstalledChain, Set, Step, Transaction, VerdictMap},
+    ruleset::{Installed, InstalledChain, Set, Step, Transaction, Unmanaged, VerdictMap},
 };
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
     read::{self, Comment, Declared, Raw, Table},
     wire::{Message, SUBSYSTEM, TABLE_OF, element, set, table},
 };
-use crate::nfnetlink::{Answer, BatchRefused, NetlinkError, Purpose, Request, Socket};
+use crate::nfnetlink::{BatchError, BatchMode, NetlinkError, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket};
 
 /// How often a table is read again that others change meanwhile.
 const ATTEMPTS: u32 = 8;
@@ -55,7 +55,7 @@ impl Ownership {
 /// Our table in the kernel.
 #[derive(Debug)]
 pub struct KernelNft {
-    socket: Socket,
+    socket: NfnetlinkSocket,
     ownership: Ownership,
     own: OwnChanges,
 }
@@ -69,7 +69,7 @@ impl KernelNft {
         let mut nft = Self::open_as(Ownership::Exclusive)?;
         let mut probe = Message::NewTable.request();
         probe.body.text(table::NAME, "towpath-probe").be32(table::FLAGS, Ownership::Exclusive.flags());
-        match nft.socket.batch(SUBSYSTEM, &[probe], Purpose::Try) {
+        match nft.socket.batch(SUBSYSTEM, &[probe], BatchMode::DryRun) {
             Ok(()) => {}
             Err(refused) if matches!(refused.source.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL)) => {
                 nft.ownership = Ownership::Shared;
@@ -84,7 +84,7 @@ impl KernelNft {
     /// # Errors
     /// If the kernel does not let us near netfilter.
     pub fn open_as(ownership: Ownership) -> Result<Self, NftError> {
-        let socket = Socket::open().map_err(netlink("open a socket"))?;
+        let socket = NfnetlinkSocket::open().map_err(netlink("open a socket"))?;
         Ok(Self { socket, ownership, own: OwnChanges::default() })
     }
 
@@ -113,7 +113,7 @@ impl KernelNft {
             None if table.flags & table::FLAG_PERSIST == 0 => Ok(()),
             None => {
                 let before = self.generation()?;
-                let taken = self.socket.batch(SUBSYSTEM, &[add_table(Some(self.ownership.flags()))], Purpose::Commit);
+                let taken = self.socket.batch(SUBSYSTEM, &[add_table(Some(self.ownership.flags()))], BatchMode::Commit);
                 taken.map_err(|refused| netlink("take the table over")(refused.source))?;
                 let after = self.generation()?;
                 self.own.applied(before, after);
@@ -133,7 +133,7 @@ impl KernelNft {
         &mut self,
         message: Message,
         what: &'static str,
-        read: impl Fn(&Answer<'_>) -> Option<T>,
+        read: impl Fn(&NfnetlinkMessage<'_>) -> Option<T>,
     ) -> Result<Vec<T>, NftError> {
         self.socket.dump(&of_table(message), |answer| read(&answer)).map_err(netlink(what))
     }
@@ -141,16 +141,16 @@ impl KernelNft {
     fn read_table(&mut self, table: Table) -> Result<Installed, NftError> {
         let mut all = Installed::default();
         if table.comment == Comment::Some || table.flags & !Ownership::Exclusive.flags() != 0 {
-            all.foreign.insert(Foreign::Other("flags or a comment of the table".to_owned()));
+            all.foreign.insert(Unmanaged::Other("flags or a comment of the table".to_owned()));
         }
         if self.ownership == Ownership::Exclusive && table.flags & table::FLAG_PERSIST == 0 {
-            all.foreign.insert(Foreign::Other("the table's lack of an owner".to_owned()));
+            all.foreign.insert(Unmanaged::Other("the table's lack of an owner".to_owned()));
         }
         self.read_chains(&mut all)?;
         self.read_sets(&mut all)?;
         for (message, kind) in [(Message::GetObject, "object"), (Message::GetFlowtable, "flowtable")] {
             let others = self.dump(message, "read the table's objects", read::other)?;
-            all.foreign.extend(others.into_iter().map(|name| Foreign::Other(format!("{kind} {name}"))));
+            all.foreign.extend(others.into_iter().map(|name| Unmanaged::Other(format!("{kind} {name}"))));
         }
         Ok(all)
     }
@@ -159,7 +159,7 @@ impl KernelNft {
         for (name, base) in self.dump(Message::GetChain, "read the chains", read::chain)? {
             match (ChainName::new(&name), base) {
                 (Ok(name), Ok(base)) => _ = all.chains.insert(name, InstalledChain { base, rules: Vec::new() }),
-                (Ok(name), Err(())) => _ = all.foreign.insert(Foreign::Chain(name)),
+                (Ok(name), Err(())) => _ = all.foreign.insert(Unmanaged::Chain(name)),
                 (Err(_), _) => _ = all.foreign.insert(odd_name("chain", &name)),
             }
         }
@@ -178,17 +178,17 @@ impl KernelNft {
                 continue;
             };
             match declared {
-                Declared::ForeignSet => _ = all.foreign.insert(Foreign::Set(name)),
-                Declared::ForeignMap => _ = all.foreign.insert(Foreign::Map(name)),
+                Declared::ForeignSet => _ = all.foreign.insert(Unmanaged::Set(name)),
+                Declared::ForeignMap => _ = all.foreign.insert(Unmanaged::Map(name)),
                 Declared::Set(key, lookup) => {
                     match self.read_elements(&name)?.and_then(|raw| read::set_elements(&key, lookup, raw)) {
                         Some(elements) => _ = all.sets.insert(name, Set { key, lookup, elements }),
-                        None => _ = all.foreign.insert(Foreign::Set(name)),
+                        None => _ = all.foreign.insert(Unmanaged::Set(name)),
                     }
                 }
                 Declared::Map(key) => match self.read_elements(&name)?.and_then(|raw| read::map_elements(&key, raw)) {
                     Some(elements) => _ = all.maps.insert(name, VerdictMap { key, elements }),
-                    None => _ = all.foreign.insert(Foreign::Map(name)),
+                    None => _ = all.foreign.insert(Unmanaged::Map(name)),
                 },
             }
         }
@@ -236,7 +236,7 @@ impl KernelNft {
         let lookups = self.lookups(transaction)?;
         let batch = Batch::new(transaction, self.ownership, lookups);
         let before = self.generation()?;
-        match self.socket.batch(SUBSYSTEM, &batch.requests, Purpose::Commit) {
+        match self.socket.batch(SUBSYSTEM, &batch.requests, BatchMode::Commit) {
             Ok(()) => {
                 let after = self.generation()?;
                 self.own.applied(before, after);
@@ -246,14 +246,14 @@ impl KernelNft {
         }
     }
 
-    fn refused(&mut self, refused: BatchRefused, batch: &Batch, transaction: &Transaction) -> NftError {
+    fn refused(&mut self, refused: BatchError, batch: &Batch, transaction: &Transaction) -> NftError {
         if refused.source.errno() == Some(Errno::EPERM)
             && let Ok(Some(Table { owner: Some(port), .. })) = self.table()
             && port != self.socket.port()
         {
             return NftError::Owned { port };
         }
-        let step = refused.place.and_then(|place| transaction.steps().get(*batch.steps.get(place)?));
+        let step = refused.request.and_then(|place| transaction.steps().get(*batch.steps.get(place)?));
         match step {
             Some(step) => NftError::Refused { step: shortened(step.to_string()), source: refused.source },
             None => netlink("carry a transaction out")(refused.source),
@@ -292,15 +292,15 @@ impl Nft for KernelNft {
 }
 
 /// A request about our table.
-fn of_table(message: Message) -> Request {
+fn of_table(message: Message) -> NfnetlinkRequest {
     let mut request = message.request();
     request.body.text(TABLE_OF, TABLE);
     request
 }
 
 /// A name that our own could not be: nothing of ours has it.
-fn odd_name(kind: &str, name: &str) -> Foreign {
-    Foreign::Other(format!("{kind} {name:?}"))
+fn odd_name(kind: &str, name: &str) -> Unmanaged {
+    Unmanaged::Other(format!("{kind} {name:?}"))
 }
 
 fn shortened(step: String) -> String {

@@ -4,7 +4,7 @@ use imbl::{OrdMap, OrdSet};
 
 use towpath_core::{
     names::{ChainName, TABLE},
-    ruleset::{Base, ChainType, Element, Fingerprint, Hook, KeyType, Lookup, Verdict},
+    ruleset::{BaseChain, ChainType, Element, Fingerprint, Hook, KeyType, Lookup, Verdict},
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     key::{self, Bounds},
     wire::{TABLE_OF, chain, data, element, rule, set, table, userdata},
 };
-use crate::nfnetlink::{Answer, Attributes};
+use crate::nfnetlink::{Attributes, NfnetlinkMessage};
 
 /// What there is to know about our table itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) enum Comment {
     Some,
 }
 
-pub(super) fn table(answer: &Answer<'_>) -> Option<Table> {
+pub(super) fn table(answer: &NfnetlinkMessage<'_>) -> Option<Table> {
     let attributes = answer.attributes;
     (attributes.find(table::NAME)?.text()? == TABLE).then(|| Table {
         flags: attributes.find(table::FLAGS).and_then(|a| a.be32()).unwrap_or(0),
@@ -40,27 +40,28 @@ pub(super) fn table(answer: &Answer<'_>) -> Option<Table> {
 }
 
 /// The attributes of an object of our table.
-fn ours<'a>(answer: &Answer<'a>) -> Option<Attributes<'a>> {
+fn ours<'a>(answer: &NfnetlinkMessage<'a>) -> Option<Attributes<'a>> {
     (answer.attributes.find(TABLE_OF)?.text()? == TABLE).then_some(answer.attributes)
 }
 
 /// The name of an object of another kind.
-pub(super) fn other(answer: &Answer<'_>) -> Option<String> {
+pub(super) fn other(answer: &NfnetlinkMessage<'_>) -> Option<String> {
     /// `NFTA_OBJ_NAME` and `NFTA_FLOWTABLE_NAME`.
     const NAME: u16 = 2;
     ours(answer)?.find(NAME)?.text().map(str::to_owned)
 }
 
 /// A chain's name, and its base; an error for a base that we would not have made.
-pub(super) fn chain(answer: &Answer<'_>) -> Option<(String, Result<Option<Base>, ()>)> {
+pub(super) fn chain(answer: &NfnetlinkMessage<'_>) -> Option<(String, Result<Option<BaseChain>, ()>)> {
     let attributes = ours(answer)?;
     let name = attributes.find(chain::NAME)?.text()?.to_owned();
     Some((name, base(attributes)))
 }
 
-fn base(attributes: Attributes<'_>) -> Result<Option<Base>, ()> {
+fn base(attributes: Attributes<'_>) -> Result<Option<BaseChain>, ()> {
     let flags = attributes.find(chain::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
-    if attributes.find(chain::USERDATA).is_some() || flags & !chain::FLAG_BASE != 0 {
+    let beside = attributes.find(chain::USERDATA).map_or(&[][..], |data| data.payload);
+    if userdata::entries(beside).any(|(kind, _)| kind != userdata::CHAIN_COMMENT) || flags & !chain::FLAG_BASE != 0 {
         return Err(());
     }
     let Some(hook) = attributes.find(chain::HOOK) else { return Ok(None) };
@@ -75,7 +76,7 @@ fn base(attributes: Attributes<'_>) -> Result<Option<Base>, ()> {
             _ => return None,
         };
         let accepts = attributes.find(chain::POLICY)?.be32()? == chain::POLICY_ACCEPT;
-        Some(Base {
+        Some(BaseChain {
             chain_type,
             hook: all.into_iter().find(|hook| hook_number(*hook) == number).filter(|_| accepts && !has_device)?,
             priority: hook.find(chain::HOOK_PRIORITY)?.be32()?.cast_signed(),
@@ -85,7 +86,7 @@ fn base(attributes: Attributes<'_>) -> Result<Option<Base>, ()> {
 }
 
 /// A rule's chain, and what its comment says; `None` for a rule that is not ours.
-pub(super) fn rule(answer: &Answer<'_>) -> Option<(String, Option<Fingerprint>)> {
+pub(super) fn rule(answer: &NfnetlinkMessage<'_>) -> Option<(String, Option<Fingerprint>)> {
     let attributes = ours(answer)?;
     let chain = attributes.find(rule::CHAIN)?.text()?.to_owned();
     let fingerprint = attributes.find(rule::USERDATA).and_then(|data| {
@@ -106,7 +107,7 @@ pub(super) enum Declared {
 }
 
 /// A set's or a map's name and kind; nothing for those that a rule brings with it.
-pub(super) fn set(answer: &Answer<'_>) -> Option<(String, Declared)> {
+pub(super) fn set(answer: &NfnetlinkMessage<'_>) -> Option<(String, Declared)> {
     let attributes = ours(answer)?;
     let name = attributes.find(set::NAME)?.text()?.to_owned();
     let flags = attributes.find(set::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
@@ -125,8 +126,13 @@ fn declared(attributes: Attributes<'_>, flags: u32) -> Option<Declared> {
     if has_size || attributes.into_iter().any(|attribute| odd.contains(&attribute.kind)) {
         return None;
     }
-    let known =
-        [userdata::SET_KEY_ORDER, userdata::SET_DATA_ORDER, userdata::SET_KEY_TYPEOF, userdata::SET_DATA_INTERVAL];
+    let known = [
+        userdata::SET_KEY_ORDER,
+        userdata::SET_DATA_ORDER,
+        userdata::SET_KEY_TYPEOF,
+        userdata::SET_DATA_INTERVAL,
+        userdata::SET_COMMENT,
+    ];
     let beside = attributes.find(set::USERDATA).map_or(&[][..], |data| data.payload);
     if userdata::entries(beside).any(|(kind, _)| !known.contains(&kind)) {
         return None;
@@ -144,7 +150,7 @@ fn declared(attributes: Attributes<'_>, flags: u32) -> Option<Declared> {
 }
 
 /// How the elements of a set are to be written.
-pub(super) fn lookup(answer: &Answer<'_>) -> Option<Lookup> {
+pub(super) fn lookup(answer: &NfnetlinkMessage<'_>) -> Option<Lookup> {
     let flags = ours(answer)?.find(set::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
     Some(if flags & set::FLAG_INTERVAL != 0 { Lookup::Interval } else { Lookup::Hash })
 }
@@ -166,7 +172,7 @@ enum Place {
 }
 
 /// The elements of one answer; an error if one is there that we would not have made.
-pub(super) fn elements(answer: &Answer<'_>) -> Option<Result<Vec<Raw>, ()>> {
+pub(super) fn elements(answer: &NfnetlinkMessage<'_>) -> Option<Result<Vec<Raw>, ()>> {
     let list = ours(answer)?.find(element::LIST_ELEMENTS)?;
     Some(list.nested().map(|item| raw(item.nested()).ok_or(())).collect())
 }

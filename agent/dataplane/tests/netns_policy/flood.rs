@@ -10,7 +10,7 @@ use std::{
 
 use socket2::Socket;
 use towpath_core::model::Family;
-use towpath_dataplane::netns::Netns;
+use towpath_podlink::netns::Netns;
 
 use crate::{
     cluster::{Party, who},

@@ -14,10 +14,8 @@ use std::{
 };
 
 use towpath_core::ruleset::{Installed, Ruleset, Step, diff};
-use towpath_dataplane::{
-    netns::Netns,
-    nft::{KernelNft, Nft, NftError, NftEvents, Ownership},
-};
+use towpath_dataplane::nft::{KernelNft, Nft, NftError, NftEvents, Ownership};
+use towpath_podlink::netns::Netns;
 
 use crate::{
     cluster::Cluster,

@@ -7,11 +7,10 @@ use towpath_core::{
     ruleset::{Installed, Ruleset, diff},
 };
 use towpath_dataplane::{
-    net::{PodLink, PodLinkSpec},
-    netns::Netns,
-    nfnetlink::{Kind, Request, Socket},
+    nfnetlink::{MessageType, NfnetlinkRequest, NfnetlinkSocket},
     nft::{KernelNft, Nft, Ownership},
 };
+use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
 
 use crate::{
     cluster::{Cluster, LOCAL, Party, Place, who},
@@ -136,7 +135,7 @@ END");
     /// Takes every connection out of the node's memory, so that no packet belongs to one of before.
     pub(crate) fn forget_connections(&self) {
         // NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_DELETE: without a condition, all (linux/netfilter/nfnetlink_conntrack.h).
-        let delete = Kind { subsystem: 1, number: 2 };
-        self.node.run(|| Socket::open().unwrap().request(&Request::new(delete, 0)).unwrap());
+        let delete = MessageType { subsystem: 1, number: 2 };
+        self.node.run(|| NfnetlinkSocket::open().unwrap().execute(&NfnetlinkRequest::new(delete, 0)).unwrap());
     }
 }

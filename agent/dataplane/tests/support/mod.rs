@@ -1,69 +1,17 @@
-//! What the kernel tests share: throw-away network namespaces and commands in them.
-//!
-//! A namespace has no name and lives as long as its open file, so nothing is left behind, however a test ends.
+//! What the kernel tests share: throw-away network namespaces, and nodes made of them.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "../../../podlink/tests/support/mod.rs"]
+mod namespace;
 pub(crate) mod nodes;
 
-use std::{
-    fs::File,
-    os::fd::{AsFd, AsRawFd},
-    path::PathBuf,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, unshare};
-use towpath_dataplane::{netns::run_in, nft::KernelNft};
-
-/// Moves the calling thread into a network namespace of its own.
-pub(crate) fn enter_new_namespace() {
-    unshare(CloneFlags::CLONE_NEWNET).expect("kernel tests need root, or `unshare -Urn`");
-}
-
-/// A throw-away network namespace.
-pub(crate) struct Namespace {
-    file: File,
-}
-
-impl Namespace {
-    /// A new one, with nothing in it but a loopback interface that is down.
-    pub(crate) fn new() -> Self {
-        let made = thread::spawn(|| {
-            enter_new_namespace();
-            File::open("/proc/thread-self/ns/net").unwrap()
-        });
-        Self { file: made.join().unwrap() }
-    }
-
-    /// The calling thread's.
-    pub(crate) fn current() -> Self {
-        Self { file: File::open("/proc/thread-self/ns/net").unwrap() }
-    }
-
-    /// A path by which this process can open it.
-    pub(crate) fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
-    }
-
-    /// Runs a function in it.
-    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        run_in(self.file.as_fd(), f).unwrap()
-    }
-
-    /// Runs a command in it that must succeed, and gives its output.
-    pub(crate) fn sh(&self, command: &str) -> String {
-        self.run(|| sh(command))
-    }
-
-    /// Runs a command in it that may fail.
-    pub(crate) fn try_sh(&self, command: &str) -> Result<String, String> {
-        self.run(|| try_sh(command))
-    }
-}
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
+pub(crate) use namespace::{Namespace, enter_new_namespace, sh, try_sh};
+use towpath_dataplane::nft::KernelNft;
 
 /// Closes a socket that may own our table, in the calling thread's namespace, and waits until it owns it no more: a
 /// process that another test is just starting has a copy of the socket until it runs its program.
@@ -73,21 +21,5 @@ pub(crate) fn end(nft: KernelNft) {
     let until = Instant::now() + Duration::from_secs(10);
     while is_owned() {
         assert!(Instant::now() < until, "the socket is open for ten seconds");
-    }
-}
-
-/// Runs a command in the calling thread's namespace that must succeed, and gives its output.
-pub(crate) fn sh(command: &str) -> String {
-    try_sh(command).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// Runs a command in the calling thread's namespace that may fail.
-pub(crate) fn try_sh(command: &str) -> Result<String, String> {
-    let output = Command::new("sh").arg("-ec").arg(command).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(format!("{command}: {}{}{}", output.status, text(&output.stdout), text(&output.stderr)))
     }
 }

@@ -14,7 +14,8 @@ use towpath_core::{
     model::{Family, Mac, Vni},
     names::{IfName, ROUTE_PROTOCOL},
     overlay::{
-        IfIndex, Learning, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target, Tunnel, kernel::default_metric,
+        IfIndex, Learning, Link, LinkKind, LinkState, Route, RouteKey, RouteOwner, RouteTarget, VxlanConfig,
+        kernel::default_metric,
     },
 };
 
@@ -23,7 +24,7 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
 }
 
 /// A link; `None` if it has a name that we could not write.
-pub(crate) fn link(message: &LinkMessage) -> Option<(IfIndex, Link)> {
+pub fn link(message: &LinkMessage) -> Option<(IfIndex, Link)> {
     let mut name = None;
     let mut link_mac = None;
     let mut mtu = 0;
@@ -57,7 +58,7 @@ fn link_kind(infos: &[LinkInfo]) -> LinkKind {
 }
 
 /// `None` if it lacks something that ours has, so that it counts as another kind of device.
-fn tunnel(data: &[InfoVxlan]) -> Option<Tunnel> {
+fn tunnel(data: &[InfoVxlan]) -> Option<VxlanConfig> {
     let (mut vni, mut port, mut local, mut uplink, mut learning) = (None, None, None, None, Learning::Off);
     for info in data {
         match info {
@@ -70,12 +71,12 @@ fn tunnel(data: &[InfoVxlan]) -> Option<Tunnel> {
             _ => {}
         }
     }
-    Some(Tunnel { vni: vni?, port: port?, local: local?, uplink: uplink?, learning })
+    Some(VxlanConfig { vni: vni?, port: port?, local: local?, uplink: uplink?, learning })
 }
 
 /// Whether new connections may come from an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Usable {
+pub enum Usable {
     /// It is global, and neither temporary, tentative nor deprecated.
     Yes,
     /// It is not.
@@ -83,12 +84,12 @@ pub(crate) enum Usable {
 }
 
 /// An address that new connections may come from.
-pub(crate) fn address(message: &AddressMessage) -> Option<(IfIndex, IpNet)> {
+pub fn address(message: &AddressMessage) -> Option<(IfIndex, IpNet)> {
     any_address(message).filter(|(_, _, usable)| *usable == Usable::Yes).map(|(index, net, _)| (index, net))
 }
 
 /// Any address.
-pub(crate) fn any_address(message: &AddressMessage) -> Option<(IfIndex, IpNet, Usable)> {
+pub fn any_address(message: &AddressMessage) -> Option<(IfIndex, IpNet, Usable)> {
     let unfit = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     let (mut local, mut address) = (None, None);
@@ -113,7 +114,7 @@ fn is_permanent(message: &NeighbourMessage) -> bool {
 }
 
 /// A permanent neighbour.
-pub(crate) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Mac)> {
+pub fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Mac)> {
     if !is_permanent(message) {
         return None;
     }
@@ -122,7 +123,7 @@ pub(crate) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr)
 }
 
 /// A permanent forwarding entry of a VXLAN device.
-pub(crate) fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
+pub fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
     if !is_permanent(message) || message.header.family != AddressFamily::Bridge {
         return None;
     }
@@ -139,7 +140,7 @@ fn neighbour_parts(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
 }
 
 /// The address of a neighbour, or where a forwarding entry leads.
-pub(crate) fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
+pub fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some(IpAddr::V4(*addr)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => Some(IpAddr::V6(*addr)),
@@ -154,7 +155,7 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// A route of the main table.
-pub(crate) fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
+pub fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
     let family = match message.header.address_family {
         AddressFamily::Inet => Family::V4,
         AddressFamily::Inet6 => Family::V6,
@@ -179,14 +180,14 @@ pub(crate) fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
     // The kernel leaves the metric out where it is 0.
     let metric = metric.unwrap_or_else(|| default_metric(Family::V4));
     let target = match (message.header.kind, gateway, link, several) {
-        (RouteType::BlackHole, ..) => Target::Blackhole,
-        (RouteType::Unicast, Some(gateway), Some(link), false) => Target::Via { gateway, link },
-        (RouteType::Unicast, None, Some(link), false) => Target::Link(link),
-        _ => Target::Other,
+        (RouteType::BlackHole, ..) => RouteTarget::Blackhole,
+        (RouteType::Unicast, Some(gateway), Some(link), false) => RouteTarget::Via { gateway, link },
+        (RouteType::Unicast, None, Some(link), false) => RouteTarget::Link(link),
+        _ => RouteTarget::Other,
     };
     let owner = match u8::from(message.header.protocol) {
-        ROUTE_PROTOCOL => Owner::Towpath,
-        other => Owner::Other(other),
+        ROUTE_PROTOCOL => RouteOwner::Towpath,
+        other => RouteOwner::Other(other),
     };
     let in_main_table = message.header.table == RouteHeader::RT_TABLE_MAIN && message.header.tos == 0;
     in_main_table.then_some((RouteKey { destination, metric }, Route { target, owner }))
@@ -201,7 +202,7 @@ fn route_address(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 /// The links of a dump.
-pub(crate) fn links(messages: &[Message]) -> impl Iterator<Item = (IfIndex, Link)> {
+pub fn links(messages: &[Message]) -> impl Iterator<Item = (IfIndex, Link)> {
     messages.iter().filter_map(|message| match message {
         Message::NewLink(message) => link(message),
         _ => None,
@@ -209,7 +210,7 @@ pub(crate) fn links(messages: &[Message]) -> impl Iterator<Item = (IfIndex, Link
 }
 
 /// The addresses of a dump.
-pub(crate) fn addresses(messages: &[Message]) -> impl Iterator<Item = (IfIndex, IpNet)> {
+pub fn addresses(messages: &[Message]) -> impl Iterator<Item = (IfIndex, IpNet)> {
     messages.iter().filter_map(|message| match message {
         Message::NewAddress(message) => address(message),
         _ => None,
@@ -217,7 +218,7 @@ pub(crate) fn addresses(messages: &[Message]) -> impl Iterator<Item = (IfIndex, 
 }
 
 /// The neighbour messages of a dump, of whatever family.
-pub(crate) fn neighbours(messages: &[Message]) -> impl Iterator<Item = &NeighbourMessage> {
+pub fn neighbours(messages: &[Message]) -> impl Iterator<Item = &NeighbourMessage> {
     messages.iter().filter_map(|message| match message {
         Message::NewNeighbour(message) => Some(message),
         _ => None,
@@ -225,7 +226,7 @@ pub(crate) fn neighbours(messages: &[Message]) -> impl Iterator<Item = &Neighbou
 }
 
 /// The routes of a dump.
-pub(crate) fn routes(messages: &[Message]) -> impl Iterator<Item = (RouteKey, Route)> {
+pub fn routes(messages: &[Message]) -> impl Iterator<Item = (RouteKey, Route)> {
     messages.iter().filter_map(|message| match message {
         Message::NewRoute(message) => route(message),
         _ => None,

@@ -5,7 +5,7 @@ use std::fs;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::paths::{LocalError, Paths, read_whole, remove, write_whole};
+use crate::paths::{LocalError, Paths, read_whole, remove, write_whole};
 
 /// The node as the agent has set it up. The file is there as long as pods can be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use towpath_core::{
     names::IfName,
 };
 
-use super::paths::{LocalError, Paths, draft, read_whole, remove, write_whole};
+use crate::paths::{LocalError, Paths, draft, read_whole, remove, write_whole};
 
 /// What CNI calls an attachment, on our one network: a container and the name of its interface.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -246,11 +246,11 @@ fn read_listed(path: &Path) -> Result<Option<EndpointFile>, LocalError> {
 mod as_text {
     use super::{Deserialize, Deserializer, IfName, Serializer, de};
 
-    pub(super) fn serialize<S: Serializer>(name: &IfName, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(name: &IfName, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(name.as_str())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IfName, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IfName, D::Error> {
         IfName::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }

@@ -13,7 +13,7 @@ use nix::sys::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{endpoint::EndpointFile, paths::Paths};
+use crate::{endpoint::EndpointFile, paths::Paths};
 
 /// The longest reply in bytes, its newline included.
 const MAX_LINE_BYTES: usize = 64 * 1024;

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use support::{Namespace, enter_new_namespace, sh, try_sh};
 use towpath_core::names::IfName;
-use towpath_dataplane::{
-    net::{Deleted, PodLink, PodLinkError, PodLinkSpec},
+use towpath_podlink::{
+    Deleted, PodLink, PodLinkError, PodLinkSpec,
     netns::{Netns, NetnsError},
 };
 

@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, net::IpAddr};
 use towpath_core::{
     model::{Family, host_net},
     names::IfName,
-    overlay::Target,
+    overlay::RouteTarget,
 };
 
-use super::{
-    message, parse,
-    pod_link::{PodLinkError, open},
+use crate::{
+    link::{PodLinkError, open},
+    route::{message, parse},
 };
 
 /// Links and addresses of pods.
@@ -33,12 +33,12 @@ impl PodTraces {
             move |source| PodLinkError::Host { step, source }
         };
         let mut socket = open()?;
-        let links = socket.dump(&message::all_links()).map_err(failed("list the links"))?;
+        let links = socket.dump(message::all_links()).map_err(failed("list the links"))?;
         let links = parse::links(&links).map(|(_, link)| link.name).filter(IfName::is_pod).collect();
         let mut routed = BTreeSet::new();
         for family in Family::ALL {
-            let routes = socket.dump(&message::main_routes(family)).map_err(failed("list the routes"))?;
-            let to_link = parse::routes(&routes).filter(|(_, route)| matches!(route.target, Target::Link(_)));
+            let routes = socket.dump(message::main_routes(family)).map_err(failed("list the routes"))?;
+            let to_link = parse::routes(&routes).filter(|(_, route)| matches!(route.target, RouteTarget::Link(_)));
             let single = to_link.map(|(key, _)| key.destination).filter(|net| *net == host_net(net.addr()));
             routed.extend(single.map(|net| net.addr()));
         }

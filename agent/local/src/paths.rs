@@ -45,7 +45,7 @@ impl Paths {
         &self.data
     }
 
-    /// The file of [`super::NodeState`].
+    /// The file of [`crate::NodeState`].
     #[must_use]
     pub fn node_file(&self) -> PathBuf {
         self.state.join("node.json")
@@ -57,7 +57,7 @@ impl Paths {
         self.state.join("agent.sock")
     }
 
-    /// The folder of [`super::EndpointFile`]s.
+    /// The folder of [`crate::EndpointFile`]s.
     #[must_use]
     pub fn endpoints(&self) -> PathBuf {
         self.state.join("endpoints")
@@ -110,7 +110,7 @@ pub enum LocalError {
 /// Writes a value as JSON so that a reader sees the old content or the new one and never a part. Not synced to the
 /// disk: what is written here means nothing after a reboot. Two writers of one file at once must be kept apart by
 /// the caller.
-pub(super) fn write_whole(path: &Path, value: &impl serde::Serialize) -> Result<(), LocalError> {
+pub(crate) fn write_whole(path: &Path, value: &impl serde::Serialize) -> Result<(), LocalError> {
     let failed = |source| LocalError::Write { path: path.to_owned(), source };
     let text = serde_json::to_vec(value).map_err(|e| failed(e.into()))?;
     let new = draft(path);
@@ -127,7 +127,7 @@ pub(super) fn write_whole(path: &Path, value: &impl serde::Serialize) -> Result<
 }
 
 /// The value in a file, `None` without the file.
-pub(super) fn read_whole<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, LocalError> {
+pub(crate) fn read_whole<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, LocalError> {
     let mut text = Vec::new();
     match File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut text)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -139,7 +139,7 @@ pub(super) fn read_whole<T: serde::de::DeserializeOwned>(path: &Path) -> Result<
 }
 
 /// Removes a file; one that is not there is removed already.
-pub(super) fn remove(path: &Path) -> Result<(), LocalError> {
+pub(crate) fn remove(path: &Path) -> Result<(), LocalError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(LocalError::Remove { path: path.to_owned(), source })
@@ -150,7 +150,7 @@ pub(super) fn remove(path: &Path) -> Result<(), LocalError> {
 
 /// What a file is called while it is being written: hidden, and always the same, so that one left by a crash is
 /// written over and does not pile up.
-pub(super) fn draft(path: &Path) -> PathBuf {
+pub(crate) fn draft(path: &Path) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
     path.with_file_name(format!(".{name}.new"))
 }

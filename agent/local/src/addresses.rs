@@ -15,7 +15,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::endpoint::Attachment;
+use crate::endpoint::Attachment;
 
 /// What `host-local` writes between the id and the interface.
 const SEPARATOR: &str = "\r\n";

@@ -21,23 +21,22 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     RouteNetlinkMessage as Message,
     link::{LinkAttribute, State},
-    route::{RouteAttribute, RouteFlags},
 };
 use nix::errno::Errno;
 use towpath_core::{
     model::{Family, Mac, host_net},
     names::IfName,
-    overlay::{IfIndex, Link},
+    overlay::IfIndex,
 };
 
-use super::{
-    NetlinkError,
-    message::{self, Hop, Owner, Reach, Veth, Write},
-    parse,
-    socket::{Request, Socket},
-};
 use crate::{
+    netlink::NetlinkError,
     netns::{Netns, NetnsError},
+    route::{
+        RouteRequest, RouteSocket, find_link,
+        message::{self, Hop, Owner, Reach, Veth, Write},
+        parse, route_link,
+    },
     sysctl::{SysctlError, Sysctls},
 };
 
@@ -215,7 +214,7 @@ impl PodLink {
             netns: netns.as_fd().as_raw_fd(),
             mtu: spec.mtu,
         };
-        if let Err(error) = socket.request(veth.create()) {
+        if let Err(error) = socket.execute(veth.create()) {
             return Err(why_not_created(&mut socket, spec, error));
         }
         // The end that is up last carries packets at once: the pod's. The host's is waited for in `connect`.
@@ -234,8 +233,8 @@ impl PodLink {
     /// If an address is routed elsewhere already, with the name of the other link.
     pub fn connect(&self, spec: &PodLinkSpec) -> Result<(), PodLinkError> {
         let mut socket = open()?;
-        let routes = spec.addresses.iter().map(|address| host_route(*address, self.host_index)).collect();
-        for (address, result) in spec.addresses.iter().zip(socket.batch(routes)) {
+        let routes: Vec<_> = spec.addresses.iter().map(|address| host_route(*address, self.host_index)).collect();
+        for (address, result) in spec.addresses.iter().zip(socket.execute_all(&routes)) {
             match result {
                 Ok(()) => {}
                 Err(error) if error.errno() == Some(Errno::EEXIST) => {
@@ -259,12 +258,12 @@ impl PodLink {
     }
 }
 
-pub(super) fn open() -> Result<Socket, PodLinkError> {
-    Socket::open().map_err(|source| PodLinkError::Open { source })
+pub(crate) fn open() -> Result<RouteSocket, PodLinkError> {
+    RouteSocket::open().map_err(|source| PodLinkError::Open { source })
 }
 
-fn delete_with(socket: &mut Socket, host: &IfName) -> Result<Deleted, PodLinkError> {
-    match socket.request(message::delete_link(host)) {
+fn delete_with(socket: &mut RouteSocket, host: &IfName) -> Result<Deleted, PodLinkError> {
+    match socket.execute(message::delete_link(host)) {
         Ok(()) => Ok(Deleted::Link),
         Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(Deleted::Nothing),
         Err(source) => Err(PodLinkError::Host { step: format!("delete {host}"), source }),
@@ -272,7 +271,7 @@ fn delete_with(socket: &mut Socket, host: &IfName) -> Result<Deleted, PodLinkErr
 }
 
 /// The kernel says EEXIST for either end.
-fn why_not_created(socket: &mut Socket, spec: &PodLinkSpec, source: NetlinkError) -> PodLinkError {
+fn why_not_created(socket: &mut RouteSocket, spec: &PodLinkSpec, source: NetlinkError) -> PodLinkError {
     if source.errno() != Some(Errno::EEXIST) {
         return PodLinkError::Create { name: spec.host.clone(), source };
     }
@@ -280,16 +279,6 @@ fn why_not_created(socket: &mut Socket, spec: &PodLinkSpec, source: NetlinkError
         Ok(Some(_)) => PodLinkError::HostExists { name: spec.host.clone() },
         Ok(None) => PodLinkError::PodExists { name: spec.pod.clone() },
         Err(source) => PodLinkError::Create { name: spec.host.clone(), source },
-    }
-}
-
-/// A link by name; `None` if there is none.
-pub(super) fn find_link(socket: &mut Socket, name: &IfName) -> Result<Option<(IfIndex, Link)>, NetlinkError> {
-    match socket.read(message::get_link(name)) {
-        Ok(Some(Message::NewLink(message))) => Ok(parse::link(&message)),
-        Ok(_) => Ok(None),
-        Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -318,7 +307,7 @@ fn set_up_pod(netns: &Netns, spec: &PodLinkSpec) -> Result<Mac, PodLinkError> {
         ];
         steps.extend(spec.addresses.iter().flat_map(|address| pod_entries(*address, index)));
         let (names, requests): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-        for (step, result) in names.into_iter().zip(socket.batch(requests)) {
+        for (step, result) in names.into_iter().zip(socket.execute_all(&requests)) {
             result.map_err(|source| PodLinkError::Pod { step, source })?;
         }
         Ok(mac)
@@ -326,7 +315,7 @@ fn set_up_pod(netns: &Netns, spec: &PodLinkSpec) -> Result<Mac, PodLinkError> {
 }
 
 /// What a pod gets for one of its addresses, in order: each needs those before it.
-fn pod_entries(address: IpAddr, link: IfIndex) -> Vec<(String, Request)> {
+fn pod_entries(address: IpAddr, link: IfIndex) -> Vec<(String, RouteRequest)> {
     let family = Family::of(address);
     let gateway = gateway(family);
     let mut entries = vec![(format!("add address {address}"), message::add_address(link.0, host_net(address)))];
@@ -339,7 +328,7 @@ fn pod_entries(address: IpAddr, link: IfIndex) -> Vec<(String, Request)> {
 }
 
 /// The routes of a pod, in order.
-pub(super) fn pod_routes(family: Family, link: IfIndex) -> Vec<(IpNet, Hop)> {
+pub(crate) fn pod_routes(family: Family, link: IfIndex) -> Vec<(IpNet, Hop)> {
     let via = Hop::Via { gateway: gateway(family), index: link.0, reach: Reach::Routed };
     let mut routes = vec![(message::default_net(family), via)];
     if family == Family::V4 {
@@ -350,7 +339,7 @@ pub(super) fn pod_routes(family: Family, link: IfIndex) -> Vec<(IpNet, Hop)> {
 }
 
 /// Sets up the host's end and gives its number. Its sysctls come first: it must not be up with the defaults.
-fn set_up_host(socket: &mut Socket, spec: &PodLinkSpec) -> Result<IfIndex, PodLinkError> {
+fn set_up_host(socket: &mut RouteSocket, spec: &PodLinkSpec) -> Result<IfIndex, PodLinkError> {
     let failed = |step: String| move |source| PodLinkError::Host { step, source };
     let name = &spec.host;
     let (index, _) = find_link(socket, name)
@@ -361,7 +350,7 @@ fn set_up_host(socket: &mut Socket, spec: &PodLinkSpec) -> Result<IfIndex, PodLi
     if spec.has(Family::V6) {
         requests.push(message::add_address(index.0, IpNet::new_assert(GATEWAY_V6.into(), 64)));
     }
-    for result in socket.batch(requests) {
+    for result in socket.execute_all(&requests) {
         result.map_err(failed(format!("set {name} up")))?;
     }
     Ok(index)
@@ -402,10 +391,10 @@ fn set_sysctls(spec: &PodLinkSpec) -> Result<(), SysctlError> {
 /// until then it drops what is sent. Asking for the link makes it look at once (`linkwatch_sync_dev` in `rtnl_getlink`,
 /// since Linux 6.8); before, it is a matter of waiting. After [`RUNNING_WITHIN`] it goes on all the same: the kernel is
 /// late then, not the link broken.
-fn wait_until_running(socket: &mut Socket, name: &IfName) -> Result<(), NetlinkError> {
+fn wait_until_running(socket: &mut RouteSocket, name: &IfName) -> Result<(), NetlinkError> {
     let deadline = Instant::now() + RUNNING_WITHIN;
     loop {
-        let running = match socket.read(message::get_link(name))? {
+        let running = match socket.get(message::get_link(name))? {
             Some(Message::NewLink(link)) => link.attributes.contains(&LinkAttribute::OperState(State::Up)),
             _ => false,
         };
@@ -416,13 +405,13 @@ fn wait_until_running(socket: &mut Socket, name: &IfName) -> Result<(), NetlinkE
     }
 }
 
-fn host_route(address: IpAddr, link: IfIndex) -> Request {
+fn host_route(address: IpAddr, link: IfIndex) -> RouteRequest {
     let route = message::route(host_net(address), Hop::Link { index: link.0 }, Owner::Towpath);
     message::add_route(route, Write::New)
 }
 
 /// There is a route to this address: fine if it leads to our link.
-fn own_or_conflict(socket: &mut Socket, address: IpAddr, ours: IfIndex) -> Result<(), PodLinkError> {
+fn own_or_conflict(socket: &mut RouteSocket, address: IpAddr, ours: IfIndex) -> Result<(), PodLinkError> {
     let failed = |source| PodLinkError::Host { step: format!("look up the route to {address}"), source };
     let link = route_link(socket, address).map_err(failed)?;
     if link == Some(ours) {
@@ -435,19 +424,7 @@ fn own_or_conflict(socket: &mut Socket, address: IpAddr, ours: IfIndex) -> Resul
     Err(PodLinkError::Conflict { address, other })
 }
 
-/// The link of the route that a packet to an address takes (`ip route get … fibmatch`).
-pub(super) fn route_link(socket: &mut Socket, address: IpAddr) -> Result<Option<IfIndex>, NetlinkError> {
-    let mut query = message::lookup(address);
-    query.header.flags = RouteFlags::FibMatch;
-    let answer = socket.read(Message::GetRoute(query))?;
-    let Some(Message::NewRoute(route)) = answer else { return Ok(None) };
-    Ok(route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(IfIndex(*index)),
-        _ => None,
-    }))
-}
-
-fn link_name(socket: &mut Socket, index: IfIndex) -> Result<Option<String>, NetlinkError> {
-    let links = socket.dump(&message::all_links())?;
+fn link_name(socket: &mut RouteSocket, index: IfIndex) -> Result<Option<String>, NetlinkError> {
+    let links = socket.dump(message::all_links())?;
     Ok(parse::links(&links).find(|(i, _)| *i == index).map(|(_, link)| link.name.to_string()))
 }
