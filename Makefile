@@ -7,7 +7,7 @@ IMAGE ?= target/image/towpath.tar
 CARGO ?= cargo
 TOOL = $(CARGO) run --quiet --locked --package towpath-e2e --bin towpath-cluster --
 
-.PHONY: help demo test check generate image cluster-up cluster-load deploy cluster-down bench
+.PHONY: help demo test unit check generate image cluster-up cluster-load deploy cluster-down bench
 
 help: ## Show this help
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ demo: ## Show everything: a three-node Kubernetes, Towpath on it, pods that talk
 test: ## Run every test, those on the embedded cluster too
 	@$(TOOL) prepare
 	$(CARGO) test --locked --workspace
+
+unit: ## Run the tests that need neither root nor a cluster
+	@$(TOOL) unit
 
 check: ## Check format, lints, documentation, dependencies and licences
 	$(CARGO) fmt --all --check

@@ -97,8 +97,6 @@ fn cargo(site: &Site, progress: &Progress) -> Result<()> {
 
 /// Where cargo puts what it builds: the user may have set it elsewhere.
 fn cargo_target(site: &Site) -> Result<PathBuf> {
-    let mut command = Command::new("cargo");
-    let said = run::output(command.current_dir(site.root()).args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: serde_json::Value = serde_json::from_str(&said).context("cargo metadata printed no JSON")?;
+    let metadata = run::cargo_metadata(site)?;
     Ok(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into())
 }

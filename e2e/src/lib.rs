@@ -22,4 +22,5 @@ pub mod run;
 pub mod site;
 pub mod toolchain;
 pub mod underlay;
+pub mod unit;
 pub mod wait;

@@ -10,7 +10,7 @@ use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::toolchain::Tools;
-use towpath_e2e::{demo, deny, deploy, image, node, prepare, process};
+use towpath_e2e::{demo, deny, deploy, image, node, prepare, process, unit};
 
 /// A real Kubernetes on this machine, and Towpath on it.
 #[derive(Parser)]
@@ -60,6 +60,8 @@ enum Verb {
     },
     /// Check the dependencies' licences and sources
     Deny,
+    /// Run every test that needs neither root nor a cluster
+    Unit,
     /// Show everything, from nothing to pods that obey a policy
     Demo,
     /// Give a cluster a plain bridge network with static routes, to compare with
@@ -149,6 +151,7 @@ fn run(verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Deny => deny::check(&site()?, &progress),
+        Verb::Unit => unit::run(&site()?),
         Verb::Demo => demo::run(&site()?, progress),
         Verb::Reference { name } => {
             let site = site()?;

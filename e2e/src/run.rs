@@ -6,8 +6,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::progress::Progress;
+use crate::site::Site;
 
 /// Lines of a log that a failure shows.
 pub const TAIL_LINES: usize = 20;
@@ -68,6 +70,16 @@ pub fn logged(command: &mut Command, what: &str, log: &Path, progress: &Progress
         bail!("{what} failed ({status}); the end of {}:\n{}", log.display(), log_tail(log, TAIL_LINES));
     }
     Ok(())
+}
+
+/// What cargo says of the workspace and its own packages.
+///
+/// # Errors
+/// When cargo fails or prints no JSON.
+pub fn cargo_metadata(site: &Site) -> Result<Value> {
+    let mut command = Command::new("cargo");
+    let text = output(command.current_dir(site.root()).args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    serde_json::from_str(&text).context("cargo metadata printed no JSON")
 }
 
 /// The last lines of a log file, or a word on why there are none.
