@@ -23,8 +23,8 @@ const BOUND: Duration = Duration::from_secs(60);
 /// # Errors
 /// When a step fails or shows something else than it should.
 pub fn run(site: &Site, progress: Progress) -> Result<()> {
-    let (cluster, built) = side_by_side(|| fresh_cluster(site, progress), || image::build(site, &progress))?;
-    deploy::deploy(&cluster, &built, &site.root().join(CONFIG))?;
+    let (cluster, release) = side_by_side(|| fresh_cluster(site, progress), || image::build(site, &progress))?;
+    deploy::deploy(&cluster, &release, &site.root().join(CONFIG))?;
     show(&cluster)?;
     farewell(&cluster)
 }
@@ -33,14 +33,14 @@ fn fresh_cluster(site: &Site, progress: Progress) -> Result<Cluster> {
     let tools = Tools::prepare(site, &progress)?;
     let name: ClusterName = CLUSTER.parse()?;
     if !cluster::leftovers(site, CLUSTER)?.is_empty() {
-        progress.say("removing the cluster of an earlier demonstration");
+        progress.step("removing the cluster of an earlier demonstration");
         cluster::remove(site, CLUSTER)?;
     }
     Cluster::up(site, &tools, Spec { name, family: IpFamily::V4, nodes: (1..=NODES).collect() }, progress)
 }
 
 fn show(cluster: &Cluster) -> Result<()> {
-    let say = |line: &str| cluster.progress().say(line);
+    let say = |line: &str| cluster.progress().step(line);
     cluster.apply(include_str!("../assets/demo.yaml"))?;
     let pods = wait_for("ready pods of the demonstration", BOUND, || {
         let pods = cluster.list(&["pods", "-n", "demo"])?;
@@ -78,7 +78,7 @@ fn farewell(cluster: &Cluster) -> Result<()> {
     let nodes = cluster.list(&["nodes"])?;
     let version =
         nodes.first().and_then(|node| node["status"]["nodeInfo"]["kubeletVersion"].as_str().map(str::to_owned));
-    cluster.progress().say(format!("done: {} nodes of Kubernetes {}", nodes.len(), version.unwrap_or_default()));
+    cluster.progress().step(format!("done: {} nodes of Kubernetes {}", nodes.len(), version.unwrap_or_default()));
     println!("The cluster stays up. Look around:   export KUBECONFIG={}", cluster.kubeconfig().display());
     println!("                                     kubectl get pods -A -o wide");
     println!("Remove it:                           make cluster-down CLUSTER={CLUSTER}");

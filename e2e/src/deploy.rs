@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-use crate::image::{self, Built};
+use crate::image::{self, Release};
 use crate::wait::wait_for;
 
 /// Namespace of the operator and the agents.
@@ -24,14 +24,14 @@ const READY_BOUND: Duration = Duration::from_secs(180);
 ///
 /// # Errors
 /// When the API server refuses an object, or the operator does not become available.
-pub fn install(cluster: &Cluster, built: &Built) -> Result<()> {
-    load(cluster, built)?;
+pub fn install(cluster: &Cluster, release: &Release) -> Result<()> {
+    load(cluster, release)?;
     let bundle = cluster.site().root().join(BUNDLE);
     let text =
         fs::read_to_string(&bundle).with_context(|| format!("read {}: make generate writes it", bundle.display()))?;
     // Under the content's own name every change of the image is a real rollout.
-    cluster.apply(&text.replace(image::NAME, &built.content_name)).context("apply the install bundle")?;
-    cluster.progress().say("the install bundle is applied");
+    cluster.apply(&text.replace(image::NAME, &release.content_name)).context("apply the install bundle")?;
+    cluster.progress().step("the install bundle is applied");
     explained(cluster, wait_operator(cluster))
 }
 
@@ -39,11 +39,11 @@ pub fn install(cluster: &Cluster, built: &Built) -> Result<()> {
 ///
 /// # Errors
 /// When a step fails, or the network is not ready within 180 s: the message has conditions, pods and logs.
-pub fn deploy(cluster: &Cluster, built: &Built, config: &Path) -> Result<()> {
-    install(cluster, built)?;
+pub fn deploy(cluster: &Cluster, release: &Release, config: &Path) -> Result<()> {
+    install(cluster, release)?;
     let text = fs::read_to_string(config).with_context(|| format!("read {}", config.display()))?;
     cluster.apply(&text).with_context(|| format!("apply {}", config.display()))?;
-    cluster.progress().say(format!("{} is applied", config.display()));
+    cluster.progress().step(format!("{} is applied", config.display()));
     wait_ready(cluster, READY_BOUND)
 }
 
@@ -58,7 +58,7 @@ pub fn wait_ready(cluster: &Cluster, bound: Duration) -> Result<()> {
         let config = cluster.get(&["networkconfig", "default"])?.unwrap_or_default();
         let (state, ready) = standing(&config);
         if state != told {
-            cluster.progress().say(format!("  {state}"));
+            cluster.progress().step(format!("  {state}"));
             told = state;
         }
         Ok((ready && agents_rolled_out(cluster)?).then_some(()))
@@ -66,16 +66,16 @@ pub fn wait_ready(cluster: &Cluster, bound: Duration) -> Result<()> {
     explained(cluster, waited)
 }
 
-fn load(cluster: &Cluster, built: &Built) -> Result<()> {
+fn load(cluster: &Cluster, release: &Release) -> Result<()> {
     for node in cluster.nodes() {
         let there = node.exec(&["ctr", "-n", "k8s.io", "images", "ls", "-q"])?;
-        if !there.lines().any(|name| name == built.content_name) {
-            let names = cluster.load(&built.archive)?;
-            cluster.progress().say(format!("loaded {} into {} nodes", names.join(", "), cluster.nodes().len()));
+        if !there.lines().any(|name| name == release.content_name) {
+            let names = cluster.load(&release.archive)?;
+            cluster.progress().step(format!("loaded {} into {} nodes", names.join(", "), cluster.nodes().len()));
             return Ok(());
         }
     }
-    cluster.progress().say("the nodes have the image already");
+    cluster.progress().step("the nodes have the image already");
     Ok(())
 }
 
@@ -90,7 +90,7 @@ fn wait_operator(cluster: &Cluster) -> Result<()> {
         let available = count("availableReplicas") >= wanted.min(cluster.nodes().len() as u64);
         Ok((observed && replaced && available && wanted > 0).then_some(()))
     })?;
-    cluster.progress().say("the operator is available");
+    cluster.progress().step("the operator is available");
     Ok(())
 }
 

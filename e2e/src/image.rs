@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::oci::{Entry, Image, Layer, Naming, content_name};
+use crate::oci::{Entry, Image, Layer, Tags, content_name};
 use crate::progress::Progress;
 use crate::run;
 use crate::site::Site;
@@ -30,7 +30,7 @@ const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The ready image.
 #[derive(Debug, Clone)]
-pub struct Built {
+pub struct Release {
     /// The archive.
     pub archive: PathBuf,
     /// The name that also tells the content.
@@ -41,7 +41,7 @@ pub struct Built {
 ///
 /// # Errors
 /// When a build fails: the message shows the end of its log.
-pub fn build(site: &Site, progress: &Progress) -> Result<Built> {
+pub fn build(site: &Site, progress: &Progress) -> Result<Release> {
     toolchain::require_packages(DEBIAN, progress)?;
     fs::create_dir_all(site.target().join("image")).context("create target/image")?;
     // Two at once would write the same archive and the same logs.
@@ -58,14 +58,14 @@ pub fn build(site: &Site, progress: &Progress) -> Result<Built> {
     ];
     let archive = site.image_archive();
     let image = Image {
-        naming: Naming::AlsoByContent(NAME.into()),
+        tags: Tags::WithDigest(NAME.into()),
         layers: vec![Layer::Tar(base), Layer::Entries(ours)],
         entrypoint: Vec::new(),
     };
     let digest = image.write(&archive)?;
     let content_name = content_name(NAME, &digest);
-    progress.say(format!("image {content_name} is in {}", archive.display()));
-    Ok(Built { archive, content_name })
+    progress.step(format!("image {content_name} is in {}", archive.display()));
+    Ok(Release { archive, content_name })
 }
 
 /// The base file system from Debian packages, unpacked and not configured: nothing in it needs to be.
@@ -75,7 +75,7 @@ fn base(site: &Site, progress: &Progress) -> Result<PathBuf> {
     let codename = codename.context("/etc/os-release names no Debian release: the image is made on Debian")?;
     let name = format!("base-{codename}-{}", recipe_hash([PACKAGES.as_bytes(), FORGET.as_bytes()]));
     let dir = toolchain::once(site, &name, progress, |dir| {
-        progress.say("making the image's base from Debian packages, once");
+        progress.step("making the image's base from Debian packages, once");
         let mut command = Command::new("mmdebstrap");
         // The same bytes whenever it is made, and nothing of the machine that makes it.
         command.env("SOURCE_DATE_EPOCH", "0").args(["--variant=extract", &format!("--extract-hook={FORGET}")]);
@@ -85,13 +85,13 @@ fn base(site: &Site, progress: &Progress) -> Result<PathBuf> {
     Ok(dir.join("base.tar"))
 }
 
-/// Builds our programs, all in one go: what they have in common is built once.
+/// Builds our programs, all in one go: what they have in common is release once.
 fn cargo(site: &Site, progress: &Progress) -> Result<()> {
     let packages = PROGRAMS.iter().flat_map(|(package, program)| ["-p", package, "--bin", program]);
     let mut cargo = Command::new("cargo");
     cargo.current_dir(site.root()).env("RUSTFLAGS", "-C target-feature=+crt-static");
     cargo.args(["build", "--release", "--locked", "--target", STATIC_TARGET]).args(packages);
-    progress.say("building towpath-operator, towpath-agent and the CNI plugin");
+    progress.step("building towpath-operator, towpath-agent and the CNI plugin");
     run::logged(&mut cargo, "Towpath's programs", &site.target().join("log/build-towpath.log"), progress)
 }
 

@@ -15,13 +15,13 @@ use towpath_e2e::{demo, deny, deploy, image, node, prepare, process, unit};
 /// A real Kubernetes on this machine, and Towpath on it.
 #[derive(Parser)]
 #[command(name = "towpath-cluster", version)]
-struct Cli {
+struct ClusterCli {
     #[command(subcommand)]
-    verb: Verb,
+    action: Action,
 }
 
 #[derive(Subcommand)]
-enum Verb {
+enum Action {
     /// Make everything that a cluster needs, without starting one
     Toolchain,
     /// Make everything that a cluster and Towpath's image need
@@ -113,7 +113,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().verb) {
+    match run(ClusterCli::parse().action) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The chain of causes; no backtrace, whatever the environment says: the steps are in the words.
@@ -123,52 +123,52 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> Result<()> {
+fn run(action: Action) -> Result<()> {
     let progress = Progress::default();
     let site = || Site::new(&std::env::current_exe().context("find this program's own file")?);
-    match verb {
-        Verb::Toolchain => Tools::prepare(&site()?, &progress).map(drop),
-        Verb::Prepare => prepare::all(&site()?, &progress).map(drop),
-        Verb::Up { name, nodes, ip_family } => {
+    match action {
+        Action::Toolchain => Tools::prepare(&site()?, &progress).map(drop),
+        Action::Prepare => prepare::all(&site()?, &progress).map(drop),
+        Action::Up { name, nodes, ip_family } => {
             let site = site()?;
             let tools = Tools::prepare(&site, &progress)?;
             let spec = Spec { name, family: ip_family, nodes: (1..=nodes).collect() };
             Cluster::up(&site, &tools, spec, progress).map(drop)
         }
-        Verb::Load { name, image } => {
+        Action::Load { name, image } => {
             let site = site()?;
             let cluster = Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?;
             let names = cluster.load(&image)?;
-            progress.say(format!("loaded into {} nodes: {}", cluster.nodes().len(), names.join(", ")));
+            progress.step(format!("loaded into {} nodes: {}", cluster.nodes().len(), names.join(", ")));
             Ok(())
         }
-        Verb::Image => image::build(&site()?, &progress).map(drop),
-        Verb::Deploy { name, config } => {
+        Action::Image => image::build(&site()?, &progress).map(drop),
+        Action::Deploy { name, config } => {
             let site = site()?;
             let cluster = Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?;
             deploy::deploy(&cluster, &image::build(&site, &progress)?, &config)?;
-            progress.say(format!("Towpath is ready on cluster {name}"));
+            progress.step(format!("Towpath is ready on cluster {name}"));
             Ok(())
         }
-        Verb::Deny => deny::check(&site()?, &progress),
-        Verb::Unit => unit::run(&site()?),
-        Verb::Demo => demo::run(&site()?, progress),
-        Verb::Reference { name } => {
+        Action::Deny => deny::check(&site()?, &progress),
+        Action::Unit => unit::run(&site()?),
+        Action::Demo => demo::run(&site()?, progress),
+        Action::Reference { name } => {
             let site = site()?;
             Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?.reference_network()?;
-            progress.say("the nodes are Ready with the reference network");
+            progress.step("the nodes are Ready with the reference network");
             Ok(())
         }
-        Verb::Down { name } => {
+        Action::Down { name } => {
             cluster::remove(&site()?, name.as_str())?;
-            progress.say(format!("cluster {name} is gone"));
+            progress.step(format!("cluster {name} is gone"));
             Ok(())
         }
-        Verb::Place { group, netns, pid_file, command } => {
+        Action::Place { group, netns, pid_file, command } => {
             process::place(&group, netns.as_deref(), &pid_file, &command)
         }
-        Verb::Forward { netns, to, port_file } => cluster::serve_forward(&netns, to, &port_file),
-        Verb::Node { spec } => node::hold(&spec),
-        Verb::NodeInit { spec } => node::init(&spec),
+        Action::Forward { netns, to, port_file } => cluster::serve_forward(&netns, to, &port_file),
+        Action::Node { spec } => node::hold(&spec),
+        Action::NodeInit { spec } => node::init(&spec),
     }
 }

@@ -32,18 +32,18 @@ pub enum Layer {
 
 /// Under which names an archive holds its image.
 #[derive(Debug, Clone)]
-pub enum Naming {
+pub enum Tags {
     /// One full name with tag.
     Fixed(String),
     /// That name, and a second one whose tag also has the content's digest: see [`content_name`].
-    AlsoByContent(String),
+    WithDigest(String),
 }
 
 /// An image.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// Its name or names.
-    pub naming: Naming,
+    pub tags: Tags,
     /// Layers, lowest first.
     pub layers: Vec<Layer>,
     /// Entry point; may be empty.
@@ -76,9 +76,9 @@ impl Image {
         let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": described});
         let manifest = archive.blob(kind, &serde_json::to_vec(&manifest)?)?;
         let digest = manifest["digest"].as_str().unwrap_or_default().to_owned();
-        let names = match &self.naming {
-            Naming::Fixed(name) => vec![name.clone()],
-            Naming::AlsoByContent(name) => vec![name.clone(), content_name(name, &digest)],
+        let names = match &self.tags {
+            Tags::Fixed(name) => vec![name.clone()],
+            Tags::WithDigest(name) => vec![name.clone(), content_name(name, &digest)],
         };
         let named = names.iter().map(|name| {
             let mut manifest = manifest.clone();
@@ -175,7 +175,7 @@ mod tests {
             Entry::Link("hi".into(), "hello".into()),
         ];
         Image {
-            naming: Naming::Fixed("towpath.local/x:1".into()),
+            tags: Tags::Fixed("towpath.local/x:1".into()),
             layers: vec![Layer::Entries(entries)],
             entrypoint: vec!["/hello".into()],
         }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 
-use crate::image::{self, Built};
+use crate::image::{self, Release};
 use crate::progress::Progress;
 use crate::site::Site;
 use crate::toolchain::Tools;
@@ -11,7 +11,7 @@ use crate::toolchain::Tools;
 ///
 /// # Errors
 /// When one of them cannot be made.
-pub fn all(site: &Site, progress: &Progress) -> Result<(Tools, Built)> {
+pub fn all(site: &Site, progress: &Progress) -> Result<(Tools, Release)> {
     side_by_side(|| Tools::prepare(site, progress), || image::build(site, progress))
 }
 

@@ -41,7 +41,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Fails if the program has ended, naming it and showing the end of its log.
+    /// Fails if the program has ended, tags it and showing the end of its log.
     ///
     /// # Errors
     /// When the program has ended.
@@ -62,7 +62,7 @@ impl Running {
 
 /// The folders that a cluster's programs write their logs and pids to.
 #[derive(Debug, Clone)]
-pub struct Desk {
+pub struct Supervisor {
     /// The cluster's name.
     pub cluster: String,
     /// The cluster's state folder.
@@ -71,7 +71,7 @@ pub struct Desk {
     pub launcher: PathBuf,
 }
 
-impl Desk {
+impl Supervisor {
     /// The log of a program.
     #[must_use]
     pub fn log(&self, name: &str) -> PathBuf {

@@ -16,7 +16,7 @@ impl Default for Progress {
 
 impl Progress {
     /// Tells one step on standard error, so that standard output stays free for results.
-    pub fn say(&self, line: impl AsRef<str>) {
+    pub fn step(&self, line: impl AsRef<str>) {
         eprintln!("[{:>6.1} s] {}", self.start.elapsed().as_secs_f64(), line.as_ref());
     }
 

@@ -62,7 +62,7 @@ pub fn logged(command: &mut Command, what: &str, log: &Path, progress: &Progress
             told = Instant::now();
             let last =
                 std::fs::read_to_string(log).unwrap_or_default().lines().last().unwrap_or_default().trim().to_owned();
-            progress.say(format!("  {what}: {} s so far, now {last}", start.elapsed().as_secs()));
+            progress.step(format!("  {what}: {} s so far, now {last}", start.elapsed().as_secs()));
         }
         std::thread::sleep(Duration::from_millis(50));
     };

@@ -1,4 +1,4 @@
-//! Where things are: the checkout, the state of the clusters in it, and the user's cache of what was built.
+//! Where things are: the checkout, the state of the clusters in it, and the user's cache of what was release.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// The checkout that this crate was built from, with `launcher` as the `towpath-cluster` binary that starts the
+    /// The checkout that this crate was release from, with `launcher` as the `towpath-cluster` binary that starts the
     /// processes of a cluster inside their namespaces.
     ///
     /// # Errors
@@ -24,7 +24,7 @@ impl Site {
         let cache = std::env::var_os("XDG_CACHE_HOME")
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
-            .context("set HOME or XDG_CACHE_HOME: what is built once is kept there")?
+            .context("set HOME or XDG_CACHE_HOME: what is release once is kept there")?
             .join("towpath");
         ensure!(launcher.is_file(), "{} does not exist: build it with cargo build -p towpath-e2e", launcher.display());
         Ok(Self { root, cache, launcher: launcher.to_path_buf() })

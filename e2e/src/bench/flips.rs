@@ -6,17 +6,17 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use towpath_e2e::api::Api;
 
-use crate::crowd::{Crowd, PODS, POLICIES, Part};
-use crate::ground::NAMESPACE;
+use crate::background::{Background, PODS, POLICIES, Part};
 use crate::metrics::{CHANGE, Histogram};
 use crate::report::Table;
 use crate::sample::Sample;
+use crate::setup::NAMESPACE;
 use crate::stream::{Stream, with_stream};
 
 const PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies/flip";
 /// Changes in each direction.
 const FLIPS: usize = 100;
-/// Changes before, so that all that came with an arm has arrived.
+/// Changes before, so that all that came with an variant has arrived.
 const BEFORE: usize = 3;
 /// Time between two datagrams.
 pub(crate) const PACE: Duration = Duration::from_millis(1);
@@ -38,7 +38,7 @@ pub(crate) struct Flips {
 }
 
 /// Opens and closes the way again and again, with more and more around it.
-pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
+pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
     let mut table = table();
     let steps = [
         ("nothing else".to_owned(), None),
@@ -46,23 +46,23 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
         (format!("and {POLICIES} policies of other pods of the node"), Some(Part::Policies)),
         (format!("and {POLICIES} policies of the same pod"), Some(Part::SamePod)),
     ];
-    for (arm, part) in steps {
-        part.map_or(Ok(()), |part| crowd.bring(part))?;
-        let before = Histogram::read(&crowd.node()?, CHANGE)?;
-        let flips = with_stream(crowd.cluster, crowd.server(), PACE, |stream| {
+    for (variant, part) in steps {
+        part.map_or(Ok(()), |part| background.bring(part))?;
+        let before = Histogram::read(&background.node()?, CHANGE)?;
+        let flips = with_stream(background.cluster, background.server(), PACE, |stream| {
             let mut flips = Flips::default();
-            prepare(&crowd.api)?;
+            prepare(&background.api)?;
             for _ in 0..BEFORE {
-                Flips::default().once(&crowd.api, stream)?;
+                Flips::default().once(&background.api, stream)?;
             }
-            (0..FLIPS).try_for_each(|_| flips.once(&crowd.api, stream))?;
+            (0..FLIPS).try_for_each(|_| flips.once(&background.api, stream))?;
             Ok(flips)
         })?;
-        crowd.api.delete(PATH)?;
-        let agent = Histogram::read(&crowd.node()?, CHANGE)?.since(&before);
-        flips.rows(&arm, &agent, &mut table)?;
+        background.api.delete(PATH)?;
+        let agent = Histogram::read(&background.node()?, CHANGE)?.since(&before);
+        flips.rows(&variant, &agent, &mut table)?;
     }
-    table.note("A datagram every millisecond across nodes. The agent's own figure is of all changes of the arm, from a histogram: the bucket's upper end.");
+    table.note("A datagram every millisecond across nodes. The agent's own figure is of all changes of the variant, from a histogram: the bucket's upper end.");
     table.note("Canal, on such a cluster: p50 95 and 79 ms with nothing else, 321 and 320 with 1,000 policies of other pods of the node, 437 and 426 with 1,000 of the same pod.");
     Ok(table)
 }
@@ -70,7 +70,7 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
 /// An empty table of flips.
 pub(crate) fn table() -> Table {
     let header = [
-        "arm",
+        "variant",
         "change",
         "from the write's return: p50 ms",
         "p99 ms",
@@ -127,12 +127,12 @@ impl Flips {
     }
 
     /// Adds what was measured.
-    pub(crate) fn rows(self, arm: &str, agent: &Histogram, table: &mut Table) -> Result<()> {
+    pub(crate) fn rows(self, variant: &str, agent: &Histogram, table: &mut Table) -> Result<()> {
         for (what, times) in [("allow → deny", self.closed), ("deny → allow", self.opened)] {
             let begun = Sample::of_millis(times.begun).context("no runs")?;
             let returned = Sample::of_millis(times.returned).context("no runs")?;
             table.row([
-                arm.to_owned(),
+                variant.to_owned(),
                 what.into(),
                 format!("{:.1}", returned.median()),
                 format!("{:.1}", returned.percentile(99)),

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::ground::Standing;
 use crate::process::{Process, Usage, processes};
 use crate::report::Table;
+use crate::setup::BenchCluster;
 
 /// How long is measured.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Looks at every process of Towpath in a cluster before and after a minute of nothing. `held` says in words what they hold,
 /// `aim` how much memory they should have for it.
-pub(crate) fn measure(cluster: &Standing, held: &str, aim: &str) -> Result<Table> {
+pub(crate) fn measure(cluster: &BenchCluster, held: &str, aim: &str) -> Result<Table> {
     let processes = processes(cluster.name())?;
     ensure!(!processes.is_empty(), "no process of Towpath runs in cluster {}", cluster.name());
     let before: Vec<Usage> = processes.iter().map(Process::usage).collect::<Result<_>>()?;

@@ -16,10 +16,10 @@ use towpath_e2e::cluster::Component;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::ground::Standing;
+use crate::namespaces::Namespaces;
 use crate::report::Table;
 use crate::sample::Sample;
-use crate::spot::Spot;
+use crate::setup::BenchCluster;
 
 const NODES: &str = "/api/v1/nodes";
 /// How many peers are present when one more comes.
@@ -39,7 +39,7 @@ struct Routes {
 }
 
 /// Fills the node level by level.
-pub(crate) fn measure(cluster: &Standing) -> Result<Table> {
+pub(crate) fn measure(cluster: &BenchCluster) -> Result<Table> {
     let node = cluster.node("n1")?;
     quieten(cluster)?;
     let (api, routes) = (Api::open(cluster)?, Routes::watch(&node)?);
@@ -76,7 +76,7 @@ fn millis(time: Duration) -> String {
 }
 
 /// Stops what would react to Nodes without a kubelet: they are to be seen by the agent alone.
-fn quieten(cluster: &Standing) -> Result<()> {
+fn quieten(cluster: &BenchCluster) -> Result<()> {
     cluster.kubectl(&["scale", "deployment", "towpath-operator", "-n", "towpath-system", "--replicas=0"])?;
     wait_for("the end of the operator", BOUND, || {
         let pods = cluster.list(&["pods", "-n", "towpath-system", "-l", "app.kubernetes.io/name=towpath-operator"])?;
@@ -145,7 +145,7 @@ impl Routes {
     fn watch(node: &Node) -> Result<Self> {
         let mut command = Command::new("ip");
         command.args(["-oneline", "monitor", "route"]).stdout(Stdio::piped());
-        let mut monitor = Spot::of_node(node)?.run(|| command.spawn().context("start ip monitor"))?;
+        let mut monitor = Namespaces::of_node(node)?.run(|| command.spawn().context("start ip monitor"))?;
         let said = monitor.stdout.take().context("ip monitor has no output")?;
         let (to, lines) = channel();
         thread::spawn(move || {

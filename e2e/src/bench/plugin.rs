@@ -11,8 +11,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use towpath_e2e::node::Node;
 
-use crate::ground::NAMESPACE;
-use crate::spot::Spot;
+use crate::namespaces::Namespaces;
+use crate::setup::NAMESPACE;
 
 /// Debian's plugins.
 pub(crate) const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
@@ -22,7 +22,7 @@ const OURS: &str = "/etc/cni/net.d/10-towpath.conflist";
 pub(crate) struct Plugin {
     pub(crate) program: String,
     pub(crate) config: String,
-    pub(crate) spot: Spot,
+    pub(crate) namespaces: Namespaces,
 }
 
 /// A Pod that waits for ever to be scheduled: no kubelet wants it, and the agent knows it. Without a Pod object it would
@@ -49,7 +49,7 @@ fn container_netns(index: usize) -> String {
 }
 
 /// Makes or deletes (`add`, `del`) the network namespaces of that many containers on a node.
-pub(crate) fn namespaces(node: &Node, verb: &str, count: usize) -> Result<()> {
+pub(crate) fn container_namespaces(node: &Node, verb: &str, count: usize) -> Result<()> {
     let commands: String = (0..count).map(|index| format!("netns {verb} {}\n", container_netns(index))).collect();
     node.exec(&["sh", "-c", &format!("ip -batch - <<'END'\n{commands}END")]).map(drop)
 }
@@ -61,15 +61,15 @@ impl Plugin {
         let mut config = list["plugins"][0].clone();
         config["name"] = list["name"].clone();
         config["cniVersion"] = list["cniVersion"].clone();
-        let spot = Spot::of_node(node)?;
-        Ok(Self { program: "/opt/cni/bin/towpath".into(), config: config.to_string(), spot })
+        let namespaces = Namespaces::of_node(node)?;
+        Ok(Self { program: "/opt/cni/bin/towpath".into(), config: config.to_string(), namespaces })
     }
 
     /// Calls it for that many containers, `width` at once. Gives how long each call took.
     pub(crate) fn calls(&self, verb: &str, count: usize, width: usize) -> Result<Vec<Duration>> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<Duration>> {
-            self.spot.enter()?;
+            self.namespaces.enter()?;
             let mut times = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);

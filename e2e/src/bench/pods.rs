@@ -11,9 +11,9 @@ use serde_json::{Deserializer, Value};
 use towpath_e2e::api::Api;
 use towpath_e2e::cluster::Cluster;
 
-use crate::ground::{NAMESPACE, Standing, clear, pod};
 use crate::report::Table;
 use crate::sample::Sample;
+use crate::setup::{BenchCluster, NAMESPACE, clear, pod};
 
 const COLLECTION: &str = "/api/v1/namespaces/bench/pods";
 /// The node that all pods go to.
@@ -26,7 +26,7 @@ const KUBELET_PERIOD: Duration = Duration::from_secs(1);
 const BOUND: Duration = Duration::from_secs(180);
 
 /// One network with its measurements.
-struct Arm<'a> {
+struct NetworkVariant<'a> {
     name: &'static str,
     cluster: &'a Cluster,
     api: Api,
@@ -42,18 +42,18 @@ struct Watch {
 }
 
 /// Starts the same pods on both, in turn.
-pub(crate) fn measure(ours: &Standing, reference: &Standing) -> Result<Table> {
-    let mut arms = [Arm::new("Towpath", ours)?, Arm::new("bridge + host-local", reference)?];
+pub(crate) fn measure(ours: &BenchCluster, reference: &BenchCluster) -> Result<Table> {
+    let mut variants = [NetworkVariant::new("Towpath", ours)?, NetworkVariant::new("bridge + host-local", reference)?];
     // The first pod of a node reads programs and images that nobody has read yet.
-    arms.iter_mut().try_for_each(|arm| arm.round(1).map(drop))?;
+    variants.iter_mut().try_for_each(|variant| variant.round(1).map(drop))?;
     for (count, rounds) in BATCHES {
         for round in 0..rounds {
-            for arm in &mut arms {
+            for variant in &mut variants {
                 // The end of a round follows kubelet's period, and so would the next beginning: then every round would
-                // wait for the same part of the period. Spread over all of it, the beginnings favour no arm.
+                // wait for the same part of the period. Spread over all of it, the beginnings favour no variant.
                 thread::sleep(KUBELET_PERIOD * u32::try_from(round)? / u32::try_from(rounds)?);
-                let times = arm.round(count)?;
-                arm.times.entry(count).or_default().push(times);
+                let times = variant.round(count)?;
+                variant.times.entry(count).or_default().push(times);
             }
         }
     }
@@ -61,17 +61,18 @@ pub(crate) fn measure(ours: &Standing, reference: &Standing) -> Result<Table> {
         ["pods at once", "network", "each: p50 s", "p99 s", "all: s (least–most)", "ratio of the medians", "aim"];
     let mut table = Table::new("Pods from create to Running, on one node", &header);
     for (count, _) in BATCHES {
-        let all = |arm: &Arm<'_>| -> Vec<f64> {
-            arm.times[&count].iter().flat_map(|round| round.iter().max()).map(Duration::as_secs_f64).collect()
+        let all = |variant: &NetworkVariant<'_>| -> Vec<f64> {
+            variant.times[&count].iter().flat_map(|round| round.iter().max()).map(Duration::as_secs_f64).collect()
         };
-        for (index, arm) in arms.iter().enumerate() {
-            let each = Sample::new(arm.times[&count].concat().iter().map(Duration::as_secs_f64)).context("no pods")?;
-            let spread = Sample::new(all(arm)).context("no rounds")?.spread(2);
-            let median = |arm| Sample::new(all(arm)).map(|sample| sample.median()).context("no rounds");
-            let ratio = format!("{:.2}", median(&arms[0])? / median(&arms[1])?);
+        for (index, variant) in variants.iter().enumerate() {
+            let each =
+                Sample::new(variant.times[&count].concat().iter().map(Duration::as_secs_f64)).context("no pods")?;
+            let spread = Sample::new(all(variant)).context("no rounds")?.spread(2);
+            let median = |variant| Sample::new(all(variant)).map(|sample| sample.median()).context("no rounds");
+            let ratio = format!("{:.2}", median(&variants[0])? / median(&variants[1])?);
             let (ratio, aim) = if index == 0 { (ratio, "≤ 1") } else { (String::new(), "") };
             let (half, most) = (format!("{:.2}", each.median()), format!("{:.2}", each.percentile(99)));
-            table.row([count.to_string(), arm.name.into(), half, most, spread, ratio, aim.into()]);
+            table.row([count.to_string(), variant.name.into(), half, most, spread, ratio, aim.into()]);
         }
     }
     table.note(format!(
@@ -84,7 +85,7 @@ pub(crate) fn measure(ours: &Standing, reference: &Standing) -> Result<Table> {
     Ok(table)
 }
 
-impl<'a> Arm<'a> {
+impl<'a> NetworkVariant<'a> {
     fn new(name: &'static str, cluster: &'a Cluster) -> Result<Self> {
         Ok(Self { name, cluster, api: Api::open(cluster)?, watch: Watch::start(cluster)?, times: BTreeMap::new() })
     }

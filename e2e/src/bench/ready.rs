@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::ground::{CONFIG, Ground, Standing};
 use crate::report::Table;
 use crate::sample::Sample;
+use crate::setup::{BenchCluster, CONFIG, Setup};
 
 const ROUNDS: usize = 5;
 
 /// Applies and removes the NetworkConfig several times. At the end it is applied.
-pub(crate) fn measure(ground: &Ground, cluster: &Standing, installed: Duration) -> Result<Table> {
-    let config = ground.site.root().join(CONFIG).display().to_string();
+pub(crate) fn measure(setup: &Setup, cluster: &BenchCluster, installed: Duration) -> Result<Table> {
+    let config = setup.site.root().join(CONFIG).display().to_string();
     let (mut ready, mut removed) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         let start = Instant::now();

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::ground::{NAMESPACE, Standing};
-use crate::spot::Spot;
+use crate::namespaces::Namespaces;
+use crate::setup::{BenchCluster, NAMESPACE};
 
 /// Where the receiving pod listens.
 const PORT: u16 = 9000;
@@ -29,14 +29,14 @@ pub(crate) struct Stream<'a> {
 
 /// Runs `act` while a datagram goes from the pod `client` to the pod `server`, which has this address, at each `pace`.
 pub(crate) fn with_stream<T>(
-    cluster: &Standing,
+    cluster: &BenchCluster,
     address: &str,
     pace: Duration,
     act: impl FnOnce(&Stream<'_>) -> Result<T>,
 ) -> Result<T> {
-    let server = Spot::of_pod(cluster, NAMESPACE, "server")?
+    let server = Namespaces::of_pod(cluster, NAMESPACE, "server")?
         .run(|| UdpSocket::bind(("0.0.0.0", PORT)).context("listen in the server's pod"))?;
-    let client = Spot::of_pod(cluster, NAMESPACE, "client")?
+    let client = Namespaces::of_pod(cluster, NAMESPACE, "client")?
         .run(|| UdpSocket::bind("0.0.0.0:0").context("open a socket in the client's pod"))?;
     client.connect((address, PORT)).context("find the way to the server")?;
     let running = AtomicBool::new(true);

@@ -48,7 +48,7 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&self, component: Component) -> Result<Running> {
-        self.desk().start(&self.program(component))
+        self.supervisor().start(&self.program(component))
     }
 
     /// Ends a part of the control plane, by its pid.
@@ -56,7 +56,7 @@ impl Cluster {
     /// # Errors
     /// When it does not end.
     pub fn stop(&self, component: Component) -> Result<()> {
-        self.desk().stop(component.name())
+        self.supervisor().stop(component.name())
     }
 
     /// Addresses of the control plane's machine.
@@ -97,7 +97,7 @@ impl Cluster {
                 "--leader-elect=false".into(),
             ],
             Component::Forward => vec![
-                self.desk().launcher.display().to_string(),
+                self.supervisor().launcher.display().to_string(),
                 "forward".into(),
                 "--netns".into(),
                 underlay::netns(self.name(), ROLE),

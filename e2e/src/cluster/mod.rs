@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::node::Node;
-use crate::process::Desk;
+use crate::process::Supervisor;
 use crate::progress::Progress;
 use crate::site::Site;
 use crate::toolchain::Tools;
@@ -112,11 +112,11 @@ impl Cluster {
     }
 
     fn node_numbered(&self, number: u8) -> Node {
-        Node::new(self.desk(), number, self.spec.family, &self.tools)
+        Node::new(self.supervisor(), number, self.spec.family, &self.tools)
     }
 
-    fn desk(&self) -> Desk {
-        Desk { cluster: self.name().to_owned(), dir: self.dir(), launcher: self.site.launcher().to_path_buf() }
+    fn supervisor(&self) -> Supervisor {
+        Supervisor { cluster: self.name().to_owned(), dir: self.dir(), launcher: self.site.launcher().to_path_buf() }
     }
 
     fn pki_dir(&self) -> PathBuf {

@@ -45,7 +45,7 @@ impl Cluster {
     fn bring_up(&self) -> Result<()> {
         let progress = self.progress();
         let (count, name) = (self.spec().nodes.len(), self.name());
-        progress.say(format!("cluster {name}: {count} nodes of Kubernetes {}", crate::toolchain::KUBERNETES));
+        progress.step(format!("cluster {name}: {count} nodes of Kubernetes {}", crate::toolchain::KUBERNETES));
         let authority = self.lay_out()?;
         let mut running =
             vec![self.start(Component::Etcd)?, self.start(Component::ApiServer)?, self.start(Component::Forward)?];
@@ -61,7 +61,7 @@ impl Cluster {
         })?;
         authority.kubeconfig("admin", &format!("https://127.0.0.1:{port}"), &self.kubeconfig())?;
         self.wait_api(|| check(&running))?;
-        progress.say("the API server is ready");
+        progress.step("the API server is ready");
         running.push(self.start(Component::ControllerManager)?);
         running.push(self.start(Component::Scheduler)?);
         nodes.iter().try_for_each(Node::admit)?;
@@ -71,7 +71,7 @@ impl Cluster {
             check(&running)?;
             self.get(&["serviceaccount", "default", "-n", "default"])
         })?;
-        progress.say(format!(
+        progress.step(format!(
             "cluster {name} is up; its nodes wait for a pod network: export KUBECONFIG={}",
             self.kubeconfig().display()
         ));

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::IpFamily;
 use crate::pki::{Authority, Subject};
-use crate::process::{Desk, Program, Running, live_pid};
+use crate::process::{Program, Running, Supervisor, live_pid};
 use crate::reference::DEBIAN_PLUGINS;
 use crate::toolchain::Tools;
 use crate::wait::wait_for;
@@ -23,7 +23,7 @@ pub use inside::{hold, init};
 /// One node of a cluster.
 #[derive(Debug, Clone)]
 pub struct Node {
-    desk: Desk,
+    supervisor: Supervisor,
     number: u8,
     family: IpFamily,
     tools: Tools,
@@ -45,8 +45,8 @@ pub(crate) struct Inside {
 }
 
 impl Node {
-    pub(crate) fn new(desk: Desk, number: u8, family: IpFamily, tools: &Tools) -> Self {
-        Self { desk, number, family, tools: tools.clone() }
+    pub(crate) fn new(supervisor: Supervisor, number: u8, family: IpFamily, tools: &Tools) -> Self {
+        Self { supervisor, number, family, tools: tools.clone() }
     }
 
     /// Name of the node in Kubernetes, and its host name.
@@ -70,23 +70,23 @@ impl Node {
     /// Name of its network namespace on the machine.
     #[must_use]
     pub fn netns(&self) -> String {
-        underlay::netns(&self.desk.cluster, &self.name())
+        underlay::netns(&self.supervisor.cluster, &self.name())
     }
 
     /// The folder with everything that the node writes.
     fn dir(&self) -> PathBuf {
-        self.desk.dir.join("node").join(self.name())
+        self.supervisor.dir.join("node").join(self.name())
     }
 
     fn init_pid_file(&self) -> PathBuf {
-        self.desk.pid_file(&format!("{}-init", self.name()))
+        self.supervisor.pid_file(&format!("{}-init", self.name()))
     }
 
     /// Namespace, control groups, certificate and configuration of the node.
     pub(crate) fn create(&self, authority: &Authority) -> Result<()> {
         let (name, dir) = (self.name(), self.dir());
-        underlay::join(&self.desk.cluster, &name, underlay::FIRST_NODE + self.number, self.family)?;
-        cgroup::create(&cgroup::node_group(&self.desk.cluster, &name))?;
+        underlay::join(&self.supervisor.cluster, &name, underlay::FIRST_NODE + self.number, self.family)?;
+        cgroup::create(&cgroup::node_group(&self.supervisor.cluster, &name))?;
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         // containerd sets up every sandbox's loopback with this plugin itself, so each node has it before any network.
         let plugins = dir.join("opt/cni/bin");
@@ -101,7 +101,7 @@ impl Node {
             addresses: self.addresses(),
             names: vec![name.clone()],
         })?;
-        let pki = self.desk.dir.join("pki");
+        let pki = self.supervisor.dir.join("pki");
         authority.kubeconfig(&name, &cluster::server(), &pki.join(format!("{name}.conf")))?;
         self.write("containerd.toml", &self.containerd_config())?;
         self.write("kubelet.json", &serde_json::to_string_pretty(&self.kubelet_config(&pki))?)?;
@@ -113,8 +113,8 @@ impl Node {
     /// Starts the node. Its images are imported at once, its kubelet starts after [`Node::admit`].
     pub(crate) fn start(&self) -> Result<Running> {
         let spec = self.dir().join("inside.json");
-        let launcher = self.desk.launcher.display().to_string();
-        self.desk.start(&Program {
+        let launcher = self.supervisor.launcher.display().to_string();
+        self.supervisor.start(&Program {
             name: self.name(),
             group: format!("{}/system", self.name()),
             role: Some(self.name()),
@@ -130,7 +130,7 @@ impl Node {
 
     /// Kills the node's processes and removes its namespace, control groups and files.
     pub(crate) fn destroy(&self) -> Result<()> {
-        let group = cgroup::node_group(&self.desk.cluster, &self.name());
+        let group = cgroup::node_group(&self.supervisor.cluster, &self.name());
         cgroup::kill_all(&group)?;
         underlay::remove(&self.netns())?;
         cgroup::remove(&group)?;
@@ -209,7 +209,7 @@ impl Node {
     /// # Errors
     /// When the pod has no process within 10 s.
     pub fn pod_pid(&self, uid: &str) -> Result<i32> {
-        let group = cgroup::cluster_group(&self.desk.cluster);
+        let group = cgroup::cluster_group(&self.supervisor.cluster);
         wait_for(&format!("a process of pod {uid}"), Duration::from_secs(10), || Ok(pod_process(&group, uid)))
     }
 
@@ -246,7 +246,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
             // Kubernetes 1.35 refuses control groups version 1 unless told otherwise.
             "failCgroupV1": false,
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": format!("/{}", cgroup::node_group(&self.desk.cluster, &name)),
+            "cgroupRoot": format!("/{}", cgroup::node_group(&self.supervisor.cluster, &name)),
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
             "authentication": {
                 "anonymous": {"enabled": false},
@@ -273,10 +273,10 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         let conf = |file: &str| format!("--kubeconfig={}", pki.join(file).display());
         Inside {
             dir: self.dir(),
-            log_dir: self.desk.dir.join("log"),
+            log_dir: self.supervisor.dir.join("log"),
             pid_file: self.init_pid_file(),
-            launcher: self.desk.launcher.clone(),
-            keep: vec![self.desk.dir.clone(), self.tools.dir().to_path_buf()],
+            launcher: self.supervisor.launcher.clone(),
+            keep: vec![self.supervisor.dir.clone(), self.tools.dir().to_path_buf()],
             images: self.tools.images(),
             kube_proxy: vec![
                 self.tools.kubernetes("kube-proxy"),

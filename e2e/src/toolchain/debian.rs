@@ -37,7 +37,7 @@ pub fn require(packages: &[&str], progress: &Progress) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    progress.say(format!("installing Debian packages: {}", missing.join(" ")));
+    progress.step(format!("installing Debian packages: {}", missing.join(" ")));
     run::output(&mut apt(&["update"])).context("refresh the lists of packages")?;
     let mut words = vec!["install", "--yes", "--no-install-recommends"];
     words.extend(missing);

@@ -1,4 +1,4 @@
-//! Programs built from Go modules. Their versions are fixed by the go.mod and go.sum files in `third_party/`.
+//! Programs release from Go modules. Their versions are fixed by the go.mod and go.sum files in `third_party/`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub(super) const COREDNS_PARTS: Parts = Parts {
     duration: "1 minute",
 };
 
-/// Programs that are built together.
+/// Programs that are release together.
 pub(super) struct Parts {
     /// Folder in `third_party/`, and name for people.
     name: &'static str,
@@ -75,7 +75,7 @@ impl Parts {
         let hash = recipe_hash(recipe.iter().map(Vec::as_slice));
         let title = format!("{} {}", self.name, self.version);
         let dir = once(site, &format!("{}-{}-{hash}", self.name, self.version), progress, |dir| {
-            progress.say(format!("building {title} from its Go modules, once: about {}", self.duration));
+            progress.step(format!("building {title} from its Go modules, once: about {}", self.duration));
             let bin = dir.join("bin");
             fs::create_dir_all(&bin).with_context(|| format!("create {}", bin.display()))?;
             // With a trailing slash go takes it as a folder, one binary for each package.

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::{once, recipe_hash};
-use crate::oci::{Entry, Image, Layer, Naming};
+use crate::oci::{Entry, Image, Layer, Tags};
 use crate::progress::Progress;
 use crate::run;
 use crate::site::Site;
@@ -31,10 +31,10 @@ pub(super) fn build(site: &Site, kubernetes: &Path, coredns: &Path, progress: &P
     let paths = [kubernetes, coredns].map(|path| path.display().to_string());
     let parts = [RECIPE, PAUSE_SOURCE.as_bytes(), paths[0].as_bytes(), paths[1].as_bytes()];
     once(site, &format!("images-{}", recipe_hash(parts)), progress, |dir| {
-        progress.say("making the test images");
+        progress.step("making the test images");
         let image = |name: &str, entries: Vec<Entry>, entrypoint: &str, file: &str| {
             let image = Image {
-                naming: Naming::Fixed(name.into()),
+                tags: Tags::Fixed(name.into()),
                 layers: vec![Layer::Entries(entries)],
                 entrypoint: vec![entrypoint.into()],
             };

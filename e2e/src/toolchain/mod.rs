@@ -1,4 +1,4 @@
-//! What a cluster is made with: Debian packages, Kubernetes built from its Go modules, test images. Each is made once and
+//! What a cluster is made with: Debian packages, Kubernetes release from its Go modules, test images. Each is made once and
 //! kept in the user's cache under a name that has the hash of its recipe.
 
 mod debian;
@@ -105,7 +105,7 @@ pub(crate) fn lock(path: &Path, what: &str, progress: &Progress) -> Result<Flock
         Ok(lock) => return Ok(lock),
         Err((file, _)) => file,
     };
-    progress.say(format!("somebody else makes {what} right now; waiting for them"));
+    progress.step(format!("somebody else makes {what} right now; waiting for them"));
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .with_context(|| format!("lock {}", path.display()))

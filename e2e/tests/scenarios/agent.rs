@@ -86,15 +86,15 @@ fn api_away(frame: &Frame) -> Result<()> {
     let (table, routes) = (kernel::table(&node)?, kernel::routes(&node)?);
     let stream = Stream::start(&standing.client, standing.far()?.ip)?;
     cluster.stop(Component::ApiServer)?;
-    cluster.progress().say("  the API server is away");
+    cluster.progress().step("  the API server is away");
     let away = while_away(&stream, &node);
-    cluster.progress().say("  it starts again");
+    cluster.progress().step("  it starts again");
     let running = cluster.start(Component::ApiServer)?;
     cluster.wait_api(|| running.check())?;
     away?;
     ensure!(table == kernel::table(&node)?, "the rules changed while nobody could have told why");
     ensure!(routes == kernel::routes(&node)?, "the routes changed while nobody could have told why");
-    cluster.progress().say("  the API server is back");
+    cluster.progress().step("  the API server is back");
     status::wait_ready(&cluster, 3, READY)?;
     // Before the policies change: a stream that one denies is cut.
     stream.finish()?;

@@ -81,7 +81,7 @@ fn repaired(frame: &Frame) -> Result<()> {
             Ok((have.as_ref() == Some(&whole)).then_some(()))
         });
         back.with_context(|| format!("have {have:?}, want {whole:?}"))?;
-        cluster.progress().say(format!("  {}: back after {} ms", damage.what, start.elapsed().as_millis()));
+        cluster.progress().step(format!("  {}: back after {} ms", damage.what, start.elapsed().as_millis()));
         traffic::ping(&standing.client, standing.far()?.ip, &[])?;
     }
     wait_for("repairs in the node's report", status::SHOWN, || {

@@ -93,7 +93,7 @@ fn killed(frame: &Frame) -> Result<()> {
             status::wait_new_agent(&cluster, &node.name(), &before)?;
             reached(flips, flips.load(Ordering::Relaxed) + 10)
         })?;
-        cluster.progress().say(format!("  {flips} changes, {} datagrams", flood.sent()));
+        cluster.progress().step(format!("  {flips} changes, {} datagrams", flood.sent()));
         ensure!(flood.arrived() == passed, "{} datagrams of a stranger arrived", flood.arrived() - passed);
         api.patch(&path, &json!({"spec": friend_on(OTHER_HTTP)}))?;
         cast.expect_port("the last of all policies", OTHER_HTTP)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use libtest_mimic::Failed;
 use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
-use towpath_e2e::image::{self, Built};
+use towpath_e2e::image::{self, Release};
 use towpath_e2e::node::Node;
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
@@ -42,7 +42,7 @@ pub(crate) struct Frame {
     workshop: OnceLock<(Site, Tools)>,
     shared: Mutex<Option<Cluster>>,
     /// Towpath's image, once it is installed on the shared cluster.
-    installed: OnceLock<Built>,
+    installed: OnceLock<Release>,
     /// Set once the shared cluster has its network.
     deployed: OnceLock<()>,
 }
@@ -61,7 +61,7 @@ impl Frame {
 
     /// Runs a scenario; its whole chain of causes becomes the failure's text.
     pub(crate) fn play(&self, scenario: &Scenario) -> Result<(), Failed> {
-        self.progress.say(format!("scenario: {}", scenario.name));
+        self.progress.step(format!("scenario: {}", scenario.name));
         (scenario.play)(self).map_err(|error| format!("{error:#}").into())
     }
 
@@ -99,15 +99,15 @@ impl Frame {
         let cluster = self.shared()?;
         if self.installed.get().is_none() {
             let kept = if std::env::var_os(KEEP).is_some() { kept_image(&cluster)? } else { None };
-            let built = match kept {
-                Some(built) => built,
+            let release = match kept {
+                Some(release) => release,
                 None => {
-                    let built = image::build(cluster.site(), &self.progress)?;
-                    deploy::install(&cluster, &built)?;
-                    built
+                    let release = image::build(cluster.site(), &self.progress)?;
+                    deploy::install(&cluster, &release)?;
+                    release
                 }
             };
-            self.installed.get_or_init(|| built);
+            self.installed.get_or_init(|| release);
         }
         Ok(cluster)
     }
@@ -138,8 +138,8 @@ impl Frame {
 
     /// Loads Towpath's image into one more node.
     pub(crate) fn load_image(&self, node: &Node) -> Result<()> {
-        let built = self.installed.get().context("Towpath is not installed")?;
-        node.load(&built.archive).map(drop)
+        let release = self.installed.get().context("Towpath is not installed")?;
+        node.load(&release.archive).map(drop)
     }
 
     /// A new cluster; what an interrupted run left of it is removed before.
@@ -181,7 +181,7 @@ impl Frame {
             }
             fs::create_dir_all(kept.parent().context("target/log")?).context("create target/log")?;
             fs::rename(&logs, &kept).with_context(|| format!("keep the logs in {}", kept.display()))?;
-            self.progress.say(format!("the cluster's logs are in {}", kept.display()));
+            self.progress.step(format!("the cluster's logs are in {}", kept.display()));
         }
         if shared.is_some() || failed { cluster::remove(site, &name) } else { Ok(()) }
     }
@@ -204,10 +204,10 @@ pub(crate) fn shared_name() -> String {
 }
 
 /// The image of the Towpath that is on the cluster already.
-fn kept_image(cluster: &Cluster) -> Result<Option<Built>> {
+fn kept_image(cluster: &Cluster) -> Result<Option<Release>> {
     let operator = cluster.get(&["deployment", "towpath-operator", "-n", "towpath-system"])?.unwrap_or_default();
     let image = operator["spec"]["template"]["spec"]["containers"][0]["image"].as_str();
-    Ok(image.map(|name| Built { archive: cluster.site().image_archive(), content_name: name.to_owned() }))
+    Ok(image.map(|name| Release { archive: cluster.site().image_archive(), content_name: name.to_owned() }))
 }
 
 /// Puts what Towpath's pods say beside the logs of the components. What cannot be had is left out: a failure is being

@@ -40,13 +40,13 @@ fn join_and_leave(frame: &Frame) -> Result<()> {
     let mut cluster = frame.network()?;
     let standing = Standing::pods(&cluster)?;
     let name = cluster.add_node()?;
-    cluster.progress().say(format!("  {name} is registered"));
+    cluster.progress().step(format!("  {name} is registered"));
     let joined = joins(frame, &cluster, &standing, &name);
     let range = pod_range(&cluster, &name);
     cluster.remove_node(&name)?;
     joined?;
     let (range, gateway) = range?;
-    cluster.progress().say(format!("  {name} is removed"));
+    cluster.progress().step(format!("  {name} is removed"));
     for node in cluster.nodes() {
         wait_for(&format!("{} to forget {name}", node.name()), PROGRAMMED, || {
             let all = [kernel::routes(&node)?, kernel::neighbours(&node)?].concat();
@@ -54,9 +54,9 @@ fn join_and_leave(frame: &Frame) -> Result<()> {
             Ok((!known && kernel::forwarding(&node)?.len() == 2).then_some(()))
         })?;
     }
-    cluster.progress().say("  all others have forgotten it");
+    cluster.progress().step("  all others have forgotten it");
     status::wait_ready(&cluster, 3, READY)?;
-    cluster.progress().say("  the network is ready without it");
+    cluster.progress().step("  the network is ready without it");
     wait_for("the end of the node's report", SHOWN, || {
         Ok(cluster.get(&["networknode", &name])?.is_none().then_some(()))
     })?;
@@ -65,9 +65,9 @@ fn join_and_leave(frame: &Frame) -> Result<()> {
 
 fn joins(frame: &Frame, cluster: &Cluster, standing: &Standing, name: &str) -> Result<()> {
     frame.load_image(&cluster.node(name)?)?;
-    cluster.progress().say(format!("  {name} has the image"));
+    cluster.progress().step(format!("  {name} has the image"));
     status::wait_ready(cluster, 4, READY)?;
-    cluster.progress().say(format!("  {name} is ready"));
+    cluster.progress().step(format!("  {name} is ready"));
     for node in cluster.nodes() {
         let peers = kernel::forwarding(&node)?.len();
         ensure!(peers == 3, "{} knows {peers} peers", node.name());

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::crowd::Crowd;
-use crate::ground::NAMESPACE;
+use crate::background::Background;
 use crate::metrics;
+use crate::namespaces::Namespaces;
 use crate::report::Table;
 use crate::sample::Sample;
-use crate::spot::Spot;
+use crate::setup::NAMESPACE;
 
 const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies";
 /// Port of the connections that are cut.
@@ -33,22 +33,22 @@ const PACE: Duration = Duration::from_millis(1);
 const BOUND: Duration = Duration::from_secs(30);
 
 /// Cuts connections one after the other.
-pub(crate) fn measure(crowd: &Crowd<'_>) -> Result<Table> {
-    let node = crowd.node()?;
+pub(crate) fn measure(background: &Background<'_>) -> Result<Table> {
+    let node = background.node()?;
     let before = metrics::value(&node, "towpath_agent_connections_cut_total")?;
-    let server = Spot::of_pod(crowd.cluster, NAMESPACE, "server")?;
-    let client = Spot::of_pod(crowd.cluster, NAMESPACE, "client")?;
+    let server = Namespaces::of_pod(background.cluster, NAMESPACE, "server")?;
+    let client = Namespaces::of_pod(background.cluster, NAMESPACE, "client")?;
     let listener = server.run(|| TcpListener::bind(("0.0.0.0", PORT)).context("listen in the server's pod"))?;
     let echo = server.run(|| UdpSocket::bind(("0.0.0.0", FLOWS_PORT)).context("answer in the server's pod"))?;
-    crowd.api.create(POLICIES, &policy("open"))?;
+    background.api.create(POLICIES, &policy("open"))?;
     let stop = AtomicBool::new(false);
     let measured = thread::scope(|scope| {
         scope.spawn(|| answer(&echo, &stop));
-        let outcome = rounds(crowd, &client, &listener);
+        let outcome = rounds(background, &client, &listener);
         stop.store(true, Ordering::Relaxed);
         outcome
     });
-    crowd.api.delete(&format!("{POLICIES}/cut"))?;
+    background.api.delete(&format!("{POLICIES}/cut"))?;
     let (times, least) = measured?;
     let cut = metrics::value(&node, "towpath_agent_connections_cut_total")? - before;
     let sample = Sample::of_millis(times).context("no runs")?;
@@ -69,20 +69,20 @@ pub(crate) fn measure(crowd: &Crowd<'_>) -> Result<Table> {
 }
 
 /// Times of all rounds, and how many connections the node knew at least.
-fn rounds(crowd: &Crowd<'_>, client: &Spot, listener: &TcpListener) -> Result<(Vec<Duration>, u64)> {
+fn rounds(background: &Background<'_>, client: &Namespaces, listener: &TcpListener) -> Result<(Vec<Duration>, u64)> {
     let mut least = u64::MAX;
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
-        client.run(|| flows(crowd.server()))?;
-        let known = crowd.node()?.exec(&["cat", "/proc/sys/net/netfilter/nf_conntrack_count"])?;
+        client.run(|| flows(background.server()))?;
+        let known = background.node()?.exec(&["cat", "/proc/sys/net/netfilter/nf_conntrack_count"])?;
         least = least.min(known.trim().parse().context("the number of connections")?);
-        times.push(round(crowd, client, listener)?);
+        times.push(round(background, client, listener)?);
     }
     Ok((times, least))
 }
 
-fn round(crowd: &Crowd<'_>, client: &Spot, listener: &TcpListener) -> Result<Duration> {
-    let to = format!("{}:{PORT}", crowd.server()).parse().context("the server's address")?;
+fn round(background: &Background<'_>, client: &Namespaces, listener: &TcpListener) -> Result<Duration> {
+    let to = format!("{}:{PORT}", background.server()).parse().context("the server's address")?;
     let mut near = client.run(|| TcpStream::connect_timeout(&to, BOUND).context("connect to the server"))?;
     let (mut far, _) = listener.accept().context("accept")?;
     near.set_read_timeout(Some(SILENCE)).context("bound a read")?;
@@ -92,7 +92,7 @@ fn round(crowd: &Crowd<'_>, client: &Spot, listener: &TcpListener) -> Result<Dur
         Ok(near.read(&mut [0]).is_ok_and(|count| count > 0))
     };
     ensure!(lives()?, "the connection is dead before it is denied");
-    crowd.api.patch(&format!("{POLICIES}/cut"), &policy("closed"))?;
+    background.api.patch(&format!("{POLICIES}/cut"), &policy("closed"))?;
     let written = Instant::now();
     let mut last = written;
     loop {
@@ -105,7 +105,7 @@ fn round(crowd: &Crowd<'_>, client: &Spot, listener: &TcpListener) -> Result<Dur
         // The pace of the signs of life, not a wait for something.
         thread::sleep(PACE);
     }
-    crowd.api.patch(&format!("{POLICIES}/cut"), &policy("open"))?;
+    background.api.patch(&format!("{POLICIES}/cut"), &policy("open"))?;
     Ok(last.saturating_duration_since(written))
 }
 

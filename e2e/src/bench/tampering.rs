@@ -8,10 +8,10 @@ use serde_json::json;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::crowd::Crowd;
-use crate::ground::NAMESPACE;
+use crate::background::Background;
 use crate::report::Table;
 use crate::sample::Sample;
+use crate::setup::NAMESPACE;
 use crate::stream::with_stream;
 
 const ROUNDS: usize = 10;
@@ -22,8 +22,8 @@ const REPAIR: Duration = Duration::from_secs(30);
 const POLICY_PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies";
 
 /// Does each damage several times under the flood.
-pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
-    let node = crowd.node()?;
+pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
+    let node = background.node()?;
     let closed = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": "closed", "namespace": NAMESPACE},
@@ -32,10 +32,10 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
     let header = ["what is done", "nft said yes", "datagrams that passed", "for ms (least–most)", "aim", "runs"];
     let mut table = Table::new("Meddling with the rules under a flood of forbidden packets", &header);
     let map = "delete element inet towpath to-pod";
-    with_stream(crowd.cluster, crowd.server(), PACE, |stream| {
-        crowd.api.create(POLICY_PATH, &closed)?;
+    with_stream(background.cluster, background.server(), PACE, |stream| {
+        background.api.create(POLICY_PATH, &closed)?;
         stream.silence(Instant::now())?;
-        let (element, whole) = (element(&node, crowd.server())?, table_of(&node)?);
+        let (element, whole) = (element(&node, background.server())?, table_of(&node)?);
         for damage in [
             &format!("{map} {{ {element} }}"),
             "flush chain inet towpath prerouting",
@@ -66,7 +66,7 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
         }
         Ok(())
     })?;
-    crowd.api.delete(&format!("{POLICY_PATH}/closed"))?;
+    background.api.delete(&format!("{POLICY_PATH}/closed"))?;
     table.note("A datagram every tenth of a millisecond, or as fast as the machine lets it. nft says yes to a flush of everything also where the kernel keeps a table that has an owner.");
     Ok(table)
 }

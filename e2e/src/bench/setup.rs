@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec, condition};
-use towpath_e2e::image::Built;
+use towpath_e2e::image::Release;
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::toolchain::Tools;
@@ -21,36 +21,36 @@ pub(crate) const CONFIG: &str = "manifests/samples/default.yaml";
 const PODS_BOUND: Duration = Duration::from_secs(180);
 
 /// What every cluster is made with.
-pub(crate) struct Ground {
+pub(crate) struct Setup {
     pub(crate) site: Site,
     pub(crate) progress: Progress,
     tools: Tools,
-    built: Built,
+    release: Release,
 }
 
 /// A cluster of the bench.
-pub(crate) struct Standing {
+pub(crate) struct BenchCluster {
     cluster: Cluster,
     /// How long it took to start it.
     pub(crate) up: Duration,
 }
 
-impl Ground {
+impl Setup {
     /// Makes the tools and Towpath's image.
     pub(crate) fn prepare(site: Site, progress: Progress) -> Result<Self> {
         let tools = Tools::prepare(&site, &progress)?;
-        let built = image::build(&site, &progress)?;
-        Ok(Self { site, progress, tools, built })
+        let release = image::build(&site, &progress)?;
+        Ok(Self { site, progress, tools, release })
     }
 
     /// Starts a cluster without a network. What an interrupted bench left of it is removed before.
-    pub(crate) fn cluster(&self, name: &str, nodes: u8) -> Result<Standing> {
+    pub(crate) fn cluster(&self, name: &str, nodes: u8) -> Result<BenchCluster> {
         cluster::remove(&self.site, name)?;
         let start = Instant::now();
         let spec = Spec { name: name.parse::<ClusterName>()?, family: IpFamily::V4, nodes: (1..=nodes).collect() };
         let up = Cluster::up(&self.site, &self.tools, spec, self.progress);
         let cluster = up.inspect_err(|_| drop(cluster::remove(&self.site, name)))?;
-        let standing = Standing { cluster, up: start.elapsed() };
+        let standing = BenchCluster { cluster, up: start.elapsed() };
         standing
             .apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}).to_string())?;
         Ok(standing)
@@ -59,19 +59,19 @@ impl Ground {
     /// Loads the image and installs the operator. Gives how long that took.
     pub(crate) fn install(&self, cluster: &Cluster) -> Result<Duration> {
         let start = Instant::now();
-        deploy::install(cluster, &self.built)?;
+        deploy::install(cluster, &self.release)?;
         Ok(start.elapsed())
     }
 
     /// Installs everything, and waits until the network is Ready. Gives how long that took.
     pub(crate) fn deploy(&self, cluster: &Cluster) -> Result<Duration> {
         let start = Instant::now();
-        deploy::deploy(cluster, &self.built, &self.site.root().join(CONFIG))?;
+        deploy::deploy(cluster, &self.release, &self.site.root().join(CONFIG))?;
         Ok(start.elapsed())
     }
 }
 
-impl Deref for Standing {
+impl Deref for BenchCluster {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
@@ -79,10 +79,10 @@ impl Deref for Standing {
     }
 }
 
-impl Drop for Standing {
+impl Drop for BenchCluster {
     fn drop(&mut self) {
         if let Err(error) = cluster::remove(self.cluster.site(), self.cluster.name()) {
-            self.cluster.progress().say(format!("{error:#}"));
+            self.cluster.progress().step(format!("{error:#}"));
         }
     }
 }

@@ -15,13 +15,13 @@ use towpath_e2e::underlay;
 
 /// Namespaces, held open.
 #[derive(Debug)]
-pub(crate) struct Spot {
+pub(crate) struct Namespaces {
     net: File,
     /// Mounts and processes of a node.
     node: Option<(File, File)>,
 }
 
-impl Spot {
+impl Namespaces {
     /// Everything of a node, as its own programs see it.
     pub(crate) fn of_node(node: &Node) -> Result<Self> {
         let namespace = |kind: &str| open(format!("/proc/{}/ns/{kind}", node.init_pid()?));
