@@ -1,12 +1,12 @@
 //! Towpath's own image, as an OCI archive: Debian's nft, to look at the rules with, and our three programs.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::oci::{Entry, Image, Layer, Tags, content_name};
+use crate::oci::{self, Entry, Image, Layer, Tags, content_name};
 use crate::progress::Progress;
 use crate::run;
 use crate::site::Site;
@@ -14,6 +14,10 @@ use crate::toolchain::{self, recipe_hash};
 
 /// Name of the image, as it stands in the install bundle.
 pub const NAME: &str = concat!("towpath.local/towpath:", env!("CARGO_PKG_VERSION"));
+/// The archive, below a checkout's root.
+const ARCHIVE: &str = "target/image/towpath.tar";
+/// The install bundle, below a checkout's root.
+const BUNDLE: &str = "manifests/install.yaml";
 /// What people look at the rules with.
 const PACKAGES: &str = "nftables";
 /// mmdebstrap copies these from the machine, so that hooks may use the network.
@@ -28,13 +32,33 @@ const PROGRAMS: [(&str, &str); 3] =
 /// that run while building do not.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The ready image.
+/// A version of Towpath that can be installed.
 #[derive(Debug, Clone)]
 pub struct Release {
-    /// The archive.
+    /// The image, as an OCI archive.
     pub archive: PathBuf,
-    /// The name that also tells the content.
+    /// Name of the image in the install bundle.
+    pub name: String,
+    /// Another name of the image, whose tag has its digest: under this name every change of the image is a rollout.
     pub content_name: String,
+    /// The install bundle: CRDs, access rights, operator.
+    pub bundle: PathBuf,
+}
+
+impl Release {
+    /// What `make image` left in a checkout, with the install bundle of that checkout.
+    ///
+    /// # Errors
+    /// When there is no archive, or it does not hold the two names of the image.
+    pub fn of_checkout(root: &Path) -> Result<Self> {
+        let archive = root.join(ARCHIVE);
+        let names = oci::names(&archive).with_context(|| format!("make image in {}", root.display()))?;
+        let content = |name: &str| names.iter().find(|other| other.starts_with(&format!("{name}-"))).cloned();
+        let found = names.iter().find_map(|name| Some((name.clone(), content(name)?)));
+        let (name, content_name) =
+            found.with_context(|| format!("{} names no image with its digest: {names:?}", archive.display()))?;
+        Ok(Self { archive, name, content_name, bundle: root.join(BUNDLE) })
+    }
 }
 
 /// Builds the programs and the image.
@@ -56,7 +80,7 @@ pub fn build(site: &Site, progress: &Progress) -> Result<Release> {
         Entry::Folder("opt/towpath/cni".into(), 0o755),
         program("opt/towpath/cni/towpath", programs.join("towpath")),
     ];
-    let archive = site.image_archive();
+    let archive = site.root().join(ARCHIVE);
     let image = Image {
         tags: Tags::WithDigest(NAME.into()),
         layers: vec![Layer::Tar(base), Layer::Entries(ours)],
@@ -65,7 +89,7 @@ pub fn build(site: &Site, progress: &Progress) -> Result<Release> {
     let digest = image.write(&archive)?;
     let content_name = content_name(NAME, &digest);
     progress.step(format!("image {content_name} is in {}", archive.display()));
-    Ok(Release { archive, content_name })
+    Ok(Release { archive, name: NAME.to_owned(), content_name, bundle: site.root().join(BUNDLE) })
 }
 
 /// The base file system from Debian packages, unpacked and not configured: nothing in it needs to be.

@@ -4,11 +4,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::toolchain::hex;
+
+/// The annotation from which containerd takes the name of an image.
+const NAME_ANNOTATION: &str = "io.containerd.image.name";
 
 /// One entry of a layer.
 #[derive(Debug, Clone)]
@@ -82,8 +85,7 @@ impl Image {
         };
         let named = names.iter().map(|name| {
             let mut manifest = manifest.clone();
-            manifest["annotations"] =
-                json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
+            manifest["annotations"] = json!({NAME_ANNOTATION: name, "org.opencontainers.image.ref.name": name});
             manifest
         });
         let index = json!({"schemaVersion": 2, "manifests": named.collect::<Vec<_>>()});
@@ -100,6 +102,25 @@ impl Image {
 pub fn content_name(name: &str, digest: &str) -> String {
     let digits: String = digest.trim_start_matches("sha256:").chars().take(10).collect();
     format!("{name}-{digits}")
+}
+
+/// The names under which an archive holds its images.
+///
+/// # Errors
+/// When the archive cannot be read or has no index.
+pub fn names(archive: &Path) -> Result<Vec<String>> {
+    let file = File::open(archive).with_context(|| format!("open {}", archive.display()))?;
+    let mut tar = tar::Archive::new(file);
+    for entry in tar.entries().with_context(|| format!("read {}", archive.display()))? {
+        let entry = entry.with_context(|| format!("read {}", archive.display()))?;
+        if entry.path().is_ok_and(|path| path == Path::new("index.json")) {
+            let index: Value = serde_json::from_reader(entry).context("parse index.json")?;
+            let manifests = index["manifests"].as_array().into_iter().flatten();
+            let name = |manifest: &Value| manifest["annotations"][NAME_ANNOTATION].as_str().map(str::to_owned);
+            return Ok(manifests.filter_map(name).collect());
+        }
+    }
+    bail!("{} has no index.json: it is not an OCI archive", archive.display())
 }
 
 struct Archive(tar::Builder<File>);
@@ -194,5 +215,6 @@ mod tests {
             "same bytes"
         );
         assert_ne!(first, image("b", two.path()), "other content");
+        assert_eq!(names(&one.path().join("x.tar")).unwrap(), ["towpath.local/x:1"]);
     }
 }

@@ -60,10 +60,4 @@ impl Site {
     pub fn cluster_dir(&self, name: &str) -> PathBuf {
         self.target().join("cluster").join(name)
     }
-
-    /// The product's image, as an OCI archive.
-    #[must_use]
-    pub fn image_archive(&self) -> PathBuf {
-        self.target().join("image").join("towpath.tar")
-    }
 }

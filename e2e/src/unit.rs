@@ -43,7 +43,7 @@ fn integration_tests(site: &Site) -> Result<Vec<String>> {
 
 fn cargo<'a>(site: &Site, words: impl IntoIterator<Item = &'a str>) -> Result<()> {
     let mut command = Command::new("cargo");
-    command.current_dir(site.root()).args(["test", "--locked", "--workspace"]).args(words);
+    command.current_dir(site.root()).args(["test", "--locked", "--workspace", "--no-fail-fast"]).args(words);
     let status = command.status().context("start cargo test")?;
     ensure!(status.success(), "cargo test ended with {status}");
     Ok(())

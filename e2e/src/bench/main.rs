@@ -24,13 +24,17 @@ mod setup;
 mod stream;
 mod tampering;
 mod tcp;
+mod traffic;
+mod upgrade;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
+use towpath_e2e::image::Release;
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::{cluster, demo, run};
@@ -46,6 +50,9 @@ struct BenchCli {
     /// Measure only this; may be given several times
     #[arg(long, value_enum)]
     only: Vec<Section>,
+    /// Checkout of the release to upgrade from, in which `make image` was run
+    #[arg(long)]
+    from: Option<PathBuf>,
 }
 
 /// What is measured, in this order.
@@ -77,12 +84,15 @@ enum Section {
     Peers,
     /// The whole demonstration
     Demo,
+    /// An upgrade from another release under traffic; needs --from
+    Upgrade,
 }
 
 const CLUSTER: &str = "bench";
 const REFERENCE: &str = "bench-reference";
 const BACKGROUND: &str = "bench-background";
 const PEERS: &str = "bench-peers";
+const UPGRADE: &str = "bench-upgrade";
 const NODES: u8 = 3;
 
 /// The report as it grows: each section is written when it is there.
@@ -113,6 +123,7 @@ fn measure(cli: BenchCli) -> Result<bool> {
     bench.with_background()?;
     bench.on_one_node()?;
     bench.demonstration()?;
+    bench.upgrade(cli.from.as_deref())?;
     bench.write(&format!("The whole took {} s; {}.\n", start.elapsed().as_secs(), load()))?;
     bench.setup.progress.step(format!("the report is in {}", bench.file().display()));
     Ok(bench.failed)
@@ -200,6 +211,20 @@ impl Bench {
         })
     }
 
+    /// Without another release there is nothing to upgrade from, and only a request for it is an error.
+    fn upgrade(&mut self, from: Option<&Path>) -> Result<()> {
+        let Some(from) = from else {
+            ensure!(!self.only.contains(&Section::Upgrade), "--from names the checkout of the release to upgrade from");
+            return Ok(());
+        };
+        if !self.wants(Section::Upgrade) {
+            return Ok(());
+        }
+        let from = Release::of_checkout(from)?;
+        let cluster = self.setup.cluster(UPGRADE, NODES)?;
+        self.section(Section::Upgrade, |setup| upgrade::measure(setup, &cluster, &from))
+    }
+
     /// Measures one section. A failure is part of the report, and the others are measured all the same.
     fn section(&mut self, section: Section, act: impl FnOnce(&Setup) -> Result<Table>) -> Result<()> {
         if !self.wants(section) {
@@ -230,7 +255,7 @@ impl Bench {
         fs::write(&file, &self.report).with_context(|| format!("write {}", file.display()))
     }
 
-    fn file(&self) -> std::path::PathBuf {
+    fn file(&self) -> PathBuf {
         self.setup.site.target().join("bench").join("report.md")
     }
 }

@@ -48,6 +48,13 @@ impl Namespaces {
         Ok(Self { net: open(underlay::netns_path(name))?, node: None })
     }
 
+    /// The same namespaces, to be used by another thread.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let clone = |file: &File| file.try_clone().context("clone a namespace's file");
+        let node = self.node.as_ref().map(|(mounts, pids)| Ok::<_, anyhow::Error>((clone(mounts)?, clone(pids)?)));
+        Ok(Self { net: clone(&self.net)?, node: node.transpose()? })
+    }
+
     /// Does something there.
     pub(crate) fn run<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {

@@ -56,6 +56,11 @@ impl Setup {
         Ok(standing)
     }
 
+    /// The release of this checkout.
+    pub(crate) fn release(&self) -> &Release {
+        &self.release
+    }
+
     /// Loads the image and installs the operator. Gives how long that took.
     pub(crate) fn install(&self, cluster: &Cluster) -> Result<Duration> {
         let start = Instant::now();

@@ -98,7 +98,7 @@ impl Frame {
     pub(crate) fn installed(&self) -> Result<Cluster> {
         let cluster = self.shared()?;
         if self.installed.get().is_none() {
-            let kept = if std::env::var_os(KEEP).is_some() { kept_image(&cluster)? } else { None };
+            let kept = if std::env::var_os(KEEP).is_some() { installed_release(&cluster)? } else { None };
             let release = match kept {
                 Some(release) => release,
                 None => {
@@ -203,11 +203,12 @@ pub(crate) fn shared_name() -> String {
     std::env::var(NAME).unwrap_or_else(|_| "e2e".to_owned())
 }
 
-/// The image of the Towpath that is on the cluster already.
-fn kept_image(cluster: &Cluster) -> Result<Option<Release>> {
+/// What is installed on the cluster; none without an operator.
+fn installed_release(cluster: &Cluster) -> Result<Option<Release>> {
     let operator = cluster.get(&["deployment", "towpath-operator", "-n", "towpath-system"])?.unwrap_or_default();
-    let image = operator["spec"]["template"]["spec"]["containers"][0]["image"].as_str();
-    Ok(image.map(|name| Release { archive: cluster.site().image_archive(), content_name: name.to_owned() }))
+    let Some(image) = operator["spec"]["template"]["spec"]["containers"][0]["image"].as_str() else { return Ok(None) };
+    let release = Release::of_checkout(cluster.site().root())?;
+    Ok(Some(Release { content_name: image.to_owned(), ..release }))
 }
 
 /// Puts what Towpath's pods say beside the logs of the components. What cannot be had is left out: a failure is being
