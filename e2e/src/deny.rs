@@ -1,4 +1,4 @@
-//! cargo-deny, release once into the cache: licences, sources and bans of the dependencies.
+//! Checks licences, sources and bans of the dependencies with cargo-deny, which is built once into the cache.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use crate::run;
 use crate::site::Site;
 use crate::toolchain::once;
 
-/// Version of cargo-deny that is release.
+/// Version of cargo-deny that is built.
 const VERSION: &str = "0.20.2";
 /// cargo-deny's configuration, below the checkout's root.
 const CONFIG: &str = ".ci/deny.toml";
@@ -17,7 +17,7 @@ const CONFIG: &str = ".ci/deny.toml";
 /// Checks bans, licences and sources of the dependencies. cargo-deny prints what it finds on standard error.
 ///
 /// # Errors
-/// When cargo-deny cannot be release, a crate cannot be downloaded, or cargo-deny finds something.
+/// When cargo-deny cannot be built, a crate cannot be downloaded, or cargo-deny finds something.
 pub fn check(site: &Site, progress: &Progress) -> Result<()> {
     let dir = once(site, &format!("cargo-deny-{VERSION}"), progress, |dir| {
         progress.step(format!("building cargo-deny {VERSION}, once: about 5 minutes"));

@@ -1,4 +1,4 @@
-//! Towpath's own image, as an OCI archive: Debian's nft, to look at the rules with, and our three programs.
+//! Builds Towpath's image as an OCI archive: the three programs, and Debian's nft to list the rules with.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,24 +12,24 @@ use crate::run;
 use crate::site::Site;
 use crate::toolchain::{self, recipe_hash};
 
-/// Name of the image, as it stands in the install bundle.
+/// Name of the image in the install bundle.
 pub const NAME: &str = concat!("towpath.local/towpath:", env!("CARGO_PKG_VERSION"));
 /// The archive, below a checkout's root.
 const ARCHIVE: &str = "target/image/towpath.tar";
 /// The install bundle, below a checkout's root.
 const BUNDLE: &str = "manifests/install.yaml";
-/// What people look at the rules with.
+/// Debian packages in the image, for people who list the rules.
 const PACKAGES: &str = "nftables";
-/// mmdebstrap copies these from the machine, so that hooks may use the network.
+/// mmdebstrap copies these files from the machine. They do not belong into an image.
 const FORGET: &str = r#"rm -f "$1/etc/resolv.conf" "$1/etc/hostname""#;
-/// What making the image needs on this machine.
+/// Debian packages that the build needs on this machine.
 const DEBIAN: &[&str] = &["gcc", "libc6-dev", "mmdebstrap"];
 
 /// Packages and their programs.
 const PROGRAMS: [(&str, &str); 3] =
     [("towpath-operator", "towpath-operator"), ("towpath-agent", "towpath-agent"), ("towpath-cni", "towpath")];
-/// They bring their C library along, because the CNI plugin runs on any host. That needs the target to be named: programs
-/// that run while building do not.
+/// The programs are linked statically, because the CNI plugin runs on any host. The target is named so that build scripts and
+/// macros are not.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A version of Towpath that can be installed.
@@ -68,7 +68,7 @@ impl Release {
 pub fn build(site: &Site, progress: &Progress) -> Result<Release> {
     toolchain::require_packages(DEBIAN, progress)?;
     fs::create_dir_all(site.target().join("image")).context("create target/image")?;
-    // Two at once would write the same archive and the same logs.
+    // Two builds at once would write the same archive and the same logs.
     let _lock = toolchain::lock(&site.target().join("image/.lock"), "the image", progress)?;
     let programs = cargo_target(site)?.join(STATIC_TARGET).join("release");
     cargo(site, progress)?;
@@ -92,16 +92,16 @@ pub fn build(site: &Site, progress: &Progress) -> Result<Release> {
     Ok(Release { archive, name: NAME.to_owned(), content_name, bundle: site.root().join(BUNDLE) })
 }
 
-/// The base file system from Debian packages, unpacked and not configured: nothing in it needs to be.
+/// Returns the base file system, made of Debian packages that are unpacked and not configured: none of them needs it.
 fn base(site: &Site, progress: &Progress) -> Result<PathBuf> {
     let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    let codename = codename.context("/etc/os-release names no Debian release: the image is made on Debian")?;
+    let codename = codename.context("/etc/os-release names no Debian release: build the image on Debian")?;
     let name = format!("base-{codename}-{}", recipe_hash([PACKAGES.as_bytes(), FORGET.as_bytes()]));
     let dir = toolchain::once(site, &name, progress, |dir| {
-        progress.step("making the image's base from Debian packages, once");
+        progress.step("building the image's base file system from Debian packages, once");
         let mut command = Command::new("mmdebstrap");
-        // The same bytes whenever it is made, and nothing of the machine that makes it.
+        // The same bytes on every machine and at any time.
         command.env("SOURCE_DATE_EPOCH", "0").args(["--variant=extract", &format!("--extract-hook={FORGET}")]);
         command.args([&format!("--include={PACKAGES}"), codename]).arg(dir.join("base.tar"));
         run::logged(&mut command, "the image's base", &site.target().join("log/build-base.log"), progress)
@@ -109,7 +109,7 @@ fn base(site: &Site, progress: &Progress) -> Result<PathBuf> {
     Ok(dir.join("base.tar"))
 }
 
-/// Builds our programs, all in one go: what they have in common is release once.
+/// Builds our programs, in one call of cargo: common dependencies are built once.
 fn cargo(site: &Site, progress: &Progress) -> Result<()> {
     let packages = PROGRAMS.iter().flat_map(|(package, program)| ["-p", package, "--bin", program]);
     let mut cargo = Command::new("cargo");
@@ -119,7 +119,7 @@ fn cargo(site: &Site, progress: &Progress) -> Result<()> {
     run::logged(&mut cargo, "Towpath's programs", &site.target().join("log/build-towpath.log"), progress)
 }
 
-/// Where cargo puts what it builds: the user may have set it elsewhere.
+/// Cargo's target folder, which the user may have moved.
 fn cargo_target(site: &Site) -> Result<PathBuf> {
     let metadata = run::cargo_metadata(site)?;
     Ok(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into())

@@ -12,7 +12,7 @@ use towpath_e2e::site::Site;
 use towpath_e2e::toolchain::Tools;
 use towpath_e2e::{demo, deny, deploy, image, node, prepare, process, unit};
 
-/// A real Kubernetes on this machine, and Towpath on it.
+/// Runs a real Kubernetes on this machine, and Towpath on it.
 #[derive(Parser)]
 #[command(name = "towpath-cluster", version)]
 struct ClusterCli {
@@ -22,9 +22,9 @@ struct ClusterCli {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Make everything that a cluster needs, without starting one
+    /// Build and install what a cluster needs
     Toolchain,
-    /// Make everything that a cluster and Towpath's image need
+    /// Build and install what a cluster needs, and Towpath's image
     Prepare,
     /// Start a cluster without a pod network
     Up {
@@ -43,7 +43,7 @@ enum Action {
         /// Name of the cluster
         #[arg(long, default_value = "towpath")]
         name: ClusterName,
-        /// The archive
+        /// Path of the archive
         #[arg(long)]
         image: PathBuf,
     },
@@ -62,23 +62,23 @@ enum Action {
     Deny,
     /// Run every test that needs neither root nor a cluster
     Unit,
-    /// Show everything, from nothing to pods that obey a policy
+    /// Start a cluster, install Towpath, show traffic and a policy
     Demo,
-    /// Give a cluster a plain bridge network with static routes, to compare with
+    /// Give a cluster the reference network: a bridge and static routes
     Reference {
         /// Name of the cluster
         #[arg(long, default_value = "towpath")]
         name: ClusterName,
     },
-    /// Remove a cluster and everything of it
+    /// Remove a cluster with its processes, namespaces and files
     Down {
         /// Name of the cluster
         #[arg(long, default_value = "towpath")]
         name: ClusterName,
     },
-    /// Put a program into its place in a cluster, and become it
+    /// Execute a program in a control group and network namespace of a cluster
     #[command(hide = true)]
-    Place {
+    Launch {
         #[arg(long)]
         group: String,
         #[arg(long)]
@@ -98,13 +98,13 @@ enum Action {
         #[arg(long)]
         port_file: PathBuf,
     },
-    /// Hold a node's namespaces
+    /// Create the namespaces of a node and wait for its first process
     #[command(hide = true)]
     Node {
         #[arg(long)]
         spec: PathBuf,
     },
-    /// Be a node's first process
+    /// Run as the first process of a node
     #[command(hide = true)]
     NodeInit {
         #[arg(long)]
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
     match run(ClusterCli::parse().action) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The chain of causes; no backtrace, whatever the environment says: the steps are in the words.
+            // The chain of causes is enough: each names its step. No backtrace.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
@@ -125,7 +125,7 @@ fn main() -> ExitCode {
 
 fn run(action: Action) -> Result<()> {
     let progress = Progress::default();
-    let site = || Site::new(&std::env::current_exe().context("find this program's own file")?);
+    let site = || Site::new(&std::env::current_exe().context("find the path of this program")?);
     match action {
         Action::Toolchain => Tools::prepare(&site()?, &progress).map(drop),
         Action::Prepare => prepare::all(&site()?, &progress).map(drop),
@@ -147,7 +147,7 @@ fn run(action: Action) -> Result<()> {
             let site = site()?;
             let cluster = Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?;
             deploy::deploy(&cluster, &image::build(&site, &progress)?, &config)?;
-            progress.step(format!("Towpath is ready on cluster {name}"));
+            progress.step(format!("Towpath is Ready on cluster {name}"));
             Ok(())
         }
         Action::Deny => deny::check(&site()?, &progress),
@@ -161,11 +161,11 @@ fn run(action: Action) -> Result<()> {
         }
         Action::Down { name } => {
             cluster::remove(&site()?, name.as_str())?;
-            progress.step(format!("cluster {name} is gone"));
+            progress.step(format!("cluster {name} is removed"));
             Ok(())
         }
-        Action::Place { group, netns, pid_file, command } => {
-            process::place(&group, netns.as_deref(), &pid_file, &command)
+        Action::Launch { group, netns, pid_file, command } => {
+            process::launch(&group, netns.as_deref(), &pid_file, &command)
         }
         Action::Forward { netns, to, port_file } => cluster::serve_forward(&netns, to, &port_file),
         Action::Node { spec } => node::hold(&spec),

@@ -1,4 +1,4 @@
-//! Writes OCI image archives. The same input gives the same bytes, and so the same digest: no clock, no machine in them.
+//! Writes OCI image archives. The same input gives the same bytes and the same digest: no times, no host names.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -27,13 +27,13 @@ pub enum Entry {
 /// A layer of an image.
 #[derive(Debug, Clone)]
 pub enum Layer {
-    /// A tar file as it is.
+    /// A tar file, unchanged.
     Tar(PathBuf),
-    /// Made of entries.
+    /// Files, links and folders.
     Entries(Vec<Entry>),
 }
 
-/// Under which names an archive holds its image.
+/// Names of the image in its archive.
 #[derive(Debug, Clone)]
 pub enum Tags {
     /// One full name with tag.
@@ -54,7 +54,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Writes the archive. Gives the digest of the image's manifest, as `sha256:…`.
+    /// Writes the archive. Returns the digest of the image's manifest, as `sha256:…`.
     ///
     /// # Errors
     /// When a file of a layer is missing or `to` cannot be written.
@@ -97,7 +97,7 @@ impl Image {
     }
 }
 
-/// The name by which an image's content can be told: `towpath.local/towpath:0.1.0` with ten digits of the digest appended.
+/// The name with ten digits of the digest appended: `towpath.local/towpath:0.1.0-0123456789`.
 #[must_use]
 pub fn content_name(name: &str, digest: &str) -> String {
     let digits: String = digest.trim_start_matches("sha256:").chars().take(10).collect();

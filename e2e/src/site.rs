@@ -1,10 +1,10 @@
-//! Where things are: the checkout, the state of the clusters in it, and the user's cache of what was release.
+//! Paths: the checkout, the state of the clusters in it, and the user's cache of what was built.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// The places on this machine that the harness works in.
+/// Paths on this machine: the checkout, the cache, the launcher.
 #[derive(Debug, Clone)]
 pub struct Site {
     root: PathBuf,
@@ -13,7 +13,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// The checkout that this crate was release from, with `launcher` as the `towpath-cluster` binary that starts the
+    /// The checkout that this crate was built from, with `launcher` as the `towpath-cluster` binary that starts the
     /// processes of a cluster inside their namespaces.
     ///
     /// # Errors
@@ -24,13 +24,13 @@ impl Site {
         let cache = std::env::var_os("XDG_CACHE_HOME")
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
-            .context("set HOME or XDG_CACHE_HOME: what is release once is kept there")?
+            .context("set HOME or XDG_CACHE_HOME: it holds what is built once")?
             .join("towpath");
         ensure!(launcher.is_file(), "{} does not exist: build it with cargo build -p towpath-e2e", launcher.display());
         Ok(Self { root, cache, launcher: launcher.to_path_buf() })
     }
 
-    /// The checkout's top folder.
+    /// The checkout's root.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root

@@ -1,6 +1,6 @@
-//! A background around what is measured: pods that agents know and nobody runs, and policies about some of them.
+//! Background objects: pods that agents know and nobody runs, and policies about some of them.
 //!
-//! The pods of the background are bound to a node that does not exist and have addresses by their status; what would react to
+//! The background pods are bound to a node that does not exist and have addresses by their status; what would react to
 //! such pods in the control plane is stopped. The local ones have a real interface with real rules, and no container.
 
 use std::collections::BTreeSet;
@@ -17,30 +17,30 @@ use crate::metrics;
 use crate::plugin::{self, Plugin};
 use crate::setup::{BenchCluster, NAMESPACE, pod, start};
 
-/// Pods of the background.
+/// Background pods.
 pub(crate) const PODS: usize = 10_000;
 /// Policies of one kind.
 pub(crate) const POLICIES: usize = 1000;
 /// Local pods that the policies are about. With the node's other pods these are as many as its range has addresses.
 const LOCALS: usize = 245;
-/// Labels `app` of the background: each is of ten pods.
+/// Values of the label `app` of background pods: ten pods have the same.
 const APPS: usize = 1000;
-/// The background's own namespace.
+/// Namespace of the background pods.
 const NAMESPACE_OF_PODS: &str = "background";
 const POLICY_PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies";
 /// The node of the server and of the local pods.
 const NODE: &str = "n1";
 /// CNI calls at once.
 const WIDTH: usize = 4;
-/// Time until an agent has heard of everything.
+/// Time until an agent has received everything.
 const BOUND: Duration = Duration::from_secs(120);
 
-/// What a background can consist of.
+/// The kinds of background objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// [`PODS`] pods of another namespace.
     Pods,
-    /// Local pods, and [`POLICIES`] policies about them that name the pods of the background.
+    /// Local pods, and [`POLICIES`] policies about them that name background pods.
     Policies,
     /// [`POLICIES`] policies about the server.
     SamePod,
@@ -64,7 +64,7 @@ impl<'a> Background<'a> {
             // No pod is admitted before.
             Ok(cluster.get(&["serviceaccount", "default", "-n", NAMESPACE_OF_PODS])?.map(drop))
         })?;
-        // The one would remove pods of a node that does not exist, the other takes note of each for nothing.
+        // The first would remove pods of a node that does not exist, the second would process each of them.
         cluster.stop(Component::ControllerManager)?;
         cluster.stop(Component::Scheduler)?;
         let server = addresses.get(1).cloned().context("the server's address")?;
@@ -81,12 +81,12 @@ impl<'a> Background<'a> {
         &self.server
     }
 
-    /// Makes a part of it, unless it is there.
+    /// Creates a part of it, unless it exists.
     pub(crate) fn bring(&mut self, part: Part) -> Result<()> {
         if !self.present.insert(part) {
             return Ok(());
         }
-        self.cluster.progress().step(format!("  the background: {part:?}"));
+        self.cluster.progress().step(format!("  creating background objects: {part:?}"));
         match part {
             Part::Pods => self.pods(),
             Part::Policies => {
@@ -125,7 +125,7 @@ impl<'a> Background<'a> {
         reached(&node, "towpath_agent_endpoints", want)
     }
 
-    /// Policies that each let one app of the background in on one port.
+    /// Policies that each let one app of the background pods in on one port.
     fn policies(&self, name: &str, select: impl Fn(usize) -> Value) -> Result<()> {
         let node = self.node()?;
         let before = metrics::value(&node, "towpath_agent_policies")?;
@@ -141,7 +141,7 @@ pub(crate) fn reached(node: &Node, gauge: &str, want: f64) -> Result<()> {
     wait_for(&format!("{gauge} of {want}"), BOUND, || Ok((metrics::value(node, gauge)? >= want).then_some(())))
 }
 
-/// A policy that lets one app of the background in on one port.
+/// A policy that lets one app of the background pods in on one port.
 pub(crate) fn policy(name: &str, select: &Value, index: usize) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
@@ -150,7 +150,7 @@ pub(crate) fn policy(name: &str, select: &Value, index: usize) -> Value {
     })
 }
 
-/// Lets one app of the background in on this port.
+/// Lets one app of the background pods in on this port.
 pub(crate) fn rule(index: usize, port: usize) -> Value {
     json!({
         "from": [{
@@ -161,12 +161,12 @@ pub(crate) fn rule(index: usize, port: usize) -> Value {
     })
 }
 
-/// Label `app` of a pod of the background.
+/// Label `app` of a background pod.
 pub(crate) fn app(index: usize) -> String {
     format!("app-{}", index % APPS)
 }
 
-/// Path of a pod of the background.
+/// API path of a background pod.
 pub(crate) fn pod_path(index: usize) -> String {
     format!("/api/v1/namespaces/{NAMESPACE_OF_PODS}/pods/p-{index}")
 }

@@ -61,7 +61,7 @@ pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
     Ok(table)
 }
 
-/// Runs `act` among changes at a fixed pace from `start` on. Gives how many there were.
+/// Runs `act` among changes at a fixed pace from `start` on. Returns how many there were.
 fn while_changing<T>(api: &Api, start: Instant, act: impl FnOnce() -> Result<T>) -> Result<(usize, T)> {
     let (stop, next) = (AtomicBool::new(false), AtomicUsize::new(0));
     let write = || -> Result<()> {

@@ -75,7 +75,7 @@ pub(crate) fn measure(cluster: &BenchCluster) -> Result<Table> {
 
 fn table(variants: &[PluginVariant; 2]) -> Result<Table> {
     let [ours, reference] = variants;
-    let header = ["call", "at once", "plugin", "p50 ms", "p99 ms", "ratio to the reference (least–most)", "aim"];
+    let header = ["call", "at once", "plugin", "p50 ms", "p99 ms", "ratio to the reference (min–max)", "aim"];
     let mut table = Table::new("CNI calls", &header);
     for width in WIDTHS {
         for verb in VERBS {

@@ -72,7 +72,7 @@ pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
         outcome
     })?;
     node.exec(&["nft", "delete", "table", "inet", "linear"])?;
-    let header = ["server's pod", "connections/s (least–most)", "ratio to no policy", "of the best tenths", "aim"];
+    let header = ["server's pod", "connections/s (min–max)", "ratio to no policy", "of the best tenths", "aim"];
     let mut table = Table::new("New TCP connections, one client, both pods on one node", &header);
     let sample = |measured: &[f64]| Sample::new(measured.iter().copied()).context("no rounds");
     let best = sample(&rates[0])?.percentile(90);
@@ -144,7 +144,7 @@ fn serve(listener: &TcpListener, stop: &AtomicBool) {
     }
 }
 
-/// Opens connections for a round, each ended at once. Gives how many there were in a second.
+/// Opens connections for a round, each ended at once. Returns how many there were in a second.
 fn call(address: &str) -> Result<f64> {
     let start = Instant::now();
     let mut count = 0_u32;

@@ -16,7 +16,7 @@ use crate::stream::{Stream, with_stream};
 const PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies/flip";
 /// Changes in each direction.
 const FLIPS: usize = 100;
-/// Changes before, so that all that came with an variant has arrived.
+/// Changes before, so that all that came with a variant has arrived.
 const BEFORE: usize = 3;
 /// Time between two datagrams.
 pub(crate) const PACE: Duration = Duration::from_millis(1);
@@ -74,7 +74,7 @@ pub(crate) fn table() -> Table {
         "change",
         "from the write's return: p50 ms",
         "p99 ms",
-        "median (least–most)",
+        "median (min–max)",
         "from its beginning: p50 ms",
         "p99 ms",
         "agent, event to commit: p50 ms",
@@ -149,7 +149,7 @@ impl Flips {
     }
 }
 
-/// Lets only this app in. Gives when the write began and when it returned.
+/// Lets only this app in. Returns when the write began and when it returned.
 fn write(api: &Api, app: &str) -> Result<[Instant; 2]> {
     let begun = Instant::now();
     api.patch(PATH, &json!({"spec": {"ingress": from(app)}}))?;

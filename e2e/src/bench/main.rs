@@ -1,7 +1,6 @@
-//! `towpath-bench`: measures Towpath beside hand-made and reference variants, and writes a report. It judges nothing: what a
-//! figure should reach stands beside it.
+//! `towpath-bench`: measures Towpath beside reference networks, and writes a report with the aim beside each figure.
 //!
-//! Everything runs in clusters and namespaces of its own, which are gone at the end, also when a measurement fails.
+//! Everything runs in clusters and namespaces of its own, which are removed at the end, also when a measurement fails.
 
 mod background;
 mod churn;
@@ -55,7 +54,7 @@ struct BenchCli {
     from: Option<PathBuf>,
 }
 
-/// What is measured, in this order.
+/// The sections of the report, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Section {
     /// From kubectl apply of a NetworkConfig to Ready
@@ -70,7 +69,7 @@ enum Section {
     Pods,
     /// From the write of a policy to its effect
     Flips,
-    /// From the write of a policy to the end of a connection that it denies
+    /// From the write of a policy to the revocation of a connection that it denies
     Revocation,
     /// Memory of an agent that knows a large cluster
     Memory,
@@ -78,7 +77,7 @@ enum Section {
     Churn,
     /// New connections per second to a pod with many policies
     Connections,
-    /// Meddling with the rules under a flood of forbidden packets
+    /// Foreign changes to the rules under a flood of forbidden packets
     Tampering,
     /// A thousand peers
     Peers,
@@ -95,7 +94,7 @@ const PEERS: &str = "bench-peers";
 const UPGRADE: &str = "bench-upgrade";
 const NODES: u8 = 3;
 
-/// The report as it grows: each section is written when it is there.
+/// A run: its clusters, and the report, which is written after each section.
 struct Bench {
     only: Vec<Section>,
     setup: Setup,
@@ -107,7 +106,7 @@ fn main() -> ExitCode {
     match measure(BenchCli::parse()) {
         Ok(failed) => ExitCode::from(u8::from(failed)),
         Err(error) => {
-            // The chain of causes; no backtrace, whatever the environment says: the steps are in the words.
+            // The chain of causes is enough: each names its step. No backtrace.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
@@ -116,7 +115,7 @@ fn main() -> ExitCode {
 
 fn measure(cli: BenchCli) -> Result<bool> {
     let start = Instant::now();
-    let program = std::env::current_exe().context("find this program's own file")?;
+    let program = std::env::current_exe().context("find the path of this program")?;
     let setup = Setup::prepare(Site::new(&program.with_file_name("towpath-cluster"))?, Progress::default())?;
     let mut bench = Bench { only: cli.only, report: heading(&setup)?, setup, failed: false };
     bench.on_three_nodes()?;
@@ -124,7 +123,7 @@ fn measure(cli: BenchCli) -> Result<bool> {
     bench.on_one_node()?;
     bench.demonstration()?;
     bench.upgrade(cli.from.as_deref())?;
-    bench.write(&format!("The whole took {} s; {}.\n", start.elapsed().as_secs(), load()))?;
+    bench.write(&format!("The run took {} s; {}.\n", start.elapsed().as_secs(), load()))?;
     bench.setup.progress.step(format!("the report is in {}", bench.file().display()));
     Ok(bench.failed)
 }
@@ -144,7 +143,7 @@ impl Bench {
             let installed = self.setup.install(&cluster)?;
             self.section(Ready, |setup| ready::measure(setup, &cluster, installed))?;
         }
-        // After the section above nothing is left to do here.
+        // After the section above this finds everything deployed.
         self.setup.deploy(&cluster)?;
         self.section(Idle, |_| idle::measure(&cluster, "three nodes", "< 25"))?;
         self.section(Tcp, |_| tcp::measure(&cluster))?;
@@ -157,7 +156,7 @@ impl Bench {
         Ok(())
     }
 
-    /// On a cluster whose agents know many pods and policies. What is heavier comes later.
+    /// On a cluster with background objects. The heavier sections come later.
     fn with_background(&mut self) -> Result<()> {
         use Section::{Churn, Connections, Flips, Idle, Memory, Revocation, Tampering};
         if ![Churn, Connections, Revocation, Flips, Tampering, Idle, Memory]
@@ -195,9 +194,8 @@ impl Bench {
             return Ok(());
         }
         if !cluster::leftovers(&self.setup.site, demo::CLUSTER)?.is_empty() {
-            return self.write(
-                "## Demonstration\n\n- Not measured: its cluster is up, and somebody may be looking at it.\n\n",
-            );
+            return self
+                .write("## Demonstration\n\n- Not measured: its cluster exists, and somebody may be using it.\n\n");
         }
         self.section(Section::Demo, |setup| {
             let start = Instant::now();
@@ -206,7 +204,7 @@ impl Bench {
             cluster::remove(&setup.site, demo::CLUSTER)?;
             shown?;
             let mut table = Table::new("Demonstration", &["what", "s", "aim s"]);
-            table.row(["make demo, everything release".into(), format!("{:.1}", took.as_secs_f64()), "< 90".into()]);
+            table.row(["make demo, everything built".into(), format!("{:.1}", took.as_secs_f64()), "< 90".into()]);
             Ok(table)
         })
     }
@@ -225,7 +223,7 @@ impl Bench {
         self.section(Section::Upgrade, |setup| upgrade::measure(setup, &cluster, &from))
     }
 
-    /// Measures one section. A failure is part of the report, and the others are measured all the same.
+    /// Measures one section. A failure goes into the report, and the other sections are measured nevertheless.
     fn section(&mut self, section: Section, act: impl FnOnce(&Setup) -> Result<Table>) -> Result<()> {
         if !self.wants(section) {
             return Ok(());
@@ -267,13 +265,13 @@ fn heading(setup: &Setup) -> Result<String> {
     let kernel = run::output(Command::new("uname").args(["-sr"]))?;
     let cores = std::thread::available_parallelism().context("count the cores")?;
     Ok(format!(
-        "# Towpath's figures\n\nVersion {}, {}, {cores} cores. Medians with the least and the most; p50 and p99 where told.\n\n",
+        "# Towpath benchmarks\n\nVersion {}, {}, {cores} cores. Medians (minimum–maximum), p50 and p99 where named.\n\n",
         version.trim(),
         kernel.trim()
     ))
 }
 
-/// How busy the machine was in the last minute, the bench included.
+/// The load average of the last minute, the bench included.
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!("load {}", text.split(' ').next().unwrap_or("unknown"))

@@ -7,11 +7,11 @@ use crate::metrics;
 use crate::process;
 use crate::report::Table;
 
-/// Looks at the agents of a cluster with the whole background.
+/// Reads the memory of the agents of a cluster with all background objects.
 pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
     background.complete()?;
-    let header = ["node", "local pods", "resident MiB", "of it its own MiB", "the most there ever was MiB", "aim MiB"];
-    let mut table = Table::new(&format!("Memory of an agent, {PODS} pods and {POLICIES} policies known"), &header);
+    let header = ["node", "local pods", "resident MiB", "anonymous MiB", "peak MiB", "aim MiB"];
+    let mut table = Table::new(&format!("Memory of an agent with {PODS} pods and {POLICIES} policies"), &header);
     for node in background.cluster.nodes() {
         let agent = process::agent(background.cluster.name(), &node.name())?;
         agent.wait_quiet()?;

@@ -1,4 +1,4 @@
-//! What an agent says of itself on `/metrics`.
+//! Reads an agent's `/metrics`.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};

@@ -1,4 +1,4 @@
-//! Places to measure from: the namespaces of a node, of a pod, or of a machine that the bench made itself.
+//! Namespaces to measure from: those of a node, of a pod, or of a machine that the bench made itself.
 //!
 //! A thread enters them and ends there. What it opens or starts stays inside: sockets and children need no wrapper
 //! around them, so none is measured along.
@@ -55,7 +55,7 @@ impl Namespaces {
         Ok(Self { net: clone(&self.net)?, node: node.transpose()? })
     }
 
-    /// Does something there.
+    /// Runs `act` on a thread inside.
     pub(crate) fn run<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -66,7 +66,7 @@ impl Namespaces {
         })
     }
 
-    /// Moves this thread there, for good. It can start no more threads afterwards if the place has processes of its own.
+    /// Moves this thread inside, for good. Inside a node it cannot start further threads.
     pub(crate) fn enter(&self) -> Result<()> {
         setns(&self.net, CloneFlags::CLONE_NEWNET).context("enter a network namespace")?;
         if let Some((mounts, pids)) = &self.node {

@@ -32,7 +32,7 @@ const BOUND: Duration = Duration::from_secs(120);
 const DEVICE: &str = "flannel.1";
 const PROTOCOL: &str = "157";
 
-/// What happens to the routes of a node, as the kernel tells it. It ends with this value.
+/// What happens to the routes of a node, as the kernel tells it. It ends when this value is dropped.
 struct Routes {
     monitor: Child,
     lines: Receiver<(Instant, String)>,
@@ -43,8 +43,7 @@ pub(crate) fn measure(cluster: &BenchCluster) -> Result<Table> {
     let node = cluster.node("n1")?;
     quieten(cluster)?;
     let (api, routes) = (Api::open(cluster)?, Routes::watch(&node)?);
-    let mut table =
-        Table::new("Peers on one node", &["what", "peers present", "median ms (least–most)", "aim", "runs"]);
+    let mut table = Table::new("Peers on one node", &["what", "peers present", "median ms (min–max)", "aim", "runs"]);
     let mut present = 0;
     for level in LEVELS {
         let more: Vec<Value> = (present..level).map(peer).collect();
@@ -86,7 +85,7 @@ fn quieten(cluster: &BenchCluster) -> Result<()> {
     cluster.stop(Component::Scheduler)
 }
 
-/// Creates peers and waits for their routes. Gives the time until the API server had them, and until the node had.
+/// Creates peers and waits for their routes. Returns the time until the API server had them, and until the node had.
 fn fill(api: &Api, routes: &Routes, peers: &[Value]) -> Result<(Duration, Duration)> {
     let start = Instant::now();
     api.create_all(NODES, peers)?;
@@ -171,7 +170,7 @@ impl Routes {
         })
     }
 
-    /// Waits until that many routes were added. Gives the time of the last.
+    /// Waits until that many routes were added. Returns the time of the last.
     fn collect(&self, count: usize, start: Instant) -> Result<Duration> {
         let mut last = start;
         for _ in 0..count {
@@ -180,7 +179,7 @@ impl Routes {
         Ok(last.saturating_duration_since(start))
     }
 
-    /// Waits for a line that begins so. Gives its time.
+    /// Waits for a line that begins so. Returns its time.
     fn next(&self, beginning: &str) -> Result<Instant> {
         let deadline = Instant::now() + BOUND;
         loop {
@@ -195,7 +194,7 @@ impl Routes {
 
 impl Drop for Routes {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is collected.
+        // It may have ended already; either way it is reaped.
         let _ = self.monitor.kill();
         let _ = self.monitor.wait();
     }

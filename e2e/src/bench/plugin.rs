@@ -65,7 +65,7 @@ impl Plugin {
         Ok(Self { program: "/opt/cni/bin/towpath".into(), config: config.to_string(), namespaces })
     }
 
-    /// Calls it for that many containers, `width` at once. Gives how long each call took.
+    /// Calls it for that many containers, `width` at once. Returns how long each call took.
     pub(crate) fn calls(&self, verb: &str, count: usize, width: usize) -> Result<Vec<Duration>> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<Duration>> {

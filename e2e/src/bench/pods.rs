@@ -35,7 +35,7 @@ struct NetworkVariant<'a> {
     times: BTreeMap<usize, Vec<Vec<Duration>>>,
 }
 
-/// A running `kubectl get --watch`. It ends with this value.
+/// A running `kubectl get --watch`. It ends when this value is dropped.
 struct Watch {
     kubectl: Child,
     running: Receiver<(Instant, String)>,
@@ -57,8 +57,7 @@ pub(crate) fn measure(ours: &BenchCluster, reference: &BenchCluster) -> Result<T
             }
         }
     }
-    let header =
-        ["pods at once", "network", "each: p50 s", "p99 s", "all: s (least–most)", "ratio of the medians", "aim"];
+    let header = ["pods at once", "network", "each: p50 s", "p99 s", "all: s (min–max)", "ratio of the medians", "aim"];
     let mut table = Table::new("Pods from create to Running, on one node", &header);
     for (count, _) in BATCHES {
         let all = |variant: &NetworkVariant<'_>| -> Vec<f64> {
@@ -135,7 +134,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is collected.
+        // It may have ended already; either way it is reaped.
         let _ = self.kubectl.kill();
         let _ = self.kubectl.wait();
     }

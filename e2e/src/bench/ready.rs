@@ -31,7 +31,7 @@ pub(crate) fn measure(setup: &Setup, cluster: &BenchCluster, installed: Duration
     }
     let nodes = cluster.nodes().len();
     let mut table =
-        Table::new(&format!("Installation, {nodes} nodes"), &["what", "median s (least–most)", "aim s", "runs"]);
+        Table::new(&format!("Installation, {nodes} nodes"), &["what", "median s (min–max)", "aim s", "runs"]);
     let mut row = |what: &str, times: &[Duration], aim: &str| {
         let sample = Sample::new(times.iter().map(Duration::as_secs_f64));
         let spread = sample.map_or_else(|| "none".into(), |sample| sample.spread(1));

@@ -17,7 +17,7 @@ use crate::sample::Sample;
 use crate::setup::NAMESPACE;
 
 const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies";
-/// Port of the connections that are cut.
+/// Port of the connections that are revoked.
 const PORT: u16 = 9200;
 /// Port of the flows that are allowed all the time, and the first of their own ports.
 const FLOWS_PORT: u16 = 9201;
@@ -25,14 +25,14 @@ const FIRST: u16 = 20_000;
 /// Flows that the node knows.
 const FLOWS: u16 = 10_000;
 const ROUNDS: usize = 30;
-/// How long nothing arrives on a connection that is dead.
+/// How long nothing arrives on a connection that is revoked.
 const SILENCE: Duration = Duration::from_millis(300);
-/// Pause between two signs of life.
+/// Time between two bytes.
 const PACE: Duration = Duration::from_millis(1);
 /// Time for everything else.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Cuts connections one after the other.
+/// Has connections revoked, one after the other.
 pub(crate) fn measure(background: &Background<'_>) -> Result<Table> {
     let node = background.node()?;
     let before = metrics::value(&node, "towpath_agent_connections_cut_total")?;
@@ -48,12 +48,12 @@ pub(crate) fn measure(background: &Background<'_>) -> Result<Table> {
         stop.store(true, Ordering::Relaxed);
         outcome
     });
-    background.api.delete(&format!("{POLICIES}/cut"))?;
+    background.api.delete(&format!("{POLICIES}/revocation"))?;
     let (times, least) = measured?;
-    let cut = metrics::value(&node, "towpath_agent_connections_cut_total")? - before;
+    let revoked = metrics::value(&node, "towpath_agent_connections_cut_total")? - before;
     let sample = Sample::of_millis(times).context("no runs")?;
-    let header = ["connections on the node", "p50 ms", "p99 ms", "median (least–most)", "aim p99", "runs"];
-    let mut table = Table::new("Cut of an established, denied connection", &header);
+    let header = ["connections on the node", "p50 ms", "p99 ms", "median (min–max)", "aim p99", "runs"];
+    let mut table = Table::new("Revocation of an established connection that is denied", &header);
     table.row([
         format!("≥ {least}"),
         format!("{:.0}", sample.median()),
@@ -63,7 +63,7 @@ pub(crate) fn measure(background: &Background<'_>) -> Result<Table> {
         sample.len().to_string(),
     ]);
     table.note(format!(
-        "From the write's return to the last byte that arrives. The agent counts {cut} cut connections."
+        "From the write's return to the last byte that arrives. The agent counts {revoked} revoked connections."
     ));
     Ok(table)
 }
@@ -91,8 +91,8 @@ fn round(background: &Background<'_>, client: &Namespaces, listener: &TcpListene
         far.write_all(b"x").context("write to the connection")?;
         Ok(near.read(&mut [0]).is_ok_and(|count| count > 0))
     };
-    ensure!(lives()?, "the connection is dead before it is denied");
-    background.api.patch(&format!("{POLICIES}/cut"), &policy("closed"))?;
+    ensure!(lives()?, "the connection is broken before it is denied");
+    background.api.patch(&format!("{POLICIES}/revocation"), &policy("closed"))?;
     let written = Instant::now();
     let mut last = written;
     loop {
@@ -101,11 +101,11 @@ fn round(background: &Background<'_>, client: &Namespaces, listener: &TcpListene
             break;
         }
         last = begun;
-        ensure!(written.elapsed() < BOUND, "the connection is alive long after it was denied");
-        // The pace of the signs of life, not a wait for something.
+        ensure!(written.elapsed() < BOUND, "the connection still works long after it was denied");
+        // The pace of the bytes, not a wait for something.
         thread::sleep(PACE);
     }
-    background.api.patch(&format!("{POLICIES}/cut"), &policy("open"))?;
+    background.api.patch(&format!("{POLICIES}/revocation"), &policy("open"))?;
     Ok(last.saturating_duration_since(written))
 }
 
@@ -117,7 +117,7 @@ fn policy(state: &str) -> Value {
     }
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"name": "cut", "namespace": NAMESPACE},
+        "metadata": {"name": "revocation", "namespace": NAMESPACE},
         "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"], "ingress": [{"ports": ports}]},
     })
 }

@@ -1,4 +1,4 @@
-//! The clusters that are measured on. Each is removed with its value, also when a measurement fails.
+//! The clusters of the bench. Each is removed when its value is dropped, also when a measurement fails.
 
 use std::ops::Deref;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub(crate) const CONFIG: &str = "manifests/samples/default.yaml";
 /// Time for pods to start or to go.
 const PODS_BOUND: Duration = Duration::from_secs(180);
 
-/// What every cluster is made with.
+/// Tools and image that every cluster of the bench is made with.
 pub(crate) struct Setup {
     pub(crate) site: Site,
     pub(crate) progress: Progress,
@@ -61,14 +61,14 @@ impl Setup {
         &self.release
     }
 
-    /// Loads the image and installs the operator. Gives how long that took.
+    /// Loads the image and installs the operator. Returns how long that took.
     pub(crate) fn install(&self, cluster: &Cluster) -> Result<Duration> {
         let start = Instant::now();
         deploy::install(cluster, &self.release)?;
         Ok(start.elapsed())
     }
 
-    /// Installs everything, and waits until the network is Ready. Gives how long that took.
+    /// Installs everything, and waits until the network is Ready. Returns how long that took.
     pub(crate) fn deploy(&self, cluster: &Cluster) -> Result<Duration> {
         let start = Instant::now();
         deploy::deploy(cluster, &self.release, &self.site.root().join(CONFIG))?;
@@ -92,7 +92,7 @@ impl Drop for BenchCluster {
     }
 }
 
-/// A pod that does nothing, on a node that is named: the scheduler is nobody's to measure.
+/// A pod that does nothing, bound to a node: the scheduler is not measured.
 pub(crate) fn pod(name: &str, node: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -108,7 +108,7 @@ pub(crate) fn pod(name: &str, node: &str) -> Value {
     })
 }
 
-/// Starts pods and waits until they are Ready. Gives their addresses, in the same order.
+/// Starts pods and waits until they are Ready. Returns their addresses, in the same order.
 pub(crate) fn start(cluster: &Cluster, pods: &[Value]) -> Result<Vec<String>> {
     cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": pods}).to_string())?;
     wait_for("ready pods of the bench", PODS_BOUND, || {
@@ -122,7 +122,7 @@ pub(crate) fn start(cluster: &Cluster, pods: &[Value]) -> Result<Vec<String>> {
     })
 }
 
-/// Removes every pod of the bench, and waits until the nodes are rid of them.
+/// Removes every pod of the bench, and waits until no node has one.
 pub(crate) fn clear(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["delete", "pods", "--all", "-n", NAMESPACE, "--timeout=120s"])?;
     ensure!(cluster.list(&["pods", "-n", NAMESPACE])?.is_empty(), "pods of the bench are still there");

@@ -74,7 +74,7 @@ fn receive(socket: &UdpSocket, origin: Instant, running: &AtomicBool, arrived: i
 }
 
 impl Stream<'_> {
-    /// Waits until nothing arrives any more. Gives when the last was sent that arrived after `start`, if any did.
+    /// Waits until nothing arrives any more. Returns when the last was sent that arrived after `start`, if any did.
     pub(crate) fn silence(&self, start: Instant) -> Result<Option<Instant>> {
         Ok(self.until_silence(start)?.last().copied())
     }

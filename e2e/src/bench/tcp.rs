@@ -35,7 +35,7 @@ struct PathVariant {
     address: String,
 }
 
-/// Pings of all rounds of an variant.
+/// Pings of all rounds of a variant.
 #[derive(Default)]
 struct Pings {
     lost: usize,
@@ -43,7 +43,7 @@ struct Pings {
     shortest: Vec<f64>,
 }
 
-/// A running `iperf3 -s`. It ends with this value.
+/// A running `iperf3 -s`. It ends when this value is dropped.
 struct Server(Child);
 
 /// The namespaces of the hand-made pair. They are removed with this value.
@@ -83,10 +83,10 @@ fn table(variants: &[PathVariant], speeds: &[Vec<f64>], pings: &[Pings]) -> Resu
         "TCP across nodes",
         &[
             "variant",
-            "Gbit/s (least–most)",
-            "Towpath's ratio to it (least–most)",
+            "Gbit/s (min–max)",
+            "Towpath's ratio to it (min–max)",
             "aim",
-            "shortest ping µs (least–most)",
+            "shortest ping µs (min–max)",
             "pings lost",
         ],
     );
@@ -157,7 +157,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is collected.
+        // It may have ended already; either way it is reaped.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

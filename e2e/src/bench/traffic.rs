@@ -64,7 +64,7 @@ impl Ping {
 
 impl Drop for Ping {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is collected.
+        // It may have ended already; either way it is reaped.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -16,7 +16,7 @@ const ROLE: &str = "cp";
 /// A part of the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Component {
-    /// The store.
+    /// etcd.
     Etcd,
     /// The API server.
     ApiServer,
@@ -24,7 +24,7 @@ pub enum Component {
     ControllerManager,
     /// The scheduler.
     Scheduler,
-    /// The way in from the machine's own loopback.
+    /// The forwarder of a loopback port to the API server.
     Forward,
 }
 
@@ -122,7 +122,7 @@ impl Cluster {
 
     fn etcd(&self) -> Vec<String> {
         let mut words = vec![self.tools().etcd(), format!("--data-dir={}", self.dir().join("etcd").display())];
-        // A test cluster does not outlive the machine's power; without fsync it is several times as quick.
+        // A test cluster need not survive a power failure; without fsync etcd is several times as fast.
         words.extend(
             [
                 "--listen-client-urls=http://127.0.0.1:2379",

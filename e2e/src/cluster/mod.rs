@@ -1,4 +1,4 @@
-//! A cluster: what it consists of, and the ways to look at it and change it while it runs.
+//! A cluster: its parts, and how to query and change it while it runs.
 
 mod change;
 mod control_plane;
@@ -76,13 +76,13 @@ impl Cluster {
         &self.site
     }
 
-    /// The binaries and images that it was made with.
+    /// The binaries and images of the cluster.
     #[must_use]
     pub fn tools(&self) -> &Tools {
         &self.tools
     }
 
-    /// The clock and voice of this run.
+    /// Prints progress messages.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.progress
@@ -128,7 +128,7 @@ impl Cluster {
         fs::write(&file, serde_json::to_vec_pretty(&self.spec)?).with_context(|| format!("write {}", file.display()))
     }
 
-    /// Waits until the API server says that it is ready.
+    /// Waits until the API server reports that it is ready.
     ///
     /// # Errors
     /// When it is not ready within 60 s, or `check` fails.

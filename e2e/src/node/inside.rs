@@ -21,14 +21,14 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::Inside;
-use crate::process::note_pid;
+use crate::process::write_pid;
 use crate::run;
 use crate::wait::wait_for;
 
 /// Where containerd listens.
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// A started component with its name.
-type Component = (&'static str, Child);
+type Started = (&'static str, Child);
 
 /// Settings of the whole machine that kubelet insists on, with the values that it wants. A file with the value on top
 /// of each keeps kubelet from changing the machine.
@@ -54,7 +54,7 @@ pub fn hold(spec_file: &Path) -> Result<()> {
         .arg(spec_file)
         .spawn()
         .context("start the node's first process")?;
-    note_pid(&spec.pid_file, child.id())?;
+    write_pid(&spec.pid_file, child.id())?;
     let status = child.wait()?;
     ensure!(status.success(), "node {} ended ({status})", spec.name);
     Ok(())
@@ -74,7 +74,7 @@ pub fn init(spec_file: &Path) -> Result<()> {
         start(&spec, "containerd", &["containerd".into(), "--config".into(), spec.file("containerd.toml")])?;
     wait_for("containerd's socket", Duration::from_secs(30), || {
         if let Some(status) = containerd.1.try_wait()? {
-            bail!(spec.obituary(containerd.0, &status.to_string()));
+            bail!(spec.exit_report(containerd.0, &status.to_string()));
         }
         Ok(UnixStream::connect(CONTAINERD_SOCKET).ok())
     })?;
@@ -94,7 +94,7 @@ impl Inside {
         self.log_dir.join(format!("{}-{component}.log", self.name))
     }
 
-    fn obituary(&self, component: &str, how: &str) -> String {
+    fn exit_report(&self, component: &str, how: &str) -> String {
         let log = self.log(component);
         format!("{component} ended ({how}); the end of {}:\n{}", log.display(), run::log_tail(&log, run::TAIL_LINES))
     }
@@ -105,7 +105,7 @@ fn read(file: &Path) -> Result<Inside> {
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
 }
 
-fn start(spec: &Inside, component: &'static str, words: &[String]) -> Result<Component> {
+fn start(spec: &Inside, component: &'static str, words: &[String]) -> Result<Started> {
     let log = spec.log(component);
     let out =
         File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
@@ -116,7 +116,7 @@ fn start(spec: &Inside, component: &'static str, words: &[String]) -> Result<Com
 }
 
 /// Collects the dead, as the first process of a PID namespace must, until a component is among them.
-fn reap(spec: &Inside, components: &[Component]) -> Result<()> {
+fn reap(spec: &Inside, components: &[Started]) -> Result<()> {
     loop {
         let (pid, how) = match waitpid(None::<Pid>, None).context("wait for the node's processes")? {
             WaitStatus::Exited(pid, code) => (pid, format!("exit status {code}")),
@@ -125,7 +125,7 @@ fn reap(spec: &Inside, components: &[Component]) -> Result<()> {
         };
         let pid = u32::try_from(pid.as_raw())?;
         if let Some((component, _)) = components.iter().find(|(_, child)| child.id() == pid) {
-            bail!(spec.obituary(component, &how));
+            bail!(spec.exit_report(component, &how));
         }
     }
 }

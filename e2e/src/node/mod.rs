@@ -157,15 +157,15 @@ impl Node {
         Ok(command)
     }
 
-    /// Runs a command inside the node and gives what it printed.
+    /// Runs a command inside the node and returns its output.
     ///
     /// # Errors
-    /// When it fails: the message has what it said.
+    /// When it fails: the message has its output.
     pub fn exec(&self, words: &[&str]) -> Result<String> {
         run::output(&mut self.command(words)?).with_context(|| format!("on node {}", self.name()))
     }
 
-    /// Runs a command inside the node and gives its outcome as it is.
+    /// Runs a command inside the node and returns status and output.
     ///
     /// # Errors
     /// When the node does not run.
@@ -191,7 +191,7 @@ impl Node {
         fs::read_to_string(&path).with_context(|| format!("read {inside} on node {}", self.name()))
     }
 
-    /// Imports an image archive (docker or OCI). Gives the names of the images in it.
+    /// Imports an image archive (docker or OCI). Returns the names of the images in it.
     ///
     /// # Errors
     /// When the archive is unreadable, holds no image, or containerd refuses it.

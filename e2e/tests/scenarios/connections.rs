@@ -60,7 +60,7 @@ impl Connection {
         Ok(arrived.iter().any(|read| read.as_ref().is_ok_and(|count| *count > 0)))
     }
 
-    /// Waits until nothing arrives any more. Gives when the last sign of life began.
+    /// Waits until nothing arrives any more. Returns when the last sign of life began.
     fn dies(&mut self) -> Result<Instant> {
         let start = Instant::now();
         let mut last = start;

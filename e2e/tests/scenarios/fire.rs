@@ -104,7 +104,7 @@ fn killed(frame: &Frame) -> Result<()> {
     })
 }
 
-/// Runs `act` while `flip` is called with ascending numbers. Gives how often it was.
+/// Runs `act` while `flip` is called with ascending numbers. Returns how often it was.
 fn while_flipping(
     flip: impl Fn(usize) -> Result<()> + Sync,
     act: impl FnOnce(&AtomicUsize) -> Result<()>,

@@ -77,7 +77,7 @@ impl Flood {
         wait_for("a flood that arrives", BOUND, || Ok((self.arrived() >= target).then_some(())))
     }
 
-    /// Waits until 300 in a row did not arrive. Gives how many have arrived until then.
+    /// Waits until 300 in a row did not arrive. Returns how many have arrived until then.
     pub(crate) fn wait_closed(&self) -> Result<u64> {
         let (mut arrived, mut since) = (self.arrived(), self.sent());
         wait_for("a flood that does not arrive", BOUND, || {

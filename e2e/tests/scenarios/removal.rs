@@ -81,7 +81,7 @@ fn teardown(frame: &Frame) -> Result<()> {
     ensure!(left == 0, "{left} objects of ours are left");
     frame.apply_config(&cluster)?;
     deploy::wait_ready(&cluster, READY)?;
-    // Pods whose interfaces are gone must be made anew; those that are made now have their network.
+    // Pods whose interfaces are gone must be recreated; those that are made now have their network.
     cluster.kubectl(&["delete", "pods", "--all", "-n", "standing", "--timeout=60s"])?;
     let standing = Standing::pods(&cluster)?;
     traffic::ping(&standing.client, standing.far()?.ip, &[]).map(drop)
