@@ -10,38 +10,38 @@ use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
 use crate::flood::Flood;
-use crate::frame::{Frame, READY, Scenario};
+use crate::harness::{Harness, READY, Scenario};
 use crate::kernel;
-use crate::pods::{self, HTTP, Standing};
+use crate::pods::{self, HTTP, SharedPods};
 use crate::policy::policy;
 use crate::status::{self, NAMESPACE};
 use crate::traffic::{self, Answer, Probe, Protocol, Stream};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "an agent's pod is deleted and replaced, and a running ping loses nothing", play: deleted },
-    Scenario { name: "an agent is killed, and a running ping loses nothing", play: killed },
+    Scenario { name: "an agent's pod is deleted and replaced, and a running ping loses nothing", run: deleted },
+    Scenario { name: "an agent is killed, and a running ping loses nothing", run: killed },
     Scenario {
-        name: "an agent is killed while ten pods start: all run, and no address is lost",
-        play: killed_in_starts,
+        name: "an agent is killed while ten pods start: all pods run, and no address leaks",
+        run: killed_in_starts,
     },
-    Scenario { name: "thirty pods come and go on one node, and every address is given back", play: thirty_pods },
+    Scenario { name: "thirty pods start and end on one node, and every address is released", run: thirty_pods },
 ];
 
 /// Kubelets take up to a minute to come back from it, so nothing that starts pods should follow.
 pub(crate) const AWAY: &[Scenario] = &[Scenario {
-    name: "the API server is away for a minute: traffic goes on and policies hold, also past an agent that starts meanwhile",
-    play: api_away,
+    name: "the API server is unavailable for a minute: traffic continues and policies hold, also when an agent restarts meanwhile",
+    run: api_away,
 }];
 
 /// How long the API server is away, in seconds.
 const SECONDS_AWAY: usize = 60;
 
-fn deleted(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let node = standing.client.node.clone();
+fn deleted(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
+    let node = shared.client.node.clone();
     let before = status::agent(&cluster, &node)?;
-    let stream = Stream::start(&standing.client, standing.far()?.ip)?;
+    let stream = Stream::start(&shared.client, shared.far()?.ip)?;
     let name = before["metadata"]["name"].as_str().unwrap_or_default();
     cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, name, "--wait=false"])?;
     status::wait_new_agent(&cluster, &node, &before)?;
@@ -49,12 +49,12 @@ fn deleted(frame: &Frame) -> Result<()> {
     stream.finish()
 }
 
-fn killed(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let node = cluster.node(&standing.client.node)?;
+fn killed(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
+    let node = cluster.node(&shared.client.node)?;
     let before = status::agent(&cluster, &node.name())?;
-    let stream = Stream::start(&standing.client, standing.far()?.ip)?;
+    let stream = Stream::start(&shared.client, shared.far()?.ip)?;
     kill_agent(&node)?;
     status::wait_new_agent(&cluster, &node.name(), &before)?;
     stream.go_on(Stream::PER_SECOND)?;
@@ -72,19 +72,19 @@ fn agent_pid(node: &Node) -> Result<Option<String>> {
     Ok(said.status.success().then(|| String::from_utf8_lossy(&said.stdout).trim().to_owned()))
 }
 
-fn api_away(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
+fn api_away(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
     // Another node than in the scenario before, because the kubelet waits longer with each restart.
-    let node = cluster.node(&standing.far()?.node)?;
+    let node = cluster.node(&shared.far()?.node)?;
     // Servers answer and send nothing by themselves, least of all the one whose agent starts anew.
     let silent = json!({"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Egress"]});
-    let flood = Flood::start(standing.far()?, &standing.client)?;
+    let flood = Flood::start(shared.far()?, &shared.client)?;
     flood.wait_open()?;
-    pods::apply(&cluster, pods::STANDING, &[policy("silent", &silent)])?;
+    pods::apply(&cluster, pods::SHARED, &[policy("silent", &silent)])?;
     let passed = flood.wait_closed()?;
     let (table, routes) = (kernel::table(&node)?, kernel::routes(&node)?);
-    let stream = Stream::start(&standing.client, standing.far()?.ip)?;
+    let stream = Stream::start(&shared.client, shared.far()?.ip)?;
     cluster.stop(Component::ApiServer)?;
     cluster.progress().step("  the API server is away");
     let away = while_away(&stream, &node);
@@ -98,24 +98,24 @@ fn api_away(frame: &Frame) -> Result<()> {
     status::wait_ready(&cluster, 3, READY)?;
     // Before the policies change: a stream that one denies is cut.
     stream.finish()?;
-    agents_hear(&cluster, &standing)?;
+    agents_hear(&cluster, &shared)?;
     ensure!(flood.arrived() == passed, "{} datagrams arrived that a policy forbids", flood.arrived() - passed);
-    cluster.kubectl(&["delete", "networkpolicy", "silent", "-n", pods::STANDING])?;
+    cluster.kubectl(&["delete", "networkpolicy", "silent", "-n", pods::SHARED])?;
     flood.wait_open()
 }
 
 /// A policy that comes now is in force, and one that goes is not any more. New pods would have to wait for the kubelet,
 /// which is slower to come back.
-fn agents_hear(cluster: &Cluster, standing: &Standing) -> Result<()> {
-    let (from, to) = (&standing.client, standing.far()?.at(HTTP));
+fn agents_hear(cluster: &Cluster, shared: &SharedPods) -> Result<()> {
+    let (from, to) = (&shared.client, shared.far()?.at(HTTP));
     let expect = |state, want| {
         traffic::expect(state, &[Probe { from, to, by: Protocol::Tcp, want, why: "the agent has heard" }])
     };
     let closed = json!({"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Ingress"]});
     expect("a server that is open", Answer::Open)?;
-    pods::apply(cluster, pods::STANDING, &[policy("after", &closed)])?;
+    pods::apply(cluster, pods::SHARED, &[policy("after", &closed)])?;
     let closed = expect("a server that is closed", Answer::Closed);
-    cluster.kubectl(&["delete", "networkpolicy", "after", "-n", pods::STANDING])?;
+    cluster.kubectl(&["delete", "networkpolicy", "after", "-n", pods::SHARED])?;
     closed?;
     expect("a server that is open again", Answer::Open)
 }
@@ -132,10 +132,10 @@ fn while_away(stream: &Stream, node: &Node) -> Result<()> {
     stream.go_on(SECONDS_AWAY / 2 * Stream::PER_SECOND)
 }
 
-fn killed_in_starts(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn killed_in_starts(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n3")?;
-    Standing::pods(&cluster)?;
+    SharedPods::pods(&cluster)?;
     no_address_lost(&cluster, &node)?;
     let before = kernel::addresses(&node)?.len();
     let agent = status::agent(&cluster, &node.name())?;
@@ -154,10 +154,10 @@ fn killed_in_starts(frame: &Frame) -> Result<()> {
     no_address_lost(&cluster, &node)
 }
 
-fn thirty_pods(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn thirty_pods(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n2")?;
-    Standing::pods(&cluster)?;
+    SharedPods::pods(&cluster)?;
     no_address_lost(&cluster, &node)?;
     let before = kernel::addresses(&node)?;
     pods::with_namespace(&cluster, "thirty", |namespace| {

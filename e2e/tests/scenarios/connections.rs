@@ -10,17 +10,17 @@ use towpath_e2e::cluster::Cluster;
 use towpath_e2e::deploy;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, READY, Scenario};
+use crate::harness::{Harness, READY, Scenario};
 use crate::pods::{self, Pod, START};
 use crate::policy::policy;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "an established connection ends within a second when a policy denies it, and one that is allowed goes on",
-        play: denied,
+        name: "an established connection is revoked within a second when a policy denies it, and one that is allowed continues",
+        run: denied,
     },
-    Scenario { name: "with onChange: Keep an established connection outlives the policy that denies it", play: kept },
-    Scenario { name: "a pod that goes leaves no connection behind with its address", play: inherited },
+    Scenario { name: "with onChange: Keep an established connection outlives the policy that denies it", run: kept },
+    Scenario { name: "a pod that goes leaves no connection behind with its address", run: inherited },
 ];
 
 /// Ports of servers that the scenarios make themselves: one that policies close, one that they leave open.
@@ -93,8 +93,8 @@ fn close(cluster: &Cluster, namespace: &str) -> Result<()> {
     pods::apply(cluster, namespace, &[policy("open", &open)])
 }
 
-fn denied(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn denied(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     pods::with_namespace(&cluster, "cut", |namespace| {
         let [server, near, far] = cast(&cluster, namespace)?;
         for client in [&near, &far] {
@@ -113,8 +113,8 @@ fn denied(frame: &Frame) -> Result<()> {
     })
 }
 
-fn kept(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn kept(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     configure(&cluster, r#"{"spec":{"policy":{"onChange":"Keep"}}}"#)?;
     let outcome = pods::with_namespace(&cluster, "kept", |namespace| {
         let [server, near, _] = cast(&cluster, namespace)?;
@@ -143,8 +143,8 @@ fn configure(cluster: &Cluster, patch: &str) -> Result<()> {
 }
 
 /// The kernel's list is asked, because the next pod's address is not to be chosen.
-fn inherited(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn inherited(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     pods::with_namespace(&cluster, "heirs", |namespace| {
         let [server, near, _] = cast(&cluster, namespace)?;
         let (node, address) = (cluster.node("n1")?, format!("={} ", server.ip));

@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 use towpath_e2e::cluster::Cluster;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, Scenario};
+use crate::harness::{Harness, Scenario};
 use crate::pods::{self, HTTP};
 use crate::policy::policy;
 use crate::status::NAMESPACE;
 use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "a denied connection is told of on the pod, with the policy that denies it", play: denied },
-    Scenario { name: "a policy with a part that cannot be used says so itself, and closes its pods", play: rejected },
+    Scenario { name: "a denied connection has an Event on the pod that names the policy", run: denied },
+    Scenario { name: "a policy with an invalid part has an Event, and its pods are closed", run: rejected },
 ];
 
 const AGENTS: &str = "app.kubernetes.io/name=towpath-agent";
@@ -33,8 +33,8 @@ fn shut_out(cluster: &Cluster, namespace: &str, policy: Value) -> Result<()> {
     traffic::expect("a closed server", &[Probe { from: client, to, by: Protocol::Tcp, want: Answer::Closed, why }])
 }
 
-fn denied(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn denied(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     pods::with_namespace(&cluster, "told", |namespace| {
         shut_out(&cluster, namespace, policy("nobody", &json!({"podSelector": {"matchLabels": {"role": "server"}}})))?;
         let note = event(&cluster, namespace, "server", "PolicyDenied")?;
@@ -53,8 +53,8 @@ fn denied(frame: &Frame) -> Result<()> {
 
 /// The API server takes an address with a leading zero for a decimal one, other programs for an octal one: nobody can say
 /// what was meant.
-fn rejected(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn rejected(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let ambiguous = json!({
         "podSelector": {"matchLabels": {"role": "server"}},
         "ingress": [{"from": [{"ipBlock": {"cidr": "010.0.0.0/8"}}]}],

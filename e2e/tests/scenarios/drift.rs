@@ -11,27 +11,24 @@ use towpath_e2e::wait::wait_for;
 
 use crate::agent::kill_agent;
 use crate::flood::Flood;
-use crate::frame::{Frame, Scenario};
+use crate::harness::{Harness, Scenario};
 use crate::kernel::{self, DEVICE};
-use crate::pods::{self, Standing};
+use crate::pods::{self, SharedPods};
 use crate::policy::policy;
 use crate::status;
 use crate::traffic;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "drift of a node's network is repaired within two seconds and reported", run: repaired },
     Scenario {
-        name: "what somebody removes from a node's network is back within two seconds, and told",
-        play: repaired,
+        name: "nobody else can change a node's rules while its agent runs, and policies hold throughout",
+        run: refused,
     },
     Scenario {
-        name: "nobody else changes a node's rules while its agent runs, and policies hold throughout",
-        play: refused,
+        name: "rules that were deleted while a node's agent was down are restored when it starts, and other tables stay",
+        run: away,
     },
-    Scenario {
-        name: "rules that were deleted while a node's agent was away are back when it is, and nobody else's are lost",
-        play: away,
-    },
-    Scenario { name: "what other programs have in the kernel is left alone", play: foreign },
+    Scenario { name: "what other programs have in the kernel is left alone", run: foreign },
 ];
 
 /// Time for a repair.
@@ -62,10 +59,10 @@ fn ours(node: &Node) -> Result<Ours> {
     })
 }
 
-fn repaired(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let node = cluster.node(&standing.client.node)?;
+fn repaired(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
+    let node = cluster.node(&shared.client.node)?;
     let before = repairs(&cluster, &node)?;
     pods::settled(&cluster)?;
     let whole = ours(&node)?;
@@ -82,7 +79,7 @@ fn repaired(frame: &Frame) -> Result<()> {
         });
         back.with_context(|| format!("have {have:?}, want {whole:?}"))?;
         cluster.progress().step(format!("  {}: back after {} ms", damage.what, start.elapsed().as_millis()));
-        traffic::ping(&standing.client, standing.far()?.ip, &[])?;
+        traffic::ping(&shared.client, shared.far()?.ip, &[])?;
     }
     wait_for("repairs in the node's report", status::SHOWN, || {
         Ok((repairs(&cluster, &node)? >= before + damages.len() as u64).then_some(()))
@@ -121,16 +118,16 @@ fn repairs(cluster: &Cluster, node: &Node) -> Result<u64> {
 }
 
 /// A policy is in force, and a flood that it forbids arrives not once, whatever is tried.
-fn refused(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let node = cluster.node(&standing.client.node)?;
+fn refused(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
+    let node = cluster.node(&shared.client.node)?;
     let closed = json!({"podSelector": {"matchLabels": {"role": "client"}}, "policyTypes": ["Ingress"]});
-    let flood = Flood::start(standing.far()?, &standing.client)?;
+    let flood = Flood::start(shared.far()?, &shared.client)?;
     flood.wait_open()?;
-    pods::apply(&cluster, pods::STANDING, &[policy("shut", &closed)])?;
+    pods::apply(&cluster, pods::SHARED, &[policy("shut", &closed)])?;
     let held = meddle(&cluster, &node, &flood);
-    cluster.kubectl(&["delete", "networkpolicy", "shut", "-n", pods::STANDING])?;
+    cluster.kubectl(&["delete", "networkpolicy", "shut", "-n", pods::SHARED])?;
     held?;
     flood.wait_open()
 }
@@ -159,8 +156,8 @@ fn meddle(cluster: &Cluster, node: &Node, flood: &Flood) -> Result<()> {
 }
 
 /// The table outlives its owner, and then anybody can delete it.
-fn away(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn away(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n2")?;
     let whole = ours(&node)?;
     let agent = status::agent(&cluster, &node.name())?;
@@ -178,8 +175,8 @@ fn away(frame: &Frame) -> Result<()> {
     wait_for("the rules", REPAIR, || Ok((ours(&node)? == whole).then_some(())))
 }
 
-fn foreign(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn foreign(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n2")?;
     node.exec(&["ip", "route", "replace", "198.51.100.0/24", "via", "172.30.0.254", "proto", "static"])?;
     let stayed = theirs_stay(&node);

@@ -9,15 +9,18 @@ use towpath_e2e::cluster::{Cluster, condition};
 use towpath_e2e::deploy;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, READY, Scenario};
+use crate::harness::{Harness, READY, Scenario};
 use crate::status::{self, NAMESPACE, SHOWN};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "a NetworkConfig that cannot be meant is refused with words that help", play: refusals },
-    Scenario { name: "pod addresses that overlap with Services hold the rollout back", play: overlap_with_services },
-    Scenario { name: "pod addresses that overlap with nodes hold the rollout back", play: overlap_with_nodes },
-    Scenario { name: "a NetworkConfig makes every node Ready and says so", play: becomes_ready },
-    Scenario { name: "an MTU that the uplinks cannot carry is held back and what runs goes on", play: mtu_too_large },
+    Scenario { name: "an invalid NetworkConfig is rejected with a message that helps", run: refusals },
+    Scenario { name: "pod addresses that overlap with Services hold the rollout", run: overlap_with_services },
+    Scenario { name: "pod addresses that overlap with nodes hold the rollout", run: overlap_with_nodes },
+    Scenario { name: "a NetworkConfig makes every node Ready and reports it", run: becomes_ready },
+    Scenario {
+        name: "an MTU that the uplinks cannot carry is held, and the running network stays",
+        run: mtu_too_large,
+    },
 ];
 
 /// A NetworkConfig with this spec.
@@ -26,8 +29,8 @@ fn network_config(name: &str, spec: &Value) -> String {
         .to_string()
 }
 
-fn refusals(frame: &Frame) -> Result<()> {
-    let cluster = frame.installed()?;
+fn refusals(harness: &Harness) -> Result<()> {
+    let cluster = harness.installed()?;
     for (name, spec, words, why) in [
         ("other", json!({}), "its name is 'default'", "there is one"),
         ("default", json!({"mtu": 100_000}), "less than or equal to 9216", "no link has that"),
@@ -67,8 +70,8 @@ fn refusals(frame: &Frame) -> Result<()> {
     Ok(())
 }
 
-fn overlap_with_services(frame: &Frame) -> Result<()> {
-    let cluster = frame.installed()?;
+fn overlap_with_services(harness: &Harness) -> Result<()> {
+    let cluster = harness.installed()?;
     let said = with_config(&cluster, "10.0.0.0/8", |cluster| {
         let config = ["networkconfig", "default"];
         status::wait_condition(cluster, &config, "Stalled", ("True", "PreflightFailed"))?;
@@ -80,9 +83,9 @@ fn overlap_with_services(frame: &Frame) -> Result<()> {
     Ok(())
 }
 
-fn overlap_with_nodes(frame: &Frame) -> Result<()> {
+fn overlap_with_nodes(harness: &Harness) -> Result<()> {
     // The nodes' podCIDRs lie outside as well; the check of the nodes' addresses speaks for itself.
-    let cluster = frame.installed()?;
+    let cluster = harness.installed()?;
     let checks = with_config(&cluster, "172.16.0.0/12", |cluster| {
         wait_for("the outcome of the checks", SHOWN, || {
             let checks = status::config(cluster)?["status"]["preflight"]["checks"].as_array().cloned();
@@ -105,8 +108,8 @@ fn with_config<T>(cluster: &Cluster, range: &str, act: impl FnOnce(&Cluster) -> 
     outcome
 }
 
-fn becomes_ready(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn becomes_ready(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     status::wait_ready(&cluster, 3, READY)?;
     cluster.wait_nodes_ready(READY)?;
     let config = status::config(&cluster)?;
@@ -133,8 +136,8 @@ fn becomes_ready(frame: &Frame) -> Result<()> {
     Ok(())
 }
 
-fn mtu_too_large(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn mtu_too_large(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let agents = |cluster: &Cluster| -> Result<Value> {
         Ok(status::object(cluster, &["daemonset", "towpath-agent", "-n", NAMESPACE])?["metadata"]["generation"].clone())
     };

@@ -9,39 +9,41 @@ use towpath_e2e::deploy;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, READY, Scenario};
+use crate::harness::{Harness, READY, Scenario};
 use crate::kernel;
-use crate::pods::{self, Standing};
+use crate::pods::{self, SharedPods};
 use crate::status::{self, SHOWN};
 use crate::traffic;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "a node that joins later gets its network, and one that leaves is forgotten",
-        play: join_and_leave,
+        name: "a node that joins later gets its network, and everything about a node that leaves is removed",
+        run: join_and_leave,
     },
-    Scenario { name: "a node's own annotations come back when somebody wipes them", play: wiped },
+    Scenario { name: "a node's own annotations are restored when somebody removes them", run: wiped },
     Scenario {
-        name: "a flannel peer is connected, and left out by name while what it publishes is malformed",
-        play: flannel_peer,
+        name: "a flannel peer is connected, and reported and left out while its annotations are malformed",
+        run: flannel_peer,
     },
 ];
 
 /// It waits for the operator's patience to end, and needs no kubelet.
-pub(crate) const WITHOUT_SHARE: &[Scenario] =
-    &[Scenario { name: "a node without podCIDR, or with one outside of the network, is named", play: bad_shares }];
+pub(crate) const POD_CIDRS: &[Scenario] = &[Scenario {
+    name: "a node without a podCIDR, or with one outside of the network, is reported",
+    run: bad_pod_cidrs,
+}];
 
 /// What flannel's annotations begin with.
 const PREFIX: &str = "flannel.alpha.coreos.com/";
 /// Time for a change of Nodes to be in every kernel.
 const PROGRAMMED: Duration = Duration::from_secs(10);
 
-fn join_and_leave(frame: &Frame) -> Result<()> {
-    let mut cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
+fn join_and_leave(harness: &Harness) -> Result<()> {
+    let mut cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
     let name = cluster.add_node()?;
     cluster.progress().step(format!("  {name} is registered"));
-    let joined = joins(frame, &cluster, &standing, &name);
+    let joined = joins(harness, &cluster, &shared, &name);
     let range = pod_range(&cluster, &name);
     cluster.remove_node(&name)?;
     joined?;
@@ -60,11 +62,11 @@ fn join_and_leave(frame: &Frame) -> Result<()> {
     wait_for("the end of the node's report", SHOWN, || {
         Ok(cluster.get(&["networknode", &name])?.is_none().then_some(()))
     })?;
-    traffic::ping(&standing.client, standing.far()?.ip, &[]).map(drop)
+    traffic::ping(&shared.client, shared.far()?.ip, &[]).map(drop)
 }
 
-fn joins(frame: &Frame, cluster: &Cluster, standing: &Standing, name: &str) -> Result<()> {
-    frame.load_image(&cluster.node(name)?)?;
+fn joins(harness: &Harness, cluster: &Cluster, shared: &SharedPods, name: &str) -> Result<()> {
+    harness.load_image(&cluster.node(name)?)?;
     cluster.progress().step(format!("  {name} has the image"));
     status::wait_ready(cluster, 4, READY)?;
     cluster.progress().step(format!("  {name} is ready"));
@@ -75,10 +77,10 @@ fn joins(frame: &Frame, cluster: &Cluster, standing: &Standing, name: &str) -> R
     pods::with_namespace(cluster, "joined", |namespace| {
         let wanted = [pods::pod("newcomer", "client", name, &pods::client())];
         let newcomer = pods::start(cluster, namespace, &wanted)?.pop().context("the newcomer")?;
-        for server in &standing.servers {
+        for server in &shared.servers {
             traffic::ping(&newcomer, server.ip, &[])?;
         }
-        traffic::ping(&standing.client, newcomer.ip, &[]).map(drop)
+        traffic::ping(&shared.client, newcomer.ip, &[]).map(drop)
     })
 }
 
@@ -98,8 +100,8 @@ fn published(cluster: &Cluster, node: &str) -> Result<Vec<(String, String)>> {
     Ok(ours.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect())
 }
 
-fn wiped(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn wiped(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let before = published(&cluster, "n2")?;
     ensure!(before.len() == 4, "n2 publishes {before:?}");
     // One of no known meaning must disturb nobody.
@@ -116,9 +118,9 @@ fn wiped(frame: &Frame) -> Result<()> {
     cluster.kubectl(&["annotate", "node", "n2", &format!("{PREFIX}weather-")])?;
     back?;
     status::wait_ready(&cluster, 3, READY)?;
-    let standing = Standing::pods(&cluster)?;
-    for server in &standing.servers {
-        traffic::ping(&standing.client, server.ip, &[])?;
+    let shared = SharedPods::pods(&cluster)?;
+    for server in &shared.servers {
+        traffic::ping(&shared.client, server.ip, &[])?;
     }
     Ok(())
 }
@@ -148,10 +150,10 @@ fn with_nodes(cluster: &Cluster, nodes: &[Value], act: impl FnOnce() -> Result<(
     deploy::wait_ready(cluster, READY)
 }
 
-fn flannel_peer(frame: &Frame) -> Result<()> {
+fn flannel_peer(harness: &Harness) -> Result<()> {
     const RANGE: &str = "10.244.200.0/24";
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
     let backend = format!("{PREFIX}backend-data");
     let annotations = json!({
         format!("{PREFIX}kube-subnet-manager"): "true",
@@ -175,8 +177,8 @@ fn flannel_peer(frame: &Frame) -> Result<()> {
             let unavailable = status::condition(&object, "NetworkUnavailable").status;
             ensure!(unavailable == "False", "one bad peer makes the network of {} unavailable", node.name());
         }
-        for server in &standing.servers {
-            traffic::ping(&standing.client, server.ip, &[])?;
+        for server in &shared.servers {
+            traffic::ping(&shared.client, server.ip, &[])?;
         }
         annotate(r#"{"vni":1,"vtepMAC":"02:00:00:00:00:98"}"#)?;
         for node in cluster.nodes() {
@@ -211,8 +213,8 @@ fn wait_known(node: &Node, words: &str, want: Known) -> Result<()> {
     })
 }
 
-fn bad_shares(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn bad_pod_cidrs(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     // Nobody gives a node its share while the controller manager is away. It would not even start beside the outsider.
     cluster.stop(Component::ControllerManager)?;
     let nodes = [node_object("shareless", None, &json!({})), node_object("outsider", Some("10.99.0.0/24"), &json!({}))];

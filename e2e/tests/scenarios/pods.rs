@@ -27,7 +27,7 @@ pub(crate) const START: Duration = Duration::from_secs(90);
 /// Time for pods to go.
 pub(crate) const END: Duration = Duration::from_secs(60);
 /// Namespace of the pods that most scenarios talk through.
-pub(crate) const STANDING: &str = "standing";
+pub(crate) const SHARED: &str = "shared";
 
 /// A running pod with an interface of its own.
 #[derive(Debug)]
@@ -194,14 +194,14 @@ pub(crate) fn settled(cluster: &Cluster) -> Result<()> {
 }
 
 /// A server on every node, and a client on the first: pods that scenarios talk through and leave as they are.
-pub(crate) struct Standing {
+pub(crate) struct SharedPods {
     /// One per node, in the nodes' order.
     pub(crate) servers: Vec<Pod>,
     /// On the node of the first server.
     pub(crate) client: Pod,
 }
 
-impl Standing {
+impl SharedPods {
     /// The pods; made by the first who asks.
     pub(crate) fn pods(cluster: &Cluster) -> Result<Self> {
         // Nodes that a scenario adds go again, and take their pods along.
@@ -210,8 +210,8 @@ impl Standing {
             nodes.iter().map(|node| pod(&format!("server-{node}"), "server", node, &server())).collect();
         let first = nodes.first().context("the cluster has no node")?;
         wanted.push(pod("client", "client", first, &client()));
-        namespace(cluster, STANDING)?;
-        let mut servers = start(cluster, STANDING, &wanted)?;
+        namespace(cluster, SHARED)?;
+        let mut servers = start(cluster, SHARED, &wanted)?;
         let client = servers.pop().context("the client")?;
         ensure!(servers.len() == nodes.len(), "{} servers on {} nodes", servers.len(), nodes.len());
         Ok(Self { servers, client })

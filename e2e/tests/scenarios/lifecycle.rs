@@ -8,33 +8,33 @@ use serde_json::{Value, json};
 use towpath_e2e::toolchain::AGNHOST_IMAGE;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, Scenario};
+use crate::harness::{Harness, Scenario};
 use crate::kernel;
-use crate::pods::{self, HTTP, OTHER_HTTP, Pod, START, Standing};
+use crate::pods::{self, HTTP, OTHER_HTTP, Pod, START, SharedPods};
 use crate::policy::policy;
 use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "a hundred pods start, and the first packets of each are judged by the policies that were there before",
-        play: first_packets,
+        name: "a hundred pods start, and existing policies apply to the first packets of each",
+        run: first_packets,
     },
-    Scenario { name: "a port's name in a policy is each pod's own number", play: named_ports },
+    Scenario { name: "a named port in a policy resolves to each pod's own port", run: named_ports },
     Scenario {
-        name: "a policy ends at its namespace, and pods on the host's network are neither closed nor peers",
-        play: neighbourhood,
+        name: "a policy applies to its own namespace only, and host-network pods are neither isolated nor peers",
+        run: neighbourhood,
     },
-    Scenario { name: "a pod that has ended is nobody's peer any more", play: ended },
+    Scenario { name: "a pod that has ended is no longer a peer", run: ended },
 ];
 
 /// Each pod does as its first and only act what a policy forbids it, and then what the policy allows. A rule that came
 /// late would let the first through; one that was not complete would stop the second.
-fn first_packets(frame: &Frame) -> Result<()> {
+fn first_packets(harness: &Harness) -> Result<()> {
     const WAVES: usize = 4;
     const PODS: usize = 25;
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let far = standing.far()?;
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
+    let far = shared.far()?;
     let to_server = json!({
         "podSelector": {"matchLabels": {"role": "starter"}},
         "policyTypes": ["Egress"],
@@ -79,8 +79,8 @@ fn starter(number: usize, server: IpAddr) -> Value {
 }
 
 /// Both servers listen on both ports; what the name means is what each pod says.
-fn named_ports(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn named_ports(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let server = |name: &str, node: &str, port: u16| {
         let mut containers = pods::server();
         containers[0]["ports"] = json!([{"name": "web", "containerPort": port}]);
@@ -113,8 +113,8 @@ fn named_ports(frame: &Frame) -> Result<()> {
 }
 
 /// Two namespaces with the same pods and labels, one of them with policies.
-fn neighbourhood(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn neighbourhood(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let people = [
         pods::pod("server", "server", "n1", &pods::server()),
         pods::pod("friend", "friend", "n2", &pods::client()),
@@ -163,8 +163,8 @@ fn on_host(name: &str, role: &str, node: &str) -> Value {
 }
 
 /// The object of a pod that has ended keeps its address, which the next pod on the node may get.
-fn ended(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn ended(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let from_jobs = json!({
         "podSelector": {"matchLabels": {"role": "server"}},
         "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "job"}}}]}],

@@ -16,7 +16,7 @@ use towpath_e2e::wait::wait_for;
 
 use crate::agent::{kill_agent, no_address_lost};
 use crate::flood::Flood;
-use crate::frame::{Frame, Scenario};
+use crate::harness::{Harness, Scenario};
 use crate::pods::{self, HTTP, OTHER_HTTP, Pod};
 use crate::policy::policy;
 use crate::status;
@@ -24,23 +24,23 @@ use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "an agent is killed while policies change ten times a second: nothing that both forbid ever passes",
-        play: killed,
+        name: "an agent is killed while policies change ten times a second: nothing that both versions deny passes",
+        run: killed,
     },
-    Scenario { name: "an agent that starts anew with nothing changed writes nothing to the table", play: unchanged },
+    Scenario { name: "an agent that restarts with nothing changed writes nothing to the table", run: unchanged },
 ];
 
 /// Time between two changes.
 const PACE: Duration = Duration::from_millis(100);
 
 /// A server on the first node, and on the second a friend and a stranger, whom no policy lets in.
-struct Cast {
+struct PolicyPods {
     server: Pod,
     friend: Pod,
     stranger: Pod,
 }
 
-impl Cast {
+impl PolicyPods {
     fn start(cluster: &Cluster, namespace: &str) -> Result<Self> {
         let wanted = [
             pods::pod("server", "server", "n1", &pods::server()),
@@ -71,12 +71,12 @@ fn friend_on(port: u16) -> Value {
     })
 }
 
-fn killed(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn killed(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n1")?;
     let api = Api::open(&cluster)?;
-    pods::with_namespace(&cluster, "fire", |namespace| {
-        let cast = Cast::start(&cluster, namespace)?;
+    pods::with_namespace(&cluster, "restarts", |namespace| {
+        let cast = PolicyPods::start(&cluster, namespace)?;
         let flood = Flood::start(&cast.stranger, &cast.server)?;
         flood.wait_open()?;
         pods::apply(&cluster, namespace, &[policy("flip", &friend_on(HTTP))])?;
@@ -134,12 +134,12 @@ fn reached(flips: &AtomicUsize, count: usize) -> Result<()> {
     })
 }
 
-fn unchanged(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn unchanged(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n1")?;
     pods::with_namespace(&cluster, "still", |namespace| {
         pods::apply(&cluster, namespace, &[policy("friends", &friend_on(HTTP))])?;
-        let cast = Cast::start(&cluster, namespace)?;
+        let cast = PolicyPods::start(&cluster, namespace)?;
         let flood = Flood::start(&cast.stranger, &cast.server)?;
         cast.expect_port("a policy in force", HTTP)?;
         // What earlier scenarios leave behind is gone from the rules.

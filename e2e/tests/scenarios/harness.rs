@@ -32,11 +32,11 @@ pub(crate) struct Scenario {
     /// The sentence.
     pub(crate) name: &'static str,
     /// What happens.
-    pub(crate) play: fn(&Frame) -> Result<()>,
+    pub(crate) run: fn(&Harness) -> Result<()>,
 }
 
 /// What scenarios share. Made lazily: a filter that selects no scenario starts no cluster.
-pub(crate) struct Frame {
+pub(crate) struct Harness {
     launcher: PathBuf,
     progress: Progress,
     workshop: OnceLock<(Site, Tools)>,
@@ -47,7 +47,7 @@ pub(crate) struct Frame {
     deployed: OnceLock<()>,
 }
 
-impl Frame {
+impl Harness {
     pub(crate) fn new(launcher: &Path) -> Self {
         Self {
             launcher: launcher.to_path_buf(),
@@ -60,9 +60,9 @@ impl Frame {
     }
 
     /// Runs a scenario; its whole chain of causes becomes the failure's text.
-    pub(crate) fn play(&self, scenario: &Scenario) -> Result<(), Failed> {
+    pub(crate) fn run(&self, scenario: &Scenario) -> Result<(), Failed> {
         self.progress.step(format!("scenario: {}", scenario.name));
-        (scenario.play)(self).map_err(|error| format!("{error:#}").into())
+        (scenario.run)(self).map_err(|error| format!("{error:#}").into())
     }
 
     /// Where things are.
