@@ -16,13 +16,13 @@ use crate::report::Table;
 use crate::stream::with_stream;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Enough to tell memory that is kept for the next change from memory that is lost with each.
+/// Long enough to tell memory that is reused from memory that leaks.
 const MINUTES: usize = 4;
 const PER_SECOND: u32 = 100;
-/// Writers, so that one slow write does not break the pace.
+/// Parallel writers, so that one slow write does not break the pace.
 const WRITERS: usize = 4;
 
-/// Measures flips among the changes, and what the changes leave behind.
+/// Measures flips during the changes, and memory after them.
 pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
     background.complete()?;
     let (node, background) = (background.node()?, &*background);
@@ -53,7 +53,7 @@ pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
     let memory: Vec<String> = memory.iter().map(|mebibytes| format!("{mebibytes:.1}")).collect();
     table.note(format!(
         "{written} changes in {:.0} s, half of them labels of pods that policies name, half policies; aim 100 a second, p99 below 100 ms. \
-         The agent took {} ms of processor time. Its MiB before, and after each minute: {}.",
+         The agent used {} ms of CPU. Its resident MiB before, and after each minute: {}.",
         took.as_secs_f64(),
         agent.usage()?.millis_since(&used),
         memory.join(", ")
@@ -61,7 +61,7 @@ pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
     Ok(table)
 }
 
-/// Runs `act` among changes at a fixed pace from `start` on. Returns how many there were.
+/// Runs `act` during changes at a fixed pace from `start` on. Returns how many there were.
 fn while_changing<T>(api: &Api, start: Instant, act: impl FnOnce() -> Result<T>) -> Result<(usize, T)> {
     let (stop, next) = (AtomicBool::new(false), AtomicUsize::new(0));
     let write = || -> Result<()> {

@@ -1,7 +1,7 @@
 //! CNI ADD and DEL with the real plugin and the real agent, beside Debian's `bridge` and `host-local`.
 //!
 //! The plugins are called as a runtime calls them, on a node of a cluster. The reference runs in a network namespace of
-//! its own on the same node, so that nobody reacts to its interfaces.
+//! its own on the same node, so that no agent reacts to its interfaces.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const REFERENCE_ADDRESSES: &str = "/run/bench-addresses";
 /// The reference's network on the node.
 const REFERENCE_NETNS: &str = "bench-host";
 
-/// A plugin and the place that it works in.
+/// A plugin, its address folder and its times.
 struct PluginVariant {
     name: &'static str,
     plugin: Plugin,
@@ -38,7 +38,7 @@ struct PluginVariant {
     medians: BTreeMap<(usize, &'static str), Vec<f64>>,
 }
 
-/// Measures both in turn, and looks whether an address stayed behind.
+/// Measures both in turn, and counts leaked addresses.
 pub(crate) fn measure(cluster: &BenchCluster) -> Result<Table> {
     let node = cluster.node("n1")?;
     let pods: Vec<Value> = (0..CONTAINERS).map(plugin::held_pod).collect();
@@ -46,7 +46,7 @@ pub(crate) fn measure(cluster: &BenchCluster) -> Result<Table> {
     node.exec(&["ip", "netns", "add", REFERENCE_NETNS])?;
     let mut variants = [ours(&node)?, reference(&node)?];
     let before: Vec<usize> = variants.iter().map(|variant| taken(&node, variant.addresses)).collect::<Result<_>>()?;
-    // Programs and folders that are read for the first time are nobody's to measure.
+    // The first run reads programs and folders into the page cache. It is not measured.
     for variant in &mut variants {
         variant.round(&node, 1)?;
         variant.times.clear();
@@ -67,8 +67,8 @@ pub(crate) fn measure(cluster: &BenchCluster) -> Result<Table> {
     let mut table = table(&variants)?;
     table.note(format!("Addresses leaked: {}. Aim: 0.", leaked.join(", ")));
     table.note(format!(
-        "{ROUNDS} rounds of {CONTAINERS} containers for each line, in turn; the ratio is of the rounds' medians. Ours waits until \
-         the agent has the pod's rules in the kernel; the reference has no rules."
+        "{ROUNDS} rounds of {CONTAINERS} containers for each line, in turn; the ratio is of the rounds' medians. Towpath waits until \
+         the pod's rules are in the kernel; the reference has no rules."
     ));
     Ok(table)
 }
@@ -122,7 +122,7 @@ fn reference(node: &Node) -> Result<PluginVariant> {
     })
 }
 
-/// How many addresses are reserved: each is a file with the address as its name.
+/// Number of reserved addresses: each is a file with the address as its name.
 fn taken(node: &Node, folder: &str) -> Result<usize> {
     let path = node.path(folder)?;
     if !path.exists() {

@@ -22,10 +22,10 @@ use crate::sample::{Sample, ratios};
 use crate::setup::{NAMESPACE, pod, start};
 
 const PORT: u16 = 9100;
-/// Client and servers share a node: nothing else costs as much as a connection's way through the rules then.
+/// Client and servers share a node: the rules are the largest part of a connection's cost then.
 const NODE: &str = "n2";
 const ROUNDS: usize = 150;
-/// Length of one round of one variant: many short ones, because what disturbs the machine comes and goes.
+/// Length of one round of one variant: many short ones, because disturbances of the machine come and go.
 const ROUND: Duration = Duration::from_millis(100);
 const POLICY_PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies";
 /// Rules of the variant without lookups.
@@ -36,7 +36,7 @@ const VARIANTS: [(&str, usize, &str); 4] = [
     ("none", 0, "no policy"),
     ("thousand", 1000, "1,000 policies"),
     ("myriad", 10_000, "10,000 policies"),
-    ("linear", 0, "no policy, and 10,000 rules one after the other"),
+    ("linear", 0, "no policy, and 10,000 linear rules"),
 ];
 
 /// Opens connections to each server in turn.
@@ -72,7 +72,8 @@ pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
         outcome
     })?;
     node.exec(&["nft", "delete", "table", "inet", "linear"])?;
-    let header = ["server's pod", "connections/s (min–max)", "ratio to no policy", "of the best tenths", "aim"];
+    let header =
+        ["server's pod", "connections/s (min–max)", "ratio to no policy", "ratio of the 90th percentiles", "aim"];
     let mut table = Table::new("New TCP connections, one client, both pods on one node", &header);
     let sample = |measured: &[f64]| Sample::new(measured.iter().copied()).context("no rounds");
     let best = sample(&rates[0])?.percentile(90);
@@ -84,8 +85,8 @@ pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
         table.row([(*what).into(), rate.spread(0), format!("{ratio:.3}"), tenths, aim.into()]);
     }
     table.note(format!("{ROUNDS} rounds of {} ms per variant, in turn. All policies are there all the time; each server is selected by its own.", ROUND.as_millis()));
-    table.note("The best tenths are the rates that a tenth of the rounds reached: what other programs do to the machine is least in them.");
-    table.note("Canal, on such a node: 0.66 at 1,000 policies.");
+    table.note("The 90th percentile is the rate that a tenth of the rounds reached: disturbances by other programs are smallest there.");
+    table.note("Canal on such a node: 0.66 at 1,000 policies.");
     Ok(table)
 }
 
@@ -112,7 +113,7 @@ fn select(background: &Background<'_>, node: &Node, name: &str, count: usize) ->
     background::reached(node, "towpath_agent_policies", before + f64::from(u32::try_from(count)?))
 }
 
-/// Rules that a new connection to this address passes one by one, as a product without lookups would have them.
+/// Loads rules that a new connection to this address passes one by one, as in a product without lookups.
 fn load_rules(node: &Node, address: &str) -> Result<()> {
     let mut text = format!(
         "table inet linear {{\n chain forward {{\n  type filter hook forward priority -10;\n  ct state established,related accept\n  ip daddr != {address} accept\n"
@@ -123,7 +124,7 @@ fn load_rules(node: &Node, address: &str) -> Result<()> {
     text += " }\n}\n";
     let mut nft = node.command(&["nft", "-f", "-"])?.stdin(Stdio::piped()).spawn().context("start nft")?;
     nft.stdin.take().context("nft has an input")?.write_all(text.as_bytes())?;
-    ensure!(nft.wait()?.success(), "nft refused the rules one after the other");
+    ensure!(nft.wait()?.success(), "nft rejected the linear rules");
     Ok(())
 }
 

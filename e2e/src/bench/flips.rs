@@ -1,4 +1,4 @@
-//! From the write of a NetworkPolicy to its effect on packets, in both directions, in company of growing size.
+//! From the write of a NetworkPolicy to its effect on packets, to deny and to allow, with more and more other objects.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ pub(crate) struct Flips {
     opened: Times,
 }
 
-/// Opens and closes the way again and again, with more and more around it.
+/// Denies and allows again and again, with more and more other objects.
 pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
     let mut table = table();
     let steps = [
@@ -62,7 +62,7 @@ pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
         let agent = Histogram::read(&background.node()?, CHANGE)?.since(&before);
         flips.rows(&variant, &agent, &mut table)?;
     }
-    table.note("A datagram every millisecond across nodes. The agent's own figure is of all changes of the variant, from a histogram: the bucket's upper end.");
+    table.note("A datagram every millisecond across nodes. The agent's figure comes from a histogram of all changes of the variant: the upper bound of the bucket.");
     table.note("Canal, on such a cluster: p50 95 and 79 ms with nothing else, 321 and 320 with 1,000 policies of other pods of the node, 437 and 426 with 1,000 of the same pod.");
     Ok(table)
 }
@@ -85,7 +85,7 @@ pub(crate) fn table() -> Table {
     Table::new("Policy, from the API write to its effect", &header)
 }
 
-/// Puts the policy there that flips, letting the client in.
+/// Creates the policy that flips, which allows the client.
 pub(crate) fn prepare(api: &Api) -> Result<()> {
     api.create(
         "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies",
@@ -115,7 +115,7 @@ impl Times {
 }
 
 impl Flips {
-    /// Closes the way and opens it again.
+    /// Denies the stream and allows it again.
     pub(crate) fn once(&mut self, api: &Api, stream: &Stream<'_>) -> Result<()> {
         let deny = write(api, "nobody")?;
         let last = stream.silence(deny[0])?.unwrap_or(deny[0]);
@@ -149,7 +149,7 @@ impl Flips {
     }
 }
 
-/// Lets only this app in. Returns when the write began and when it returned.
+/// Allows only this app. Returns when the write began and when it returned.
 fn write(api: &Api, app: &str) -> Result<[Instant; 2]> {
     let begun = Instant::now();
     api.patch(PATH, &json!({"spec": {"ingress": from(app)}}))?;

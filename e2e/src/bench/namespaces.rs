@@ -66,7 +66,7 @@ impl Namespaces {
         })
     }
 
-    /// Moves this thread inside, for good. Inside a node it cannot start further threads.
+    /// Moves this thread inside, for good. NodeSpec a node it cannot start further threads.
     pub(crate) fn enter(&self) -> Result<()> {
         setns(&self.net, CloneFlags::CLONE_NEWNET).context("enter a network namespace")?;
         if let Some((mounts, pids)) = &self.node {

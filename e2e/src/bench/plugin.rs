@@ -18,15 +18,14 @@ use crate::setup::NAMESPACE;
 pub(crate) const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
 const OURS: &str = "/etc/cni/net.d/10-towpath.conflist";
 
-/// A plugin, its configuration, and the place that it works in.
+/// A plugin, its configuration, and the namespaces that it is called in.
 pub(crate) struct Plugin {
     pub(crate) program: String,
     pub(crate) config: String,
     pub(crate) namespaces: Namespaces,
 }
 
-/// A Pod that waits for ever to be scheduled: no kubelet wants it, and the agent knows it. Without a Pod object it would
-/// rightly let nobody in.
+/// A Pod that is never scheduled: no kubelet starts it, but the agent knows it. Without a Pod object ADD would fail.
 pub(crate) fn held_pod(index: usize) -> Value {
     json!({
         "apiVersion": "v1",
@@ -48,14 +47,14 @@ fn container_netns(index: usize) -> String {
     format!("bench-{index}")
 }
 
-/// Makes or deletes (`add`, `del`) the network namespaces of that many containers on a node.
+/// Creates or deletes (`add`, `del`) the network namespaces of that many containers on a node.
 pub(crate) fn container_namespaces(node: &Node, verb: &str, count: usize) -> Result<()> {
     let commands: String = (0..count).map(|index| format!("netns {verb} {}\n", container_netns(index))).collect();
     node.exec(&["sh", "-c", &format!("ip -batch - <<'END'\n{commands}END")]).map(drop)
 }
 
 impl Plugin {
-    /// Ours, as it is installed on a node.
+    /// Towpath's plugin, as installed on a node.
     pub(crate) fn towpath(node: &Node) -> Result<Self> {
         let list: Value = serde_json::from_str(&node.read(OURS)?).with_context(|| format!("{OURS} is no JSON"))?;
         let mut config = list["plugins"][0].clone();
@@ -106,7 +105,7 @@ impl Plugin {
         let answer = command.output().with_context(|| format!("start {}", self.program))?;
         let took = start.elapsed();
         let said = String::from_utf8_lossy(&answer.stdout);
-        ensure!(answer.status.success(), "{} {verb} said {said}", self.program);
+        ensure!(answer.status.success(), "{} {verb} answered {said}", self.program);
         Ok(took)
     }
 }

@@ -25,7 +25,7 @@ const KUBELET_PERIOD: Duration = Duration::from_secs(1);
 /// Time for a batch to run.
 const BOUND: Duration = Duration::from_secs(180);
 
-/// One network with its measurements.
+/// One of the two networks with its measurements.
 struct NetworkVariant<'a> {
     name: &'static str,
     cluster: &'a Cluster,
@@ -44,7 +44,7 @@ struct Watch {
 /// Starts the same pods on both, in turn.
 pub(crate) fn measure(ours: &BenchCluster, reference: &BenchCluster) -> Result<Table> {
     let mut variants = [NetworkVariant::new("Towpath", ours)?, NetworkVariant::new("bridge + host-local", reference)?];
-    // The first pod of a node reads programs and images that nobody has read yet.
+    // The first pod of a node reads programs and images into the page cache. It is not measured.
     variants.iter_mut().try_for_each(|variant| variant.round(1).map(drop))?;
     for (count, rounds) in BATCHES {
         for round in 0..rounds {
@@ -79,7 +79,7 @@ pub(crate) fn measure(ours: &BenchCluster, reference: &BenchCluster) -> Result<T
         BATCHES[0].1, BATCHES[1].1
     ));
     table.note(
-        "kubelet looks for started containers once a second: the time of one pod contains half of that on average.",
+        "The kubelet looks for started containers once a second: the time of one pod includes half of that on average.",
     );
     Ok(table)
 }
@@ -103,7 +103,7 @@ impl<'a> NetworkVariant<'a> {
             times.entry(name).or_insert(at.saturating_duration_since(start));
         }
         clear(self.cluster)?;
-        // What is still said about the pods that are gone must not be taken for the next ones'.
+        // Late events of deleted pods must not be taken for events of the next ones.
         while self.watch.running.recv_timeout(Duration::from_millis(200)).is_ok() {}
         Ok(times.into_values().collect())
     }
@@ -117,7 +117,7 @@ impl Watch {
         let said = kubectl.stdout.take().context("kubectl has no output")?;
         let (to, running) = channel();
         thread::spawn(move || {
-            // It ends with kubectl, whose last words may be cut off.
+            // It ends with kubectl, whose last event may be incomplete.
             for event in Deserializer::from_reader(said).into_iter::<Value>().map_while(Result::ok) {
                 let pod = &event["object"];
                 if pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null() {

@@ -1,4 +1,4 @@
-//! From `kubectl apply` of a NetworkConfig to `Ready=True`, with the image on the nodes and the operator up.
+//! From `kubectl apply` of a NetworkConfig to `Ready=True`, with the image on the nodes and the operator running.
 
 use std::time::{Duration, Instant};
 

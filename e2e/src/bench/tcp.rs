@@ -1,4 +1,4 @@
-//! TCP between pods of two nodes, beside a VXLAN pair that was made by hand on the same machine.
+//! TCP between pods of two nodes, beside a hand-made VXLAN pair on the same machine.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,7 @@ use crate::setup::{BenchCluster, NAMESPACE, clear, pod, start};
 /// The underlay of the hand-made pair, made as a cluster's is: a bridge and a veth for each machine.
 const PAIR: &str = "bench-pair";
 const ROUNDS: usize = 15;
-/// Length of one round of one variant, in seconds: many short rounds, because what disturbs the machine comes and goes.
+/// Length of one round of one variant, in seconds: many short rounds, because disturbances of the machine come and go.
 const SECONDS: &str = "1";
 /// Pings of one round of one variant.
 const PINGS: usize = 500;
@@ -27,7 +27,7 @@ const TRACKING: &str = "table ip tracking {
     chain postrouting { type nat hook postrouting priority srcnat; ip daddr != 10.0.0.0/8 masquerade; }
 }";
 
-/// Two places with a way between them.
+/// Two namespaces with a path between them.
 struct PathVariant {
     name: &'static str,
     from: Namespaces,
@@ -39,14 +39,14 @@ struct PathVariant {
 #[derive(Default)]
 struct Pings {
     lost: usize,
-    /// Each round's shortest time in microseconds: what the way itself takes, whatever else the machine does.
+    /// Each round's shortest time in microseconds: the cost of the path itself, without disturbances.
     shortest: Vec<f64>,
 }
 
 /// A running `iperf3 -s`. It ends when this value is dropped.
 struct Server(Child);
 
-/// The namespaces of the hand-made pair. They are removed with this value.
+/// The namespaces of the hand-made pair. They are removed when this value is dropped.
 struct Pair;
 
 /// Compares Towpath with the pair, and with the pair when it has pods as well.
@@ -102,8 +102,8 @@ fn table(variants: &[PathVariant], speeds: &[Vec<f64>], pings: &[Pings]) -> Resu
         "{ROUNDS} rounds of {SECONDS} s per variant, in turn; iperf3 with one stream, both ends on this machine."
     ));
     table.note(
-        "The pair has nothing but its devices, as no pod network can have it: the lines below it say what a veth and a hop \
-         of routing for each pod cost by themselves, and the connection tracking that kube-proxy brings to every node.",
+        "The pair has only its VXLAN devices. The lines below it add a veth and a hop of routing for each pod, and the \
+         connection tracking that kube-proxy brings to every node.",
     );
     Ok(table)
 }
@@ -132,10 +132,10 @@ impl PathVariant {
             .from
             .run(|| run::output(Command::new("ping").args(["-q", "-A", "-W", "1", "-c", &count, &self.address])))?;
         let received = said.split(", ").find_map(|part| part.strip_suffix(" received")?.parse::<usize>().ok());
-        pings.lost += PINGS - received.with_context(|| format!("ping counted nothing: {said}"))?;
+        pings.lost += PINGS - received.with_context(|| format!("ping printed no count: {said}"))?;
         // rtt min/avg/max/mdev = 0.024/0.028/0.031/0.002 ms
         let shortest = said.rsplit_once(" = ").and_then(|(_, times)| times.split('/').next()?.parse::<f64>().ok());
-        pings.shortest.push(1e3 * shortest.with_context(|| format!("ping measured no time: {said}"))?);
+        pings.shortest.push(1e3 * shortest.with_context(|| format!("ping printed no time: {said}"))?);
         Ok(())
     }
 }
@@ -149,7 +149,7 @@ impl Server {
         let mut lines = BufReader::new(said).lines();
         let listens = lines.any(|line| line.is_ok_and(|line| line.contains("listening")));
         ensure!(listens, "iperf3 -s ended before it listened");
-        // What it prints from now on is read by nobody, and must not stop it.
+        // Its output must be read, or it would block.
         std::thread::spawn(move || lines.for_each(drop));
         Ok(server)
     }
@@ -168,7 +168,7 @@ impl Pair {
     /// same again with connection tracking: `m3` and `m4`.
     fn make() -> Result<Self> {
         Self::remove()?;
-        // Removes what there is, from here on also when a step fails.
+        // Dropped, and so removed, also when a step fails.
         let pair = Self;
         underlay::create(PAIR, IpFamily::V4)?;
         for (host, peer) in [(1, 2), (2, 1), (3, 4), (4, 3)] {

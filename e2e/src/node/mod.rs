@@ -1,6 +1,6 @@
-//! A node: a set of namespaces on this machine in which containerd, kubelet and kube-proxy run. This is its outside.
+//! A node: a set of namespaces on this machine in which containerd, kubelet and kube-proxy run. This module is what the harness sees of it.
 
-mod inside;
+mod init;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::toolchain::Tools;
 use crate::wait::wait_for;
 use crate::{cgroup, cluster, run, underlay};
 
-pub use inside::{hold, init};
+pub use init::{hold, init};
 
 /// One node of a cluster.
 #[derive(Debug, Clone)]
@@ -29,15 +29,15 @@ pub struct Node {
     tools: Tools,
 }
 
-/// What the inside of a node needs to know; written by the harness, read by the node's first process.
+/// What a node's first process needs to know. The harness writes it to a file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Inside {
+pub(crate) struct NodeSpec {
     name: String,
     dir: PathBuf,
     log_dir: PathBuf,
     pid_file: PathBuf,
     launcher: PathBuf,
-    /// Folders outside that must stay reachable under their own path.
+    /// Folders of the machine that stay reachable under their path.
     keep: Vec<PathBuf>,
     images: Vec<PathBuf>,
     kube_proxy: Vec<String>,
@@ -73,7 +73,7 @@ impl Node {
         underlay::netns(&self.supervisor.cluster, &self.name())
     }
 
-    /// The folder with everything that the node writes.
+    /// The folder that holds everything the node writes.
     fn dir(&self) -> PathBuf {
         self.supervisor.dir.join("node").join(self.name())
     }
@@ -82,7 +82,7 @@ impl Node {
         self.supervisor.pid_file(&format!("{}-init", self.name()))
     }
 
-    /// Namespace, control groups, certificate and configuration of the node.
+    /// Creates network namespace, control groups, certificate and configuration of the node.
     pub(crate) fn create(&self, authority: &Authority) -> Result<()> {
         let (name, dir) = (self.name(), self.dir());
         underlay::join(&self.supervisor.cluster, &name, underlay::FIRST_NODE + self.number, self.family)?;
@@ -105,14 +105,14 @@ impl Node {
         authority.kubeconfig(&name, &cluster::server(), &pki.join(format!("{name}.conf")))?;
         self.write("containerd.toml", &self.containerd_config())?;
         self.write("kubelet.json", &serde_json::to_string_pretty(&self.kubelet_config(&pki))?)?;
-        // Nobody answers there: the cluster has no names but its own.
+        // Nobody answers there: only the cluster's own names resolve.
         self.write("resolv.conf", "nameserver 172.30.0.254\n")?;
-        self.write("inside.json", &serde_json::to_string_pretty(&self.inside(&pki))?)
+        self.write("node.json", &serde_json::to_string_pretty(&self.spec(&pki))?)
     }
 
     /// Starts the node. Its images are imported at once, its kubelet starts after [`Node::admit`].
     pub(crate) fn start(&self) -> Result<Running> {
-        let spec = self.dir().join("inside.json");
+        let spec = self.dir().join("node.json");
         let launcher = self.supervisor.launcher.display().to_string();
         self.supervisor.start(&Program {
             name: self.name(),
@@ -122,8 +122,8 @@ impl Node {
         })
     }
 
-    /// Tells the node that the API server is ready, so that kubelet and kube-proxy do not begin with failures and
-    /// their long pauses after them.
+    /// Starts the kubelet and kube-proxy. They must not start before the API server is ready, because they back off for long
+    /// after a failure.
     pub(crate) fn admit(&self) -> Result<()> {
         self.write("admitted", "")
     }
@@ -137,7 +137,7 @@ impl Node {
         fs::remove_dir_all(self.dir()).with_context(|| format!("remove {}", self.dir().display()))
     }
 
-    /// Pid, as the machine counts, of the node's first process.
+    /// Pid of the node's first process in the machine's PID namespace.
     ///
     /// # Errors
     /// When the node does not run.
@@ -173,8 +173,7 @@ impl Node {
         run::raw_output(&mut self.command(words)?)
     }
 
-    /// Where a path of the node is on the machine: `/etc/cni/net.d` of a node is
-    /// `/proc/<pid>/root/etc/cni/net.d` here.
+    /// The machine's path of a node's file: `/proc/<pid>/root/etc/cni/net.d` for `/etc/cni/net.d`.
     ///
     /// # Errors
     /// When the node does not run.
@@ -194,23 +193,25 @@ impl Node {
     /// Imports an image archive (docker or OCI). Returns the names of the images in it.
     ///
     /// # Errors
-    /// When the archive is unreadable, holds no image, or containerd refuses it.
+    /// When the archive is unreadable, holds no image, or containerd rejects it.
     pub fn load(&self, archive: &Path) -> Result<Vec<String>> {
         let file = File::open(archive).with_context(|| format!("open {}", archive.display()))?;
         let said =
             run::output(self.command(&["ctr", "-n", "k8s.io", "images", "import", "-"])?.stdin(Stdio::from(file)))?;
-        let names = inside::imported(&said);
+        let names = init::imported(&said);
         ensure!(!names.is_empty(), "{} holds no image with a name", archive.display());
         Ok(names)
     }
 
-    /// Pid, as the machine counts, of a process of a pod on this node, by which its namespaces can be entered.
+    /// Pid of a process of a pod on this node, in the machine's PID namespace.
     ///
     /// # Errors
     /// When the pod has no process within 10 s.
     pub fn pod_pid(&self, uid: &str) -> Result<i32> {
         let group = cgroup::cluster_group(&self.supervisor.cluster);
-        wait_for(&format!("a process of pod {uid}"), Duration::from_secs(10), || Ok(pod_process(&group, uid)))
+        wait_for(&format!("a process of the pod with UID {uid}"), Duration::from_secs(10), || {
+            Ok(pod_process(&group, uid))
+        })
     }
 
     fn write(&self, file: &str, text: &str) -> Result<()> {
@@ -243,7 +244,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         serde_json::json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            // Kubernetes 1.35 refuses control groups version 1 unless told otherwise.
+            // The default of Kubernetes 1.35 rejects control groups version 1.
             "failCgroupV1": false,
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": format!("/{}", cgroup::node_group(&self.supervisor.cluster, &name)),
@@ -267,11 +268,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         })
     }
 
-    fn inside(&self, pki: &Path) -> Inside {
+    fn spec(&self, pki: &Path) -> NodeSpec {
         let name = self.name();
         let addresses: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
         let conf = |file: &str| format!("--kubeconfig={}", pki.join(file).display());
-        Inside {
+        NodeSpec {
             dir: self.dir(),
             log_dir: self.supervisor.dir.join("log"),
             pid_file: self.init_pid_file(),
@@ -301,7 +302,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     }
 }
 
-/// A process of the pod with this UID: kubelet names the pod's control group after it.
+/// A process of the pod with this UID: the kubelet names the pod's control group after it.
 fn pod_process(group: &str, uid: &str) -> Option<i32> {
     let marker = format!("pod{uid}");
     fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()).find(|pid| {
