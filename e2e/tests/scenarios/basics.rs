@@ -1,4 +1,4 @@
-//! What a pod network is for: pods talk to pods, Services, names and the outside, from their own addresses.
+//! Connectivity: pods reach pods, Services, names and the outside, from their own addresses.
 
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -48,8 +48,8 @@ fn mtu(harness: &Harness) -> Result<()> {
     let refused = traffic::ping(from, far, &["-M", "do", "-s", "1423"]);
     let Err(said) = refused else { anyhow::bail!("1451 bytes passed a network of 1450") };
     let said = format!("{said:#}");
-    ensure!(said.contains("message too long") || said.contains("mtu=1450"), "the refusal is not the pod's own: {said}");
-    // More than that is cut by the pod itself and put together at the other end.
+    ensure!(said.contains("message too long") || said.contains("mtu=1450"), "the error is not the pod's own: {said}");
+    // Larger packets are fragmented by the pod and reassembled at the other end.
     traffic::ping(from, far, &["-s", "4000"]).map(drop)
 }
 
@@ -71,7 +71,7 @@ fn services(harness: &Harness) -> Result<()> {
         let to = SocketAddr::new(address, 80);
         let open = |from, why| Probe { from, to, by: Protocol::Tcp, want: Answer::Open, why };
         traffic::expect("answers of the Service", &[open(&client, "a client"), open(&server, "the server itself")])?;
-        ensure!(traffic::http(&client, to, "/hostname")? == "self", "the Service leads elsewhere");
+        ensure!(traffic::http(&client, to, "/hostname")? == "self", "the Service leads to another pod");
         wait_for("the Service's address by its name", Duration::from_secs(60), || {
             let said = client.exec(&cluster, &["/bin/nslookup", "self.services.svc.cluster.local"])?;
             let text = String::from_utf8_lossy(&said.stdout);

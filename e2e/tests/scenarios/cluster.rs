@@ -22,7 +22,7 @@ pub(crate) const FRESH: &[Scenario] = &[
     Scenario { name: "a node is added to a running cluster and removed again", run: add_and_remove },
 ];
 
-/// Beside whatever the shared cluster is.
+/// Beside the shared cluster.
 pub(crate) const SEPARATE: &[Scenario] = &[
     Scenario {
         name: "a second cluster runs beside the first, and its removal leaves the first alone",
@@ -49,10 +49,10 @@ fn fresh_is_not_ready(harness: &Harness) -> Result<()> {
             condition(node, "Ready")
         );
     }
-    // As a person would: plain kubectl in the machine's own shell, with nothing but the kubeconfig.
+    // As a person would: kubectl in the machine's own shell, with the kubeconfig.
     let mut kubectl = Command::new(cluster.tools().kubectl());
     let said = run::output(kubectl.env("KUBECONFIG", cluster.kubeconfig()).args(["get", "nodes", "--no-headers"]))?;
-    ensure!(said.matches("NotReady").count() == 3, "kubectl get nodes says {said}");
+    ensure!(said.matches("NotReady").count() == 3, "kubectl get nodes prints {said}");
     Ok(())
 }
 
@@ -60,7 +60,7 @@ fn taken_name(harness: &Harness) -> Result<()> {
     let cluster = harness.shared()?;
     let up = Command::new(harness.launcher()).args(["up", "--name", cluster.name()]).output()?;
     let said = String::from_utf8_lossy(&up.stderr);
-    ensure!(!up.status.success() && said.contains("exists already"), "up said {said}");
+    ensure!(!up.status.success() && said.contains("exist already"), "up printed {said}");
     cluster.kubectl(&["get", "--raw=/readyz"]).map(drop)
 }
 
@@ -84,8 +84,8 @@ fn add_and_remove(harness: &Harness) -> Result<()> {
     let said = cluster.node(&name)?.exec(&["hostname"])?;
     ensure!(said.trim() == name, "its host name is {said}");
     cluster.remove_node(&name)?;
-    ensure!(cluster.get(&["node", &name])?.is_none(), "its object is still there");
-    ensure!(cluster.node(&name).is_err(), "the cluster still counts it");
+    ensure!(cluster.get(&["node", &name])?.is_none(), "its Node still exists");
+    ensure!(cluster.node(&name).is_err(), "the cluster still lists it");
     ensure!(
         !cluster::leftovers(harness.site()?, cluster.name())?.iter().any(|left| left.contains(".n4")),
         "it left something"
@@ -143,7 +143,7 @@ fn removal_after_killed_start(harness: &Harness) -> Result<()> {
 fn failing_component(harness: &Harness) -> Result<()> {
     let fake = tempfile::tempdir()?;
     let containerd = fake.path().join("containerd");
-    fs::write(&containerd, "#!/bin/sh\necho the hold is full of water\nexit 7\n")?;
+    fs::write(&containerd, "#!/bin/sh\necho no space left in the hold\nexit 7\n")?;
     fs::set_permissions(&containerd, fs::Permissions::from_mode(0o755))?;
     let path = format!("{}:{}", fake.path().display(), std::env::var("PATH")?);
     let said = harness.with_cleanup(&own(), || {
@@ -151,11 +151,11 @@ fn failing_component(harness: &Harness) -> Result<()> {
             .args(["up", "--name", &own(), "--nodes", "1"])
             .env("PATH", path)
             .output()?;
-        ensure!(!up.status.success(), "it came up with a broken containerd");
+        ensure!(!up.status.success(), "the cluster started with a broken containerd");
         Ok(String::from_utf8_lossy(&up.stderr).into_owned())
     })?;
-    for part in ["n1 ended", "containerd ended", "exit status: 7", "the hold is full of water"] {
-        ensure!(said.contains(part), "the failure does not say {part:?}: {said}");
+    for part in ["n1 ended", "containerd ended", "exit status: 7", "no space left in the hold"] {
+        ensure!(said.contains(part), "the error does not contain {part:?}: {said}");
     }
     nothing_left(harness)
 }

@@ -1,4 +1,4 @@
-//! What policies drop is seen: on the pod, in the agent's log, and on a policy that cannot be used as it is written.
+//! Denials are reported: on the pod, in the agent's log; and invalid parts of a policy on the policy.
 
 use std::time::Duration;
 
@@ -22,24 +22,28 @@ const AGENTS: &str = "app.kubernetes.io/name=towpath-agent";
 /// From the dropped packet, or from the report, to the Event.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Pods `server` and `client` on two nodes, and the policy; the client is shut out.
-fn shut_out(cluster: &Cluster, namespace: &str, policy: Value) -> Result<()> {
+/// Pods `server` and `client` on two nodes, and the policy; the client is denied.
+fn deny_client(cluster: &Cluster, namespace: &str, policy: Value) -> Result<()> {
     let wanted =
         [pods::pod("server", "server", "n1", &pods::server()), pods::pod("client", "client", "n2", &pods::client())];
     let made = pods::start(cluster, namespace, &wanted)?;
     pods::apply(cluster, namespace, &[policy])?;
     let [server, client] = &made[..] else { anyhow::bail!("two pods were wanted") };
-    let (to, why) = (server.at(HTTP), "nothing that can be understood lets it in");
+    let (to, why) = (server.at(HTTP), "no valid rule allows it");
     traffic::expect("a closed server", &[Probe { from: client, to, by: Protocol::Tcp, want: Answer::Closed, why }])
 }
 
 fn denied(harness: &Harness) -> Result<()> {
     let cluster = harness.network()?;
     pods::with_namespace(&cluster, "told", |namespace| {
-        shut_out(&cluster, namespace, policy("nobody", &json!({"podSelector": {"matchLabels": {"role": "server"}}})))?;
+        deny_client(
+            &cluster,
+            namespace,
+            policy("nobody", &json!({"podSelector": {"matchLabels": {"role": "server"}}})),
+        )?;
         let note = event(&cluster, namespace, "server", "PolicyDenied")?;
         for word in ["told/client", &format!("TCP port {HTTP}"), "told/nobody"] {
-            ensure!(note.contains(word), "the Event does not say {word}: {note}");
+            ensure!(note.contains(word), "the Event does not contain {word}: {note}");
         }
         let line = wait_for("a line of the agent's log", SOON, || {
             let log = cluster.kubectl(&["logs", "-n", NAMESPACE, "-l", AGENTS, "--tail=-1"])?;
@@ -51,8 +55,7 @@ fn denied(harness: &Harness) -> Result<()> {
     })
 }
 
-/// The API server takes an address with a leading zero for a decimal one, other programs for an octal one: nobody can say
-/// what was meant.
+/// The API server reads an address with a leading zero as decimal, other programs as octal: it is ambiguous.
 fn rejected(harness: &Harness) -> Result<()> {
     let cluster = harness.network()?;
     let ambiguous = json!({
@@ -60,14 +63,14 @@ fn rejected(harness: &Harness) -> Result<()> {
         "ingress": [{"from": [{"ipBlock": {"cidr": "010.0.0.0/8"}}]}],
     });
     pods::with_namespace(&cluster, "unclear", |namespace| {
-        shut_out(&cluster, namespace, policy("ambiguous", &ambiguous))?;
+        deny_client(&cluster, namespace, policy("ambiguous", &ambiguous))?;
         let note = event(&cluster, namespace, "ambiguous", "PolicyPartRejected")?;
         ensure!(note.contains("spec.ingress[0].from[0].ipBlock.cidr"), "the Event does not name the part: {note}");
         Ok(())
     })
 }
 
-/// The note of the Event on an object, as soon as there is one.
+/// Waits for an Event on an object and returns its note.
 fn event(cluster: &Cluster, namespace: &str, name: &str, reason: &str) -> Result<String> {
     wait_for(&format!("an Event {reason} on {name}"), SOON, || {
         let events = cluster.list(&["events.events.k8s.io", "-n", namespace])?;

@@ -46,7 +46,7 @@ fn both(harness: &Harness) -> Result<()> {
     })
 }
 
-/// Each direction closed, and opened again for one of two, in both families.
+/// Each direction is denied, then allowed for one of two clients, in both families.
 fn obeys(cluster: &Cluster, server: &Pod, clients: [&Pod; 2]) -> Result<()> {
     let expect = |state: &str, wants: [Answer; 2]| {
         let mut probes = Vec::new();

@@ -1,4 +1,4 @@
-//! From the first NetworkConfig to a network: what is refused, what is held back, and what there is when it is Ready.
+//! From the first NetworkConfig to a network: what is rejected, what is held, and what exists when it is Ready.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::harness::{Harness, READY, Scenario};
 use crate::status::{self, NAMESPACE, SHOWN};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "an invalid NetworkConfig is rejected with a message that helps", run: refusals },
+    Scenario { name: "an invalid NetworkConfig is rejected with a message that helps", run: rejections },
     Scenario { name: "pod addresses that overlap with Services hold the rollout", run: overlap_with_services },
     Scenario { name: "pod addresses that overlap with nodes hold the rollout", run: overlap_with_nodes },
     Scenario { name: "a NetworkConfig makes every node Ready and reports it", run: becomes_ready },
@@ -29,7 +29,7 @@ fn network_config(name: &str, spec: &Value) -> String {
         .to_string()
 }
 
-fn refusals(harness: &Harness) -> Result<()> {
+fn rejections(harness: &Harness) -> Result<()> {
     let cluster = harness.installed()?;
     for (name, spec, words, why) in [
         ("other", json!({}), "its name is 'default'", "there is one"),
@@ -63,9 +63,9 @@ fn refusals(harness: &Harness) -> Result<()> {
             &["create", "--dry-run=server", "--validate=strict", "-f", "-"],
             &network_config(name, &spec),
         );
-        let Err(said) = applied else { anyhow::bail!("{spec} was taken: {why}") };
+        let Err(said) = applied else { anyhow::bail!("{spec} was accepted: {why}") };
         let said = format!("{said:#}");
-        ensure!(said.contains(words), "{spec} is refused without {words:?}: {said}");
+        ensure!(said.contains(words), "{spec} is rejected without {words:?}: {said}");
     }
     Ok(())
 }
@@ -78,13 +78,13 @@ fn overlap_with_services(harness: &Harness) -> Result<()> {
         status::wait_condition(cluster, &config, "PreflightPassed", ("False", "CIDROverlap"))
     })?;
     for word in ["pods (10.0.0.0/8) and Services (10.96.0.0/16) overlap", "choose another range in spec.podCIDRs"] {
-        ensure!(said.message.contains(word), "the condition does not say {word:?}: {}", said.message);
+        ensure!(said.message.contains(word), "the condition does not contain {word:?}: {}", said.message);
     }
     Ok(())
 }
 
 fn overlap_with_nodes(harness: &Harness) -> Result<()> {
-    // The nodes' podCIDRs lie outside as well; the check of the nodes' addresses speaks for itself.
+    // The nodes' podCIDRs are outside too; the check of the nodes' addresses is a separate one.
     let cluster = harness.installed()?;
     let checks = with_config(&cluster, "172.16.0.0/12", |cluster| {
         wait_for("the outcome of the checks", SHOWN, || {
@@ -94,7 +94,7 @@ fn overlap_with_nodes(harness: &Harness) -> Result<()> {
     })?;
     let nodes = checks.iter().find(|check| check["name"] == "NoOverlapWithNodes").cloned().unwrap_or_default();
     let message = nodes["message"].as_str().unwrap_or_default();
-    ensure!(nodes["result"] == "Failed" && message.contains("n1 (172.30.0.11)"), "the check says {nodes}");
+    ensure!(nodes["result"] == "Failed" && message.contains("n1 (172.30.0.11)"), "the check reports {nodes}");
     Ok(())
 }
 
@@ -113,9 +113,12 @@ fn becomes_ready(harness: &Harness) -> Result<()> {
     status::wait_ready(&cluster, 3, READY)?;
     cluster.wait_nodes_ready(READY)?;
     let config = status::config(&cluster)?;
-    ensure!(config["status"]["observedGeneration"] == config["metadata"]["generation"], "an old status: {config}");
+    ensure!(
+        config["status"]["observedGeneration"] == config["metadata"]["generation"],
+        "the status is stale: {config}"
+    );
     for kind in ["Stalled", "Reconciling"] {
-        ensure!(status::condition(&config, kind).status.is_empty(), "{kind} is there while all is well");
+        ensure!(status::condition(&config, kind).status.is_empty(), "{kind} exists although nothing is wrong");
     }
     for node in cluster.nodes() {
         let object = status::object(&cluster, &["node", &node.name()])?;
@@ -132,7 +135,7 @@ fn becomes_ready(harness: &Harness) -> Result<()> {
         );
     }
     let table = cluster.kubectl(&["get", "networkconfig,networknode"])?;
-    ensure!(table.contains("3/3") && table.contains("VXLAN"), "people see {table}");
+    ensure!(table.contains("3/3") && table.contains("VXLAN"), "kubectl get prints {table}");
     Ok(())
 }
 
@@ -147,8 +150,8 @@ fn mtu_too_large(harness: &Harness) -> Result<()> {
         status::wait_condition(&cluster, &["networkconfig", "default"], "PreflightPassed", ("False", "MTUTooLarge"));
     cluster.kubectl(&["patch", "networkconfig", "default", "--type=merge", "-p", r#"{"spec":{"mtu":null}}"#])?;
     let message = said?.message;
-    ensure!(message.contains("at most 1450") && message.contains("n1 (eth0 has 1500)"), "it says {message}");
+    ensure!(message.contains("at most 1450") && message.contains("n1 (eth0 has 1500)"), "the message is {message}");
     deploy::wait_ready(&cluster, READY)?;
-    ensure!(before == agents(&cluster)?, "the agents were changed on the way");
+    ensure!(before == agents(&cluster)?, "the agents were changed");
     Ok(())
 }

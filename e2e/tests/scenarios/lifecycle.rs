@@ -1,4 +1,4 @@
-//! The life of policies and of the pods that they are about: who starts, ends, changes or is in the neighbourhood.
+//! Policies and pods that start, end, change, or are in another namespace.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,13 +22,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "a named port in a policy resolves to each pod's own port", run: named_ports },
     Scenario {
         name: "a policy applies to its own namespace only, and host-network pods are neither isolated nor peers",
-        run: neighbourhood,
+        run: other_namespaces,
     },
     Scenario { name: "a pod that has ended is no longer a peer", run: ended },
 ];
 
-/// Each pod does as its first and only act what a policy forbids it, and then what the policy allows. A rule that came
-/// late would let the first through; one that was not complete would stop the second.
+/// The first thing each pod does is what a policy denies, the second is what the policy allows. Late rules would let the first
+/// pass; incomplete rules would drop the second.
 fn first_packets(harness: &Harness) -> Result<()> {
     const WAVES: usize = 4;
     const PODS: usize = 25;
@@ -48,7 +48,7 @@ fn first_packets(harness: &Harness) -> Result<()> {
         for wave in 0..WAVES {
             let starters: Vec<Value> = (0..PODS).map(|number| starter(wave * PODS + number, far.ip)).collect();
             pods::apply(&cluster, namespace, &starters)?;
-            let phases = wait_for("the end of every starter", START, || {
+            let phases = wait_for("every starter to end", START, || {
                 let pods = cluster.list(&["pods", "-n", namespace])?;
                 let mut phases: BTreeMap<String, usize> = BTreeMap::new();
                 for pod in &pods {
@@ -58,7 +58,7 @@ fn first_packets(harness: &Harness) -> Result<()> {
                 Ok((ended == (wave + 1) * PODS).then_some(phases))
             })?;
             let right = phases.get("Succeeded").copied().unwrap_or_default();
-            ensure!(right == (wave + 1) * PODS, "not every first packet was judged right: {phases:?}");
+            ensure!(right == (wave + 1) * PODS, "a first packet was not handled as the policies say: {phases:?}");
         }
         Ok(())
     })
@@ -78,7 +78,7 @@ fn starter(number: usize, server: IpAddr) -> Value {
     pod
 }
 
-/// Both servers listen on both ports; what the name means is what each pod says.
+/// Both servers listen on both ports; each pod defines what the name means.
 fn named_ports(harness: &Harness) -> Result<()> {
     let cluster = harness.network()?;
     let server = |name: &str, node: &str, port: u16| {
@@ -113,14 +113,14 @@ fn named_ports(harness: &Harness) -> Result<()> {
 }
 
 /// Two namespaces with the same pods and labels, one of them with policies.
-fn neighbourhood(harness: &Harness) -> Result<()> {
+fn other_namespaces(harness: &Harness) -> Result<()> {
     let cluster = harness.network()?;
     let people = [
         pods::pod("server", "server", "n1", &pods::server()),
         pods::pod("friend", "friend", "n2", &pods::client()),
         on_host("guest", "friend", "n3"),
     ];
-    // It selects every pod, and lets friends in.
+    // It selects every pod, and allows friends.
     let friends = json!({
         "podSelector": {},
         "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "friend"}}}]}],

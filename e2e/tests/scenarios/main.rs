@@ -1,8 +1,8 @@
 //! Scenarios on the embedded cluster. They run one after the other in the order of [`SCENARIOS`]: on the shared cluster
-//! while it has no network, then while it has one, to its end; and those that need a cluster of their own.
+//! without a network, then with one, which is removed at the end; then those that need a cluster of their own.
 //!
 //! `cargo test -p towpath-e2e --test scenarios -- NAME` runs those whose name contains NAME. Each begins with what the
-//! harness gives it and cleans up after itself, so that it also runs alone. [`harness`] has two variables for who writes one.
+//! harness gives it and cleans up after itself, so that it also runs alone. [`harness`] has two environment variables for whoever writes one.
 
 mod agent;
 mod basics;
@@ -60,7 +60,7 @@ const SCENARIOS: &[&[Scenario]] = &[
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // They share a cluster, and two processors are all that the machine may have.
+    // They share a cluster, and the machine may have two processors only.
     arguments.test_threads = Some(1);
     let harness = Arc::new(Harness::new(Path::new(env!("CARGO_BIN_EXE_towpath-cluster"))));
     let trials = SCENARIOS

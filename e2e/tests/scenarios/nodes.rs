@@ -1,4 +1,4 @@
-//! Nodes come and go, and say what is not so.
+//! Nodes join and leave, and publish malformed data.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// It waits for the operator's patience to end, and needs no kubelet.
+/// Waits for the operator's grace period, and needs no kubelet.
 pub(crate) const POD_CIDRS: &[Scenario] = &[Scenario {
     name: "a node without a podCIDR, or with one outside of the network, is reported",
     run: bad_pod_cidrs,
@@ -50,16 +50,16 @@ fn join_and_leave(harness: &Harness) -> Result<()> {
     let (range, gateway) = range?;
     cluster.progress().step(format!("  {name} is removed"));
     for node in cluster.nodes() {
-        wait_for(&format!("{} to forget {name}", node.name()), PROGRAMMED, || {
+        wait_for(&format!("{} to remove {name}", node.name()), PROGRAMMED, || {
             let all = [kernel::routes(&node)?, kernel::neighbours(&node)?].concat();
             let known = all.iter().any(|line| line.starts_with(&range) || line.starts_with(&format!("{gateway} ")));
-            Ok((!known && kernel::forwarding(&node)?.len() == 2).then_some(()))
+            Ok((!known && kernel::fdb(&node)?.len() == 2).then_some(()))
         })?;
     }
-    cluster.progress().step("  all others have forgotten it");
+    cluster.progress().step("  all other nodes have removed it");
     status::wait_ready(&cluster, 3, READY)?;
     cluster.progress().step("  the network is ready without it");
-    wait_for("the end of the node's report", SHOWN, || {
+    wait_for("the NetworkNode to be deleted", SHOWN, || {
         Ok(cluster.get(&["networknode", &name])?.is_none().then_some(()))
     })?;
     traffic::ping(&shared.client, shared.far()?.ip, &[]).map(drop)
@@ -71,8 +71,8 @@ fn joins(harness: &Harness, cluster: &Cluster, shared: &SharedPods, name: &str) 
     status::wait_ready(cluster, 4, READY)?;
     cluster.progress().step(format!("  {name} is ready"));
     for node in cluster.nodes() {
-        let peers = kernel::forwarding(&node)?.len();
-        ensure!(peers == 3, "{} knows {peers} peers", node.name());
+        let peers = kernel::fdb(&node)?.len();
+        ensure!(peers == 3, "{} has {peers} peers", node.name());
     }
     pods::with_namespace(cluster, "joined", |namespace| {
         let wanted = [pods::pod("newcomer", "client", name, &pods::client())];
@@ -104,7 +104,7 @@ fn wiped(harness: &Harness) -> Result<()> {
     let cluster = harness.network()?;
     let before = published(&cluster, "n2")?;
     ensure!(before.len() == 4, "n2 publishes {before:?}");
-    // One of no known meaning must disturb nobody.
+    // An unknown annotation must disturb nobody.
     let foreign = format!("{PREFIX}weather=fair");
     let wipe: Vec<String> = before.iter().map(|(key, _)| format!("{key}-")).collect();
     let mut words = vec!["annotate", "node", "n2", "--overwrite", &foreign];
@@ -125,7 +125,7 @@ fn wiped(harness: &Harness) -> Result<()> {
     Ok(())
 }
 
-/// A Node that nobody runs.
+/// A Node without a machine.
 fn node_object(name: &str, range: Option<&str>, annotations: &Value) -> Value {
     let mut node = json!({
         "apiVersion": "v1", "kind": "Node",
@@ -138,7 +138,7 @@ fn node_object(name: &str, range: Option<&str>, annotations: &Value) -> Value {
     node
 }
 
-/// Runs `act` with Nodes that nobody runs; afterwards the network is as it was before.
+/// Runs `act` with Nodes without machines; afterwards the network is as it was before.
 fn with_nodes(cluster: &Cluster, nodes: &[Value], act: impl FnOnce() -> Result<()>) -> Result<()> {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": nodes});
     let outcome = cluster.kubectl_with_input(&["create", "-f", "-"], &list.to_string()).and_then(|_| act());
@@ -206,8 +206,8 @@ enum Known {
 
 /// Waits until a node's kernel has, or has no more, an entry with these words.
 fn wait_known(node: &Node, words: &str, want: Known) -> Result<()> {
-    wait_for(&format!("{} to know {words}: {want:?}", node.name()), PROGRAMMED, || {
-        let all = [kernel::routes(node)?, kernel::neighbours(node)?, kernel::forwarding(node)?].concat();
+    wait_for(&format!("{} to have {words}: {want:?}", node.name()), PROGRAMMED, || {
+        let all = [kernel::routes(node)?, kernel::neighbours(node)?, kernel::fdb(node)?].concat();
         let known = if all.iter().any(|line| line.contains(words)) { Known::Yes } else { Known::No };
         Ok((known == want).then_some(()))
     })
@@ -215,9 +215,9 @@ fn wait_known(node: &Node, words: &str, want: Known) -> Result<()> {
 
 fn bad_pod_cidrs(harness: &Harness) -> Result<()> {
     let cluster = harness.network()?;
-    // Nobody gives a node its share while the controller manager is away. It would not even start beside the outsider.
+    // Nobody allocates podCIDRs while the controller manager is stopped. It would not even start with the outsider.
     cluster.stop(Component::ControllerManager)?;
-    let nodes = [node_object("shareless", None, &json!({})), node_object("outsider", Some("10.99.0.0/24"), &json!({}))];
+    let nodes = [node_object("cidrless", None, &json!({})), node_object("outsider", Some("10.99.0.0/24"), &json!({}))];
     let named = with_nodes(&cluster, &nodes, || bad_shares_are_named(&cluster));
     cluster.start(Component::ControllerManager)?;
     named
@@ -229,10 +229,10 @@ fn bad_shares_are_named(cluster: &Cluster) -> Result<()> {
         let said = status::wait_condition(cluster, &words, "TunnelReady", ("False", "InvalidPeer"))?.message;
         ensure!(said.contains("outsider"), "it does not name the node: {said}");
     }
-    // The operator waits 30 s before it complains of a node without a share.
+    // The operator waits 30 s before it reports a node without a podCIDR.
     let config = ["networkconfig", "default"];
     let said = status::wait_condition(cluster, &config, "PreflightPassed", ("False", "PodCIDRMissing"))?.message;
-    ensure!(said.contains("shareless (IPv4)"), "it does not name the node: {said}");
+    ensure!(said.contains("cidrless (IPv4)"), "it does not name the node: {said}");
     let checks = status::config(cluster)?["status"]["preflight"]["checks"].as_array().cloned().unwrap_or_default();
     let fit = checks.iter().find(|check| check["name"] == "NodePodCIDRsFit").context("a check of the shares")?;
     let said = fit["message"].as_str().unwrap_or_default();

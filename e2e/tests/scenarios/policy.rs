@@ -16,7 +16,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "a pod with isolated egress reaches what a policy names, including cluster DNS", run: egress },
 ];
 
-/// The servers that policies are about, and those who try.
+/// The server that policies select, and its clients.
 struct PolicyPods {
     server: Pod,
     friend: Pod,
@@ -62,7 +62,7 @@ fn ingress(harness: &Harness) -> Result<()> {
     let cluster = harness.network()?;
     pods::with_namespace(&cluster, "walls", |walls| {
         pods::with_namespace(&cluster, "visitors", |visitors| {
-            let cast = cast(&cluster, walls, visitors)?;
+            let cast = start_pods(&cluster, walls, visitors)?;
             cast.try_all("everything open without a policy", ALL)?;
             closed_then_opened(&cluster, walls, &cast)?;
             labels_decide(&cluster, walls, &cast)?;
@@ -73,7 +73,7 @@ fn ingress(harness: &Harness) -> Result<()> {
     })
 }
 
-fn cast(cluster: &Cluster, walls: &str, visitors: &str) -> Result<PolicyPods> {
+fn start_pods(cluster: &Cluster, walls: &str, visitors: &str) -> Result<PolicyPods> {
     let visitor = pods::pod("visitor", "visitor", "n3", &pods::client());
     pods::apply(cluster, visitors, &[visitor])?;
     let wanted = [
@@ -124,8 +124,7 @@ fn labels_decide(cluster: &Cluster, walls: &str, cast: &PolicyPods) -> Result<()
     cast.try_all("the namespace let in again", &[("friend", HTTP), ("visitor", UDP)])
 }
 
-/// What the node's kubelet asks of its own pods no policy may stop: a server that starts under the empty policy becomes
-/// Ready, which its probe decides.
+/// No policy may deny the probes of the node's kubelet: a server that starts under the empty policy becomes Ready.
 fn probes_pass(cluster: &Cluster, walls: &str) -> Result<()> {
     pods::start(cluster, walls, &[pods::pod("probed", "probed", "n2", &pods::server())]).map(drop)
 }

@@ -1,4 +1,4 @@
-//! The end of a NetworkConfig: what stays and what goes.
+//! Deletion of a NetworkConfig: what stays and what is removed.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::pods::SharedPods;
 use crate::status::{self, NAMESPACE};
 use crate::traffic::{self, Stream};
 
-/// With a network that works, to the end of it.
+/// On a cluster with a network, which is removed at the end.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "an orphaned network keeps running, and a later NetworkConfig takes it over", run: orphan },
     Scenario {
@@ -30,7 +30,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// After those that need no shared cluster: the bound is two minutes, in which others can play.
+/// After those that need no shared cluster: the bound is two minutes, in which other scenarios run.
 pub(crate) const LAST: &[Scenario] =
     &[Scenario { name: "a Teardown that cannot reach a node ends in time and names the node", run: ends_in_time }];
 
@@ -87,25 +87,25 @@ fn teardown(harness: &Harness) -> Result<()> {
     ensure!(left == 0, "{left} objects of ours are left");
     harness.apply_config(&cluster)?;
     deploy::wait_ready(&cluster, READY)?;
-    // Pods whose interfaces are gone must be recreated; those that are made now have their network.
+    // Pods that lost their interface must be recreated; new pods have a network.
     cluster.kubectl(&["delete", "pods", "--all", "-n", "shared", "--timeout=60s"])?;
     let shared = SharedPods::pods(&cluster)?;
     traffic::ping(&shared.client, shared.far()?.ip, &[]).map(drop)
 }
 
-/// Fails if there is anything of ours on a node but the CNI plugin.
+/// Fails if anything of Towpath is on a node except the CNI plugin.
 fn ensure_clean(cluster: &Cluster, node: &Node) -> Result<()> {
     let name = node.name();
-    ensure!(!kernel::has_device(node)?, "{name}: the device is there");
+    ensure!(!kernel::has_device(node)?, "{name}: the device still exists");
     let routes = kernel::routes(node)?;
-    ensure!(routes.is_empty(), "{name}: routes are there: {routes:?}");
+    ensure!(routes.is_empty(), "{name}: there are still routes: {routes:?}");
     let links = node.exec(&["ip", "-br", "link"])?;
-    ensure!(!links.contains("tow"), "{name}: interfaces of pods are there: {links}");
-    ensure!(kernel::table(node)?.is_empty(), "{name}: the table is there");
-    ensure!(!node.path(kernel::CONFLIST)?.exists(), "{name}: the CNI configuration is there");
+    ensure!(!links.contains("tow"), "{name}: there are still interfaces of pods: {links}");
+    ensure!(kernel::table(node)?.is_empty(), "{name}: the table still exists");
+    ensure!(!node.path(kernel::CONFLIST)?.exists(), "{name}: the CNI configuration still exists");
     let object = status::object(cluster, &["node", &name])?;
-    ensure!(!object["metadata"]["annotations"].to_string().contains("flannel"), "{name}: annotations are there");
-    ensure!(cluster.get(&["networknode", &name])?.is_none(), "{name}: the report is there");
+    ensure!(!object["metadata"]["annotations"].to_string().contains("flannel"), "{name}: annotations still exist");
+    ensure!(cluster.get(&["networknode", &name])?.is_none(), "{name}: the NetworkNode still exists");
     Ok(())
 }
 

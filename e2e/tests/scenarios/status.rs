@@ -1,4 +1,4 @@
-//! What Towpath's objects say.
+//! Status of Towpath's objects.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub(crate) fn config(cluster: &Cluster) -> Result<Value> {
     object(cluster, &["networkconfig", "default"])
 }
 
-/// Waits until a condition of an object has this status and reason, and gives it.
+/// Waits until a condition of an object has this status and reason, and returns it.
 pub(crate) fn wait_condition(cluster: &Cluster, words: &[&str], kind: &str, want: (&str, &str)) -> Result<Condition> {
     let mut last = Condition::default();
     let what = format!("{kind}={} {} on {}", want.0, want.1, words.join(" "));
