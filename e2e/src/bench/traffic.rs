@@ -170,10 +170,12 @@ fn receive_numbers(mut stream: net::TcpStream) -> (u64, Duration) {
     (count, longest)
 }
 
-/// What `ss -ti` says of retransmissions: `retrans:0/3` means three so far, and nothing means none.
+/// Retransmissions in the output of `ss -ti`: `retrans:0/3` means three so far, `dsack_dups:2` that the receiver had two of
+/// them already, so that they were late and not lost. A field that is missing means none.
 fn retransmitted(sockets: &str) -> String {
-    let total = sockets.split_whitespace().find_map(|field| field.strip_prefix("retrans:")?.split_once('/'));
-    format!("{} segments retransmitted", total.map_or("0", |(_, total)| total))
+    let field = |name: &str| sockets.split_whitespace().find_map(|field| field.strip_prefix(name));
+    let total = field("retrans:").and_then(|counts| counts.split_once('/')).map_or("0", |(_, total)| total);
+    format!("{total} segments retransmitted, {} of them late", field("dsack_dups:").unwrap_or("0"))
 }
 
 /// New TCP connections, one after the other.
@@ -316,18 +318,14 @@ mod tests {
     }
 
     #[test]
-    fn ss_tells_of_retransmissions_only_where_there_are_some() {
-        for (output, want) in [
-            (
-                "ESTAB 0 0 10.244.0.3:5 10.244.1.3:9300\n\t cubic rto:204 rtt:0.1/0.05 retrans:0/3 send 1Gbps",
-                "3 segments retransmitted",
-            ),
-            (
-                "ESTAB 0 0 10.244.0.3:5 10.244.1.3:9300\n\t cubic rto:204 rtt:0.1/0.05 send 1Gbps",
-                "0 segments retransmitted",
-            ),
+    fn ss_prints_retransmissions_only_where_there_are_some() {
+        let line = "ESTAB 0 0 10.244.0.3:5 10.244.1.3:9300\n\t cubic rto:204 rtt:0.1/0.05";
+        for (fields, want) in [
+            ("retrans:0/3 dsack_dups:2 send 1Gbps", "3 segments retransmitted, 2 of them late"),
+            ("retrans:0/1 send 1Gbps", "1 segments retransmitted, 0 of them late"),
+            ("send 1Gbps", "0 segments retransmitted, 0 of them late"),
         ] {
-            assert_eq!(retransmitted(output), want);
+            assert_eq!(retransmitted(&format!("{line} {fields}")), want);
         }
     }
 }

@@ -76,7 +76,8 @@ pub(crate) fn measure(setup: &Setup, cluster: &BenchCluster, from: &Release) -> 
     let revoked = cluster.nodes().iter().map(revoked).collect::<Result<Vec<_>>>()?;
     table.note(format!("Connections revoked, by node: {}. Aim: 0.", revoked.join("; ")));
     table.note(format!(
-        "Pings and datagrams {} per second each, new connections {} per second. Aim: no ping, segment or connection lost, no forbidden datagram. A retransmitted segment was lost or late.",
+        "Pings and datagrams at most {} per second each, new connections at most {}. Aim: no ping, segment or connection lost, no \
+         forbidden datagram. A retransmitted segment is late, and not lost, if the receiver had it already.",
         per_second(Ping::PACE),
         per_second(Handshakes::PACE),
     ));
