@@ -11,6 +11,8 @@ use crate::namespaces::Namespaces;
 
 /// Where agents serve their metrics.
 const PORT: u16 = 9817;
+/// Counter of revoked connections.
+pub(crate) const REVOKED: &str = "towpath_agent_connections_cut_total";
 /// From the arrival of a change of policy at the agent to its commit in the kernel.
 pub(crate) const CHANGE: &str = "towpath_agent_policy_change_seconds";
 

@@ -35,7 +35,7 @@ const BOUND: Duration = Duration::from_secs(30);
 /// Has connections revoked, one after the other.
 pub(crate) fn measure(background: &Background<'_>) -> Result<Table> {
     let node = background.node()?;
-    let before = metrics::value(&node, "towpath_agent_connections_cut_total")?;
+    let before = metrics::value(&node, metrics::REVOKED)?;
     let server = Namespaces::of_pod(background.cluster, NAMESPACE, "server")?;
     let client = Namespaces::of_pod(background.cluster, NAMESPACE, "client")?;
     let listener = server.run(|| TcpListener::bind(("0.0.0.0", PORT)).context("listen in the server's pod"))?;
@@ -50,7 +50,7 @@ pub(crate) fn measure(background: &Background<'_>) -> Result<Table> {
     });
     background.api.delete(&format!("{POLICIES}/revocation"))?;
     let (times, least) = measured?;
-    let revoked = metrics::value(&node, "towpath_agent_connections_cut_total")? - before;
+    let revoked = metrics::value(&node, metrics::REVOKED)? - before;
     let sample = Sample::of_millis(times).context("no runs")?;
     let header = ["connections on the node", "p50 ms", "p99 ms", "median (min–max)", "aim p99", "runs"];
     let mut table = Table::new("Revocation of an established connection that is denied", &header);

@@ -103,7 +103,7 @@ fn policy() -> Value {
 
 /// What the agent and the kernel of a node count as revoked.
 fn revoked(node: &Node) -> Result<String> {
-    let counted = metrics::value(node, "towpath_agent_connections_cut_total")?;
+    let counted = metrics::value(node, metrics::REVOKED)?;
     let entries = node.exec(&["cat", "/proc/net/nf_conntrack"])?;
     let mark = |line: &str| line.split(' ').find_map(|field| field.strip_prefix("mark=")?.parse::<u32>().ok());
     let marked = entries.lines().filter_map(mark).filter(|mark| mark & REVOKED_MARK != 0).count();
