@@ -45,7 +45,7 @@ fn orphan(harness: &Harness) -> Result<()> {
     let agents = agent_uids(&cluster)?;
     let stream = Stream::start(&shared.client, shared.far()?.ip)?;
     cluster.kubectl(&["delete", "networkconfig", "default", "--timeout=60s"])?;
-    status::wait_event(&cluster, "Orphaned", &["nobody looks after them"])?;
+    status::wait_event(&cluster, "Orphaned", &["create a NetworkConfig"])?;
     stream.go_on(2 * Stream::PER_SECOND)?;
     ensure!(agent_uids(&cluster)? == agents, "the agents did not stay");
     harness.apply_config(&cluster)?;
