@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use towpath_agent::{
     cni_server::CniRequest,
     input::Input,
-    kernel::{Done, Job, Change as KernelChange, Reach},
+    kernel::{Change as KernelChange, Done, Job, Reach},
     node::{Effect, Identity, Node, Now},
     settings::Settings,
 };

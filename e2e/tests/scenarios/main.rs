@@ -11,6 +11,7 @@ mod connections;
 mod denials;
 mod drift;
 mod families;
+mod firewall;
 mod flood;
 mod harness;
 mod install;
@@ -48,6 +49,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     agent::SCENARIOS,
     denials::SCENARIOS,
     drift::SCENARIOS,
+    firewall::SCENARIOS,
     nodes::SCENARIOS,
     agent::AWAY,
     nodes::POD_CIDRS,
