@@ -1,7 +1,8 @@
 //! Control groups: one folder per cluster in every hierarchy, one per node below it.
 //!
-//! One hierarchy also serves as the record of who belongs to a cluster: every process of a cluster starts in it, children
-//! stay in it, so that `down` finds them all by pid, also when the harness itself was killed half-way through `up`.
+//! One hierarchy also serves as the record of who belongs to a cluster: every process of a cluster starts in it,
+//! children stay in it, so that `down` finds them all by pid, also when the harness itself was killed half-way through
+//! `up`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -44,8 +44,8 @@ pub fn deploy(cluster: &Cluster, release: &Release, config: &Path) -> Result<()>
     wait_ready(cluster, READY_BOUND)
 }
 
-/// Waits until the NetworkConfig is Ready at its own generation and every agent runs the operator's image, and prints the
-/// condition Ready whenever it changes.
+/// Waits until the NetworkConfig is Ready at its own generation and every agent runs the operator's image, and prints
+/// the condition Ready whenever it changes.
 ///
 /// # Errors
 /// When that does not happen within `bound`: the message has conditions, pods and logs.

@@ -28,8 +28,8 @@ const DEBIAN: &[&str] = &["gcc", "libc6-dev", "mmdebstrap"];
 /// Packages and their programs.
 const PROGRAMS: [(&str, &str); 3] =
     [("towpath-operator", "towpath-operator"), ("towpath-agent", "towpath-agent"), ("towpath-cni", "towpath")];
-/// The programs are linked statically, because the CNI plugin runs on any host. The target is named so that build scripts and
-/// macros are not.
+/// The programs are linked statically, because the CNI plugin runs on any host. The target is named so that build
+/// scripts and macros are not.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A version of Towpath that can be installed.

@@ -112,7 +112,8 @@ impl Supervisor {
         Ok(Running { name: program.name.clone(), log, ended })
     }
 
-    /// Kills a program by its pid with SIGKILL, as a crash would: nothing in a cluster may depend on an orderly shutdown.
+    /// Kills a program by its pid with SIGKILL, as a crash would: nothing in a cluster may depend on an orderly
+    /// shutdown.
     ///
     /// # Errors
     /// When it is still there after 10 s.

@@ -1,5 +1,5 @@
-//! A reference network to measure against: the `bridge` and `host-local` plugins of Debian's containernetworking-plugins,
-//! with a static route on every node to every other node's pods. No overlay, no policy.
+//! A reference network to measure against: the `bridge` and `host-local` plugins of Debian's
+//! containernetworking-plugins, with a static route on every node to every other node's pods. No overlay, no policy.
 
 use std::fs;
 use std::path::Path;

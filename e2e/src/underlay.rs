@@ -1,6 +1,7 @@
 //! The network below the cluster: a bridge in a namespace of its own, one namespace per machine, joined by veths.
 //!
-//! Every cluster has its own bridge namespace, so the same addresses serve all of them. Nothing leaves these namespaces.
+//! Every cluster has its own bridge namespace, so the same addresses serve all of them. Nothing leaves these
+//! namespaces.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,4 +1,5 @@
-//! From the creation of a pod to Running, with Towpath and with the reference network, on two clusters of the same kind.
+//! From the creation of a pod to Running, with Towpath and with the reference network, on two clusters of the same
+//! kind.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};

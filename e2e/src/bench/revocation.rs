@@ -122,8 +122,8 @@ fn policy(state: &str) -> Value {
     })
 }
 
-/// A question and an answer from each port, so that the node knows as many flows. Asked again where the policy that allows
-/// it is not in force yet.
+/// A question and an answer from each port, so that the node knows as many flows. Asked again where the policy that
+/// allows it is not in force yet.
 fn flows(server: &str) -> Result<()> {
     let end = Instant::now() + BOUND;
     for port in FIRST..FIRST + FLOWS {

@@ -164,8 +164,8 @@ impl Drop for Server {
 }
 
 impl Pair {
-    /// Machines `m1` and `m2` with a VXLAN device each that knows the other, and a pod behind each: `pod1` and `pod2`; the
-    /// same again with connection tracking: `m3` and `m4`.
+    /// Machines `m1` and `m2` with a VXLAN device each that knows the other, and a pod behind each: `pod1` and `pod2`;
+    /// the same again with connection tracking: `m3` and `m4`.
     fn make() -> Result<Self> {
         Self::remove()?;
         // Dropped, and so removed, also when a step fails.

@@ -71,7 +71,8 @@ impl Drop for Ping {
 }
 
 impl Answered {
-    /// Reads the answers up to the end. What was sent after the last answer is not counted: its answer may be under way.
+    /// Reads the answers up to the end. What was sent after the last answer is not counted: its answer may be under
+    /// way.
     fn read(output: impl BufRead) -> Self {
         let (mut answered, mut last, mut longest_gap) = (BTreeSet::new(), Instant::now(), Duration::ZERO);
         for number in output.lines().map_while(Result::ok).filter_map(|line| sequence(&line)) {
@@ -170,8 +171,8 @@ fn receive_numbers(mut stream: net::TcpStream) -> (u64, Duration) {
     (count, longest)
 }
 
-/// Retransmissions in the output of `ss -ti`: `retrans:0/3` means three so far, `dsack_dups:2` that the receiver had two of
-/// them already, so that they were late and not lost. A field that is missing means none.
+/// Retransmissions in the output of `ss -ti`: `retrans:0/3` means three so far, `dsack_dups:2` that the receiver had
+/// two of them already, so that they were late and not lost. A field that is missing means none.
 fn retransmitted(sockets: &str) -> String {
     let field = |name: &str| sockets.split_whitespace().find_map(|field| field.strip_prefix(name));
     let total = field("retrans:").and_then(|counts| counts.split_once('/')).map_or("0", |(_, total)| total);

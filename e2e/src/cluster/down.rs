@@ -1,5 +1,5 @@
-//! Removes a cluster. It goes by what exists, not by what was recorded, so that it also cleans up after an `up` that failed or
-//! was killed.
+//! Removes a cluster. It goes by what exists, not by what was recorded, so that it also cleans up after an `up` that
+//! failed or was killed.
 
 use std::fs;
 

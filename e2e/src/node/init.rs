@@ -30,8 +30,8 @@ const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// A started component with its name.
 type Started = (&'static str, Child);
 
-/// Sysctls of the machine that the kubelet sets, and their values. A file with the value is mounted over each, so that the
-/// kubelet does not change the machine.
+/// Sysctls of the machine that the kubelet sets, and their values. A file with the value is mounted over each, so that
+/// the kubelet does not change the machine.
 const KUBELET_SYSCTLS: [(&str, &str); 5] = [
     ("vm/overcommit_memory", "1"),
     ("kernel/panic", "10"),

@@ -1,4 +1,5 @@
-//! A node: a set of namespaces on this machine in which containerd, kubelet and kube-proxy run. This module is what the harness sees of it.
+//! A node: a set of namespaces on this machine in which containerd, kubelet and kube-proxy run. This module is what the
+//! harness sees of it.
 
 mod init;
 
@@ -122,8 +123,8 @@ impl Node {
         })
     }
 
-    /// Starts the kubelet and kube-proxy. They must not start before the API server is ready, because they back off for long
-    /// after a failure.
+    /// Starts the kubelet and kube-proxy. They must not start before the API server is ready, because they back off for
+    /// long after a failure.
     pub(crate) fn admit(&self) -> Result<()> {
         self.write("admitted", "")
     }

@@ -73,8 +73,8 @@ impl Tools {
     }
 }
 
-/// Makes `name` in the cache with `make` unless it is there. What `make` gets is an empty folder that becomes `name` only
-/// when it has succeeded; a second caller waits for the first.
+/// Makes `name` in the cache with `make` unless it is there. What `make` gets is an empty folder that becomes `name`
+/// only when it has succeeded; a second caller waits for the first.
 ///
 /// # Errors
 /// When the cache cannot be written, or with the error of `make`.

@@ -104,8 +104,8 @@ fn api_away(harness: &Harness) -> Result<()> {
     flood.wait_open()
 }
 
-/// A policy that is created now is enforced, and one that is deleted is not. New pods would have to wait for the kubelet,
-/// which needs longer to recover.
+/// A policy that is created now is enforced, and one that is deleted is not. New pods would have to wait for the
+/// kubelet, which needs longer to recover.
 fn agents_receive(cluster: &Cluster, shared: &SharedPods) -> Result<()> {
     let (from, to) = (&shared.client, shared.far()?.at(HTTP));
     let expect = |state, want| {

@@ -1,5 +1,5 @@
-//! Drift: somebody changes Towpath's objects in a node's kernel. The kernel rejects changes to the table while the agent runs;
-//! everything else is repaired within two seconds and reported.
+//! Drift: somebody changes Towpath's objects in a node's kernel. The kernel rejects changes to the table while the
+//! agent runs; everything else is repaired within two seconds and reported.
 
 use std::time::{Duration, Instant};
 

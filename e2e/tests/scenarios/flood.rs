@@ -1,6 +1,7 @@
 //! A flood of datagrams from one pod to another, each with its number, and a count of those that arrive.
 //!
-//! Nobody answers, so no connection is ever established: policies apply to every datagram, and one that arrives was allowed.
+//! Nobody answers, so no connection is ever established: policies apply to every datagram, and one that arrives was
+//! allowed.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;

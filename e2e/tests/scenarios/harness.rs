@@ -17,9 +17,9 @@ use towpath_e2e::{deploy, run};
 
 /// Environment variable with the shared cluster's name, so that two checkouts can run their scenarios at once.
 const NAME: &str = "TOWPATH_E2E_CLUSTER";
-/// Environment variable that, when set, keeps the shared cluster with Towpath on it for the next run, and reuses the one
-/// of the last run: whoever writes a scenario need not wait for them each time. `make deploy CLUSTER=e2e` installs another
-/// build there.
+/// Environment variable that, when set, keeps the shared cluster with Towpath on it for the next run, and reuses the
+/// one of the last run: whoever writes a scenario need not wait for them each time. `make deploy CLUSTER=e2e` installs
+/// another build there.
 const KEEP: &str = "TOWPATH_E2E_KEEP";
 const SHARED_NODES: u8 = 3;
 /// Time for the network to be ready on every node.
@@ -211,7 +211,8 @@ fn installed_release(cluster: &Cluster) -> Result<Option<Release>> {
     Ok(Some(Release { content_name: image.to_owned(), ..release }))
 }
 
-/// Saves the logs of Towpath's pods beside those of the components. Errors are ignored: a failure is being reported already.
+/// Saves the logs of Towpath's pods beside those of the components. Errors are ignored: a failure is being reported
+/// already.
 fn keep_pod_logs(cluster: &Cluster, dir: &Path) {
     for (component, words) in [
         ("operator", ["logs", "-n", "towpath-system", "-l", "app.kubernetes.io/name=towpath-operator"]),

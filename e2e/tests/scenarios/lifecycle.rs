@@ -27,8 +27,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "a pod that has ended is no longer a peer", run: ended },
 ];
 
-/// The first thing each pod does is what a policy denies, the second is what the policy allows. Late rules would let the first
-/// pass; incomplete rules would drop the second.
+/// The first thing each pod does is what a policy denies, the second is what the policy allows. Late rules would let
+/// the first pass; incomplete rules would drop the second.
 fn first_packets(harness: &Harness) -> Result<()> {
     const WAVES: usize = 4;
     const PODS: usize = 25;

@@ -2,7 +2,8 @@
 //! without a network, then with one, which is removed at the end; then those that need a cluster of their own.
 //!
 //! `cargo test -p towpath-e2e --test scenarios -- NAME` runs those whose name contains NAME. Each begins with what the
-//! harness gives it and cleans up after itself, so that it also runs alone. [`harness`] has two environment variables for whoever writes one.
+//! harness gives it and cleans up after itself, so that it also runs alone. [`harness`] has two environment variables
+//! for whoever writes one.
 
 mod agent;
 mod basics;

@@ -9,7 +9,8 @@ use towpath_e2e::wait::wait_for;
 
 /// Namespace of the operator and the agents.
 pub(crate) const NAMESPACE: &str = "towpath-system";
-/// Time until a change shows in an object's status. The operator waits 30 s before it calls a new Node's podCIDR missing.
+/// Time until a change shows in an object's status. The operator waits 30 s before it calls a new Node's podCIDR
+/// missing.
 pub(crate) const SHOWN: Duration = Duration::from_secs(60);
 
 /// One condition of an object.
