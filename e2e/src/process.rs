@@ -155,7 +155,7 @@ pub fn enter_netns(name: &str) -> Result<()> {
 /// Writes a pid and its start time, which tells the process from a later one with the same pid.
 ///
 /// # Errors
-/// When the process is gone or the file cannot be written.
+/// When the process has ended or the file cannot be written.
 pub fn write_pid(file: &Path, pid: u32) -> Result<()> {
     let started = start_time(pid).with_context(|| format!("process {pid} has ended"))?;
     let temporary = file.with_extension("new");
@@ -178,7 +178,7 @@ pub fn live_pid(file: &Path) -> Result<Option<i32>> {
     Ok((start_time(pid).as_deref() == Some(started)).then_some(i32::try_from(pid)?))
 }
 
-/// Field 22 of `/proc/<pid>/stat`, ticks since boot; none for a process that is gone or a zombie.
+/// Field 22 of `/proc/<pid>/stat`, ticks since boot; none for a process that has ended or is a zombie.
 fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold spaces, so count from its end: the state is the first field after it.

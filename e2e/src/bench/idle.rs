@@ -12,8 +12,8 @@ use crate::setup::BenchCluster;
 /// Length of the measurement.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Looks at every process of Towpath in a cluster before and after a minute of nothing. `held` says in words what they
-/// hold, `aim` how much memory they should have for it.
+/// Reads the usage of every process of Towpath before and after an idle minute. `held` describes what they hold, for the
+/// title; `aim` is the aim for memory.
 pub(crate) fn measure(cluster: &BenchCluster, held: &str, aim: &str) -> Result<Table> {
     let processes = processes(cluster.name())?;
     ensure!(!processes.is_empty(), "no process of Towpath runs in cluster {}", cluster.name());

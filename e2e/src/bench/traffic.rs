@@ -123,7 +123,7 @@ impl TcpStream {
         Ok(Self { client, stop, sender: Some(sender), receiver: Some(receiver) })
     }
 
-    /// Ends the stream in order, and tells whether everything that was sent has arrived.
+    /// Closes the stream, and reports whether everything that was sent has arrived.
     pub(crate) fn finish(&mut self) -> Result<Streamed> {
         let sockets = self.client.run(|| {
             let filter = format!("dport = :{STREAM_PORT}");
@@ -241,7 +241,7 @@ fn connect_again_and_again(to: net::SocketAddr, stop: &AtomicBool) -> String {
     format!("{failed} of {count}, {slow} lost their first packet")
 }
 
-/// Datagrams that a policy forbids. Nobody answers, so each is matched against the policies anew.
+/// Datagrams that a policy forbids. Nobody answers, so policies apply to each of them.
 pub(crate) struct Datagrams {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,

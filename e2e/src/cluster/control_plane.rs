@@ -185,7 +185,7 @@ impl Cluster {
                 "--allocate-node-cidrs",
                 "--use-service-account-credentials",
                 "--leader-elect=false",
-                // A node that is gone shows as such within 15 s, so that scenarios about it stay short.
+                // A lost node is NotReady within 15 s, so that scenarios about it stay short.
                 "--node-monitor-grace-period=15s",
                 "--node-monitor-period=2s",
             ]

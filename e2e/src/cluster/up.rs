@@ -20,7 +20,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When one of that name exists, or a component fails: the message names it and shows the end of its log. What
-    /// was started stays for a look at it until [`down::remove`].
+    /// was started keeps running, to be inspected, until [`down::remove`].
     pub fn up(site: &Site, tools: &Tools, spec: Spec, progress: Progress) -> Result<Self> {
         let name = spec.name.clone();
         let cluster = Self { site: site.clone(), tools: tools.clone(), spec, progress };

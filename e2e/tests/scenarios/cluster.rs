@@ -45,7 +45,7 @@ fn fresh_is_not_ready(harness: &Harness) -> Result<()> {
     for node in &nodes {
         ensure!(
             condition(node, "Ready") == "False",
-            "a node without a network says Ready={}",
+            "a node without a network has Ready={}",
             condition(node, "Ready")
         );
     }

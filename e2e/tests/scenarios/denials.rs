@@ -35,19 +35,19 @@ fn deny_client(cluster: &Cluster, namespace: &str, policy: Value) -> Result<()> 
 
 fn denied(harness: &Harness) -> Result<()> {
     let cluster = harness.network()?;
-    pods::with_namespace(&cluster, "told", |namespace| {
+    pods::with_namespace(&cluster, "denied", |namespace| {
         deny_client(
             &cluster,
             namespace,
             policy("nobody", &json!({"podSelector": {"matchLabels": {"role": "server"}}})),
         )?;
         let note = event(&cluster, namespace, "server", "PolicyDenied")?;
-        for word in ["told/client", &format!("TCP port {HTTP}"), "told/nobody"] {
+        for word in ["denied/client", &format!("TCP port {HTTP}"), "denied/nobody"] {
             ensure!(note.contains(word), "the Event does not contain {word}: {note}");
         }
         let line = wait_for("a line of the agent's log", SOON, || {
             let log = cluster.kubectl(&["logs", "-n", NAMESPACE, "-l", AGENTS, "--tail=-1"])?;
-            Ok(log.lines().find(|line| line.contains("told/server") && line.contains("told/nobody")).map(str::to_owned))
+            Ok(log.lines().find(|line| line.contains("denied/server") && line.contains("denied/nobody")).map(str::to_owned))
         })?;
         let line: Value = serde_json::from_str(&line).context("the agent's log is JSON")?;
         ensure!(line["direction"] == "ingress" && line["message"] == "packets denied", "{line}");

@@ -234,7 +234,7 @@ fn bad_shares_are_named(cluster: &Cluster) -> Result<()> {
     let said = status::wait_condition(cluster, &config, "PreflightPassed", ("False", "PodCIDRMissing"))?.message;
     ensure!(said.contains("cidrless (IPv4)"), "it does not name the node: {said}");
     let checks = status::config(cluster)?["status"]["preflight"]["checks"].as_array().cloned().unwrap_or_default();
-    let fit = checks.iter().find(|check| check["name"] == "NodePodCIDRsFit").context("a check of the shares")?;
+    let fit = checks.iter().find(|check| check["name"] == "NodePodCIDRsFit").context("the check of the podCIDRs")?;
     let said = fit["message"].as_str().unwrap_or_default();
     ensure!(fit["result"] == "Failed" && said.contains("outsider (10.99.0.0/24)"), "it does not name the node: {fit}");
     Ok(())

@@ -99,7 +99,7 @@ fn outside(harness: &Harness) -> Result<()> {
     })
 }
 
-/// A node port that leaves the client its address, as it leads to pods of its own node only.
+/// A node port that keeps the client's address: it forwards to pods of its own node only.
 fn node_port(cluster: &Cluster, namespace: &str) -> Result<u16> {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "door"},

@@ -70,11 +70,11 @@ pub(crate) fn wait_ready(cluster: &Cluster, nodes: usize, bound: Duration) -> Re
 pub(crate) fn wait_event(cluster: &Cluster, reason: &str, words: &[&str]) -> Result<()> {
     wait_for(&format!("an Event {reason} with {words:?}"), SHOWN, || {
         let events = cluster.list(&["events.events.k8s.io", "-A"])?;
-        let told = events.iter().filter(|event| event["regarding"]["kind"] == "NetworkConfig").any(|event| {
+        let found = events.iter().filter(|event| event["regarding"]["kind"] == "NetworkConfig").any(|event| {
             let note = event["note"].as_str().unwrap_or_default();
             event["reason"] == reason && words.iter().all(|word| note.contains(word))
         });
-        Ok(told.then_some(()))
+        Ok(found.then_some(()))
     })
 }
 

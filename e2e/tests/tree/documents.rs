@@ -44,7 +44,7 @@ fn a_decision_record_has_context_decision_consequences_and_figures() {
         for (part, next) in PARTS.iter().zip(PARTS.iter().skip(1).map(Some).chain([None])) {
             let body = text.split_once(part).map_or("", |(_, after)| after);
             let body = next.and_then(|next| body.split_once(next)).map_or(body, |(body, _)| body);
-            assert!(!body.trim().is_empty(), "{}: {part} says nothing", relative(&path));
+            assert!(!body.trim().is_empty(), "{}: {part} is empty", relative(&path));
         }
     }
 }
