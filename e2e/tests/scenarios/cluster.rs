@@ -43,11 +43,7 @@ fn fresh_is_not_ready(harness: &Harness) -> Result<()> {
     let nodes = cluster.list(&["nodes"])?;
     ensure!(nodes.len() == 3, "{} nodes", nodes.len());
     for node in &nodes {
-        ensure!(
-            condition(node, "Ready") == "False",
-            "a node without a network has Ready={}",
-            condition(node, "Ready")
-        );
+        ensure!(condition(node, "Ready") == "False", "a node without a network has Ready={}", condition(node, "Ready"));
     }
     // As a person would: kubectl in the machine's own shell, with the kubeconfig.
     let mut kubectl = Command::new(cluster.tools().kubectl());

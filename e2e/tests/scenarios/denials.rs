@@ -47,7 +47,10 @@ fn denied(harness: &Harness) -> Result<()> {
         }
         let line = wait_for("a line of the agent's log", SOON, || {
             let log = cluster.kubectl(&["logs", "-n", NAMESPACE, "-l", AGENTS, "--tail=-1"])?;
-            Ok(log.lines().find(|line| line.contains("denied/server") && line.contains("denied/nobody")).map(str::to_owned))
+            Ok(log
+                .lines()
+                .find(|line| line.contains("denied/server") && line.contains("denied/nobody"))
+                .map(str::to_owned))
         })?;
         let line: Value = serde_json::from_str(&line).context("the agent's log is JSON")?;
         ensure!(line["direction"] == "ingress" && line["message"] == "packets denied", "{line}");
