@@ -122,7 +122,10 @@ fn a_flood_is_told_of_at_the_rate_of_the_rule_and_what_passes_is_not_told_of() {
     }
     let most = 20 + 10 * (took.as_secs() as usize + 1);
     assert!((20..=most).contains(&received.len()), "{} of 2000 within {took:?}", received.len());
-    assert!(received.iter().all(|packet| packet.header.transport == TransportHeader::Port(Protocol::Udp, 9)), "{received:?}");
+    assert!(
+        received.iter().all(|packet| packet.header.transport == TransportHeader::Port(Protocol::Udp, 9)),
+        "{received:?}"
+    );
 }
 
 #[test]

@@ -63,6 +63,9 @@ fn notifications_are_received_with_a_time_limit() {
     sh("nft add table inet a");
     let mut received = Vec::new();
     let long = Some(Duration::from_secs(10));
-    assert_eq!(socket.receive(long, |message| received.push((message.kind, name(message)))).unwrap(), Received::Messages);
+    assert_eq!(
+        socket.receive(long, |message| received.push((message.kind, name(message)))).unwrap(),
+        Received::Messages
+    );
     assert_eq!(received[0], (NEW_TABLE, Some("a".to_owned())));
 }
