@@ -56,7 +56,11 @@ fn meta(key: MetaKey, comparison: Comparison, right: &Expression<'_>) -> Option<
     })
 }
 
-fn payload(PayloadField { protocol, field }: &PayloadField<'_>, comparison: Comparison, right: &Expression<'_>) -> Condition {
+fn payload(
+    PayloadField { protocol, field }: &PayloadField<'_>,
+    comparison: Comparison,
+    right: &Expression<'_>,
+) -> Condition {
     let address = |direction| match networks(right) {
         Some(nets) => Condition::Address(direction, comparison, nets),
         None => Condition::Unknown,

@@ -16,7 +16,6 @@ mod rule;
 use std::{
     collections::BTreeMap,
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -38,8 +37,8 @@ pub const MAX_CHAINS: usize = 500;
 /// hook drop is traffic to Services that have no endpoints, never traffic between pods.
 const KUBE_PROXY: &str = "kube-proxy";
 
-/// The tables of iptables-legacy in the network namespace of the reader, one name a line; missing without the module.
-const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
+/// The tables of iptables-legacy in the network namespace of the reader, one name a line; missing without the modules.
+const LEGACY_TABLES: [&str; 2] = ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
 
 /// What was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -184,6 +183,8 @@ fn forward_hook(chain: &schema::Chain<'_>) -> Option<ForwardHook> {
 }
 
 fn has_legacy_filter() -> bool {
-    // Unreadable is as good as missing: it is only told of.
-    fs::read_to_string(Path::new(LEGACY_TABLES)).is_ok_and(|names| names.lines().any(|name| name == "filter"))
+    // Unreadable is as good as missing: it is only logged.
+    let has_filter =
+        |path: &&str| fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "filter"));
+    LEGACY_TABLES.iter().any(|path| has_filter(&path))
 }

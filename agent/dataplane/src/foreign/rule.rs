@@ -15,9 +15,8 @@ use super::condition;
 const XT_PARTIAL: [&str; 9] = ["ah", "esp", "icmp", "icmp6", "multiport", "sctp", "socket", "tcp", "udp"];
 
 /// Targets of xtables that give no verdict.
-const XT_CONTINUE: [&str; 13] = [
-    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CT", "DSCP", "HL", "LOG", "MARK", "NFLOG", "TCPMSS", "TOS", "TRACE",
-];
+const XT_CONTINUE: [&str; 13] =
+    ["AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CT", "DSCP", "HL", "LOG", "MARK", "NFLOG", "TCPMSS", "TOS", "TRACE"];
 
 /// A rule's chain, and the rules that it means: one, or one for each element of a verdict map. `None` for an object that
 /// does not even name its chain.
