@@ -7,12 +7,14 @@
 use towpath_core::ruleset::{Installed, Transaction};
 
 mod batch;
+mod decode;
 mod error;
 mod events;
 mod expression;
 pub mod fake;
 mod kernel;
 mod key;
+mod listing;
 mod own;
 mod read;
 mod wire;
@@ -20,6 +22,7 @@ mod wire;
 pub use error::NftError;
 pub use events::{NftEvents, TableChange};
 pub use kernel::{KernelNft, Ownership};
+pub use listing::{ListError, Listing, TableFlag};
 
 /// The table of one network namespace.
 pub trait Nft {
