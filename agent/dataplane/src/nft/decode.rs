@@ -87,6 +87,8 @@ impl Decoder {
             "cmp" => self.compare(register(number(1)?), number(2)?, value(3)?)?,
             "range" => self.range(register(number(1)?), number(2)?, value(3)?, value(4)?)?,
             "lookup" => self.look_up(body)?,
+            // nft puts one behind a protocol in a concatenation with intervals; of a single byte it changes nothing.
+            "byteorder" => {}
             "limit" => {
                 let positive = |number: u64| NonZeroU32::new(u32::try_from(number).ok()?);
                 self.limit = Some((positive(body.find(1)?.be64()?)?, positive(number(3)?.into())?));
