@@ -84,7 +84,7 @@ pub(super) struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(super) enum RuleStatement {
-    Schema(Statement<'static>),
+    Schema(Box<Statement<'static>>),
     Extension(StatementExtension),
 }
 

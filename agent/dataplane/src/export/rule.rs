@@ -153,7 +153,7 @@ impl Writer {
     }
 
     fn push(&mut self, statement: Statement<'static>) {
-        self.statements.push(RuleStatement::Schema(statement));
+        self.statements.push(RuleStatement::Schema(Box::new(statement)));
     }
 }
 

@@ -186,5 +186,5 @@ fn has_legacy_filter() -> bool {
     // Unreadable is as good as missing: it is only logged.
     let has_filter =
         |path: &&str| fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "filter"));
-    LEGACY_TABLES.iter().any(|path| has_filter(&path))
+    LEGACY_TABLES.iter().any(has_filter)
 }
