@@ -7,16 +7,19 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use support::Namespace;
 use towpath_core::{
-    foreign_firewall::{Certainty, ForwardDrop, PodTraffic, findings},
+    foreign_firewall::{Certainty, ForeignTable, ForwardDrop, PodTraffic, findings},
     model::Family,
     names::IfName,
 };
-use towpath_dataplane::foreign::{self, ForeignFirewalls, MAX_CHAINS};
+use towpath_dataplane::{
+    foreign::{self, ForeignFirewalls, MAX_CHAINS},
+    nft::{ForeignChange, ForeignListener},
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -225,4 +228,32 @@ fn an_error_of_nft_is_told() {
     assert!(!error.is_missing_program());
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert_eq!(source, "\"nft -j list chains\" did not end within its time");
+}
+
+#[test]
+fn changes_that_concern_the_forward_hook_are_notified_and_others_are_not() {
+    let namespace = Namespace::new();
+    let mut listener = namespace.run(|| ForeignListener::open().unwrap());
+    let mut waited = |tables: &[ForeignTable], command: &str, within: Duration| {
+        listener.drain().unwrap();
+        namespace.sh(command);
+        listener.wait(Instant::now() + within, tables).unwrap()
+    };
+    let (soon, never) = (Duration::from_secs(20), Duration::from_millis(200));
+    for command in [
+        "nft add table inet towpath",
+        "nft add chain inet towpath forward '{ type filter hook forward priority 0; policy accept; }'",
+        "iptables-nft -P INPUT DROP",
+        "nft add table ip other; nft add chain ip other c; nft add rule ip other c drop",
+    ] {
+        assert_eq!(waited(&[], command, never), ForeignChange::Nothing, "{command}");
+    }
+    for command in ["iptables-nft -P FORWARD DROP", "iptables-nft -P FORWARD ACCEPT", "iptables-nft -P FORWARD DROP"] {
+        assert_eq!(waited(&[], command, soon), ForeignChange::Forward, "{command}");
+    }
+    let tables = read(&namespace).tables;
+    assert_eq!(tables.len(), 1);
+    for command in ["iptables-nft -A FORWARD -j ACCEPT", "iptables-nft -F FORWARD", "nft delete table ip filter"] {
+        assert_eq!(waited(&tables, command, soon), ForeignChange::Forward, "{command}");
+    }
 }

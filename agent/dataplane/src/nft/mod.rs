@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod expression;
 pub mod fake;
+mod foreign;
 mod kernel;
 mod key;
 mod listing;
@@ -21,6 +22,7 @@ mod wire;
 
 pub use error::NftError;
 pub use events::{NftEvents, TableChange};
+pub use foreign::{ForeignChange, ForeignListener};
 pub use kernel::{KernelNft, Ownership};
 pub use listing::{ListError, Listing, TableFlag};
 

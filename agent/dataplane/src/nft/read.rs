@@ -98,7 +98,7 @@ pub(super) fn rule(answer: &NfnetlinkMessage<'_>) -> Option<(String, Option<Fing
 }
 
 /// A rule's chain and, if we wrote it, the rule itself.
-pub(super) fn whole_rule(answer: &Answer<'_>) -> Option<(String, Option<Rule>)> {
+pub(super) fn whole_rule(answer: &NfnetlinkMessage<'_>) -> Option<(String, Option<Rule>)> {
     let (chain, fingerprint) = rule(answer)?;
     let expressions = answer.attributes.find(rule::EXPRESSIONS)?.nested();
     Some((chain, fingerprint.and_then(|fingerprint| decode::rule(expressions, fingerprint))))
