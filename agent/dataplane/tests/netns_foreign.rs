@@ -126,7 +126,7 @@ fn what_docker_ufw_and_firewalld_drop_is_found_until_the_remedy_is_applied() {
         let read = read_after(script);
         assert_eq!(read.skipped, 0, "{script}");
         let found = found(&read);
-        assert_eq!(found.iter().map(ForwardDrop::name).collect::<Vec<_>>(), [name], "{script}");
+        assert_eq!(found.iter().map(ForwardDrop::place).collect::<Vec<_>>(), [name], "{script}");
         assert_eq!(found[0].certainty, Certainty::Certain, "{script}");
         assert_eq!(self::found(&read_after(&remedied(script, remedy))), [], "{remedy}");
     }

@@ -14,7 +14,7 @@ use support::Namespace;
 use towpath_core::ruleset::{Ruleset, Transaction};
 use towpath_dataplane::{
     export,
-    nft::{KernelNft, Listing, Nft, Ownership, TableFlag},
+    nft::{KernelNft, Nft, Ownership, TableFlag, TableListing},
 };
 
 /// Without what differs from one listing of the same table to the next: handles, nft's version, the order of a hash; and
@@ -47,7 +47,7 @@ fn printed(namespace: &Namespace) -> Json {
     normalised(serde_json::from_str(&namespace.sh("nft -j list table inet towpath")).unwrap())
 }
 
-fn listing(namespace: &Namespace) -> Listing {
+fn listing(namespace: &Namespace) -> TableListing {
     namespace.run(|| KernelNft::open_as(Ownership::Shared).unwrap()).list().unwrap().unwrap()
 }
 
@@ -97,12 +97,12 @@ fn every_form_is_exported_as_nft_prints_it() {
 
 #[test]
 fn the_same_table_gives_the_same_bytes_and_flags_are_listed() {
-    let listing = |flags: &[TableFlag]| Listing { flags: flags.to_vec(), ruleset: everything() };
+    let listing = |flags: &[TableFlag]| TableListing { flags: flags.to_vec(), ruleset: everything() };
     let text = |flags: &[TableFlag]| serde_json::to_string(&export::document(&listing(flags))).unwrap();
     assert_eq!(text(&[]), text(&[]));
     let flags = text(&[TableFlag::Owner, TableFlag::Persist]);
     assert!(flags.contains(r#"{"table":{"family":"inet","name":"towpath","flags":["owner","persist"]}}"#), "{flags}");
-    let empty = Listing { flags: Vec::new(), ruleset: Ruleset::default() };
+    let empty = TableListing { flags: Vec::new(), ruleset: Ruleset::default() };
     assert_eq!(
         serde_json::to_string(&export::document(&empty)).unwrap(),
         r#"{"nftables":[{"metainfo":{"json_schema_version":1}},{"table":{"family":"inet","name":"towpath"}}]}"#

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::model::{Comparison, Condition, Direction, ForeignAction, ForeignRule, ForeignTable, PodFlow, PodTraffic};
+use super::model::{
+    Comparison, FlowSide, ForeignAction, ForeignCondition, ForeignRule, ForeignTable, PodFlow, PodTraffic,
+};
 use crate::{
     model::Family,
     names::{IfName, VETH_PREFIX},
@@ -12,7 +14,7 @@ use crate::{
 
 /// The first packets of connections that go one way between two networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Packets<'a> {
+pub(super) struct FlowPackets<'a> {
     pub(super) flow: PodFlow,
     pub(super) family: Family,
     overlay: &'a IfName,
@@ -20,7 +22,7 @@ pub(super) struct Packets<'a> {
     destination: IpNet,
 }
 
-impl<'a> Packets<'a> {
+impl<'a> FlowPackets<'a> {
     /// All ways that pod traffic takes.
     pub(super) fn all(traffic: &'a PodTraffic) -> Vec<Self> {
         let mut all = Vec::new();
@@ -37,11 +39,11 @@ impl<'a> Packets<'a> {
     }
 
     /// Whether the interface's name fits a name or a pattern of nft. Pods' interfaces stand for all of their names.
-    fn fits(&self, direction: Direction, pattern: &str) -> bool {
+    fn fits(&self, direction: FlowSide, pattern: &str) -> bool {
         let is_overlay = match (self.flow, direction) {
-            (PodFlow::ToOtherNodes, Direction::To) | (PodFlow::FromOtherNodes, Direction::From) => true,
-            (PodFlow::ToOtherNodes, Direction::From)
-            | (PodFlow::FromOtherNodes, Direction::To)
+            (PodFlow::ToOtherNodes, FlowSide::To) | (PodFlow::FromOtherNodes, FlowSide::From) => true,
+            (PodFlow::ToOtherNodes, FlowSide::From)
+            | (PodFlow::FromOtherNodes, FlowSide::To)
             | (PodFlow::WithinNode, _) => false,
         };
         match (pattern.strip_suffix('*'), is_overlay) {
@@ -67,14 +69,14 @@ enum Holds {
 /// What a chain does with the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Walked {
-    pub(super) end: End,
+    pub(super) end: ChainEnd,
     /// Whether something that could not be evaluated may have let them pass.
     pub(super) may_pass: bool,
 }
 
 /// Where the way through a chain ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum ChainEnd {
     Accepted,
     /// By a rule.
     Dropped,
@@ -83,15 +85,20 @@ pub(super) enum End {
 }
 
 /// Results of the chains that were walked: a chain that many rules jump to is walked once. `None`: under way.
-type Known<'a> = BTreeMap<&'a str, Option<Walked>>;
+type KnownChains<'a> = BTreeMap<&'a str, Option<Walked>>;
 
 /// Walks a chain and all that it jumps to.
-pub(super) fn walk<'a>(table: &'a ForeignTable, chain: &'a str, packets: &Packets<'_>) -> Walked {
-    walk_chain(table, chain, packets, &mut Known::new())
+pub(super) fn walk<'a>(table: &'a ForeignTable, chain: &'a str, packets: &FlowPackets<'_>) -> Walked {
+    walk_chain(table, chain, packets, &mut KnownChains::new())
 }
 
-fn walk_chain<'a>(table: &'a ForeignTable, chain: &'a str, packets: &Packets<'_>, known: &mut Known<'a>) -> Walked {
-    let unknown = Walked { end: End::Returned, may_pass: true };
+fn walk_chain<'a>(
+    table: &'a ForeignTable,
+    chain: &'a str,
+    packets: &FlowPackets<'_>,
+    known: &mut KnownChains<'a>,
+) -> Walked {
+    let unknown = Walked { end: ChainEnd::Returned, may_pass: true };
     match known.get(chain) {
         Some(Some(walked)) => return *walked,
         // The kernel refuses loops; a reading that fell between two changes may show one.
@@ -108,8 +115,8 @@ fn walk_chain<'a>(table: &'a ForeignTable, chain: &'a str, packets: &Packets<'_>
 fn walk_rules<'a>(
     table: &'a ForeignTable,
     rules: &'a [ForeignRule],
-    packets: &Packets<'_>,
-    known: &mut Known<'a>,
+    packets: &FlowPackets<'_>,
+    known: &mut KnownChains<'a>,
 ) -> Walked {
     let mut may_pass = false;
     // A rule that may have left this chain: what drops further down may not be reached.
@@ -125,26 +132,28 @@ fn walk_rules<'a>(
                 may_pass = true;
                 continue;
             }
-            ForeignAction::Accept => (Walked { end: End::Accepted, may_pass: true }, false),
-            ForeignAction::Drop => (Walked { end: End::Dropped, may_pass: false }, false),
-            ForeignAction::Return => (Walked { end: End::Returned, may_pass: false }, true),
+            ForeignAction::Accept => (Walked { end: ChainEnd::Accepted, may_pass: true }, false),
+            ForeignAction::Drop => (Walked { end: ChainEnd::Dropped, may_pass: false }, false),
+            ForeignAction::Return => (Walked { end: ChainEnd::Returned, may_pass: false }, true),
             ForeignAction::Jump(chain) => (walk_chain(table, chain, packets, known), false),
             ForeignAction::Goto(chain) => (walk_chain(table, chain, packets, known), true),
         };
         may_pass |= called.may_pass;
         match (holds, called.end) {
-            (Holds::Yes, End::Accepted) => return Walked { end: End::Accepted, may_pass: true },
-            (Holds::Yes, End::Dropped) => return Walked { end: End::Dropped, may_pass: may_pass || may_leave },
-            (Holds::Yes, End::Returned) if leaves => return Walked { end: End::Returned, may_pass },
-            (Holds::Yes, End::Returned) | (_, End::Dropped) => {}
-            (_, End::Accepted) => may_pass = true,
-            (_, End::Returned) => may_leave |= leaves,
+            (Holds::Yes, ChainEnd::Accepted) => return Walked { end: ChainEnd::Accepted, may_pass: true },
+            (Holds::Yes, ChainEnd::Dropped) => {
+                return Walked { end: ChainEnd::Dropped, may_pass: may_pass || may_leave };
+            }
+            (Holds::Yes, ChainEnd::Returned) if leaves => return Walked { end: ChainEnd::Returned, may_pass },
+            (Holds::Yes, ChainEnd::Returned) | (_, ChainEnd::Dropped) => {}
+            (_, ChainEnd::Accepted) => may_pass = true,
+            (_, ChainEnd::Returned) => may_leave |= leaves,
         }
     }
-    Walked { end: End::Returned, may_pass }
+    Walked { end: ChainEnd::Returned, may_pass }
 }
 
-fn holds(condition: &Condition, packets: &Packets<'_>) -> Holds {
+fn holds(condition: &ForeignCondition, packets: &FlowPackets<'_>) -> Holds {
     let compared = |comparison: &Comparison, equal: Holds| match (comparison, equal) {
         (_, Holds::Unknown) => Holds::Unknown,
         (Comparison::Equal, equal) => equal,
@@ -152,14 +161,14 @@ fn holds(condition: &Condition, packets: &Packets<'_>) -> Holds {
         (Comparison::NotEqual, Holds::No) => Holds::Yes,
     };
     match condition {
-        Condition::Interface(direction, comparison, patterns) => {
+        ForeignCondition::Interface(direction, comparison, patterns) => {
             let fits = patterns.iter().any(|pattern| packets.fits(*direction, pattern));
             compared(comparison, if fits { Holds::Yes } else { Holds::No })
         }
-        Condition::Address(direction, comparison, nets) => {
+        ForeignCondition::Address(direction, comparison, nets) => {
             let address = match direction {
-                Direction::From => packets.source,
-                Direction::To => packets.destination,
+                FlowSide::From => packets.source,
+                FlowSide::To => packets.destination,
             };
             if nets.iter().all(|net| Family::of_net(*net) != packets.family) {
                 // A packet of the other family has no such address, so that not even `!=` holds.
@@ -167,11 +176,11 @@ fn holds(condition: &Condition, packets: &Packets<'_>) -> Holds {
             }
             compared(comparison, within(address, nets))
         }
-        Condition::Family(comparison, family) => {
+        ForeignCondition::Family(comparison, family) => {
             compared(comparison, if *family == packets.family { Holds::Yes } else { Holds::No })
         }
-        Condition::Partial => Holds::No,
-        Condition::Unknown => Holds::Unknown,
+        ForeignCondition::Partial => Holds::No,
+        ForeignCondition::Unknown => Holds::Unknown,
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    evaluate::{End, Packets, Walked, walk},
-    model::{ForeignTable, ForwardHook, PodFlow, PodTraffic, Policy, TableFamily},
+    evaluate::{ChainEnd, FlowPackets, Walked, walk},
+    model::{ChainPolicy, ForeignTable, ForwardHook, PodFlow, PodTraffic, TableFamily},
 };
 use crate::model::Family;
 
@@ -24,7 +24,7 @@ pub enum Certainty {
 
 /// What drops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
+pub enum DropCause {
     /// The policy of the base chain: no rule takes the packets.
     Policy,
     /// A rule of the chain, or of one that it jumps to.
@@ -43,13 +43,13 @@ pub struct ForwardDrop {
     /// How it is attached.
     pub hook: ForwardHook,
     /// What drops. Of several the first in the order of [`Self::flows`].
-    pub cause: Cause,
+    pub cause: DropCause,
     /// Of the most certain of the flows.
     pub certainty: Certainty,
     /// Which ways are closed.
     pub flows: BTreeSet<PodFlow>,
     /// The program that the table seems to belong to.
-    owner: Owner,
+    owner: TableOwner,
     /// The podCIDRs that the table sees.
     pod_cidrs: BTreeSet<IpNet>,
 }
@@ -57,7 +57,7 @@ pub struct ForwardDrop {
 /// Base chains that drop what must pass, in the order of the tables.
 #[must_use]
 pub fn findings(tables: &[ForeignTable], traffic: &PodTraffic) -> Vec<ForwardDrop> {
-    let packets = Packets::all(traffic);
+    let packets = FlowPackets::all(traffic);
     let of_table = |table| chains(table).filter_map(|(chain, hook)| judge(table, chain, hook, traffic, &packets));
     tables.iter().flat_map(of_table).collect()
 }
@@ -71,11 +71,11 @@ fn judge(
     chain: &str,
     hook: ForwardHook,
     traffic: &PodTraffic,
-    packets: &[Packets<'_>],
+    packets: &[FlowPackets<'_>],
 ) -> Option<ForwardDrop> {
     let seen = packets.iter().filter(|packets| table.family.sees(packets.family));
     let dropped = seen.filter_map(|packets| Some((packets.flow, dropped(walk(table, chain, packets), hook.policy)?)));
-    let dropped: Vec<(PodFlow, (Cause, Certainty))> = dropped.collect();
+    let dropped: Vec<(PodFlow, (DropCause, Certainty))> = dropped.collect();
     let (_, (cause, _)) = dropped.iter().min()?;
     let pod_cidrs = traffic.cluster.iter().filter(|net| table.family.sees(Family::of_net(**net)));
     Some(ForwardDrop {
@@ -86,23 +86,23 @@ fn judge(
         cause: *cause,
         certainty: dropped.iter().map(|(_, (_, certainty))| *certainty).max()?,
         flows: dropped.iter().map(|(flow, _)| *flow).collect(),
-        owner: Owner::of(table, chain),
+        owner: TableOwner::of(table, chain),
         pod_cidrs: pod_cidrs.copied().collect(),
     })
 }
 
-fn dropped(walked: Walked, policy: Policy) -> Option<(Cause, Certainty)> {
+fn dropped(walked: Walked, policy: ChainPolicy) -> Option<(DropCause, Certainty)> {
     let cause = match (walked.end, policy) {
-        (End::Accepted, _) | (End::Returned, Policy::Accept) => return None,
-        (End::Dropped, _) => Cause::Rule,
-        (End::Returned, Policy::Drop) => Cause::Policy,
+        (ChainEnd::Accepted, _) | (ChainEnd::Returned, ChainPolicy::Accept) => return None,
+        (ChainEnd::Dropped, _) => DropCause::Rule,
+        (ChainEnd::Returned, ChainPolicy::Drop) => DropCause::Policy,
     };
     Some((cause, if walked.may_pass { Certainty::Possible } else { Certainty::Certain }))
 }
 
 /// Whose table it is, as far as names tell: so the remedy is in the words of that program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owner {
+enum TableOwner {
     /// Has a chain `DOCKER-USER`, which dockerd leaves to the user.
     Docker,
     /// The table `firewalld`.
@@ -115,7 +115,7 @@ enum Owner {
     Nft,
 }
 
-impl Owner {
+impl TableOwner {
     fn of(table: &ForeignTable, chain: &str) -> Self {
         if table.name == "firewalld" {
             Self::Firewalld
@@ -132,9 +132,9 @@ impl Owner {
 }
 
 impl ForwardDrop {
-    /// A name for the entry in the status: family, table and chain, as nft names them.
+    /// Family, table and chain, as the commands of nft name them.
     #[must_use]
-    pub fn name(&self) -> String {
+    pub fn place(&self) -> String {
         format!("{} {} {}", self.table_family, self.table, self.chain)
     }
 
@@ -142,23 +142,23 @@ impl ForwardDrop {
     #[must_use]
     pub fn remedy(&self) -> String {
         match self.owner {
-            Owner::Docker => format!("accept pod traffic before Docker's rules: {}", self.iptables("DOCKER-USER")),
-            Owner::Firewalld => {
+            TableOwner::Docker => format!("accept pod traffic before Docker's rules: {}", self.iptables("DOCKER-USER")),
+            TableOwner::Firewalld => {
                 let source = |net: &IpNet| format!("firewall-cmd --permanent --zone=trusted --add-source={net}");
                 format!("trust the podCIDR: {} && firewall-cmd --reload", self.for_each_cidr(source))
             }
-            Owner::Ufw => {
+            TableOwner::Ufw => {
                 let allow = |net: &IpNet| format!("ufw route allow from {net} to {net}");
                 format!("let ufw forward pod traffic: {}", self.for_each_cidr(allow))
             }
-            Owner::Iptables => self.remedy_of_iptables(),
-            Owner::Nft => {
+            TableOwner::Iptables => self.remedy_of_iptables(),
+            TableOwner::Nft => {
                 let insert = |net: &IpNet| {
                     let ip = match Family::of_net(*net) {
                         Family::V4 => "ip",
                         Family::V6 => "ip6",
                     };
-                    format!("nft insert rule {} {ip} saddr {net} {ip} daddr {net} accept", self.name())
+                    format!("nft insert rule {} {ip} saddr {net} {ip} daddr {net} accept", self.place())
                 };
                 format!("accept pod traffic in this chain: {}", self.for_each_cidr(insert))
             }
@@ -167,10 +167,10 @@ impl ForwardDrop {
 
     fn remedy_of_iptables(&self) -> String {
         match self.cause {
-            Cause::Policy => {
+            DropCause::Policy => {
                 format!("{} -P FORWARD ACCEPT, or accept pod traffic: {}", self.program(), self.iptables("FORWARD"))
             }
-            Cause::Rule => format!("accept pod traffic before the rule: {}", self.iptables("FORWARD")),
+            DropCause::Rule => format!("accept pod traffic before the rule: {}", self.iptables("FORWARD")),
         }
     }
 
@@ -196,8 +196,8 @@ impl Display for ForwardDrop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { table_family, table, chain, hook, .. } = self;
         let policy = match hook.policy {
-            Policy::Accept => "accept",
-            Policy::Drop => "drop",
+            ChainPolicy::Accept => "accept",
+            ChainPolicy::Drop => "drop",
         };
         let drops = match self.certainty {
             Certainty::Certain => "drops",
@@ -205,8 +205,8 @@ impl Display for ForwardDrop {
         };
         let flows: Vec<String> = self.flows.iter().map(ToString::to_string).collect();
         let by = match self.cause {
-            Cause::Policy => "by its policy",
-            Cause::Rule => "by a rule",
+            DropCause::Policy => "by its policy",
+            DropCause::Rule => "by a rule",
         };
         let priority = hook.priority;
         write!(

@@ -18,8 +18,8 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-pub use finding::{Cause, Certainty, ForwardDrop, findings};
+pub use finding::{Certainty, DropCause, ForwardDrop, findings};
 pub use model::{
-    Comparison, Condition, Direction, ForeignAction, ForeignChain, ForeignRule, ForeignTable, ForwardHook, PodFlow,
-    PodTraffic, Policy, TableFamily,
+    ChainPolicy, Comparison, FlowSide, ForeignAction, ForeignChain, ForeignCondition, ForeignRule, ForeignTable,
+    ForwardHook, PodFlow, PodTraffic, TableFamily,
 };

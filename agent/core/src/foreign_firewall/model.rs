@@ -68,13 +68,13 @@ pub struct ForwardHook {
     /// Smaller is earlier; 0 is iptables' filter.
     pub priority: i32,
     /// What becomes of packets that come to the end of the chain.
-    pub policy: Policy,
+    pub policy: ChainPolicy,
 }
 
 /// The policy of a base chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "names are nft's")]
-pub enum Policy {
+pub enum ChainPolicy {
     Accept,
     Drop,
 }
@@ -83,7 +83,7 @@ pub enum Policy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignRule {
     /// Empty: the rule takes every packet.
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<ForeignCondition>,
     /// What happens to the packets it takes.
     pub action: ForeignAction,
 }
@@ -117,7 +117,7 @@ pub enum Comparison {
 
 /// Which end of the packet's way through the node, or of its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum FlowSide {
     /// `iifname`, `saddr`
     From,
     /// `oifname`, `daddr`
@@ -126,11 +126,11 @@ pub enum Direction {
 
 /// One condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
+pub enum ForeignCondition {
     /// The interface's name is one of these; a `*` at the end stands for the rest of a name.
-    Interface(Direction, Comparison, Vec<String>),
+    Interface(FlowSide, Comparison, Vec<String>),
     /// The address is in one of these networks.
-    Address(Direction, Comparison, Vec<IpNet>),
+    Address(FlowSide, Comparison, Vec<IpNet>),
     /// The packet is of this IP family.
     Family(Comparison, Family),
     /// Holds for a part of all connections only (a protocol, a port), or for none of their first packets (`ct state

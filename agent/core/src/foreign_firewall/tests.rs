@@ -21,31 +21,31 @@ fn traffic() -> PodTraffic {
     }
 }
 
-fn rule(conditions: &[Condition], action: ForeignAction) -> ForeignRule {
+fn rule(conditions: &[ForeignCondition], action: ForeignAction) -> ForeignRule {
     ForeignRule { conditions: conditions.to_vec(), action }
 }
 
-fn from(net: &str) -> Condition {
-    Condition::Address(Direction::From, Comparison::Equal, nets(&[net]))
+fn from(net: &str) -> ForeignCondition {
+    ForeignCondition::Address(FlowSide::From, Comparison::Equal, nets(&[net]))
 }
 
-fn to(net: &str) -> Condition {
-    Condition::Address(Direction::To, Comparison::Equal, nets(&[net]))
+fn to(net: &str) -> ForeignCondition {
+    ForeignCondition::Address(FlowSide::To, Comparison::Equal, nets(&[net]))
 }
 
-fn interface(direction: Direction, comparison: Comparison, names: &[&str]) -> Condition {
-    Condition::Interface(direction, comparison, names.iter().map(|&name| name.to_owned()).collect())
+fn interface(direction: FlowSide, comparison: Comparison, names: &[&str]) -> ForeignCondition {
+    ForeignCondition::Interface(direction, comparison, names.iter().map(|&name| name.to_owned()).collect())
 }
 
-fn incoming(name: &str) -> Condition {
-    interface(Direction::From, Comparison::Equal, &[name])
+fn incoming(name: &str) -> ForeignCondition {
+    interface(FlowSide::From, Comparison::Equal, &[name])
 }
 
-fn outgoing(name: &str) -> Condition {
-    interface(Direction::To, Comparison::Equal, &[name])
+fn outgoing(name: &str) -> ForeignCondition {
+    interface(FlowSide::To, Comparison::Equal, &[name])
 }
 
-fn table(family: TableFamily, policy: Policy, chains: &[(&str, Vec<ForeignRule>)]) -> ForeignTable {
+fn table(family: TableFamily, policy: ChainPolicy, chains: &[(&str, Vec<ForeignRule>)]) -> ForeignTable {
     let base = ForwardHook { priority: 0, policy };
     let chain = |(n, (name, rules)): (usize, &(&str, Vec<ForeignRule>))| {
         ((*name).to_owned(), ForeignChain { forward: (n == 0).then_some(base), rules: Some(rules.clone()) })
@@ -54,13 +54,13 @@ fn table(family: TableFamily, policy: Policy, chains: &[(&str, Vec<ForeignRule>)
 }
 
 /// The most certain finding of a chain of policy drop, or accept, with these rules.
-fn judged(policy: Policy, rules: Vec<ForeignRule>) -> Option<(Cause, Certainty)> {
+fn judged(policy: ChainPolicy, rules: Vec<ForeignRule>) -> Option<(DropCause, Certainty)> {
     let table = table(TableFamily::Ip, policy, &[("FORWARD", rules)]);
     findings(&[table], &traffic()).pop().map(|drop| (drop.cause, drop.certainty))
 }
 
-const POLICY: Option<(Cause, Certainty)> = Some((Cause::Policy, Certainty::Certain));
-const MAYBE: Option<(Cause, Certainty)> = Some((Cause::Policy, Certainty::Possible));
+const POLICY: Option<(DropCause, Certainty)> = Some((DropCause::Policy, Certainty::Certain));
+const MAYBE: Option<(DropCause, Certainty)> = Some((DropCause::Policy, Certainty::Possible));
 
 #[test]
 fn what_accepts_all_pod_traffic_makes_a_policy_of_drop_harmless() {
@@ -82,39 +82,43 @@ fn what_accepts_all_pod_traffic_makes_a_policy_of_drop_harmless() {
         ),
         (vec![rule(&[incoming("tow*")], Accept), rule(&[outgoing("tow*")], Accept)], None, "pods' interfaces"),
         (vec![rule(&[incoming("tow0123456789a")], Accept)], POLICY, "one pod's interface"),
-        (vec![rule(&[incoming("docker0"), not(Direction::To, "docker0")], Accept)], POLICY, "Docker's own"),
-        (vec![rule(&[not(Direction::From, "docker0")], Accept)], None, "all but Docker's"),
-        (vec![rule(&[Condition::Partial], Accept)], POLICY, "a protocol, or established connections"),
-        (vec![rule(&[Condition::Unknown], Accept)], MAYBE, "a mark"),
-        (vec![rule(&[Condition::Unknown, incoming("docker0")], Accept)], POLICY, "a mark, for others"),
-        (vec![rule(&[Condition::Family(Comparison::Equal, Family::V4)], Accept)], None, "the family"),
-        (vec![rule(&[Condition::Family(Comparison::NotEqual, Family::V4)], Accept)], POLICY, "the other family"),
+        (vec![rule(&[incoming("docker0"), not(FlowSide::To, "docker0")], Accept)], POLICY, "Docker's own"),
+        (vec![rule(&[not(FlowSide::From, "docker0")], Accept)], None, "all but Docker's"),
+        (vec![rule(&[ForeignCondition::Partial], Accept)], POLICY, "a protocol, or established connections"),
+        (vec![rule(&[ForeignCondition::Unknown], Accept)], MAYBE, "a mark"),
+        (vec![rule(&[ForeignCondition::Unknown, incoming("docker0")], Accept)], POLICY, "a mark, for others"),
+        (vec![rule(&[ForeignCondition::Family(Comparison::Equal, Family::V4)], Accept)], None, "the family"),
+        (vec![rule(&[ForeignCondition::Family(Comparison::NotEqual, Family::V4)], Accept)], POLICY, "the other family"),
         (vec![rule(&[], ForeignAction::Unknown)], MAYBE, "a queue"),
     ] {
-        assert_eq!(judged(Policy::Drop, rules), expected, "{why}");
+        assert_eq!(judged(ChainPolicy::Drop, rules), expected, "{why}");
     }
 }
 
 #[test]
 fn a_rule_drops_only_where_it_takes_all_of_a_way() {
     use ForeignAction::{Accept, Drop};
-    let by_rule = |certainty| Some((Cause::Rule, certainty));
+    let by_rule = |certainty| Some((DropCause::Rule, certainty));
     for (rules, expected, why) in [
         (vec![], None, "policy accept"),
         (vec![rule(&[], Drop)], by_rule(Certainty::Certain), "the end of firewalld's chain"),
         (vec![rule(&[outgoing("flannel.1")], Drop)], by_rule(Certainty::Certain), "one direction"),
-        (vec![rule(&[Condition::Partial], Drop)], None, "invalid packets"),
-        (vec![rule(&[Condition::Unknown], Drop)], None, "a block list"),
+        (vec![rule(&[ForeignCondition::Partial], Drop)], None, "invalid packets"),
+        (vec![rule(&[ForeignCondition::Unknown], Drop)], None, "a block list"),
         (vec![rule(&[from("10.244.7.0/24")], Drop)], None, "some pods"),
         (vec![rule(&[from("10.0.0.0/8")], Accept), rule(&[], Drop)], None, "accepted before"),
-        (vec![rule(&[Condition::Unknown], Accept), rule(&[], Drop)], by_rule(Certainty::Possible), "perhaps before"),
         (
-            vec![rule(&[Condition::Unknown], ForeignAction::Return), rule(&[], Drop)],
+            vec![rule(&[ForeignCondition::Unknown], Accept), rule(&[], Drop)],
+            by_rule(Certainty::Possible),
+            "perhaps before",
+        ),
+        (
+            vec![rule(&[ForeignCondition::Unknown], ForeignAction::Return), rule(&[], Drop)],
             by_rule(Certainty::Possible),
             "perhaps left before",
         ),
     ] {
-        assert_eq!(judged(Policy::Accept, rules), expected, "{why}");
+        assert_eq!(judged(ChainPolicy::Accept, rules), expected, "{why}");
     }
 }
 
@@ -127,18 +131,18 @@ fn chains_are_walked_as_the_kernel_walks_them() {
         (vec![rule(&[], call(Jump))], vec![rule(&[], Return)], POLICY, "back, and on to the policy"),
         (vec![rule(&[], call(Jump)), rule(&[], Accept)], vec![], None, "behind the call"),
         (vec![rule(&[], call(Goto)), rule(&[], Accept)], vec![], POLICY, "goto does not come back"),
-        (vec![rule(&[Condition::Unknown], call(Jump))], vec![rule(&[], Accept)], MAYBE, "perhaps called"),
-        (vec![rule(&[Condition::Unknown], call(Jump))], vec![rule(&[], Drop)], POLICY, "called or not"),
+        (vec![rule(&[ForeignCondition::Unknown], call(Jump))], vec![rule(&[], Accept)], MAYBE, "perhaps called"),
+        (vec![rule(&[ForeignCondition::Unknown], call(Jump))], vec![rule(&[], Drop)], POLICY, "called or not"),
         (vec![rule(&[], call(Jump))], vec![rule(&[], call(Jump))], MAYBE, "a loop is never seen whole"),
         (vec![rule(&[], Jump("y".to_owned()))], vec![], MAYBE, "a chain that is not there"),
         (
             vec![rule(&[], call(Jump)), rule(&[], call(Jump))],
-            vec![rule(&[Condition::Unknown], Return)],
+            vec![rule(&[ForeignCondition::Unknown], Return)],
             POLICY,
             "what is perhaps left drops nothing",
         ),
     ] {
-        let table = table(TableFamily::Ip, Policy::Drop, &[("FORWARD", base), ("x", called)]);
+        let table = table(TableFamily::Ip, ChainPolicy::Drop, &[("FORWARD", base), ("x", called)]);
         let found = findings(&[table], &traffic()).pop().map(|drop| (drop.cause, drop.certainty));
         assert_eq!(found, expected, "{why}");
     }
@@ -146,11 +150,11 @@ fn chains_are_walked_as_the_kernel_walks_them() {
 
 #[test]
 fn a_table_whose_rules_were_not_read_may_drop_by_its_policy() {
-    let mut unread = table(TableFamily::Inet, Policy::Drop, &[("forward", vec![])]);
+    let mut unread = table(TableFamily::Inet, ChainPolicy::Drop, &[("forward", vec![])]);
     unread.chains.get_mut("forward").unwrap().rules = None;
     let found = findings(&[unread.clone()], &traffic());
     assert_eq!(found.iter().map(|drop| drop.certainty).collect::<Vec<_>>(), [Certainty::Possible]);
-    unread.chains.get_mut("forward").unwrap().forward.as_mut().unwrap().policy = Policy::Accept;
+    unread.chains.get_mut("forward").unwrap().forward.as_mut().unwrap().policy = ChainPolicy::Accept;
     assert_eq!(findings(&[unread], &traffic()), []);
 }
 
@@ -158,22 +162,22 @@ fn a_table_whose_rules_were_not_read_may_drop_by_its_policy() {
 fn a_table_concerns_the_families_that_it_sees() {
     let of = |family| {
         let table =
-            table(family, Policy::Drop, &[("forward", vec![rule(&[from("10.0.0.0/8")], ForeignAction::Accept)])]);
+            table(family, ChainPolicy::Drop, &[("forward", vec![rule(&[from("10.0.0.0/8")], ForeignAction::Accept)])]);
         findings(&[table], &traffic()).len()
     };
     assert_eq!((of(TableFamily::Ip), of(TableFamily::Ip6), of(TableFamily::Inet)), (0, 1, 1));
     let nothing = PodTraffic::default();
-    assert_eq!(findings(&[table(TableFamily::Ip, Policy::Drop, &[("forward", vec![])])], &nothing), []);
+    assert_eq!(findings(&[table(TableFamily::Ip, ChainPolicy::Drop, &[("forward", vec![])])], &nothing), []);
 }
 
 #[test]
 fn a_finding_says_what_is_dropped_where_and_what_to_do() {
-    use Policy::{Accept, Drop};
+    use ChainPolicy::{Accept, Drop};
     let message = |family, policy, chains: &[(&str, Vec<ForeignRule>)], name: &str| {
         let mut table = table(family, policy, chains);
         name.clone_into(&mut table.name);
         let found = findings(&[table], &traffic()).pop().unwrap();
-        (found.name(), found.to_string(), found.remedy())
+        (found.place(), found.to_string(), found.remedy())
     };
     let docker = message(TableFamily::Ip, Drop, &[("FORWARD", vec![]), ("DOCKER-USER", vec![])], "filter");
     assert_eq!(docker.0, "ip filter FORWARD");
@@ -234,12 +238,12 @@ fn what_a_remedy_adds_ends_the_finding() {
         ("FORWARD", vec![rule(&[], ForeignAction::Jump("DOCKER-USER".to_owned()))]),
         ("DOCKER-USER", vec![accept, rule(&[], ForeignAction::Return)]),
     ];
-    assert_eq!(findings(&[table(TableFamily::Ip, Policy::Drop, &docker)], &traffic()), []);
+    assert_eq!(findings(&[table(TableFamily::Ip, ChainPolicy::Drop, &docker)], &traffic()), []);
 }
 
 #[test]
 fn ways_that_are_closed_are_named() {
     let rules = vec![rule(&[incoming("flannel.1")], ForeignAction::Accept)];
-    let found = findings(&[table(TableFamily::Ip, Policy::Drop, &[("FORWARD", rules)])], &traffic());
+    let found = findings(&[table(TableFamily::Ip, ChainPolicy::Drop, &[("FORWARD", rules)])], &traffic());
     assert_eq!(found[0].flows, BTreeSet::from([PodFlow::ToOtherNodes, PodFlow::WithinNode]));
 }

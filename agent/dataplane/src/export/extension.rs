@@ -11,53 +11,53 @@ use serde::Serialize;
 
 /// A document of nft: a list of objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Document {
-    pub(super) nftables: Vec<Object>,
+pub struct NftDocument {
+    pub(super) nftables: Vec<ExportedObject>,
 }
 
 /// An object, in the crate's words where it has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub(super) enum Object {
+pub(super) enum ExportedObject {
     Schema(NfListObject<'static>),
-    Extension(Extension),
+    Extension(ObjectExtension),
 }
 
 /// Objects that the crate lacks, or lacks a part of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Extension {
-    Table(Table),
-    Map(VerdictMap),
-    Rule(Rule),
+pub(super) enum ObjectExtension {
+    Table(FlaggedTable),
+    Map(NamedVerdictMap),
+    Rule(ExportedRule),
 }
 
 /// A table with its flags.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Table {
+pub(super) struct FlaggedTable {
     pub(super) family: NfFamily,
     pub(super) name: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) flags: Vec<Flag>,
+    pub(super) flags: Vec<FlagName>,
 }
 
 /// A flag of a table, as nft 1.1 names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Flag {
+pub(super) enum FlagName {
     Owner,
     Persist,
 }
 
 /// A named map of verdicts; the crate's maps have no such type of values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct VerdictMap {
+pub(super) struct NamedVerdictMap {
     pub(super) family: NfFamily,
     pub(super) name: String,
     pub(super) table: &'static str,
     #[serde(rename = "type")]
     pub(super) key: SetTypeValue<'static>,
-    pub(super) map: Verdicts,
+    pub(super) map: VerdictType,
     /// The crate's verdict expressions print as `"accept"`, which nft does not take: so statements.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) elem: Vec<(Expression<'static>, Statement<'static>)>,
@@ -66,13 +66,13 @@ pub(super) struct VerdictMap {
 /// The type of a map's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdicts {
+pub(super) enum VerdictType {
     Verdict,
 }
 
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Rule {
+pub(super) struct ExportedRule {
     pub(super) family: NfFamily,
     pub(super) table: &'static str,
     pub(super) chain: String,

@@ -20,20 +20,20 @@ use towpath_core::{
     ruleset::{Base, Chain, ChainType, Element, Hook, KeyType, Lookup, Set, Value, VerdictMap},
 };
 
-pub use extension::Document;
-use extension::{Extension, Flag, Object};
+pub use extension::NftDocument;
+use extension::{ExportedObject, FlagName, ObjectExtension};
 
-use crate::nft::{Listing, TableFlag};
+use crate::nft::{TableFlag, TableListing};
 
 /// The version of the schema (`JSON_SCHEMA_VERSION` of libnftables).
 const SCHEMA_VERSION: u32 = 1;
 
 /// The whole table, objects in an order in which nft takes them.
 #[must_use]
-pub fn document(listing: &Listing) -> Document {
+pub fn document(listing: &TableListing) -> NftDocument {
     let metainfo =
         schema::MetainfoObject { json_schema_version: Some(SCHEMA_VERSION), version: None, release_name: None };
-    let mut nftables = vec![Object::Schema(NfListObject::MetainfoObject(metainfo)), table(&listing.flags)];
+    let mut nftables = vec![ExportedObject::Schema(NfListObject::MetainfoObject(metainfo)), table(&listing.flags)];
     let ruleset = &listing.ruleset;
     nftables.extend(ruleset.chains.iter().map(|(name, declared)| chain(name, declared)));
     nftables.extend(ruleset.sets.iter().map(|(name, declared)| set(name, declared)));
@@ -41,25 +41,29 @@ pub fn document(listing: &Listing) -> Document {
     let rules =
         ruleset.chains.iter().flat_map(|(name, chain)| chain.rules.iter().map(move |one| rule::object(name, one)));
     nftables.extend(rules);
-    Document { nftables }
+    NftDocument { nftables }
 }
 
-fn table(flags: &[TableFlag]) -> Object {
+fn table(flags: &[TableFlag]) -> ExportedObject {
     let flag = |flag: &TableFlag| match flag {
-        TableFlag::Owner => Flag::Owner,
-        TableFlag::Persist => Flag::Persist,
+        TableFlag::Owner => FlagName::Owner,
+        TableFlag::Persist => FlagName::Persist,
     };
     let flags = flags.iter().map(flag).collect();
-    Object::Extension(Extension::Table(extension::Table { family: NfFamily::INet, name: TABLE, flags }))
+    ExportedObject::Extension(ObjectExtension::Table(extension::FlaggedTable {
+        family: NfFamily::INet,
+        name: TABLE,
+        flags,
+    }))
 }
 
-fn set(name: &SetName, Set { key, lookup, elements }: &Set) -> Object {
+fn set(name: &SetName, Set { key, lookup, elements }: &Set) -> ExportedObject {
     let flags = match lookup {
         Lookup::Hash => None,
         Lookup::Interval => Some([SetFlag::Interval].into()),
     };
     let elements: Vec<_> = elements.iter().map(element).collect();
-    Object::Schema(NfListObject::Set(Box::new(schema::Set {
+    ExportedObject::Schema(NfListObject::Set(Box::new(schema::Set {
         family: NfFamily::INet,
         table: TABLE.into(),
         name: name.as_str().to_owned().into(),
@@ -70,25 +74,25 @@ fn set(name: &SetName, Set { key, lookup, elements }: &Set) -> Object {
     })))
 }
 
-fn map(name: &SetName, VerdictMap { key, elements }: &VerdictMap) -> Object {
-    Object::Extension(Extension::Map(extension::VerdictMap {
+fn map(name: &SetName, VerdictMap { key, elements }: &VerdictMap) -> ExportedObject {
+    ExportedObject::Extension(ObjectExtension::Map(extension::NamedVerdictMap {
         family: NfFamily::INet,
         name: name.to_string(),
         table: TABLE,
         key: key_type(key),
-        map: extension::Verdicts::Verdict,
+        map: extension::VerdictType::Verdict,
         elem: elements.iter().map(|(key, verdict)| (element(key), rule::verdict(verdict))).collect(),
     }))
 }
 
-fn chain(name: &ChainName, chain: &Chain) -> Object {
+fn chain(name: &ChainName, chain: &Chain) -> ExportedObject {
     let declared = schema::Chain {
         family: NfFamily::INet,
         table: TABLE.into(),
         name: name.as_str().to_owned().into(),
         ..schema::Chain::default()
     };
-    Object::Schema(NfListObject::Chain(match chain.base {
+    ExportedObject::Schema(NfListObject::Chain(match chain.base {
         None => declared,
         Some(Base { chain_type, hook, priority }) => schema::Chain {
             _type: Some(match chain_type {

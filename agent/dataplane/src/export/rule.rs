@@ -12,13 +12,13 @@ use towpath_core::{
 };
 
 use super::{
-    extension::{self, Extension, MasqueradeFlag, Object, RuleStatement, StatementExtension},
+    extension::{self, ExportedObject, MasqueradeFlag, ObjectExtension, RuleStatement, StatementExtension},
     protocol, text, value,
 };
 
 /// A rule of a chain.
-pub(super) fn object(chain: &ChainName, rule: &Rule) -> Object {
-    let mut writer = Writer::default();
+pub(super) fn object(chain: &ChainName, rule: &Rule) -> ExportedObject {
+    let mut writer = StatementWriter::default();
     let guard = rule.port_guard();
     for place in 0..=rule.matches.len() {
         if guard == Some(place) {
@@ -30,7 +30,7 @@ pub(super) fn object(chain: &ChainName, rule: &Rule) -> Object {
             None => writer.action(&rule.action),
         }
     }
-    Object::Extension(Extension::Rule(extension::Rule {
+    ExportedObject::Extension(ObjectExtension::Rule(extension::ExportedRule {
         family: NfFamily::INet,
         table: TABLE,
         chain: chain.to_string(),
@@ -52,13 +52,13 @@ pub(super) fn verdict(verdict: &Verdict) -> Statement<'static> {
 }
 
 #[derive(Default)]
-struct Writer {
+struct StatementWriter {
     statements: Vec<RuleStatement>,
     /// The protocol that the rule has compared, and where: nft prints it together with the port.
     transport: Option<(&'static str, usize)>,
 }
 
-impl Writer {
+impl StatementWriter {
     fn condition(&mut self, condition: &Match) {
         match condition {
             Match::CtState(states) => {

@@ -8,7 +8,7 @@ use nftables::{
     stmt::{Match, Operator},
 };
 use towpath_core::{
-    foreign_firewall::{Comparison, Condition, Direction},
+    foreign_firewall::{Comparison, FlowSide, ForeignCondition},
     model::Family,
 };
 
@@ -17,11 +17,11 @@ const TRANSPORTS: [&str; 12] =
     ["ah", "comp", "dccp", "esp", "icmp", "icmpv6", "igmp", "sctp", "tcp", "th", "udp", "udplite"];
 
 /// The condition of a match; `None` if it holds for the first packet of every connection between pods.
-pub(super) fn read(condition: &Match<'_>) -> Option<Condition> {
+pub(super) fn read(condition: &Match<'_>) -> Option<ForeignCondition> {
     let comparison = match condition.op {
         Operator::EQ | Operator::IN => Comparison::Equal,
         Operator::NEQ => Comparison::NotEqual,
-        _ => return Some(Condition::Unknown),
+        _ => return Some(ForeignCondition::Unknown),
     };
     let right = &condition.right;
     match &condition.left {
@@ -30,29 +30,29 @@ pub(super) fn read(condition: &Match<'_>) -> Option<Condition> {
             Some(payload(field, comparison, right))
         }
         Expression::Named(NamedExpression::CT(CT { key, .. })) => tracking(key, comparison, right),
-        _ => Some(Condition::Unknown),
+        _ => Some(ForeignCondition::Unknown),
     }
 }
 
-fn meta(key: MetaKey, comparison: Comparison, right: &Expression<'_>) -> Option<Condition> {
+fn meta(key: MetaKey, comparison: Comparison, right: &Expression<'_>) -> Option<ForeignCondition> {
     let interface = |direction| match texts(right) {
-        Some(names) => Condition::Interface(direction, comparison, names),
-        None => Condition::Unknown,
+        Some(names) => ForeignCondition::Interface(direction, comparison, names),
+        None => ForeignCondition::Unknown,
     };
     Some(match key {
-        MetaKey::Iif | MetaKey::Iifname => interface(Direction::From),
-        MetaKey::Oif | MetaKey::Oifname => interface(Direction::To),
+        MetaKey::Iif | MetaKey::Iifname => interface(FlowSide::From),
+        MetaKey::Oif | MetaKey::Oifname => interface(FlowSide::To),
         MetaKey::Nfproto | MetaKey::Protocol => match texts(right).as_deref() {
-            Some([family]) if family == "ipv4" || family == "ip" => Condition::Family(comparison, Family::V4),
-            Some([family]) if family == "ipv6" || family == "ip6" => Condition::Family(comparison, Family::V6),
-            _ => Condition::Unknown,
+            Some([family]) if family == "ipv4" || family == "ip" => ForeignCondition::Family(comparison, Family::V4),
+            Some([family]) if family == "ipv6" || family == "ip6" => ForeignCondition::Family(comparison, Family::V6),
+            _ => ForeignCondition::Unknown,
         },
-        MetaKey::L4proto => Condition::Partial,
+        MetaKey::L4proto => ForeignCondition::Partial,
         MetaKey::Pkttype => match (comparison, texts(right).as_deref()) {
             (Comparison::Equal, Some([kind])) if kind == "host" || kind == "unicast" => return None,
-            _ => Condition::Unknown,
+            _ => ForeignCondition::Unknown,
         },
-        _ => Condition::Unknown,
+        _ => ForeignCondition::Unknown,
     })
 }
 
@@ -60,23 +60,23 @@ fn payload(
     PayloadField { protocol, field }: &PayloadField<'_>,
     comparison: Comparison,
     right: &Expression<'_>,
-) -> Condition {
+) -> ForeignCondition {
     let address = |direction| match networks(right) {
-        Some(nets) => Condition::Address(direction, comparison, nets),
-        None => Condition::Unknown,
+        Some(nets) => ForeignCondition::Address(direction, comparison, nets),
+        None => ForeignCondition::Unknown,
     };
     match (&**protocol, &**field) {
-        ("ip" | "ip6", "saddr") => address(Direction::From),
-        ("ip" | "ip6", "daddr") => address(Direction::To),
-        ("ip", "protocol") | ("ip6", "nexthdr") => Condition::Partial,
-        (transport, _) if TRANSPORTS.contains(&transport) => Condition::Partial,
-        _ => Condition::Unknown,
+        ("ip" | "ip6", "saddr") => address(FlowSide::From),
+        ("ip" | "ip6", "daddr") => address(FlowSide::To),
+        ("ip", "protocol") | ("ip6", "nexthdr") => ForeignCondition::Partial,
+        (transport, _) if TRANSPORTS.contains(&transport) => ForeignCondition::Partial,
+        _ => ForeignCondition::Unknown,
     }
 }
 
 /// Of the first packet of a connection between pods: its state is new, its direction the original one, and nobody has
 /// translated its addresses.
-fn tracking(key: &str, comparison: Comparison, right: &Expression<'_>) -> Option<Condition> {
+fn tracking(key: &str, comparison: Comparison, right: &Expression<'_>) -> Option<ForeignCondition> {
     let holds = |value: &str| {
         let has = texts(right)?.iter().any(|text| text == value);
         Some(has == (comparison == Comparison::Equal))
@@ -90,8 +90,8 @@ fn tracking(key: &str, comparison: Comparison, right: &Expression<'_>) -> Option
     };
     match holds {
         Some(true) => None,
-        Some(false) => Some(Condition::Partial),
-        None => Some(Condition::Unknown),
+        Some(false) => Some(ForeignCondition::Partial),
+        None => Some(ForeignCondition::Unknown),
     }
 }
 

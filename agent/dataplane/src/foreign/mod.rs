@@ -23,7 +23,7 @@ use nftables::{schema, types};
 use serde::Deserialize;
 use serde_json::Value;
 use towpath_core::{
-    foreign_firewall::{ForeignChain, ForeignTable, ForwardHook, Policy, TableFamily},
+    foreign_firewall::{ChainPolicy, ForeignChain, ForeignTable, ForwardHook, TableFamily},
     names::TABLE,
 };
 
@@ -77,7 +77,7 @@ impl ReadForeignError {
 
 /// What every document of nft is.
 #[derive(Deserialize)]
-struct Document {
+struct NftOutput {
     nftables: Vec<Value>,
 }
 
@@ -106,7 +106,7 @@ pub fn read(limit: Duration) -> Result<ForeignFirewalls, ReadForeignError> {
 /// Whether a table has a base chain at the forward hook that may drop pod traffic.
 fn is_at_issue(table: &str, chains: &BTreeMap<String, ForeignChain>) -> bool {
     let mut hooks = chains.values().filter_map(|chain| chain.forward);
-    hooks.any(|hook| table != KUBE_PROXY || hook.policy == Policy::Drop)
+    hooks.any(|hook| table != KUBE_PROXY || hook.policy == ChainPolicy::Drop)
 }
 
 /// All chains of foreign tables, without their rules.
@@ -155,7 +155,7 @@ fn list_rules(
 
 fn run(arguments: &[&str], until: Instant) -> Result<Vec<Value>, ReadForeignError> {
     let printed = process::nft(arguments, until)?;
-    let document: Document = serde_json::from_slice(&printed)
+    let document: NftOutput = serde_json::from_slice(&printed)
         .map_err(|source| ReadForeignError::Undecodable { command: process::command_line(arguments), source })?;
     Ok(document.nftables)
 }
@@ -176,8 +176,8 @@ const fn family(family: types::NfFamily) -> Option<TableFamily> {
 
 fn forward_hook(chain: &schema::Chain<'_>) -> Option<ForwardHook> {
     let policy = match chain.policy {
-        Some(types::NfChainPolicy::Drop) => Policy::Drop,
-        Some(types::NfChainPolicy::Accept) | None => Policy::Accept,
+        Some(types::NfChainPolicy::Drop) => ChainPolicy::Drop,
+        Some(types::NfChainPolicy::Accept) | None => ChainPolicy::Accept,
     };
     (chain.hook == Some(types::NfHook::Forward)).then(|| ForwardHook { priority: chain.prio.unwrap_or(0), policy })
 }

@@ -53,9 +53,9 @@ pub enum ProgramError {
 }
 
 /// A process that does not outlive its owner.
-struct Running(Child);
+struct RunningProgram(Child);
 
-impl Drop for Running {
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         // Fails only for a process that has ended.
         drop(self.0.kill());
@@ -81,11 +81,11 @@ fn run(program: &str, arguments: &[&str], until: Instant) -> Result<Vec<u8>, Pro
         io::ErrorKind::NotFound => ProgramError::Missing,
         _ => failed(error),
     })?;
-    let mut running = Running(child);
+    let mut running = RunningProgram(child);
     let (stdout, stderr) = (running.0.stdout.take(), running.0.stderr.take());
     // Both at once: a full pipe would stop the program.
     let (stdout, stderr) = (read_aside(stdout).map_err(failed)?, read_aside(stderr).map_err(failed)?);
-    let wait = |output: Output| output.recv_timeout(until.saturating_duration_since(Instant::now()));
+    let wait = |output: PipeContent| output.recv_timeout(until.saturating_duration_since(Instant::now()));
     let timed_out = || ProgramError::TimedOut { command: command_line(arguments) };
     let ended = |error| match error {
         RecvTimeoutError::Timeout => timed_out(),
@@ -107,10 +107,10 @@ fn run(program: &str, arguments: &[&str], until: Instant) -> Result<Vec<u8>, Pro
     Err(ProgramError::Failed { command: command_line(arguments), status, stderr })
 }
 
-type Output = std::sync::mpsc::Receiver<io::Result<Vec<u8>>>;
+type PipeContent = std::sync::mpsc::Receiver<io::Result<Vec<u8>>>;
 
 /// Reads a pipe to its end in a thread of its own, which ends with the program.
-fn read_aside(pipe: Option<impl Read + Send + 'static>) -> io::Result<Output> {
+fn read_aside(pipe: Option<impl Read + Send + 'static>) -> io::Result<PipeContent> {
     let (to, output) = channel();
     let read = move || {
         let mut bytes = Vec::new();

@@ -7,7 +7,7 @@ use nftables::{
 };
 use serde::Deserialize;
 use serde_json::Value;
-use towpath_core::foreign_firewall::{Condition, ForeignAction, ForeignRule};
+use towpath_core::foreign_firewall::{ForeignAction, ForeignCondition, ForeignRule};
 
 use super::condition;
 
@@ -33,7 +33,7 @@ pub(super) fn read(mut object: Value, skipped: &mut usize) -> Option<(String, Ve
             return Some((chain, vec![unknown()]));
         }
     };
-    let mut reader = Reader::default();
+    let mut reader = RuleReader::default();
     for statement in statements {
         match Statement::deserialize(statement) {
             Ok(statement) => reader.statement(&statement),
@@ -47,29 +47,29 @@ pub(super) fn read(mut object: Value, skipped: &mut usize) -> Option<(String, Ve
 }
 
 fn unknown() -> ForeignRule {
-    ForeignRule { conditions: vec![Condition::Unknown], action: ForeignAction::Unknown }
+    ForeignRule { conditions: vec![ForeignCondition::Unknown], action: ForeignAction::Unknown }
 }
 
 /// What was read of a rule so far.
 #[derive(Default)]
-struct Reader {
-    conditions: Vec<Condition>,
+struct RuleReader {
+    conditions: Vec<ForeignCondition>,
     verdict: Option<ForeignAction>,
     /// Of an anonymous verdict map: a condition (`None`: always) and an action each.
-    branches: Vec<(Option<Condition>, ForeignAction)>,
+    branches: Vec<(Option<ForeignCondition>, ForeignAction)>,
     /// Whether a statement that is not understood may have been the verdict.
     may_decide: bool,
     /// Whether xtables' conntrack match is among the conditions.
     tracks: bool,
 }
 
-impl Reader {
+impl RuleReader {
     fn statement(&mut self, statement: &Statement<'_>) {
         match statement {
             Statement::Match(condition) => self.conditions.extend(condition::read(condition)),
             // What is limited passes in part, and nobody knows how large.
             Statement::Limit(_) | Statement::Quota(_) | Statement::CTCount(_) | Statement::Meter(_) => {
-                self.conditions.push(Condition::Unknown);
+                self.conditions.push(ForeignCondition::Unknown);
             }
             Statement::VerdictMap(map) => self.verdict_map(map),
             Statement::XT(xt) => self.xtables(xt.as_ref()),
@@ -92,7 +92,7 @@ impl Reader {
 
     /// A statement that is not understood: a condition, or a verdict.
     fn unknown(&mut self) {
-        self.conditions.push(Condition::Unknown);
+        self.conditions.push(ForeignCondition::Unknown);
         self.may_decide = true;
     }
 
@@ -125,8 +125,10 @@ impl Reader {
         match (text("type"), text("name")) {
             (Some("match"), Some("comment")) => {}
             (Some("match"), Some("conntrack" | "state")) => self.tracks = true,
-            (Some("match"), Some(name)) if XT_PARTIAL.contains(&name) => self.conditions.push(Condition::Partial),
-            (Some("match"), _) => self.conditions.push(Condition::Unknown),
+            (Some("match"), Some(name)) if XT_PARTIAL.contains(&name) => {
+                self.conditions.push(ForeignCondition::Partial);
+            }
+            (Some("match"), _) => self.conditions.push(ForeignCondition::Unknown),
             (Some("target"), Some("REJECT" | "DROP")) => self.verdict = Some(ForeignAction::Drop),
             (Some("target"), Some(name)) if XT_CONTINUE.contains(&name) => {}
             (Some("target"), _) => self.verdict = Some(ForeignAction::Unknown),
@@ -138,14 +140,15 @@ impl Reader {
         if self.tracks {
             // Which states it asks for is not shown. Alone it is `RELATED,ESTABLISHED -j ACCEPT` or `INVALID -j DROP` of
             // Docker, ufw and kube-proxy; with an address or an interface somebody may mean new connections, too.
-            let is_narrowed =
-                |condition: &Condition| matches!(condition, Condition::Interface(..) | Condition::Address(..));
+            let is_narrowed = |condition: &ForeignCondition| {
+                matches!(condition, ForeignCondition::Interface(..) | ForeignCondition::Address(..))
+            };
             let narrowed = self.conditions.iter().any(is_narrowed);
-            self.conditions.push(if narrowed { Condition::Unknown } else { Condition::Partial });
+            self.conditions.push(if narrowed { ForeignCondition::Unknown } else { ForeignCondition::Partial });
         }
         let fallback = if self.may_decide { ForeignAction::Unknown } else { ForeignAction::Continue };
         let conditions = &self.conditions;
-        let branch = |(condition, action): (Option<Condition>, ForeignAction)| ForeignRule {
+        let branch = |(condition, action): (Option<ForeignCondition>, ForeignAction)| ForeignRule {
             conditions: conditions.iter().cloned().chain(condition).collect(),
             action,
         };

@@ -30,7 +30,7 @@ const MAX_GUARDS: usize = 6;
 
 /// The rule of these expressions that has this fingerprint; `None` if we did not write it.
 pub(super) fn rule(expressions: Attributes<'_>, fingerprint: Fingerprint) -> Option<Rule> {
-    let mut decoder = Decoder::default();
+    let mut decoder = RuleDecoder::default();
     for item in expressions {
         let expression = item.nested();
         decoder
@@ -41,7 +41,7 @@ pub(super) fn rule(expressions: Attributes<'_>, fingerprint: Fingerprint) -> Opt
 
 /// What is in a register.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Load {
+enum RegisterLoad {
     /// The first bytes of a field.
     Field(Field, usize),
     Family,
@@ -52,18 +52,18 @@ enum Load {
 }
 
 /// A part of the rule.
-enum Part {
+enum RulePart {
     Match(Match),
     /// A family check: a condition of the rule, or what a later load needs.
     Guard(Family),
 }
 
 #[derive(Default)]
-struct Decoder {
-    parts: Vec<Part>,
+struct RuleDecoder {
+    parts: Vec<RulePart>,
     action: Option<Action>,
     /// Registers and what is in them, in the order of the loads.
-    loads: Vec<(u32, Load)>,
+    loads: Vec<(u32, RegisterLoad)>,
     /// Whether the loads have been used: the next load begins a new condition.
     used: bool,
     mask: Option<Vec<u8>>,
@@ -72,7 +72,7 @@ struct Decoder {
     limit: Option<(NonZeroU32, NonZeroU32)>,
 }
 
-impl Decoder {
+impl RuleDecoder {
     fn expression(&mut self, name: &str, body: Attributes<'_>) -> Option<()> {
         let number = |kind| body.find(kind)?.be32();
         let value = |kind| Some(body.find(kind)?.nested().find(data::VALUE)?.payload);
@@ -115,14 +115,14 @@ impl Decoder {
         }
     }
 
-    fn load(&mut self, at: u32, load: Load) {
+    fn load(&mut self, at: u32, load: RegisterLoad) {
         if std::mem::take(&mut self.used) {
             self.loads.clear();
         }
         self.loads.push((register(at), load));
     }
 
-    fn loaded(&mut self, at: u32) -> Option<Load> {
+    fn loaded(&mut self, at: u32) -> Option<RegisterLoad> {
         self.used = true;
         self.loads.iter().find(|(register, _)| *register == at).map(|(_, load)| *load)
     }
@@ -130,31 +130,35 @@ impl Decoder {
     fn compare(&mut self, at: u32, how: u32, with: &[u8]) -> Option<()> {
         let mask = self.mask.take();
         let part = match (self.loaded(at)?, how, mask) {
-            (Load::Family, compare::EQ, None) => Part::Guard(match with {
+            (RegisterLoad::Family, compare::EQ, None) => RulePart::Guard(match with {
                 [2] => Family::V4,
                 [10] => Family::V6,
                 _ => return None,
             }),
-            (Load::State, compare::NEQ, Some(mask)) => Part::Match(Match::CtState(states(host_order(&mask)?))),
-            (Load::Mark, compare::EQ, Some(mask)) if mask == with => Part::Match(Match::MarkBits(host_order(with)?)),
-            (Load::ConnectionMark, compare::EQ, Some(mask)) if mask == with => {
-                Part::Match(Match::ConnectionMarkBits(host_order(with)?))
+            (RegisterLoad::State, compare::NEQ, Some(mask)) => {
+                RulePart::Match(Match::CtState(states(host_order(&mask)?)))
             }
-            (Load::Field(Field::DestinationPort, 2), compare::GTE, None) => {
+            (RegisterLoad::Mark, compare::EQ, Some(mask)) if mask == with => {
+                RulePart::Match(Match::MarkBits(host_order(with)?))
+            }
+            (RegisterLoad::ConnectionMark, compare::EQ, Some(mask)) if mask == with => {
+                RulePart::Match(Match::ConnectionMarkBits(host_order(with)?))
+            }
+            (RegisterLoad::Field(Field::DestinationPort, 2), compare::GTE, None) => {
                 self.at_least = Some(port(with)?);
                 return Some(());
             }
-            (Load::Field(Field::DestinationPort, 2), compare::LTE, None) => {
+            (RegisterLoad::Field(Field::DestinationPort, 2), compare::LTE, None) => {
                 let range = Value::PortRange(self.at_least.take()?, port(with)?);
-                Part::Match(Match::Field(Field::DestinationPort, Op::Is, range))
+                RulePart::Match(Match::Field(Field::DestinationPort, Op::Is, range))
             }
-            (Load::Field(field, bytes), how, mask) => {
+            (RegisterLoad::Field(field, bytes), how, mask) => {
                 let op = match how {
                     compare::EQ => Op::Is,
                     compare::NEQ => Op::IsNot,
                     _ => return None,
                 };
-                Part::Match(field_match(field, bytes, op, with, mask.as_deref())?)
+                RulePart::Match(field_match(field, bytes, op, with, mask.as_deref())?)
             }
             _ => return None,
         };
@@ -164,11 +168,11 @@ impl Decoder {
 
     fn range(&mut self, at: u32, how: u32, first: &[u8], last: &[u8]) -> Option<()> {
         let loaded = self.loaded(at)?;
-        if loaded != Load::Field(Field::DestinationPort, 2) || how != compare::NEQ {
+        if loaded != RegisterLoad::Field(Field::DestinationPort, 2) || how != compare::NEQ {
             return None;
         }
         let range = Value::PortRange(port(first)?, port(last)?);
-        self.parts.push(Part::Match(Match::Field(Field::DestinationPort, Op::IsNot, range)));
+        self.parts.push(RulePart::Match(Match::Field(Field::DestinationPort, Op::IsNot, range)));
         Some(())
     }
 
@@ -178,27 +182,31 @@ impl Decoder {
         if name.starts_with(ANONYMOUS) {
             return match first {
                 // What a look at a port needs; the rule says nothing of it.
-                Load::Field(Field::Proto, _) => Some(()),
-                Load::Icmpv6Type => {
+                RegisterLoad::Field(Field::Proto, _) => Some(()),
+                RegisterLoad::Icmpv6Type => {
                     // The protocol was compared for the sake of the type.
                     let protocol = Match::Field(Field::Proto, Op::Is, Value::Proto(ICMPV6));
-                    matches!(self.parts.pop()?, Part::Match(last) if last == protocol).then_some(())?;
-                    self.parts.push(Part::Match(Match::NeighbourDiscovery));
+                    matches!(self.parts.pop()?, RulePart::Match(last) if last == protocol).then_some(())?;
+                    self.parts.push(RulePart::Match(Match::NeighbourDiscovery));
                     Some(())
                 }
-                Load::Field(..) | Load::Family | Load::State | Load::Mark | Load::ConnectionMark => None,
+                RegisterLoad::Field(..)
+                | RegisterLoad::Family
+                | RegisterLoad::State
+                | RegisterLoad::Mark
+                | RegisterLoad::ConnectionMark => None,
             };
         }
-        let field = |(_, load): &(u32, Load)| match load {
-            Load::Field(field, bytes) if *bytes == length(field.key_type()) => Some(*field),
+        let field = |(_, load): &(u32, RegisterLoad)| match load {
+            RegisterLoad::Field(field, bytes) if *bytes == length(field.key_type()) => Some(*field),
             _ => None,
         };
         let fields: Vec<Field> = self.loads.iter().map(field).collect::<Option<_>>()?;
         let name = SetName::new(name).ok()?;
         match (body.find(3), body.find(5).and_then(|flags| flags.be32())) {
             (Some(_), _) => self.action = Some(Action::Dispatch(fields, name)),
-            (None, None | Some(0)) => self.parts.push(Part::Match(Match::InSet(fields, Op::Is, name))),
-            (None, Some(_)) => self.parts.push(Part::Match(Match::InSet(fields, Op::IsNot, name))),
+            (None, None | Some(0)) => self.parts.push(RulePart::Match(Match::InSet(fields, Op::Is, name))),
+            (None, Some(_)) => self.parts.push(RulePart::Match(Match::InSet(fields, Op::IsNot, name))),
         }
         Some(())
     }
@@ -207,15 +215,15 @@ impl Decoder {
     fn candidates(self) -> Option<impl Iterator<Item = Rule>> {
         let Self { parts, action, .. } = self;
         let action = action?;
-        let guards = parts.iter().filter(|part| matches!(part, Part::Guard(_))).count();
+        let guards = parts.iter().filter(|part| matches!(part, RulePart::Guard(_))).count();
         let all = (guards <= MAX_GUARDS).then_some(0..1_u32 << guards)?;
         Some(all.map(move |named| {
             let mut guard = 0;
             let mut matches = Vec::new();
             for part in &parts {
                 match part {
-                    Part::Match(condition) => matches.push(condition.clone()),
-                    Part::Guard(family) => {
+                    RulePart::Match(condition) => matches.push(condition.clone()),
+                    RulePart::Guard(family) => {
                         if named >> guard & 1 == 1 {
                             matches.push(Match::Family(*family));
                         }
@@ -233,11 +241,11 @@ const fn register(number: u32) -> u32 {
     if number >= 1 && number < 5 { REGISTER + (number - 1) * 4 } else { number }
 }
 
-fn meta_load(key: u32) -> Option<Load> {
-    let field = |field: Field| Load::Field(field, length(field.key_type()));
+fn meta_load(key: u32) -> Option<RegisterLoad> {
+    let field = |field: Field| RegisterLoad::Field(field, length(field.key_type()));
     match key {
-        meta::MARK => Some(Load::Mark),
-        meta::NFPROTO => Some(Load::Family),
+        meta::MARK => Some(RegisterLoad::Mark),
+        meta::NFPROTO => Some(RegisterLoad::Family),
         meta::IIFNAME => Some(field(Field::InInterface)),
         meta::OIFNAME => Some(field(Field::OutInterface)),
         meta::L4PROTO => Some(field(Field::Proto)),
@@ -245,25 +253,25 @@ fn meta_load(key: u32) -> Option<Load> {
     }
 }
 
-const fn ct_load(key: u32) -> Option<Load> {
+const fn ct_load(key: u32) -> Option<RegisterLoad> {
     match key {
-        ct::STATE => Some(Load::State),
-        ct::MARK => Some(Load::ConnectionMark),
+        ct::STATE => Some(RegisterLoad::State),
+        ct::MARK => Some(RegisterLoad::ConnectionMark),
         _ => None,
     }
 }
 
-fn payload_load(base: u32, offset: u32, bytes: u32) -> Option<Load> {
+fn payload_load(base: u32, offset: u32, bytes: u32) -> Option<RegisterLoad> {
     let field = match (base, offset, bytes) {
         (NETWORK_HEADER, 12, 1..=4) => Field::Source(Family::V4),
         (NETWORK_HEADER, 16, 1..=4) => Field::Destination(Family::V4),
         (NETWORK_HEADER, 8, 1..=16) => Field::Source(Family::V6),
         (NETWORK_HEADER, 24, 1..=16) => Field::Destination(Family::V6),
         (TRANSPORT_HEADER, 2, 2) => Field::DestinationPort,
-        (TRANSPORT_HEADER, 0, 1) => return Some(Load::Icmpv6Type),
+        (TRANSPORT_HEADER, 0, 1) => return Some(RegisterLoad::Icmpv6Type),
         _ => return None,
     };
-    Some(Load::Field(field, usize::try_from(bytes).ok()?))
+    Some(RegisterLoad::Field(field, usize::try_from(bytes).ok()?))
 }
 
 /// A field against one value or one network.

@@ -27,7 +27,7 @@ pub enum TableFlag {
 
 /// Our table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listing {
+pub struct TableListing {
     /// The table's flags, in order.
     pub flags: Vec<TableFlag>,
     /// What is in it.
@@ -55,7 +55,7 @@ impl KernelNft {
     ///
     /// # Errors
     /// If the kernel did not answer, the table changed during each attempt, or something in it is not ours.
-    pub fn list(&mut self) -> Result<Option<Listing>, ListError> {
+    pub fn list(&mut self) -> Result<Option<TableListing>, ListError> {
         for _ in 0..ATTEMPTS {
             let before = self.generation()?;
             let Some(table) = self.table()? else { return Ok(None) };
@@ -67,7 +67,7 @@ impl KernelNft {
         Err(NftError::Unsteady { attempts: ATTEMPTS }.into())
     }
 
-    fn list_once(&mut self, table: Table) -> Result<Listing, ListError> {
+    fn list_once(&mut self, table: Table) -> Result<TableListing, ListError> {
         let installed = self.read_table(table)?;
         if let Some(foreign) = installed.foreign.first() {
             return Err(ListError::Unmanaged { what: described(foreign) });
@@ -81,7 +81,7 @@ impl KernelNft {
         }
         let flags = [(TableFlag::Owner, table::FLAG_OWNER), (TableFlag::Persist, table::FLAG_PERSIST)];
         let flags = flags.into_iter().filter(|(_, bit)| table.flags & bit != 0).map(|(flag, _)| flag).collect();
-        Ok(Listing { flags, ruleset })
+        Ok(TableListing { flags, ruleset })
     }
 }
 

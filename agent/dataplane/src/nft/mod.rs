@@ -24,7 +24,7 @@ pub use error::NftError;
 pub use events::{NftEvents, TableChange};
 pub use foreign::{ForeignChange, ForeignListener};
 pub use kernel::{KernelNft, Ownership};
-pub use listing::{ListError, Listing, TableFlag};
+pub use listing::{ListError, TableFlag, TableListing};
 
 /// The table of one network namespace.
 pub trait Nft {
