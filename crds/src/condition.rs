@@ -104,6 +104,8 @@ words! {
         PolicyNotSynced,
         /// Ready: the CNI plugin or its configuration could not be written.
         InstallFailed,
+        /// Ready: a firewall that is not ours drops forwarded pod traffic; see `status.findings`.
+        ForeignFirewall,
         /// Any: the agent has started and has not finished its first round.
         Starting,
         /// TunnelReady: device and all peers are in the kernel.

@@ -77,6 +77,10 @@ pub struct NetworkNodeStatus {
     /// What somebody else changed in the kernel and the agent put right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
+    /// Up to sixteen things on the node, not made by Towpath, that harm its pods: what was found and how to remove it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub findings: Vec<Finding>,
 }
 
 /// The agent's process.
@@ -206,4 +210,19 @@ pub struct Repair {
     pub object: String,
     /// When.
     pub time: Time,
+}
+
+/// Something on the node, not made by Towpath, that harms its pods.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// The kind of finding, one word for programs (ForeignFirewall).
+    #[schemars(length(max = 64))]
+    pub name: String,
+    /// What was found, and what it does to pods.
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// What to do about it: a command or a setting.
+    #[schemars(length(max = 512))]
+    pub remedy: String,
 }

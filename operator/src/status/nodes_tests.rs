@@ -77,6 +77,12 @@ fn a_node_is_what_its_kubelet_its_pod_and_its_report_say_together() {
             Some("TunnelNotReady"),
             "the agent's own word",
         ),
+        (
+            one(Heard, ok(), Some(not_ready("ForeignFirewall"))),
+            (0, 1, 0, 0),
+            Some("ForeignFirewall"),
+            "somebody else's firewall is the node's problem, and reaches the user",
+        ),
         (one(Heard, ok(), Some(not_ready("Starting"))), (0, 0, 0, 1), Some("Starting"), "on its way"),
         (one(Heard, Some(PodHealth::Ending), Some(report("r"))), (0, 0, 0, 1), Some("AgentStarting"), "being replaced"),
     ];
@@ -85,6 +91,9 @@ fn a_node_is_what_its_kubelet_its_pod_and_its_report_say_together() {
         assert_eq!(have, (ready, degraded, unreachable, pending), "{why}");
         assert_eq!(fleet.desired, 1, "{why}");
         assert_eq!(fleet.worst.first().map(|w| w.reason.as_str()), reason, "{why}");
+        if fleet.degraded > 0 && reason != Some("ImagePullBackOff") {
+            assert_eq!(fleet.worst[0].message, "no uplink", "{why}: with the agent's own message");
+        }
     }
 }
 

@@ -78,6 +78,7 @@ pub(super) fn status_update(
         addresses: overlay.map(|overlay| addresses(observed, overlay)),
         policy: Some(policy(observed.index, status.commits)),
         drift: Some(drift(&status.drift)),
+        findings: Vec::new(),
     };
     Some(Box::new(StatusUpdate { node_uid: node.uid.clone(), status }))
 }
