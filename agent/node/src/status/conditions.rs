@@ -5,7 +5,7 @@ use towpath_crds::{
     network_config::PolicyMode,
 };
 
-use super::{CniInstall, Observed};
+use super::{CniInstall, Observed, Status};
 use crate::{
     kernel::Shortfall,
     plan::{OverlayProblem, Plan},
@@ -14,11 +14,14 @@ use crate::{
 type NodeVerdict = Verdict<NodeCondition, NodeReason>;
 
 /// The conditions as they should read.
-pub(super) fn desired(cni: &CniInstall, observed: Observed<'_>, plan: &Plan) -> Vec<NodeVerdict> {
+pub(super) fn desired(current: &Status, observed: Observed<'_>, plan: &Plan) -> Vec<NodeVerdict> {
     let (tunnel, policy) = (tunnel_ready(observed, plan), policy_synced(observed));
     let (status, reason, message) = match (tunnel.status, policy.status) {
-        (Truth::True, Truth::True) if let CniInstall::Failed { error, .. } = cni => {
+        (Truth::True, Truth::True) if let CniInstall::Failed { error, .. } = &current.cni => {
             (Truth::False, NodeReason::InstallFailed, error.clone())
+        }
+        (Truth::True, Truth::True) if let Some(message) = current.firewall.closed() => {
+            (Truth::False, NodeReason::ForeignFirewall, message)
         }
         (Truth::True, Truth::True) => {
             let message = "pods are connected and their policies are enforced";
