@@ -197,7 +197,7 @@ impl Node {
     }
 
     fn tunnels(&self, plan: &Plan, path: &Path) -> Vec<TunnelStatus> {
-        let tunnel = |(family, device): (&Family, &Device)| {
+        let tunnel = |(family, device): (&Family, &VxlanDevice)| {
             let expected = Self::expected_peers(plan, *family);
             TunnelStatus {
                 device: device.name.to_string(),
@@ -322,11 +322,11 @@ fn uplink(uplink: &overlay::Uplink) -> UplinkStatus {
         mtu: int(uplink.mtu),
         addresses: uplink.addresses.values().map(ToString::to_string).collect(),
         chosen_by: match uplink.chosen_by {
-            overlay::uplink::ChosenBy::DefaultRoute(_) => UplinkSelection::DefaultRoute,
-            overlay::uplink::ChosenBy::NodeAddress(_) => UplinkSelection::NodeAddress,
-            overlay::uplink::ChosenBy::Name => UplinkSelection::Name,
-            overlay::uplink::ChosenBy::Cidr(_) => UplinkSelection::Cidr,
-            overlay::uplink::ChosenBy::Address(_) => UplinkSelection::Annotation,
+            overlay::uplink::UplinkReason::DefaultRoute(_) => UplinkSelection::DefaultRoute,
+            overlay::uplink::UplinkReason::NodeAddress(_) => UplinkSelection::NodeAddress,
+            overlay::uplink::UplinkReason::Name => UplinkSelection::Name,
+            overlay::uplink::UplinkReason::Cidr(_) => UplinkSelection::Cidr,
+            overlay::uplink::UplinkReason::Address(_) => UplinkSelection::Annotation,
         },
     }
 }
