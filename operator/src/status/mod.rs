@@ -44,7 +44,7 @@ pub enum Phase {
 /// The inputs of the status.
 #[derive(Clone, Debug)]
 pub struct StatusInputs {
-    /// The phase.
+    /// What the operator does with the network.
     pub phase: Phase,
     /// The state of the nodes, if there are agents.
     pub fleet: Option<Fleet>,
