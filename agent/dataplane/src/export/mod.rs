@@ -17,7 +17,7 @@ use nftables::{
 };
 use towpath_core::{
     names::{ChainName, SetName, TABLE},
-    ruleset::{Base, Chain, ChainType, Element, Hook, KeyType, Lookup, Set, Value, VerdictMap},
+    ruleset::{BaseChain, Chain, ChainType, Element, Hook, KeyType, Lookup, Set, Value, VerdictMap},
 };
 
 pub use extension::NftDocument;
@@ -94,7 +94,7 @@ fn chain(name: &ChainName, chain: &Chain) -> ExportedObject {
     };
     ExportedObject::Schema(NfListObject::Chain(match chain.base {
         None => declared,
-        Some(Base { chain_type, hook, priority }) => schema::Chain {
+        Some(BaseChain { chain_type, hook, priority }) => schema::Chain {
             _type: Some(match chain_type {
                 ChainType::Filter => NfChainType::Filter,
                 ChainType::Nat => NfChainType::NAT,

@@ -8,7 +8,7 @@ use nftables::{
 use towpath_core::{
     model::Family,
     names::{ChainName, TABLE},
-    ruleset::{self, Action, CtState, Field, Match, Op, PROTOCOLS_WITH_PORTS, Rule, Value, Verdict},
+    ruleset::{self, Action, CmpOp, CtState, Field, Match, PROTOCOLS_WITH_PORTS, Rule, Value, Verdict},
 };
 
 use super::{
@@ -89,9 +89,9 @@ impl StatementWriter {
         }
     }
 
-    fn field(&mut self, what: Field, op: Op, with: &Value) {
+    fn field(&mut self, what: Field, op: CmpOp, with: &Value) {
         match (what, op, with) {
-            (Field::Proto, Op::Is, Value::Proto(number)) if PROTOCOLS_WITH_PORTS.contains(number) => {
+            (Field::Proto, CmpOp::Eq, Value::Proto(number)) if PROTOCOLS_WITH_PORTS.contains(number) => {
                 self.transport = protocol(*number).map(|name| (name, self.statements.len()));
                 self.compare(field(what), operator(op), value(with));
             }
@@ -194,10 +194,10 @@ fn any_of<const N: usize>(values: [Expression<'static>; N]) -> Expression<'stati
     Expression::Named(NamedExpression::Set(values.into_iter().map(SetItem::Element).collect()))
 }
 
-const fn operator(op: Op) -> Operator {
+const fn operator(op: CmpOp) -> Operator {
     match op {
-        Op::Is => Operator::EQ,
-        Op::IsNot => Operator::NEQ,
+        CmpOp::Eq => Operator::EQ,
+        CmpOp::NotEq => Operator::NEQ,
     }
 }
 

@@ -11,7 +11,7 @@ use towpath_core::{
     model::Family,
     names::SetName,
     policy::packet_log,
-    ruleset::{Action, CtState, Field, Fingerprint, Log, Match, Op, Rule, Value},
+    ruleset::{Action, CmpOp, CtState, Field, Fingerprint, Log, Match, Rule, Value},
 };
 
 use super::{
@@ -150,12 +150,12 @@ impl RuleDecoder {
             }
             (RegisterLoad::Field(Field::DestinationPort, 2), compare::LTE, None) => {
                 let range = Value::PortRange(self.at_least.take()?, port(with)?);
-                RulePart::Match(Match::Field(Field::DestinationPort, Op::Is, range))
+                RulePart::Match(Match::Field(Field::DestinationPort, CmpOp::Eq, range))
             }
             (RegisterLoad::Field(field, bytes), how, mask) => {
                 let op = match how {
-                    compare::EQ => Op::Is,
-                    compare::NEQ => Op::IsNot,
+                    compare::EQ => CmpOp::Eq,
+                    compare::NEQ => CmpOp::NotEq,
                     _ => return None,
                 };
                 RulePart::Match(field_match(field, bytes, op, with, mask.as_deref())?)
@@ -172,7 +172,7 @@ impl RuleDecoder {
             return None;
         }
         let range = Value::PortRange(port(first)?, port(last)?);
-        self.parts.push(RulePart::Match(Match::Field(Field::DestinationPort, Op::IsNot, range)));
+        self.parts.push(RulePart::Match(Match::Field(Field::DestinationPort, CmpOp::NotEq, range)));
         Some(())
     }
 
@@ -185,7 +185,7 @@ impl RuleDecoder {
                 RegisterLoad::Field(Field::Proto, _) => Some(()),
                 RegisterLoad::Icmpv6Type => {
                     // The protocol was compared for the sake of the type.
-                    let protocol = Match::Field(Field::Proto, Op::Is, Value::Proto(ICMPV6));
+                    let protocol = Match::Field(Field::Proto, CmpOp::Eq, Value::Proto(ICMPV6));
                     matches!(self.parts.pop()?, RulePart::Match(last) if last == protocol).then_some(())?;
                     self.parts.push(RulePart::Match(Match::NeighbourDiscovery));
                     Some(())
@@ -205,8 +205,8 @@ impl RuleDecoder {
         let name = SetName::new(name).ok()?;
         match (body.find(3), body.find(5).and_then(|flags| flags.be32())) {
             (Some(_), _) => self.action = Some(Action::Dispatch(fields, name)),
-            (None, None | Some(0)) => self.parts.push(RulePart::Match(Match::InSet(fields, Op::Is, name))),
-            (None, Some(_)) => self.parts.push(RulePart::Match(Match::InSet(fields, Op::IsNot, name))),
+            (None, None | Some(0)) => self.parts.push(RulePart::Match(Match::InSet(fields, CmpOp::Eq, name))),
+            (None, Some(_)) => self.parts.push(RulePart::Match(Match::InSet(fields, CmpOp::NotEq, name))),
         }
         Some(())
     }
@@ -275,12 +275,12 @@ fn payload_load(base: u32, offset: u32, bytes: u32) -> Option<RegisterLoad> {
 }
 
 /// A field against one value or one network.
-fn field_match(field: Field, bytes: usize, op: Op, with: &[u8], mask: Option<&[u8]>) -> Option<Match> {
+fn field_match(field: Field, bytes: usize, op: CmpOp, with: &[u8], mask: Option<&[u8]>) -> Option<Match> {
     let whole = length(field.key_type());
     let value = match (field, mask) {
         (Field::InInterface | Field::OutInterface, None) if with.len() < whole => {
             let prefix = std::str::from_utf8(with).ok()?.to_owned();
-            return (op == Op::Is).then_some(Match::InterfacePrefix(field, prefix));
+            return (op == CmpOp::Eq).then_some(Match::InterfacePrefix(field, prefix));
         }
         (Field::Source(_) | Field::Destination(_), Some(mask)) => {
             let ones: u32 = mask.iter().map(|byte| byte.count_ones()).sum();

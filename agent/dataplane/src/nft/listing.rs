@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use towpath_core::{
     names::ChainName,
-    ruleset::{Chain, Foreign, Rule, Ruleset},
+    ruleset::{Chain, Rule, Ruleset, Unmanaged},
 };
 
 use super::{
@@ -85,12 +85,12 @@ impl KernelNft {
     }
 }
 
-fn described(foreign: &Foreign) -> String {
+fn described(foreign: &Unmanaged) -> String {
     match foreign {
-        Foreign::Set(name) => format!("set {name}"),
-        Foreign::Map(name) => format!("map {name}"),
-        Foreign::Chain(name) => format!("chain {name}"),
-        Foreign::Other(what) => what.clone(),
+        Unmanaged::Set(name) => format!("set {name}"),
+        Unmanaged::Map(name) => format!("map {name}"),
+        Unmanaged::Chain(name) => format!("chain {name}"),
+        Unmanaged::Other(what) => what.clone(),
     }
 }
 
