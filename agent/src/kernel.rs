@@ -30,7 +30,7 @@ use crate::{error_text::with_causes, input::Arrival, local_pod::local_pod};
 pub enum Job {
     /// Execute, and send the result.
     Execute(KernelJob),
-    /// Find out whether somebody else made a change of our table, and send a notification if so.
+    /// Find out whether another process made a change of our table, and send a notification if so.
     Attribute(TableChange),
 }
 

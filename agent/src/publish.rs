@@ -171,7 +171,7 @@ pub async fn delete_network_node(client: &Client, me: &NodeName) -> kube::Result
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-    use towpath_crds::network_node::Tunnel;
+    use towpath_crds::network_node::TunnelStatus;
 
     use super::*;
 

@@ -100,7 +100,7 @@ pub struct NetworkReadBack {
 /// The result of a [`crate::KernelChange`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApplyResult {
-    /// Whether the table's transaction was committed. If not, the network was not touched.
+    /// Whether the table's transaction was committed. If not, the network is not changed.
     pub table: Result<(), String>,
     /// Whether every change of the network was made. One that fails does not stop the others.
     pub network: Result<(), FailedOps>,
@@ -117,11 +117,11 @@ pub struct FailedOps {
     pub first: String,
 }
 
-/// A change in the kernel, ours or somebody else's.
+/// A change in the kernel, ours or another process's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelNotification {
     /// Of links, addresses, routes or neighbours: ours are among them.
     Network(Vec<overlay::NetNotification>),
-    /// Of our table, by somebody else.
+    /// Of our table, by another process.
     Table,
 }

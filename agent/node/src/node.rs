@@ -65,7 +65,7 @@ pub struct Summary {
     pub policies: usize,
     /// Wanted peers of all families.
     pub peers: usize,
-    /// Objects that somebody else changed and the agent repaired, since its start.
+    /// Objects that another process changed and the agent repaired, since its start.
     pub repairs: u64,
 }
 
@@ -233,8 +233,8 @@ impl Node {
             }
             if !planned.change.is_empty() {
                 let table = self.kernel.wanted().map(|plan| &plan.table);
-                let touched = table.map(|table| self.revocation.touched_by(&planned.change.table, table));
-                let change = self.kernel.begin_apply(planned, touched.unwrap_or(AffectedPods::nobody()));
+                let affected = table.map(|table| self.revocation.affected_by(&planned.change.table, table));
+                let change = self.kernel.begin_apply(planned, affected.unwrap_or(AffectedPods::nobody()));
                 effects.push(Effect::Kernel(KernelJob::Apply(change)));
                 return;
             }
@@ -262,11 +262,11 @@ impl Node {
         match self.kernel.applied(now, result, effects) {
             None => {}
             Some(Applied::Rejected { error }) => self.pods.rejected(&error, effects),
-            Some(Applied::Committed { touched, policy_since, complete }) => {
+            Some(Applied::Committed { affected, policy_since, complete }) => {
                 let latency = policy_since.map(|since| now.saturating_duration_since(since));
                 self.status.committed(latency);
                 effects.extend(latency.map(|latency| Effect::Measure(Measurement::PolicyChange(latency))));
-                self.revocation.committed(now, touched);
+                self.revocation.committed(now, affected);
                 if complete {
                     self.pods.in_force(now, effects);
                 }
@@ -284,14 +284,14 @@ impl Node {
         else {
             return;
         };
-        if let Some(touched) = self.revocation.begin(now) {
+        if let Some(affected) = self.revocation.begin(now) {
             let node_addresses = have.addresses.values().flatten().map(IpNet::addr).collect();
             effects.push(Effect::Reevaluate(Box::new(ReevaluateRequest {
                 table: plan.table.clone(),
                 endpoints: self.index.endpoints().clone(),
                 node_addresses,
                 snapshot: snapshot.clone(),
-                touched,
+                affected,
             })));
         }
     }

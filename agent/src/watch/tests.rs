@@ -97,7 +97,7 @@ async fn no_object_stops_a_watch_whatever_it_looks_like_and_what_is_asked_for_is
         ("undecodable ", "one that has not even a name"),
         ("applied new", "a form of tomorrow where nobody reads"),
         ("deleted last", "to go, its name is enough"),
-        ("applied bad", "it has been put right"),
+        ("applied bad", "it has been corrected"),
     ] {
         assert_eq!(next(&mut events).await, expected, "{why}");
     }
@@ -110,6 +110,6 @@ async fn no_object_stops_a_watch_whatever_it_looks_like_and_what_is_asked_for_is
     let asked = asked.lock().unwrap();
     let selector = "fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed";
     assert!(asked.iter().all(|query| query.contains(selector)), "{asked:?}");
-    assert!(asked[..2].iter().all(|query| query.contains(&format!("limit={PAGE}"))), "{asked:?}");
+    assert!(asked[..2].iter().all(|query| query.contains(&format!("limit={PAGE_SIZE}"))), "{asked:?}");
     assert!(asked[2].contains("resourceVersion=9") && asked[3].contains("resourceVersion=14"), "{asked:?}");
 }

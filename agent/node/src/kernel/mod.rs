@@ -1,4 +1,4 @@
-//! The kernel view: what is wanted, what the kernel has, and what brings the two together.
+//! The kernel view: what is wanted, what the kernel has, and the change from one to the other.
 //!
 //! Expected tuple: read both parts back → plan → apply; then plan again after each change of the cluster, and read back after
 //! a notification of the kernel, a failure, or the resync deadline. One kernel job at a time: what a change is computed from
@@ -53,7 +53,7 @@ pub(crate) struct KernelView {
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) change: KernelChange,
-    /// Whether the change only repairs what somebody else did.
+    /// Whether the change only repairs what another process did.
     pub(crate) is_drift: bool,
     policy_since: Option<Instant>,
 }
@@ -66,7 +66,7 @@ pub(crate) enum Applied {
     /// The table's transaction was committed.
     Committed {
         /// The pods whose established connections the change may deny or allow again.
-        touched: AffectedPods,
+        affected: AffectedPods,
         /// When the first change arrived that concerns policy and is in force now.
         policy_since: Option<Instant>,
         /// Whether the network is as planned, too.
@@ -113,14 +113,14 @@ impl KernelView {
         self.freshness = Freshness::Dirty { cause: DirtyCause::Wanted, policy_since };
     }
 
-    /// A read-back differs from the cached state. If the cluster has changed as well, nobody can tell the two apart.
+    /// A read-back differs from the cached state. If the cluster has changed as well, the two cannot be told apart.
     fn read_back_differs(&mut self, cause: DirtyCause) {
         if self.freshness == Freshness::Current {
             self.freshness = Freshness::Dirty { cause, policy_since: None };
         }
     }
 
-    /// The kernel notified of a change: our own, or somebody else's.
+    /// The kernel notified of a change: our own, or another process's.
     pub(crate) fn notified(&mut self, now: Instant, notification: &KernelNotification) {
         match notification {
             KernelNotification::Network(changes) => {
@@ -213,9 +213,9 @@ impl KernelView {
     }
 
     /// Begins to apply a change.
-    pub(crate) fn begin_apply(&mut self, planned: Planned, touched: AffectedPods) -> KernelChange {
+    pub(crate) fn begin_apply(&mut self, planned: Planned, affected: AffectedPods) -> KernelChange {
         let Planned { change, policy_since, .. } = planned;
-        self.work = Work::Applying(Applying { ops: change.network.clone(), touched, policy_since });
+        self.work = Work::Applying(Applying { ops: change.network.clone(), affected, policy_since });
         change
     }
 
@@ -233,7 +233,7 @@ impl KernelView {
     /// A change was committed or rejected; `None` if none was under way.
     pub(crate) fn applied(&mut self, now: Instant, result: ApplyResult, effects: &mut Vec<Effect>) -> Option<Applied> {
         let Work::Applying(applying) = std::mem::replace(&mut self.work, Work::Idle) else { return None };
-        let Applying { ops, touched, policy_since } = applying;
+        let Applying { ops, affected, policy_since } = applying;
         if let Err(error) = result.table {
             self.table.resync_at = now + self.back_off.failed(FailedStep::Apply, &error, effects);
             self.table.state = TableState::Rejected { error: error.clone(), content: None };
@@ -260,7 +260,7 @@ impl KernelView {
                 self.set_progress(Progress::Failed(text));
             }
         }
-        Some(Applied::Committed { touched, policy_since, complete })
+        Some(Applied::Committed { affected, policy_since, complete })
     }
 
     /// Applies to the cached state what was applied to the kernel, so that one more peer costs one more peer. A new device

@@ -32,7 +32,7 @@ pub(crate) enum TableState {
     Unread,
     /// Read back, and not compared with a plan yet.
     Read(TableContent),
-    /// The rules of the last plan are in force, unless somebody else has changed them since.
+    /// The rules of the last plan are in force, unless another process has changed them since.
     InForce(TableContent),
     /// The kernel rejected the last transaction. The content is unknown until it is read back, and is replaced as a whole:
     /// a difference that was rejected would be rejected again.
@@ -130,7 +130,7 @@ pub(crate) struct Applying {
     /// The network's part.
     pub(crate) ops: Vec<NetOp>,
     /// The pods whose established connections the change may deny or allow again.
-    pub(crate) touched: AffectedPods,
+    pub(crate) affected: AffectedPods,
     /// When the first change arrived that concerns policy and is committed with this one.
     pub(crate) policy_since: Option<Instant>,
 }

@@ -52,9 +52,9 @@ enum Stage {
     /// None is due.
     Idle,
     /// One is due, of the connections of these pods.
-    Due { at: Instant, touched: AffectedPods },
-    /// One is running; commits meanwhile have touched `next`.
-    Running { touched: AffectedPods, next: AffectedPods },
+    Due { at: Instant, affected: AffectedPods },
+    /// One is running; commits meanwhile have affected `next`.
+    Running { affected: AffectedPods, next: AffectedPods },
 }
 
 impl Revocation {
@@ -62,7 +62,7 @@ impl Revocation {
     pub(crate) fn new(on_change: OnChange, now: Instant) -> Self {
         match on_change {
             OnChange::Reevaluate => Self::Enabled(Enabled {
-                stage: Stage::Due { at: now, touched: AffectedPods::All },
+                stage: Stage::Due { at: now, affected: AffectedPods::All },
                 not_before: now,
                 revoked: 0,
                 back_off: BackOff::default(),
@@ -72,7 +72,7 @@ impl Revocation {
     }
 
     /// The pods whose connections have to be evaluated again once this change is committed.
-    pub(crate) fn touched_by(&self, change: &Transaction, table: &Ruleset) -> AffectedPods {
+    pub(crate) fn affected_by(&self, change: &Transaction, table: &Ruleset) -> AffectedPods {
         let Self::Enabled(enabled) = self else { return AffectedPods::nobody() };
         // A running re-evaluation may revoke by rules that this change removes.
         let may_restore = enabled.revoked > 0 || matches!(enabled.stage, Stage::Running { .. });
@@ -83,34 +83,34 @@ impl Revocation {
     }
 
     /// A change is committed.
-    pub(crate) fn committed(&mut self, now: Instant, touched: AffectedPods) {
+    pub(crate) fn committed(&mut self, now: Instant, affected: AffectedPods) {
         let Self::Enabled(enabled) = self else { return };
-        if touched == AffectedPods::nobody() {
+        if affected == AffectedPods::nobody() {
             return;
         }
         match &mut enabled.stage {
-            Stage::Idle => enabled.stage = Stage::Due { at: enabled.not_before.max(now), touched },
-            Stage::Due { touched: due, .. } => due.merge(touched),
-            Stage::Running { next, .. } => next.merge(touched),
+            Stage::Idle => enabled.stage = Stage::Due { at: enabled.not_before.max(now), affected },
+            Stage::Due { affected: due, .. } => due.merge(affected),
+            Stage::Running { next, .. } => next.merge(affected),
         }
     }
 
     /// Begins the re-evaluation that is due; returns the pods whose connections it is about.
     pub(crate) fn begin(&mut self, now: Instant) -> Option<AffectedPods> {
         let Self::Enabled(Enabled { stage, .. }) = self else { return None };
-        let touched = match stage {
-            Stage::Due { at, touched } if *at <= now => touched.clone(),
+        let affected = match stage {
+            Stage::Due { at, affected } if *at <= now => affected.clone(),
             Stage::Due { .. } | Stage::Idle | Stage::Running { .. } => return None,
         };
-        *stage = Stage::Running { touched: touched.clone(), next: AffectedPods::nobody() };
-        Some(touched)
+        *stage = Stage::Running { affected: affected.clone(), next: AffectedPods::nobody() };
+        Some(affected)
     }
 
     /// A re-evaluation has ended.
     pub(crate) fn ended(&mut self, now: Instant, result: Result<ReevaluateSummary, String>, effects: &mut Vec<Effect>) {
         let Self::Enabled(enabled) = self else { return };
-        let (touched, next) = match std::mem::replace(&mut enabled.stage, Stage::Idle) {
-            Stage::Running { touched, next } => (touched, next),
+        let (affected, next) = match std::mem::replace(&mut enabled.stage, Stage::Idle) {
+            Stage::Running { affected, next } => (affected, next),
             stage @ (Stage::Idle | Stage::Due { .. }) => {
                 enabled.stage = stage;
                 return;
@@ -122,15 +122,15 @@ impl Revocation {
                 enabled.revoked = summary.total_revoked;
                 enabled.not_before = now + summary.took.saturating_mul(GAP.0).min(GAP.1);
                 if next != AffectedPods::nobody() {
-                    enabled.stage = Stage::Due { at: enabled.not_before, touched: next };
+                    enabled.stage = Stage::Due { at: enabled.not_before, affected: next };
                 }
                 report(&summary, effects);
             }
             Err(error) => {
                 let at = now + enabled.back_off.failed(FailedStep::Reevaluate, &error, effects);
-                let mut touched = touched;
-                touched.merge(next);
-                enabled.stage = Stage::Due { at, touched };
+                let mut affected = affected;
+                affected.merge(next);
+                enabled.stage = Stage::Due { at, affected };
             }
         }
     }
@@ -174,7 +174,7 @@ mod tests {
         goes.into_iter().chain([Step::AddMapElements(map, OrdMap::unit(key, chain))]).collect()
     }
 
-    fn touched(names: &[&str]) -> Option<AffectedPods> {
+    fn affected(names: &[&str]) -> Option<AffectedPods> {
         Some(AffectedPods::Pods(names.iter().map(|name| IfName::of_pod("a", name)).collect()))
     }
 
@@ -187,8 +187,8 @@ mod tests {
     }
 
     fn commit(revocation: &mut Revocation, now: Instant, change: &Transaction) {
-        let touched = revocation.touched_by(change, &Ruleset::default());
-        revocation.committed(now, touched);
+        let affected = revocation.affected_by(change, &Ruleset::default());
+        revocation.committed(now, affected);
     }
 
     fn end(revocation: &mut Revocation, now: Instant, took: Duration) {
@@ -202,11 +202,11 @@ mod tests {
         for name in ["a", "b"] {
             commit(&mut revocation, now, &pod(name, Some(())));
         }
-        assert_eq!(revocation.begin(now), touched(&["a", "b"]));
+        assert_eq!(revocation.begin(now), affected(&["a", "b"]));
         commit(&mut revocation, now, &pod("c", Some(())));
         revocation.ended(now, Err("requested by the test".to_owned()), &mut Vec::new());
         let later = now + Duration::from_secs(60);
-        assert_eq!(revocation.begin(later), touched(&["a", "b", "c"]), "the first two were not evaluated");
+        assert_eq!(revocation.begin(later), affected(&["a", "b", "c"]), "the first two were not evaluated");
         end(&mut revocation, later, Duration::ZERO);
         assert_eq!(revocation.begin(later), None);
     }
@@ -218,10 +218,10 @@ mod tests {
         commit(&mut revocation, now, &pod("a", None));
         assert_eq!(revocation.begin(now), None, "a new pod only adds");
         commit(&mut revocation, now, &pod("b", Some(())));
-        assert_eq!(revocation.begin(now), touched(&["b"]));
+        assert_eq!(revocation.begin(now), affected(&["b"]));
         commit(&mut revocation, now, &pod("c", None));
         end(&mut revocation, now, Duration::ZERO);
-        assert_eq!(revocation.begin(now), touched(&["c"]));
+        assert_eq!(revocation.begin(now), affected(&["c"]));
     }
 
     #[test]

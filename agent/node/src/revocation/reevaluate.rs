@@ -29,7 +29,7 @@ pub struct ReevaluateRequest {
     /// Policies and pods, to name the policy that denies a connection.
     pub snapshot: Snapshot,
     /// The pods whose connections are evaluated.
-    pub touched: AffectedPods,
+    pub affected: AffectedPods,
 }
 
 /// What became of the connections.
@@ -63,7 +63,7 @@ impl ReevaluateRequest {
     #[must_use]
     pub fn verdicts(&self) -> Reevaluation<'_> {
         let pods = self.endpoints.values().map(|endpoint| &**endpoint);
-        Reevaluation::new(&self.table, pods, &self.node_addresses, &self.touched)
+        Reevaluation::new(&self.table, pods, &self.node_addresses, &self.affected)
     }
 
     /// Counts, and names the policies behind the first few revoked connections.
@@ -153,7 +153,7 @@ mod tests {
             endpoints: OrdMap::unit(interface, Arc::new(web)),
             node_addresses: BTreeSet::new(),
             snapshot,
-            touched: AffectedPods::All,
+            affected: AffectedPods::All,
         }
     }
 

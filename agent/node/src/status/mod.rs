@@ -59,7 +59,7 @@ pub(crate) struct Commits {
     pub(crate) latency: Duration,
 }
 
-/// Repairs of our kernel objects that somebody else changed.
+/// Repairs of our kernel objects that another process changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Drift {
     /// Repaired objects since the start.
@@ -225,4 +225,23 @@ fn log_changes(before: &[Condition], after: &[Condition], effects: &mut Vec<Effe
 fn api_time(time: SystemTime) -> Time {
     // The years from -9999 to 9999; a clock beyond is no clock.
     Time(Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_of_an_earlier_install_does_not_count_for_a_later_one() {
+        let now = Now { monotonic: Instant::now(), wall: SystemTime::UNIX_EPOCH };
+        let network = |mtu| CniNetwork { pod_cidrs: Vec::new(), mtu };
+        let mut status = Status::new();
+        status.cni = CniInstall::Installing(network(1400));
+        for result in [Ok(()), Err("no space".to_owned())] {
+            status.cni_installed(&now, &network(1450), result, &mut Vec::new());
+            assert_eq!(status.cni, CniInstall::Installing(network(1400)));
+        }
+        status.cni_installed(&now, &network(1400), Ok(()), &mut Vec::new());
+        assert_eq!(status.cni, CniInstall::Ready(network(1400)));
+    }
 }

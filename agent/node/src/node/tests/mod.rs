@@ -51,10 +51,10 @@ fn a_fresh_node_programs_its_peer_opens_and_reports_ready() {
     assert_eq!(world.condition("Ready").0, "True");
     let tunnel = &world.updates.last().unwrap().status.tunnels[0];
     assert_eq!((tunnel.peers_expected, tunnel.peers_programmed, tunnel.mtu), (1, 1, 1450));
-    let wish = world.patches.last().unwrap();
-    let data = wish.annotations["flannel.alpha.coreos.com/backend-data"].as_deref();
+    let patch = world.patches.last().unwrap();
+    let data = patch.annotations["flannel.alpha.coreos.com/backend-data"].as_deref();
     assert_eq!(data, Some(r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}"#));
-    assert!(!wish.network_condition.as_ref().unwrap().unavailable);
+    assert!(!patch.network_condition.as_ref().unwrap().unavailable);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_change_of_policy_is_timed_when_it_is_committed_and_not_if_it_changes_nothin
     let mut world = World::settled();
     let before = world.policy_changes;
     world.feed([pod_event("elsewhere")]);
-    assert_eq!(world.policy_changes, before, "no rule looks at it");
+    assert_eq!(world.policy_changes, before, "no rule is about it");
     let mut moved = peer("n2", 2);
     let data = r#"{"VNI":1,"VtepMAC":"02:00:00:00:09:02"}"#.to_owned();
     moved.metadata.annotations.as_mut().unwrap().insert("flannel.alpha.coreos.com/backend-data".to_owned(), data);
