@@ -1,6 +1,6 @@
 //! The kernel view: what is wanted, what the kernel has, and the change from one to the other.
 //!
-//! Expected tuple: read both parts back → plan → apply; then plan again after each change of the cluster, and read back after
+//! Expected flow: read both parts back → plan → apply; then plan again after each change of the cluster, and read back after
 //! a notification of the kernel, a failure, or the resync deadline. One kernel job at a time: what a change is computed from
 //! is what the kernel has when it is applied.
 
