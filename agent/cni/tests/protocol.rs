@@ -60,6 +60,26 @@ fn every_bad_question_has_its_code() {
     node.assert_empty("nothing but bad questions");
 }
 
+/// The order of the reference plugins (`pkg/skel` of containernetworking/cni): missing variables, the configuration, and
+/// only then the values of the variables.
+#[test]
+fn a_bad_configuration_is_reported_before_a_variable_with_a_bad_value() {
+    let node = Node::new(&["10.244.1.0/24"]);
+    for (variable, input, code, why) in [
+        (("CNI_ARGS", ""), "no json", 6, "no pod, no JSON"),
+        (("CNI_ARGS", ""), "{\"cniVersion\":\"9.9.9\",\"name\":\"n\"}", 1, "no pod, a future version"),
+        (("CNI_ARGS", ""), "{\"cniVersion\":\"1.0.0\"}", 7, "no pod, no name"),
+        (("CNI_CONTAINERID", "../c1"), "{\"cniVersion\":\"1.0.0\"}", 7, "a bad container id, no name"),
+        (("CNI_COMMAND", "FETCH"), "{\"cniVersion\":\"1.0.0\"}", 7, "an unknown command, no name"),
+        (("CNI_CONTAINERID", ""), "no json", 4, "a missing variable comes first"),
+        (("CNI_ARGS", ""), "{\"cniVersion\":\"1.0.0\",\"name\":\"n\"}", 4, "no pod alone"),
+    ] {
+        assert_eq!(call(&node, variable, input).code(), code, "{why}");
+    }
+    let error = call(&node, ("CNI_ARGS", ""), "{\"cniVersion\":\"0.4.0\",\"name\":\"n\"}");
+    assert_eq!(error.json["cniVersion"], "0.4.0", "the answer has the configuration's version");
+}
+
 #[test]
 fn missing_variables_are_named_together() {
     let node = Node::new(&["10.244.1.0/24"]);

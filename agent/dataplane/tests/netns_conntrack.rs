@@ -27,7 +27,7 @@ use towpath_core::{
     table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 use towpath_dataplane::{
-    conntrack::{Addresses, Conntrack, Reviewed},
+    conntrack::{Conntrack, FlushTarget, Reevaluated},
     nft::{KernelNft, Nft, Ownership},
 };
 use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
@@ -102,15 +102,15 @@ impl World {
         want
     }
 
-    fn review(&self, table: &Ruleset) -> Reviewed {
+    fn reevaluate(&self, table: &Ruleset) -> Reevaluated {
         let (pods, node) = (["a", "b"].map(endpoint), BTreeSet::new());
         self.node.run(|| {
-            Conntrack::open().unwrap().review(&Reevaluation::new(table, &pods, &node, &AffectedPods::All)).unwrap()
+            Conntrack::open().unwrap().reevaluate(&Reevaluation::new(table, &pods, &node, &AffectedPods::All)).unwrap()
         })
     }
 
-    fn clear(&self, addr: IpAddr) -> usize {
-        self.node.run(|| Conntrack::open().unwrap().clear(&Addresses::Of([addr].into())).unwrap())
+    fn flush(&self, addr: IpAddr) -> usize {
+        self.node.run(|| Conntrack::open().unwrap().flush(&FlushTarget::Addresses([addr].into())).unwrap())
     }
 
     fn known(&self) -> usize {
@@ -176,12 +176,12 @@ fn a_denied_connection_of_tcp_is_cut_both_ways_and_goes_on_when_it_is_allowed_ag
         let open = world.let_in(&[CUT, SPARED]);
         let ((mut client, mut server), (spared, mut spared_server)) =
             (world.tcp(family, CUT), world.tcp(family, SPARED));
-        assert_eq!(world.review(&open), Reviewed::default(), "{family}: nothing is denied");
+        assert_eq!(world.reevaluate(&open), Reevaluated::default(), "{family}: nothing is denied");
 
         let closed = world.let_in(&[SPARED]);
         let transport = Transport::Ports { protocol: TCP, destination: CUT };
         let connection = Connection { from: address("a", family), to: address("b", family), transport };
-        assert_eq!(world.review(&closed).cut, [(connection, Direction::Ingress)], "{family}");
+        assert_eq!(world.reevaluate(&closed).revoked, [(connection, Direction::Ingress)], "{family}");
         // The answer first: it could begin the connection anew in a direction that no policy forbids.
         server.write_all(b"answer").unwrap();
         world.settle(family, "b", "a");
@@ -189,12 +189,16 @@ fn a_denied_connection_of_tcp_is_cut_both_ways_and_goes_on_when_it_is_allowed_ag
         client.write_all(b"question").unwrap();
         world.settle(family, "a", "b");
         assert!(nothing_there(&server), "{family}: a question");
-        assert_eq!(world.review(&closed), Reviewed { still_cut: 1, ..Reviewed::default() }, "{family}: again");
+        assert_eq!(
+            world.reevaluate(&closed),
+            Reevaluated { still_revoked: 1, ..Reevaluated::default() },
+            "{family}: again"
+        );
         spared_server.write_all(b"spared").unwrap();
         assert!(hears(&spared, "spared"), "{family}: what is allowed");
 
         let open = world.let_in(&[CUT, SPARED]);
-        assert_eq!(world.review(&open).restored, 1, "{family}");
+        assert_eq!(world.reevaluate(&open).restored, 1, "{family}");
         assert!(hears(&client, "answer") && hears(&server, "question"), "{family}: both are sent again");
     }
 }
@@ -207,7 +211,7 @@ fn a_denied_flow_of_datagrams_is_cut_though_an_answer_is_on_its_way() {
         let (client, server) = world.udp(family, CUT);
         let (spared, spared_server) = world.udp(family, SPARED + 1_000);
         let closed = world.let_in(&[SPARED, SPARED + 1_000]);
-        let cut = world.review(&closed).cut;
+        let cut = world.reevaluate(&closed).revoked;
         assert_eq!(cut.len(), 1, "{family}: {cut:?}");
         assert_eq!(cut[0].0.transport, Transport::Ports { protocol: UDP, destination: CUT });
         server.send(b"answer").unwrap();
@@ -236,7 +240,7 @@ fn a_flow_that_nobody_has_answered_is_forgotten_and_asked_about_with_each_datagr
         server.recv(&mut [0; 16]).unwrap();
         let before = world.known();
         let closed = world.let_in(&[SPARED]);
-        assert_eq!(world.review(&closed), Reviewed::default(), "{family}: nothing is cut");
+        assert_eq!(world.reevaluate(&closed), Reevaluated::default(), "{family}: nothing is cut");
         assert_eq!(world.known(), before - 1, "{family}");
         world.let_in(&[CUT, SPARED]);
         client.send_to(b"hello", to).unwrap();
@@ -251,7 +255,7 @@ fn echo_requests_are_cut_where_only_ports_are_allowed() {
         world.let_in(&[]);
         world.node.sh("nft flush chain inet towpath to-pod");
         world.a.sh(&format!("ping -n -c 1 -W 10 {}", address("b", family)));
-        let cut = world.review(&world.let_in(&[SPARED])).cut;
+        let cut = world.reevaluate(&world.let_in(&[SPARED])).revoked;
         let protocol = if family == Family::V4 { 1 } else { 58 };
         let expected =
             Connection { from: address("a", family), to: address("b", family), transport: Transport::Other(protocol) };
@@ -291,10 +295,10 @@ END");
         world.let_in(&[CUT, SPARED]);
         world.settle(family, "b", "a");
         assert_eq!(world.known() - before, 3, "{family}");
-        assert_eq!(world.clear(address("a", other)), 0, "{family}: the other family has none");
+        assert_eq!(world.flush(address("a", other)), 0, "{family}: the other family has none");
         let all = "to it, with and without translation, and from it";
-        assert_eq!(world.clear(address("b", family)), 3, "{family}: {all}");
-        assert_eq!(world.clear(address("a", family)), 0, "{family}: all of them were its own, too");
+        assert_eq!(world.flush(address("b", family)), 3, "{family}: {all}");
+        assert_eq!(world.flush(address("a", family)), 0, "{family}: all of them were its own, too");
         assert_eq!(world.known(), before, "{family}");
     }
 }

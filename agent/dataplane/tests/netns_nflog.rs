@@ -22,7 +22,7 @@ use towpath_core::{
     },
     ruleset::Rule,
 };
-use towpath_dataplane::nflog::{Batch, Carried, Logged, PacketLog};
+use towpath_dataplane::nflog::{LogBatch, LoggedPacket, PacketLog, TransportHeader};
 
 const SOON: Option<Duration> = Some(Duration::from_secs(10));
 const NOW: Option<Duration> = Some(Duration::from_millis(200));
@@ -62,11 +62,11 @@ fn send(from: &str, to: SocketAddr) {
 }
 
 /// Everything that is told until there are so many packets.
-fn hear(log: &mut PacketLog, packets: usize) -> Vec<Logged> {
+fn hear(log: &mut PacketLog, packets: usize) -> Vec<LoggedPacket> {
     let mut heard = Vec::new();
     let end = Instant::now() + Duration::from_secs(10);
     while heard.len() < packets && Instant::now() < end {
-        let batch = log.hear(SOON).unwrap();
+        let batch = log.receive(SOON).unwrap();
         assert_eq!(batch.lost, 0);
         heard.extend(batch.packets);
     }
@@ -86,17 +86,17 @@ fn a_packet_that_is_dropped_is_heard_of_with_addresses_port_and_direction() {
     let heard = hear(&mut log, 4);
     let of = |address: &str| {
         let packet =
-            heard.iter().find(|packet| packet.head.destination == address.parse::<std::net::IpAddr>().unwrap());
+            heard.iter().find(|packet| packet.header.destination == address.parse::<std::net::IpAddr>().unwrap());
         packet.unwrap_or_else(|| panic!("nothing of {address} in {heard:?}"))
     };
-    for (address, source, carried) in [
-        ("127.0.0.2", "127.0.0.1", Carried::Port(Protocol::Udp, 53)),
-        ("::1", "::1", Carried::Port(Protocol::Udp, 54)),
-        ("127.0.0.3", "127.0.0.1", Carried::Port(Protocol::Tcp, 80)),
-        ("127.0.0.4", "127.0.0.1", Carried::Icmp(1, 8)),
+    for (address, source, transport) in [
+        ("127.0.0.2", "127.0.0.1", TransportHeader::Port(Protocol::Udp, 53)),
+        ("::1", "::1", TransportHeader::Port(Protocol::Udp, 54)),
+        ("127.0.0.3", "127.0.0.1", TransportHeader::Port(Protocol::Tcp, 80)),
+        ("127.0.0.4", "127.0.0.1", TransportHeader::Icmp(1, 8)),
     ] {
         let packet = of(address);
-        assert_eq!((packet.head.source.to_string(), packet.head.carried), (source.to_owned(), carried));
+        assert_eq!((packet.header.source.to_string(), packet.header.transport), (source.to_owned(), transport));
         assert_eq!(packet.prefix, prefix(Reason::Denied, Direction::Egress));
     }
 }
@@ -115,14 +115,14 @@ fn a_flood_is_told_of_at_the_rate_of_the_rule_and_what_passes_is_not_told_of() {
     let took = start.elapsed();
     let mut heard = Vec::new();
     loop {
-        match log.hear(NOW).unwrap() {
-            batch if batch == Batch::default() => break,
+        match log.receive(NOW).unwrap() {
+            batch if batch == LogBatch::default() => break,
             batch => heard.extend(batch.packets),
         }
     }
     let most = 20 + 10 * (took.as_secs() as usize + 1);
     assert!((20..=most).contains(&heard.len()), "{} of 2000 within {took:?}", heard.len());
-    assert!(heard.iter().all(|packet| packet.head.carried == Carried::Port(Protocol::Udp, 9)), "{heard:?}");
+    assert!(heard.iter().all(|packet| packet.header.transport == TransportHeader::Port(Protocol::Udp, 9)), "{heard:?}");
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_group_belongs_to_one_listener_until_it_ends() {
     assert!(matches!(refused.errno(), Some(Errno::EBUSY | Errno::EPERM)), "{refused:?}");
     drop(first);
     let mut second = PacketLog::bind(GROUP, SNAPLEN).unwrap();
-    assert_eq!(second.hear(NOW).unwrap(), Batch::default(), "nothing happens");
+    assert_eq!(second.receive(NOW).unwrap(), LogBatch::default(), "nothing happens");
     send("127.0.0.1:0", to("127.0.0.1:9"));
     assert_eq!(hear(&mut second, 1).len(), 1);
 }
@@ -158,14 +158,14 @@ fn what_the_kernel_has_no_room_for_is_counted() {
     let (mut heard, mut lost, mut silences) = (0, 0, 0);
     // That there was no room is a silence, too, before what there was room for.
     while silences < 2 {
-        let batch = log.hear(NOW).unwrap();
-        silences = if batch == Batch::default() { silences + 1 } else { 0 };
+        let batch = log.receive(NOW).unwrap();
+        silences = if batch == LogBatch::default() { silences + 1 } else { 0 };
         heard += batch.packets.len();
         lost += batch.lost as usize;
     }
     // What came last may be lost, too: the next packet tells.
     send("127.0.0.1:0", to("127.0.0.1:9"));
-    let last = log.hear(SOON).unwrap();
+    let last = log.receive(SOON).unwrap();
     assert_eq!(heard + lost + last.packets.len() + last.lost as usize, SENT + 1);
     assert!(heard > 0 && lost + last.lost as usize > 0, "or the test is too gentle: {heard} of {SENT} heard");
 }

@@ -16,8 +16,8 @@ const GET_TABLE: MessageType = nf_tables(1);
 const GET_CHAIN: MessageType = nf_tables(4);
 const NEW_TABLE: MessageType = nf_tables(0);
 
-fn name(answer: NfnetlinkMessage<'_>) -> Option<String> {
-    answer.attributes.find(1)?.text().map(str::to_owned)
+fn name(message: NfnetlinkMessage<'_>) -> Option<String> {
+    message.attributes.find(1)?.text().map(str::to_owned)
 }
 
 fn get(kind: MessageType, table: &str) -> NfnetlinkRequest {
@@ -63,6 +63,6 @@ fn what_happens_is_heard_in_a_bounded_time() {
     sh("nft add table inet a");
     let mut heard = Vec::new();
     let long = Some(Duration::from_secs(10));
-    assert_eq!(socket.receive(long, |answer| heard.push((answer.kind, name(answer)))).unwrap(), Received::Messages);
+    assert_eq!(socket.receive(long, |message| heard.push((message.kind, name(message)))).unwrap(), Received::Messages);
     assert_eq!(heard[0], (NEW_TABLE, Some("a".to_owned())));
 }

@@ -169,7 +169,7 @@ fn a_transaction_that_is_refused_changes_nothing_and_says_why() {
     let steps =
         [Step::DeleteElements(set("set-0"), OrdSet::unit(vec![addr("10.0.0.1")])), Step::DeleteSet(set("absent"))];
     match nft.apply(&steps.into_iter().collect()) {
-        Err(NftError::Refused { step, source }) => {
+        Err(NftError::Rejected { step, source }) => {
             assert_eq!(step, "delete set inet towpath absent");
             assert_eq!(source.errno(), Some(Errno::ENOENT));
         }

@@ -19,7 +19,7 @@ use towpath_core::{
     },
     selector::Selector,
 };
-use towpath_dataplane::nflog::{Carried, Head, PacketLog};
+use towpath_dataplane::nflog::{PacketHeader, PacketLog, TransportHeader};
 
 use crate::{
     probe::{Carries, Probe},
@@ -38,7 +38,7 @@ struct Case {
     logged: &'static str,
 }
 
-/// Logged in every case, when all else has been heard: the kernel tells of packets in their order.
+/// LoggedPacket in every case, when all else has been heard: the kernel tells of packets in their order.
 const LAST: u16 = 9;
 
 const CASES: &[Case] = &[
@@ -110,29 +110,29 @@ fn tier(case: &Case) -> Tier {
     Tier { name: "first".to_owned(), default: TierDefault::Pass, policies: OrdMap::unit(id, policy.into()) }
 }
 
-type Told = (Reason, Direction, Head);
+type Told = (Reason, Direction, PacketHeader);
 
-fn head(probe: &Probe) -> Head {
-    let carried = match probe.carries {
-        Carries::Port(protocol, port) => Carried::Port(protocol, port),
+fn head(probe: &Probe) -> PacketHeader {
+    let transport = match probe.carries {
+        Carries::Port(protocol, port) => TransportHeader::Port(protocol, port),
         other => panic!("{other:?} is in no rule"),
     };
-    Head { source: probe.from.address(probe.family), destination: probe.to.address(probe.family), carried }
+    PacketHeader { source: probe.from.address(probe.family), destination: probe.to.address(probe.family), transport }
 }
 
 /// What is told until one of these packets is, which come last.
-fn hear(log: &mut PacketLog, last: &BTreeSet<Head>) -> BTreeSet<Told> {
+fn hear(log: &mut PacketLog, last: &BTreeSet<PacketHeader>) -> BTreeSet<Told> {
     let mut told = BTreeSet::new();
     let mut to_come = last.clone();
     let end = Instant::now() + Duration::from_secs(10);
     while !to_come.is_empty() {
         assert!(Instant::now() < end, "not told within ten seconds: {to_come:?}; but {told:?}");
-        for packet in log.hear(Some(Duration::from_secs(1))).unwrap().packets {
+        for packet in log.receive(Some(Duration::from_secs(1))).unwrap().packets {
             let (reason, direction) = read_prefix(&packet.prefix).unwrap();
-            if last.contains(&packet.head) {
-                to_come.remove(&packet.head);
+            if last.contains(&packet.header) {
+                to_come.remove(&packet.header);
             } else {
-                told.insert((reason, direction, packet.head));
+                told.insert((reason, direction, packet.header));
             }
         }
     }
