@@ -171,7 +171,7 @@ pub async fn delete_network_node(client: &Client, me: &NodeName) -> kube::Result
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-    use towpath_crds::network_node::Tunnel;
+    use towpath_crds::network_node::TunnelStatus;
 
     use super::*;
 
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(after(&update("False", "b")), NUMBERS_PACE);
         assert_eq!(after(&update("False", "a")), KEEP_ALIVE);
         let mut incomplete = update("False", "a");
-        incomplete.status.tunnels.push(Tunnel {
+        incomplete.status.tunnels.push(TunnelStatus {
             device: "flannel.1".to_owned(),
             vni: 1,
             port: 8472,

@@ -79,7 +79,7 @@ fn create_link(
     match PodLink::create(netns, spec) {
         Err(PodLinkError::HostExists { .. }) => {}
         Err(PodLinkError::PodExists { name }) => return Err(CniError::InterfaceExists(name.to_string())),
-        made => return made.map_err(CniError::Link),
+        created => return created.map_err(CniError::Link),
     }
     let listing = Endpoints::new(&conf.paths).list().map_err(CniError::Local)?;
     for earlier in listing.endpoints.into_iter().filter(|e| e.host_interface == spec.host) {
@@ -95,7 +95,7 @@ fn create_link(
     PodLink::delete(&spec.host).map_err(CniError::Link)?;
     match PodLink::create(netns, spec) {
         Err(PodLinkError::PodExists { name }) => Err(CniError::InterfaceExists(name.to_string())),
-        made => made.map_err(CniError::Link),
+        created => created.map_err(CniError::Link),
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) enum Call {
     Del {
         /// The container and its interface.
         attachment: Attachment,
-        /// The pod's network namespace, unless it is gone.
+        /// The pod's network namespace, if it still exists.
         netns: Option<PathBuf>,
     },
     /// Compare it with the result of ADD.

@@ -15,11 +15,11 @@ const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) enum Cleanup {
     /// Its endpoint file and addresses; the link, if there is one, is another container's.
     Files,
-    /// The link too, and the agent has to hear of it.
+    /// The link too, and the agent has to be notified.
     All,
 }
 
-/// Removes a pod's interface and addresses. Succeeds repeatedly, with the namespace gone, with the agent not running, and
+/// Removes a pod's interface and addresses. Succeeds repeatedly, without the namespace, without the agent, and
 /// for pods that another plugin with `host-local` addresses created.
 pub(crate) fn del(conf: &NetConf, attachment: &Attachment, netns: Option<&Path>) -> Result<(), CniError> {
     let endpoints = Endpoints::new(&conf.paths);

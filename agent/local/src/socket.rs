@@ -194,7 +194,7 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = vec![0; MAX_LINE_BYTES];
             let n = stream.read(&mut request).unwrap();
-            // The asker may have gone by now: that is its business, and asserted there.
+            // The client may have closed the connection, which the test asserts.
             let _ = stream.write_all(&answer);
             request.truncate(n);
             request
@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_away_or_odd_is_an_error_and_never_a_hang() {
-        let (_dir, away) = paths();
-        assert!(matches!(ask(&away, &Request::Status, LIMIT), Err(AskError::Connect { .. })), "no socket");
+        let (_dir, absent) = paths();
+        assert!(matches!(ask(&absent, &Request::Status, LIMIT), Err(AskError::Connect { .. })), "no socket");
         for (answer, why) in [
             (vec![], "it hangs up: the agent was killed"),
             (b"{\"result\":\"ok\"}".to_vec(), "it hangs up in the middle of a line"),

@@ -66,8 +66,8 @@ impl Settings {
             vni: number("backend.vxlan.vni", backend.vni, "a number from 1 to 16777215", Vni::new)?,
             port: number("backend.vxlan.port", backend.port, "a port from 1 to 65535", |n: u16| (n > 0).then_some(n))?,
             direct_routing: match backend.direct_routing {
-                network_config::DirectRouting::Enabled => DirectRouting::Enabled,
-                network_config::DirectRouting::Disabled => DirectRouting::Disabled,
+                network_config::DirectRoutingMode::Enabled => DirectRouting::Enabled,
+                network_config::DirectRoutingMode::Disabled => DirectRouting::Disabled,
             },
             mtu: config.mtu.map(|mtu| number("mtu", mtu, "a number of bytes", Some::<u32>)).transpose()?,
             interface: interface(config.interface.as_ref())?,
@@ -80,8 +80,8 @@ impl Settings {
             policy: config.policy.mode,
             on_change: config.policy.on_change,
             deny_log: match config.policy.deny_log {
-                network_config::DenyLog::Enabled => DenyLog::Enabled,
-                network_config::DenyLog::Disabled => DenyLog::Disabled,
+                network_config::DenyLogMode::Enabled => DenyLog::Enabled,
+                network_config::DenyLogMode::Disabled => DenyLog::Disabled,
             },
         })
     }
@@ -132,7 +132,7 @@ fn problem(field: &'static str, text: &str, expected: &'static str) -> SettingsE
 
 #[cfg(test)]
 mod tests {
-    use towpath_crds::network_config::{Autodetect, LogLevel, Masquerade as MasqueradeSpec, Policy, VxlanBackend};
+    use towpath_crds::network_config::{Autodetect, LogLevel, MasqueradeSpec, PolicySpec, VxlanBackend};
 
     use super::*;
 
@@ -143,7 +143,7 @@ mod tests {
             mtu: None,
             interface: None,
             masquerade: MasqueradeSpec::default(),
-            policy: Policy::default(),
+            policy: PolicySpec::default(),
             log_level: LogLevel::default(),
         }
     }

@@ -233,12 +233,12 @@ mod tests {
 
     #[test]
     fn a_connection_that_ends_in_between_is_no_error() {
-        let refused = |errno: Errno| NetlinkError::Rejected { message: None, source: io::Error::from(errno) };
+        let rejected = |errno: Errno| NetlinkError::Rejected { message: None, source: io::Error::from(errno) };
         assert!(unless_expired(Ok(())).unwrap());
         for errno in [Errno::ENOENT, Errno::ETIME] {
-            assert!(!unless_expired(Err(refused(errno))).unwrap(), "{errno}");
+            assert!(!unless_expired(Err(rejected(errno))).unwrap(), "{errno}");
         }
-        assert!(unless_expired(Err(refused(Errno::EPERM))).is_err());
+        assert!(unless_expired(Err(rejected(Errno::EPERM))).is_err());
         assert!(unless_expired(Err(NetlinkError::Timeout)).is_err());
     }
 }

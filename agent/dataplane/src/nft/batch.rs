@@ -108,7 +108,7 @@ impl NftBatch {
                 self.push(NftMessage::DelSet, 0, |body| _ = body.text(set::NAME, name.as_str()));
             }
             Step::AddElements(name, elements) => {
-                self.elements(ElementOp::Add, name, keys(lookup_of(lookups, name), elements))
+                self.elements(ElementOp::Add, name, keys(lookup_of(lookups, name), elements));
             }
             Step::DeleteElements(name, elements) | Step::DeleteMapElements(name, elements) => {
                 self.elements(ElementOp::Delete, name, keys(lookup_of(lookups, name), elements));

@@ -1,7 +1,7 @@
 //! The conditions of the NetworkNode.
 
 use towpath_crds::{
-    condition::{NodeCondition, NodeReason, Truth, Verdict},
+    condition::{ConditionStatus, DesiredCondition, NodeCondition, NodeReason},
     network_config::PolicyMode,
 };
 
@@ -11,36 +11,43 @@ use crate::{
     plan::{OverlayProblem, Plan},
 };
 
-type NodeVerdict = Verdict<NodeCondition, NodeReason>;
+type DesiredNodeCondition = DesiredCondition<NodeCondition, NodeReason>;
 
 /// The conditions as they should read.
-pub(super) fn desired(cni: &CniInstall, observed: Observed<'_>, plan: &Plan) -> Vec<NodeVerdict> {
+pub(super) fn desired(cni: &CniInstall, observed: Observed<'_>, plan: &Plan) -> Vec<DesiredNodeCondition> {
     let (tunnel, policy) = (tunnel_ready(observed, plan), policy_synced(observed));
     let (status, reason, message) = match (tunnel.status, policy.status) {
-        (Truth::True, Truth::True) if let CniInstall::Failed { error, .. } = cni => {
-            (Truth::False, NodeReason::InstallFailed, error.clone())
+        (ConditionStatus::True, ConditionStatus::True) if let CniInstall::Failed { error, .. } = cni => {
+            (ConditionStatus::False, NodeReason::InstallFailed, error.clone())
         }
-        (Truth::True, Truth::True) => {
+        (ConditionStatus::True, ConditionStatus::True) => {
             let message = "pods are connected and their policies are enforced";
-            (Truth::True, NodeReason::DataPathReady, message.to_owned())
+            (ConditionStatus::True, NodeReason::DataPathReady, message.to_owned())
         }
-        (Truth::True, _) => (Truth::False, NodeReason::PolicyNotSynced, policy.message.clone()),
-        (Truth::False | Truth::Unknown, _) => (Truth::False, NodeReason::TunnelNotReady, tunnel.message.clone()),
+        (ConditionStatus::True, _) => (ConditionStatus::False, NodeReason::PolicyNotSynced, policy.message.clone()),
+        (ConditionStatus::False | ConditionStatus::Unknown, _) => {
+            (ConditionStatus::False, NodeReason::TunnelNotReady, tunnel.message.clone())
+        }
     };
-    vec![Verdict { type_: NodeCondition::Ready, status, reason, message }, tunnel, policy]
+    vec![DesiredCondition { type_: NodeCondition::Ready, status, reason, message }, tunnel, policy]
 }
 
-fn tunnel_ready(observed: Observed<'_>, plan: &Plan) -> NodeVerdict {
-    let verdict = |status, reason, message| Verdict { type_: NodeCondition::TunnelReady, status, reason, message };
+fn tunnel_ready(observed: Observed<'_>, plan: &Plan) -> DesiredNodeCondition {
+    let verdict =
+        |status, reason, message| DesiredCondition { type_: NodeCondition::TunnelReady, status, reason, message };
     if let Some(problem) = &plan.problem {
-        return verdict(Truth::False, reason_of(problem), problem.to_string());
+        return verdict(ConditionStatus::False, reason_of(problem), problem.to_string());
     }
     match observed.kernel.network_shortfall() {
         Some(Shortfall::Untried) => {
-            return verdict(Truth::False, NodeReason::Starting, "the overlay is not programmed yet".to_owned());
+            return verdict(
+                ConditionStatus::False,
+                NodeReason::Starting,
+                "the overlay is not programmed yet".to_owned(),
+            );
         }
         Some(Shortfall::Failed(error)) => {
-            return verdict(Truth::False, NodeReason::ProgrammingFailed, error.to_owned());
+            return verdict(ConditionStatus::False, NodeReason::ProgrammingFailed, error.to_owned());
         }
         None => {}
     }
@@ -48,7 +55,7 @@ fn tunnel_ready(observed: Observed<'_>, plan: &Plan) -> NodeVerdict {
     if let Some((node, reason)) = skipped().find_map(|skipped| skipped.get_min()) {
         let count: usize = skipped().map(|skipped| skipped.len()).sum();
         let message = format!("{count} peers are skipped; node {node}: {reason}");
-        return verdict(Truth::False, NodeReason::InvalidPeer, message);
+        return verdict(ConditionStatus::False, NodeReason::InvalidPeer, message);
     }
     let mut message = format!("{} peers are programmed", observed.kernel.peers());
     let problems = &plan.peers.problems;
@@ -60,24 +67,26 @@ fn tunnel_ready(observed: Observed<'_>, plan: &Plan) -> NodeVerdict {
             of_node.join(", ")
         ));
     }
-    verdict(Truth::True, NodeReason::PeersProgrammed, message)
+    verdict(ConditionStatus::True, NodeReason::PeersProgrammed, message)
 }
 
-fn policy_synced(observed: Observed<'_>) -> NodeVerdict {
-    let verdict = |status, reason, message: &str| Verdict {
+fn policy_synced(observed: Observed<'_>) -> DesiredNodeCondition {
+    let verdict = |status, reason, message: &str| DesiredCondition {
         type_: NodeCondition::PolicySynced,
         status,
         reason,
         message: message.to_owned(),
     };
     match (observed.kernel.table_shortfall(), observed.settings.policy) {
-        (Some(Shortfall::Untried), _) => verdict(Truth::False, NodeReason::Starting, "no rules are committed yet"),
-        (Some(Shortfall::Failed(error)), _) => verdict(Truth::False, NodeReason::ApplyFailed, error),
+        (Some(Shortfall::Untried), _) => {
+            verdict(ConditionStatus::False, NodeReason::Starting, "no rules are committed yet")
+        }
+        (Some(Shortfall::Failed(error)), _) => verdict(ConditionStatus::False, NodeReason::ApplyFailed, error),
         (None, PolicyMode::Off) => {
-            verdict(Truth::True, NodeReason::PolicyOff, "spec.policy.mode is Off: no policy is enforced")
+            verdict(ConditionStatus::True, NodeReason::PolicyOff, "spec.policy.mode is Off: no policy is enforced")
         }
         (None, PolicyMode::Enforce) => {
-            verdict(Truth::True, NodeReason::RulesInForce, "the kernel has the rules of all policies")
+            verdict(ConditionStatus::True, NodeReason::RulesInForce, "the kernel has the rules of all policies")
         }
     }
 }

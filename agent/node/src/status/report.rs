@@ -9,8 +9,8 @@ use towpath_core::{
     overlay::{self, VxlanDevice},
 };
 use towpath_crds::network_node::{
-    Addresses, AgentProcess, ChosenBy, Drift as DriftReport, NetworkNodeStatus, PolicyReport, RejectedPolicy, Repair,
-    Tunnel, Uplink,
+    AddressUsage, AgentProcess, DriftStatus, NetworkNodeStatus, PolicyStatus, RejectedPolicy, Repair, TunnelStatus,
+    UplinkSelection, UplinkStatus,
 };
 use towpath_index::{FamilyPeers, Index, NetworkUnavailable, flannel};
 
@@ -78,6 +78,7 @@ pub(super) fn status_update(
         addresses: overlay.map(|overlay| addresses(observed, overlay)),
         policy: Some(policy(observed.index, status.commits)),
         drift: Some(drift(&status.drift)),
+        findings: Vec::new(),
     };
     Some(Box::new(StatusUpdate { node_uid: node.uid.clone(), status }))
 }
@@ -87,8 +88,8 @@ pub(crate) fn policies(index: &Index) -> usize {
     index.snapshot().map_or(0, |snapshot| snapshot.tiers.iter().map(|tier| tier.policies.len()).sum())
 }
 
-fn tunnels(observed: Observed<'_>, plan: &Plan, overlay: &OverlayPlan) -> Vec<Tunnel> {
-    let tunnel = |(family, device): (&Family, &VxlanDevice)| Tunnel {
+fn tunnels(observed: Observed<'_>, plan: &Plan, overlay: &OverlayPlan) -> Vec<TunnelStatus> {
+    let tunnel = |(family, device): (&Family, &VxlanDevice)| TunnelStatus {
         device: device.name.to_string(),
         vni: int(device.tunnel.vni.value()),
         port: i32::from(device.tunnel.port),
@@ -106,19 +107,19 @@ fn expected_peers(plan: &Plan, family: Family) -> usize {
     plan.peers.families.get(&family).map_or(0, count)
 }
 
-fn addresses(observed: Observed<'_>, overlay: &OverlayPlan) -> Addresses {
+fn addresses(observed: Observed<'_>, overlay: &OverlayPlan) -> AddressUsage {
     // A podCIDR that is too small for any pod has no capacity.
     let capacity = |own: &overlay::LocalVtep| {
         Range::new(own.pod_cidr).map_or(0, |range| i64::try_from(range.capacity()).unwrap_or(i64::MAX))
     };
     let used: usize = overlay.own.keys().map(|family| observed.pods.addresses(*family)).sum();
-    Addresses {
+    AddressUsage {
         used: i64::try_from(used).unwrap_or(i64::MAX),
         capacity: overlay.own.values().map(capacity).fold(0, i64::saturating_add),
     }
 }
 
-fn policy(index: &Index, commits: Commits) -> PolicyReport {
+fn policy(index: &Index, commits: Commits) -> PolicyStatus {
     let mut rejected: BTreeMap<String, String> = BTreeMap::new();
     for part in index.rejected() {
         let reason = rejected.entry(part.policy.to_string()).or_default();
@@ -128,7 +129,7 @@ fn policy(index: &Index, commits: Commits) -> PolicyReport {
         reason.push_str(&format!("{}: {}", part.path, part.reason));
     }
     let rejected = rejected.into_iter().take(MAX_REJECTED);
-    PolicyReport {
+    PolicyStatus {
         generation: i64::try_from(commits.count).unwrap_or(i64::MAX),
         endpoints: int(index.endpoints().len()),
         policies: int(policies(index)),
@@ -139,26 +140,26 @@ fn policy(index: &Index, commits: Commits) -> PolicyReport {
     }
 }
 
-fn drift(drift: &Drift) -> DriftReport {
+fn drift(drift: &Drift) -> DriftStatus {
     let repair = drift
         .last
         .as_ref()
         .map(|last| Repair { object: truncate(last.object.clone(), MAX_OBJECT), time: api_time(last.at) });
-    DriftReport { repairs: i64::try_from(drift.repairs).unwrap_or(i64::MAX), last_repair: repair }
+    DriftStatus { repairs: i64::try_from(drift.repairs).unwrap_or(i64::MAX), last_repair: repair }
 }
 
-fn uplink(uplink: &overlay::Uplink) -> Uplink {
-    Uplink {
+fn uplink(uplink: &overlay::Uplink) -> UplinkStatus {
+    UplinkStatus {
         name: uplink.name.to_string(),
         index: int(uplink.index.0),
         mtu: int(uplink.mtu),
         addresses: uplink.addresses.values().map(ToString::to_string).collect(),
         chosen_by: match uplink.chosen_by {
-            overlay::uplink::UplinkReason::DefaultRoute(_) => ChosenBy::DefaultRoute,
-            overlay::uplink::UplinkReason::NodeAddress(_) => ChosenBy::NodeAddress,
-            overlay::uplink::UplinkReason::Name => ChosenBy::Name,
-            overlay::uplink::UplinkReason::Cidr(_) => ChosenBy::Cidr,
-            overlay::uplink::UplinkReason::Address(_) => ChosenBy::Annotation,
+            overlay::uplink::UplinkReason::DefaultRoute(_) => UplinkSelection::DefaultRoute,
+            overlay::uplink::UplinkReason::NodeAddress(_) => UplinkSelection::NodeAddress,
+            overlay::uplink::UplinkReason::Name => UplinkSelection::Name,
+            overlay::uplink::UplinkReason::Cidr(_) => UplinkSelection::Cidr,
+            overlay::uplink::UplinkReason::Address(_) => UplinkSelection::Annotation,
         },
     }
 }

@@ -74,7 +74,7 @@ pub enum PodLinkError {
     },
     /// The host has a route to the address over another link: two pods would share it.
     #[error(
-        "address {address} is in use: the host routes it to {other}; delete that route or the interface if its pod is gone"
+        "address {address} is in use: the host routes it to {other}; delete that route, or the interface if its pod no longer exists"
     )]
     Conflict {
         /// The address.

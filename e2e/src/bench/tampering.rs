@@ -1,5 +1,4 @@
-//! Somebody meddles with the rules of a node while forbidden packets come in a flood: how many of them pass, and for how
-//! long.
+//! Foreign changes to a node's rules under a flood of forbidden packets: how many of them pass, and for how long.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +7,10 @@ use serde_json::json;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::crowd::Crowd;
-use crate::ground::NAMESPACE;
+use crate::background::Background;
 use crate::report::Table;
 use crate::sample::Sample;
+use crate::setup::NAMESPACE;
 use crate::stream::with_stream;
 
 const ROUNDS: usize = 10;
@@ -21,21 +20,21 @@ const PACE: Duration = Duration::from_micros(100);
 const REPAIR: Duration = Duration::from_secs(30);
 const POLICY_PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies";
 
-/// Does each damage several times under the flood.
-pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
-    let node = crowd.node()?;
+/// Makes each change several times under the flood.
+pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
+    let node = background.node()?;
     let closed = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": "closed", "namespace": NAMESPACE},
         "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]},
     });
-    let header = ["what is done", "nft said yes", "datagrams that passed", "for ms (least–most)", "aim", "runs"];
-    let mut table = Table::new("Meddling with the rules under a flood of forbidden packets", &header);
+    let header = ["change", "accepted by nft", "datagrams that passed", "for ms (min–max)", "aim", "runs"];
+    let mut table = Table::new("Foreign changes to the rules under a flood of forbidden packets", &header);
     let map = "delete element inet towpath to-pod";
-    with_stream(crowd.cluster, crowd.server(), PACE, |stream| {
-        crowd.api.create(POLICY_PATH, &closed)?;
+    with_stream(background.cluster, background.server(), PACE, |stream| {
+        background.api.create(POLICY_PATH, &closed)?;
         stream.silence(Instant::now())?;
-        let (element, whole) = (element(&node, crowd.server())?, table_of(&node)?);
+        let (element, whole) = (element(&node, background.server())?, table_of(&node)?);
         for damage in [
             &format!("{map} {{ {element} }}"),
             "flush chain inet towpath prerouting",
@@ -49,7 +48,7 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
                 yes += usize::from(node.exec_raw(&["nft", damage])?.status.success());
                 let through = stream.until_silence(start)?;
                 passed += through.len();
-                // An earlier damage may be repaired after the flood was shut out.
+                // A change may be repaired after the flood has stopped.
                 wait_for("repair of the table", REPAIR, || Ok((table_of(&node)? == whole).then_some(())))?;
                 times.push(through.first().zip(through.last()).map_or(Duration::ZERO, |(first, last)| *last - *first));
             }
@@ -66,12 +65,12 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
         }
         Ok(())
     })?;
-    crowd.api.delete(&format!("{POLICY_PATH}/closed"))?;
-    table.note("A datagram every tenth of a millisecond, or as fast as the machine lets it. nft says yes to a flush of everything also where the kernel keeps a table that has an owner.");
+    background.api.delete(&format!("{POLICY_PATH}/closed"))?;
+    table.note("A datagram every tenth of a millisecond, or as fast as the machine can. nft flush ruleset succeeds even where the kernel skips a table that has an owner.");
     Ok(table)
 }
 
-/// Our table in nft's words; empty where there is none.
+/// The table as nft lists it; empty where there is none.
 fn table_of(node: &Node) -> Result<String> {
     let said = node.exec_raw(&["nft", "-s", "list", "table", "inet", "towpath"])?;
     Ok(if said.status.success() { String::from_utf8(said.stdout)? } else { String::new() })

@@ -1,4 +1,4 @@
-//! The clusters that are measured on. Each is removed with its value, also when a measurement fails.
+//! The clusters of the bench. Each is removed when its value is dropped, also when a measurement fails.
 
 use std::ops::Deref;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec, condition};
-use towpath_e2e::image::Built;
+use towpath_e2e::image::Release;
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::toolchain::Tools;
@@ -20,58 +20,63 @@ pub(crate) const CONFIG: &str = "manifests/samples/default.yaml";
 /// Time for pods to start or to go.
 const PODS_BOUND: Duration = Duration::from_secs(180);
 
-/// What every cluster is made with.
-pub(crate) struct Ground {
+/// Tools and image that every cluster of the bench is made with.
+pub(crate) struct Setup {
     pub(crate) site: Site,
     pub(crate) progress: Progress,
     tools: Tools,
-    built: Built,
+    release: Release,
 }
 
 /// A cluster of the bench.
-pub(crate) struct Standing {
+pub(crate) struct BenchCluster {
     cluster: Cluster,
     /// How long it took to start it.
     pub(crate) up: Duration,
 }
 
-impl Ground {
+impl Setup {
     /// Makes the tools and Towpath's image.
     pub(crate) fn prepare(site: Site, progress: Progress) -> Result<Self> {
         let tools = Tools::prepare(&site, &progress)?;
-        let built = image::build(&site, &progress)?;
-        Ok(Self { site, progress, tools, built })
+        let release = image::build(&site, &progress)?;
+        Ok(Self { site, progress, tools, release })
     }
 
     /// Starts a cluster without a network. What an interrupted bench left of it is removed before.
-    pub(crate) fn cluster(&self, name: &str, nodes: u8) -> Result<Standing> {
+    pub(crate) fn cluster(&self, name: &str, nodes: u8) -> Result<BenchCluster> {
         cluster::remove(&self.site, name)?;
         let start = Instant::now();
         let spec = Spec { name: name.parse::<ClusterName>()?, family: IpFamily::V4, nodes: (1..=nodes).collect() };
         let up = Cluster::up(&self.site, &self.tools, spec, self.progress);
         let cluster = up.inspect_err(|_| drop(cluster::remove(&self.site, name)))?;
-        let standing = Standing { cluster, up: start.elapsed() };
+        let standing = BenchCluster { cluster, up: start.elapsed() };
         standing
             .apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}).to_string())?;
         Ok(standing)
     }
 
-    /// Loads the image and installs the operator. Gives how long that took.
+    /// The release of this checkout.
+    pub(crate) fn release(&self) -> &Release {
+        &self.release
+    }
+
+    /// Loads the image and installs the operator. Returns how long that took.
     pub(crate) fn install(&self, cluster: &Cluster) -> Result<Duration> {
         let start = Instant::now();
-        deploy::install(cluster, &self.built)?;
+        deploy::install(cluster, &self.release)?;
         Ok(start.elapsed())
     }
 
-    /// Installs everything, and waits until the network is Ready. Gives how long that took.
+    /// Installs everything, and waits until the network is Ready. Returns how long that took.
     pub(crate) fn deploy(&self, cluster: &Cluster) -> Result<Duration> {
         let start = Instant::now();
-        deploy::deploy(cluster, &self.built, &self.site.root().join(CONFIG))?;
+        deploy::deploy(cluster, &self.release, &self.site.root().join(CONFIG))?;
         Ok(start.elapsed())
     }
 }
 
-impl Deref for Standing {
+impl Deref for BenchCluster {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
@@ -79,15 +84,15 @@ impl Deref for Standing {
     }
 }
 
-impl Drop for Standing {
+impl Drop for BenchCluster {
     fn drop(&mut self) {
         if let Err(error) = cluster::remove(self.cluster.site(), self.cluster.name()) {
-            self.cluster.progress().say(format!("{error:#}"));
+            self.cluster.progress().step(format!("{error:#}"));
         }
     }
 }
 
-/// A pod that does nothing, on a node that is named: the scheduler is nobody's to measure.
+/// A pod that does nothing, bound to a node: the scheduler is not measured.
 pub(crate) fn pod(name: &str, node: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -103,7 +108,7 @@ pub(crate) fn pod(name: &str, node: &str) -> Value {
     })
 }
 
-/// Starts pods and waits until they are Ready. Gives their addresses, in the same order.
+/// Starts pods and waits until they are Ready. Returns their addresses, in the same order.
 pub(crate) fn start(cluster: &Cluster, pods: &[Value]) -> Result<Vec<String>> {
     cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": pods}).to_string())?;
     wait_for("ready pods of the bench", PODS_BOUND, || {
@@ -117,7 +122,7 @@ pub(crate) fn start(cluster: &Cluster, pods: &[Value]) -> Result<Vec<String>> {
     })
 }
 
-/// Removes every pod of the bench, and waits until the nodes are rid of them.
+/// Removes every pod of the bench, and waits until no node has one.
 pub(crate) fn clear(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["delete", "pods", "--all", "-n", NAMESPACE, "--timeout=120s"])?;
     ensure!(cluster.list(&["pods", "-n", NAMESPACE])?.is_empty(), "pods of the bench are still there");

@@ -1,4 +1,4 @@
-//! The life of policies and of the pods that they are about: who starts, ends, changes or is in the neighbourhood.
+//! Policies and pods that start, end, change, or are in another namespace.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -8,33 +8,33 @@ use serde_json::{Value, json};
 use towpath_e2e::toolchain::AGNHOST_IMAGE;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, Scenario};
+use crate::harness::{Harness, Scenario};
 use crate::kernel;
-use crate::pods::{self, HTTP, OTHER_HTTP, Pod, START, Standing};
+use crate::pods::{self, HTTP, OTHER_HTTP, Pod, START, SharedPods};
 use crate::policy::policy;
 use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "a hundred pods start, and the first packets of each are judged by the policies that were there before",
-        play: first_packets,
+        name: "a hundred pods start, and existing policies apply to the first packets of each",
+        run: first_packets,
     },
-    Scenario { name: "a port's name in a policy is each pod's own number", play: named_ports },
+    Scenario { name: "a named port in a policy resolves to each pod's own port", run: named_ports },
     Scenario {
-        name: "a policy ends at its namespace, and pods on the host's network are neither closed nor peers",
-        play: neighbourhood,
+        name: "a policy applies to its own namespace only, and host-network pods are neither isolated nor peers",
+        run: other_namespaces,
     },
-    Scenario { name: "a pod that has ended is nobody's peer any more", play: ended },
+    Scenario { name: "a pod that has ended is no longer a peer", run: ended },
 ];
 
-/// Each pod does as its first and only act what a policy forbids it, and then what the policy allows. A rule that came
-/// late would let the first through; one that was not complete would stop the second.
-fn first_packets(frame: &Frame) -> Result<()> {
+/// The first thing each pod does is what a policy denies, the second is what the policy allows. Late rules would let
+/// the first pass; incomplete rules would drop the second.
+fn first_packets(harness: &Harness) -> Result<()> {
     const WAVES: usize = 4;
     const PODS: usize = 25;
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let far = standing.far()?;
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
+    let far = shared.far()?;
     let to_server = json!({
         "podSelector": {"matchLabels": {"role": "starter"}},
         "policyTypes": ["Egress"],
@@ -48,7 +48,7 @@ fn first_packets(frame: &Frame) -> Result<()> {
         for wave in 0..WAVES {
             let starters: Vec<Value> = (0..PODS).map(|number| starter(wave * PODS + number, far.ip)).collect();
             pods::apply(&cluster, namespace, &starters)?;
-            let phases = wait_for("the end of every starter", START, || {
+            let phases = wait_for("every starter to end", START, || {
                 let pods = cluster.list(&["pods", "-n", namespace])?;
                 let mut phases: BTreeMap<String, usize> = BTreeMap::new();
                 for pod in &pods {
@@ -58,7 +58,7 @@ fn first_packets(frame: &Frame) -> Result<()> {
                 Ok((ended == (wave + 1) * PODS).then_some(phases))
             })?;
             let right = phases.get("Succeeded").copied().unwrap_or_default();
-            ensure!(right == (wave + 1) * PODS, "not every first packet was judged right: {phases:?}");
+            ensure!(right == (wave + 1) * PODS, "a first packet was not handled as the policies say: {phases:?}");
         }
         Ok(())
     })
@@ -78,9 +78,9 @@ fn starter(number: usize, server: IpAddr) -> Value {
     pod
 }
 
-/// Both servers listen on both ports; what the name means is what each pod says.
-fn named_ports(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+/// Both servers listen on both ports; each pod defines what the name means.
+fn named_ports(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let server = |name: &str, node: &str, port: u16| {
         let mut containers = pods::server();
         containers[0]["ports"] = json!([{"name": "web", "containerPort": port}]);
@@ -113,14 +113,14 @@ fn named_ports(frame: &Frame) -> Result<()> {
 }
 
 /// Two namespaces with the same pods and labels, one of them with policies.
-fn neighbourhood(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn other_namespaces(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let people = [
         pods::pod("server", "server", "n1", &pods::server()),
         pods::pod("friend", "friend", "n2", &pods::client()),
         on_host("guest", "friend", "n3"),
     ];
-    // It selects every pod, and lets friends in.
+    // It selects every pod, and allows friends.
     let friends = json!({
         "podSelector": {},
         "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "friend"}}}]}],
@@ -163,8 +163,8 @@ fn on_host(name: &str, role: &str, node: &str) -> Value {
 }
 
 /// The object of a pod that has ended keeps its address, which the next pod on the node may get.
-fn ended(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn ended(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let from_jobs = json!({
         "podSelector": {"matchLabels": {"role": "server"}},
         "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "job"}}}]}],

@@ -1,4 +1,4 @@
-//! Policies that hold whatever becomes of the agent.
+//! Policies hold while the agent is killed and restarted.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -14,9 +14,9 @@ use towpath_e2e::cluster::Cluster;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::agent::{kill_agent, no_address_lost};
+use crate::agent::{kill_agent, no_address_leaked};
 use crate::flood::Flood;
-use crate::frame::{Frame, Scenario};
+use crate::harness::{Harness, Scenario};
 use crate::pods::{self, HTTP, OTHER_HTTP, Pod};
 use crate::policy::policy;
 use crate::status;
@@ -24,23 +24,23 @@ use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "an agent is killed while policies change ten times a second: nothing that both forbid ever passes",
-        play: killed,
+        name: "an agent is killed while policies change ten times a second: nothing that both versions deny passes",
+        run: killed,
     },
-    Scenario { name: "an agent that starts anew with nothing changed writes nothing to the table", play: unchanged },
+    Scenario { name: "an agent that restarts with nothing changed writes nothing to the table", run: unchanged },
 ];
 
 /// Time between two changes.
 const PACE: Duration = Duration::from_millis(100);
 
-/// A server on the first node, and on the second a friend and a stranger, whom no policy lets in.
-struct Cast {
+/// A server on the first node, and on the second a friend and a stranger, which no policy allows.
+struct PolicyPods {
     server: Pod,
     friend: Pod,
     stranger: Pod,
 }
 
-impl Cast {
+impl PolicyPods {
     fn start(cluster: &Cluster, namespace: &str) -> Result<Self> {
         let wanted = [
             pods::pod("server", "server", "n1", &pods::server()),
@@ -71,12 +71,12 @@ fn friend_on(port: u16) -> Value {
     })
 }
 
-fn killed(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn killed(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n1")?;
     let api = Api::open(&cluster)?;
-    pods::with_namespace(&cluster, "fire", |namespace| {
-        let cast = Cast::start(&cluster, namespace)?;
+    pods::with_namespace(&cluster, "restarts", |namespace| {
+        let cast = PolicyPods::start(&cluster, namespace)?;
         let flood = Flood::start(&cast.stranger, &cast.server)?;
         flood.wait_open()?;
         pods::apply(&cluster, namespace, &[policy("flip", &friend_on(HTTP))])?;
@@ -93,18 +93,18 @@ fn killed(frame: &Frame) -> Result<()> {
             status::wait_new_agent(&cluster, &node.name(), &before)?;
             reached(flips, flips.load(Ordering::Relaxed) + 10)
         })?;
-        cluster.progress().say(format!("  {flips} changes, {} datagrams", flood.sent()));
+        cluster.progress().step(format!("  {flips} changes, {} datagrams", flood.sent()));
         ensure!(flood.arrived() == passed, "{} datagrams of a stranger arrived", flood.arrived() - passed);
         api.patch(&path, &json!({"spec": friend_on(OTHER_HTTP)}))?;
         cast.expect_port("the last of all policies", OTHER_HTTP)?;
         ensure!(flood.arrived() == passed, "{} datagrams of a stranger arrived", flood.arrived() - passed);
-        // A count that could not grow would say nothing.
+        // A counter that could not grow would prove nothing.
         cluster.kubectl(&["delete", "networkpolicy", "flip", "-n", namespace])?;
         flood.wait_open()
     })
 }
 
-/// Runs `act` while `flip` is called with ascending numbers. Gives how often it was.
+/// Runs `act` while `flip` is called with ascending numbers. Returns how often it was.
 fn while_flipping(
     flip: impl Fn(usize) -> Result<()> + Sync,
     act: impl FnOnce(&AtomicUsize) -> Result<()>,
@@ -134,18 +134,18 @@ fn reached(flips: &AtomicUsize, count: usize) -> Result<()> {
     })
 }
 
-fn unchanged(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn unchanged(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n1")?;
     pods::with_namespace(&cluster, "still", |namespace| {
         pods::apply(&cluster, namespace, &[policy("friends", &friend_on(HTTP))])?;
-        let cast = Cast::start(&cluster, namespace)?;
+        let cast = PolicyPods::start(&cluster, namespace)?;
         let flood = Flood::start(&cast.stranger, &cast.server)?;
         cast.expect_port("a policy in force", HTTP)?;
-        // What earlier scenarios leave behind is gone from the rules.
+        // Rules of earlier scenarios are removed.
         pods::settled(&cluster)?;
         for node in cluster.nodes() {
-            no_address_lost(&cluster, &node)?;
+            no_address_leaked(&cluster, &node)?;
         }
         let (passed, before) = (flood.arrived(), status::agent(&cluster, &node.name())?);
         let monitor = Monitor::start(&node)?;
@@ -155,13 +155,13 @@ fn unchanged(frame: &Frame) -> Result<()> {
         let written = monitor.lines();
         ensure!(written.is_empty(), "the new agent wrote: {}", written.join("; "));
         ensure!(flood.arrived() == passed, "{} datagrams of a stranger arrived", flood.arrived() - passed);
-        // It does see what is written.
+        // The monitor does see writes.
         pods::apply(&cluster, namespace, &[policy("friends", &friend_on(OTHER_HTTP))])?;
         wait_for("a write that is seen", Duration::from_secs(15), || Ok((!monitor.lines().is_empty()).then_some(())))
     })
 }
 
-/// What is written to our table of a node, as the kernel tells it. It ends with this value.
+/// Writes to a node's table, from `nft monitor`, which ends when this value is dropped.
 struct Monitor {
     nft: Child,
     lines: Arc<Mutex<Vec<String>>>,
@@ -169,7 +169,7 @@ struct Monitor {
 
 impl Monitor {
     fn start(node: &Node) -> Result<Self> {
-        // Of the node's namespaces only the network: with more, nft would be a child of what can be ended here.
+        // Only the node's network namespace: with more, nft would not be a child that can be killed here.
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", node.netns())).args(["nft", "monitor"]).stdout(Stdio::piped());
         let mut nft = command.spawn().context("start nft monitor")?;
@@ -178,7 +178,7 @@ impl Monitor {
         let noted = Arc::clone(&lines);
         // It ends with nft.
         thread::spawn(move || {
-            // A table that is taken over is told as a table that is added, and nothing in it is changed by that.
+            // Taking over the table is notified as an added table. It changes nothing in it.
             let ours = |line: &String| line.contains("inet towpath") && !line.starts_with("add table");
             for line in said.lines().map_while(Result::ok).filter(ours) {
                 noted.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -194,7 +194,7 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is collected.
+        // It may have ended already; either way it is reaped.
         let _ = self.nft.kill();
         let _ = self.nft.wait();
     }

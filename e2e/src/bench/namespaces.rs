@@ -1,4 +1,4 @@
-//! Places to measure from: the namespaces of a node, of a pod, or of a machine that the bench made itself.
+//! Namespaces to measure from: those of a node, of a pod, or of a machine that the bench made itself.
 //!
 //! A thread enters them and ends there. What it opens or starts stays inside: sockets and children need no wrapper
 //! around them, so none is measured along.
@@ -15,13 +15,13 @@ use towpath_e2e::underlay;
 
 /// Namespaces, held open.
 #[derive(Debug)]
-pub(crate) struct Spot {
+pub(crate) struct Namespaces {
     net: File,
     /// Mounts and processes of a node.
     node: Option<(File, File)>,
 }
 
-impl Spot {
+impl Namespaces {
     /// Everything of a node, as its own programs see it.
     pub(crate) fn of_node(node: &Node) -> Result<Self> {
         let namespace = |kind: &str| open(format!("/proc/{}/ns/{kind}", node.init_pid()?));
@@ -48,7 +48,14 @@ impl Spot {
         Ok(Self { net: open(underlay::netns_path(name))?, node: None })
     }
 
-    /// Does something there.
+    /// The same namespaces, to be used by another thread.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let clone = |file: &File| file.try_clone().context("clone a namespace's file");
+        let node = self.node.as_ref().map(|(mounts, pids)| Ok::<_, anyhow::Error>((clone(mounts)?, clone(pids)?)));
+        Ok(Self { net: clone(&self.net)?, node: node.transpose()? })
+    }
+
+    /// Runs `act` on a thread inside.
     pub(crate) fn run<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -59,7 +66,7 @@ impl Spot {
         })
     }
 
-    /// Moves this thread there, for good. It can start no more threads afterwards if the place has processes of its own.
+    /// Moves this thread inside, for good. NodeSpec a node it cannot start further threads.
     pub(crate) fn enter(&self) -> Result<()> {
         setns(&self.net, CloneFlags::CLONE_NEWNET).context("enter a network namespace")?;
         if let Some((mounts, pids)) = &self.node {

@@ -1,8 +1,8 @@
-//! The inside of a node: its first process, which lays out the file system and starts the components.
+//! The first process of a node: lays out the file system, then starts containerd, kubelet and kube-proxy.
 //!
 //! A node has mount, PID, UTS, IPC and network namespaces of its own. `/var`, `/opt` and `/run` are its own, `/etc` is
-//! the machine's with the node's changes on top, `/sys` and `/proc` show the node's network. All mounts live in the
-//! mount namespace, and vanish with the last process.
+//! the machine's with the node's changes overlaid, `/sys` and `/proc` show the node's network. All mounts live in the
+//! mount namespace, and end with the last process.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -20,19 +20,19 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::Inside;
-use crate::process::note_pid;
+use super::NodeSpec;
+use crate::process::write_pid;
 use crate::run;
 use crate::wait::wait_for;
 
 /// Where containerd listens.
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// A started component with its name.
-type Component = (&'static str, Child);
+type Started = (&'static str, Child);
 
-/// Settings of the whole machine that kubelet insists on, with the values that it wants. A file with the value on top
-/// of each keeps kubelet from changing the machine.
-const KUBELET_SETTINGS: [(&str, &str); 5] = [
+/// Sysctls of the machine that the kubelet sets, and their values. A file with the value is mounted over each, so that
+/// the kubelet does not change the machine.
+const KUBELET_SYSCTLS: [(&str, &str); 5] = [
     ("vm/overcommit_memory", "1"),
     ("kernel/panic", "10"),
     ("kernel/panic_on_oops", "1"),
@@ -40,21 +40,21 @@ const KUBELET_SETTINGS: [(&str, &str); 5] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
-/// Makes the node's namespaces, but for the mounts, and waits for its first process in them.
+/// Creates the node's namespaces except that of mounts, and waits for its first process in them.
 ///
 /// # Errors
-/// When a namespace cannot be made, or the first process fails.
+/// When a namespace cannot be created, or the first process fails.
 pub fn hold(spec_file: &Path) -> Result<()> {
     let spec = read(spec_file)?;
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)
-        .context("make the node's namespaces")?;
+        .context("create the node's namespaces")?;
     // Only a child enters the new PID namespace, as its first process.
     let mut child = Command::new(&spec.launcher)
         .args(["node-init", "--spec"])
         .arg(spec_file)
         .spawn()
         .context("start the node's first process")?;
-    note_pid(&spec.pid_file, child.id())?;
+    write_pid(&spec.pid_file, child.id())?;
     let status = child.wait()?;
     ensure!(status.success(), "node {} ended ({status})", spec.name);
     Ok(())
@@ -65,16 +65,16 @@ pub fn hold(spec_file: &Path) -> Result<()> {
 /// # Errors
 /// When a step fails or a component ends: the message shows the end of the component's log.
 pub fn init(spec_file: &Path) -> Result<()> {
-    set_pdeathsig(Signal::SIGKILL).context("follow the holder's end")?;
+    set_pdeathsig(Signal::SIGKILL).context("die with the parent")?;
     let spec = read(spec_file)?;
-    // Not the holder's: it needs the machine's own /proc to tell this process' pid.
-    unshare(CloneFlags::CLONE_NEWNS).context("make the node's mount namespace")?;
+    // The parent keeps the machine's mounts: it reads this process' pid in the machine's /proc.
+    unshare(CloneFlags::CLONE_NEWNS).context("create the node's mount namespace")?;
     lay_out(&spec)?;
     let mut containerd =
         start(&spec, "containerd", &["containerd".into(), "--config".into(), spec.file("containerd.toml")])?;
     wait_for("containerd's socket", Duration::from_secs(30), || {
         if let Some(status) = containerd.1.try_wait()? {
-            bail!(spec.obituary(containerd.0, &status.to_string()));
+            bail!(spec.exit_report(containerd.0, &status.to_string()));
         }
         Ok(UnixStream::connect(CONTAINERD_SOCKET).ok())
     })?;
@@ -85,7 +85,7 @@ pub fn init(spec_file: &Path) -> Result<()> {
     reap(&spec, &[containerd, kubelet, kube_proxy])
 }
 
-impl Inside {
+impl NodeSpec {
     fn file(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
@@ -94,18 +94,18 @@ impl Inside {
         self.log_dir.join(format!("{}-{component}.log", self.name))
     }
 
-    fn obituary(&self, component: &str, how: &str) -> String {
+    fn exit_report(&self, component: &str, how: &str) -> String {
         let log = self.log(component);
         format!("{component} ended ({how}); the end of {}:\n{}", log.display(), run::log_tail(&log, run::TAIL_LINES))
     }
 }
 
-fn read(file: &Path) -> Result<Inside> {
+fn read(file: &Path) -> Result<NodeSpec> {
     let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
 }
 
-fn start(spec: &Inside, component: &'static str, words: &[String]) -> Result<Component> {
+fn start(spec: &NodeSpec, component: &'static str, words: &[String]) -> Result<Started> {
     let log = spec.log(component);
     let out =
         File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
@@ -115,8 +115,8 @@ fn start(spec: &Inside, component: &'static str, words: &[String]) -> Result<Com
     Ok((component, child))
 }
 
-/// Collects the dead, as the first process of a PID namespace must, until a component is among them.
-fn reap(spec: &Inside, components: &[Component]) -> Result<()> {
+/// Reaps processes, as the first process of a PID namespace must, until a component is among them.
+fn reap(spec: &NodeSpec, components: &[Started]) -> Result<()> {
     loop {
         let (pid, how) = match waitpid(None::<Pid>, None).context("wait for the node's processes")? {
             WaitStatus::Exited(pid, code) => (pid, format!("exit status {code}")),
@@ -125,13 +125,13 @@ fn reap(spec: &Inside, components: &[Component]) -> Result<()> {
         };
         let pid = u32::try_from(pid.as_raw())?;
         if let Some((component, _)) = components.iter().find(|(_, child)| child.id() == pid) {
-            bail!(spec.obituary(component, &how));
+            bail!(spec.exit_report(component, &how));
         }
     }
 }
 
 /// Imports the test images, all at once.
-fn import(spec: &Inside) -> Result<()> {
+fn import(spec: &NodeSpec) -> Result<()> {
     let results: Vec<Result<String>> = std::thread::scope(|scope| {
         let imports: Vec<_> = spec
             .images
@@ -150,12 +150,12 @@ fn import(spec: &Inside) -> Result<()> {
     results.into_iter().try_for_each(|result| result.map(drop)).context("import the test images")
 }
 
-/// Names of images in what `ctr images import` said: `unpacking NAME (sha256:…)...done`.
+/// Names of images in the output of `ctr images import`: `unpacking NAME (sha256:…)...done`.
 pub(super) fn imported(said: &str) -> Vec<String> {
     said.lines().filter_map(|line| Some(line.strip_prefix("unpacking ")?.split_once(' ')?.0.to_owned())).collect()
 }
 
-fn lay_out(spec: &Inside) -> Result<()> {
+fn lay_out(spec: &NodeSpec) -> Result<()> {
     remount("/", MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
     mount(
         Some("proc"),
@@ -165,9 +165,9 @@ fn lay_out(spec: &Inside) -> Result<()> {
         None::<&str>,
     )
     .context("mount /proc")?;
-    keep_settings(spec)?;
+    cover_sysctls(spec)?;
     fresh_sys(spec)?;
-    // Held open, so that they can be put back where the node's own folders cover them.
+    // Held open, so that they can be mounted again where the node's folders cover them.
     let kept: Vec<(&Path, File)> = spec
         .keep
         .iter()
@@ -183,13 +183,13 @@ fn lay_out(spec: &Inside) -> Result<()> {
     }
     let layers = format!("lowerdir=/etc,upperdir={},workdir={}", spec.file("etc"), spec.file("etc-work"));
     mount(Some("etc"), "/etc", Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
-        .context("lay the node's /etc over the machine's")?;
+        .context("mount the node's /etc over the machine's")?;
     for own in ["var", "opt"] {
         bind(&spec.dir.join(own), &Path::new("/").join(own))?;
-        put_back(&kept)?;
+        mount_again(&kept)?;
     }
     mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).context("mount /run")?;
-    put_back(&kept)?;
+    mount_again(&kept)?;
     fs::create_dir_all("/run/lock").context("create /run/lock")?;
     fs::create_dir_all("/etc/cni/net.d").context("create /etc/cni/net.d")?;
     // Volumes that kubelet mounts must show in containers that see its folder.
@@ -197,10 +197,10 @@ fn lay_out(spec: &Inside) -> Result<()> {
     fs::write("/proc/sys/kernel/hostname", &spec.name).context("set the host name")
 }
 
-fn keep_settings(spec: &Inside) -> Result<()> {
-    let dir = spec.dir.join("settings");
+fn cover_sysctls(spec: &NodeSpec) -> Result<()> {
+    let dir = spec.dir.join("sysctls");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    for (setting, value) in KUBELET_SETTINGS {
+    for (setting, value) in KUBELET_SYSCTLS {
         let file = dir.join(setting.replace('/', "."));
         fs::write(&file, format!("{value}\n")).with_context(|| format!("write {}", file.display()))?;
         bind(&file, &Path::new("/proc/sys").join(setting))?;
@@ -208,20 +208,20 @@ fn keep_settings(spec: &Inside) -> Result<()> {
     Ok(())
 }
 
-/// A sysfs that shows this network namespace, with the machine's control groups in it.
-fn fresh_sys(spec: &Inside) -> Result<()> {
+/// Mounts a sysfs of this network namespace, with the machine's control groups in it.
+fn fresh_sys(spec: &NodeSpec) -> Result<()> {
     let aside = spec.dir.join("cgroup");
     fs::create_dir_all(&aside).with_context(|| format!("create {}", aside.display()))?;
     let groups = Path::new("/sys/fs/cgroup");
     bind(groups, &aside)?;
-    umount2("/sys", MntFlags::MNT_DETACH).context("take the machine's /sys away")?;
+    umount2("/sys", MntFlags::MNT_DETACH).context("unmount the machine's /sys")?;
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).context("mount /sys")?;
     bind(&aside, groups)?;
     umount2(&aside, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", aside.display()))
 }
 
-/// Makes open folders reachable under their paths again, where those lead elsewhere now.
-fn put_back(kept: &[(&Path, File)]) -> Result<()> {
+/// Mounts open folders at their paths again, where those are covered.
+fn mount_again(kept: &[(&Path, File)]) -> Result<()> {
     for (path, held) in kept {
         let there = fs::metadata(path).map(|now| (now.dev(), now.ino())).ok();
         let was = held.metadata()?;
@@ -240,5 +240,5 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
 
 fn remount(path: &str, flags: MsFlags) -> Result<()> {
     mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
-        .with_context(|| format!("change how mounts below {path} propagate"))
+        .with_context(|| format!("change the propagation of mounts below {path}"))
 }

@@ -1,4 +1,4 @@
-//! What scenarios share: the tools, the shared cluster with Towpath on it, and the way a failure is told.
+//! What scenarios share: the tools, the shared cluster with Towpath on it, and how a failure is reported.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use libtest_mimic::Failed;
 use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
-use towpath_e2e::image::{self, Built};
+use towpath_e2e::image::{self, Release};
 use towpath_e2e::node::Node;
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
@@ -17,9 +17,9 @@ use towpath_e2e::{deploy, run};
 
 /// Environment variable with the shared cluster's name, so that two checkouts can run their scenarios at once.
 const NAME: &str = "TOWPATH_E2E_CLUSTER";
-/// Environment variable that, when set, leaves the shared cluster for the next run, and takes over the one that the
-/// last run left with the Towpath on it: a scenario that is being written need not wait for them each time.
-/// `make deploy CLUSTER=e2e` brings another build there.
+/// Environment variable that, when set, keeps the shared cluster with Towpath on it for the next run, and reuses the
+/// one of the last run: whoever writes a scenario need not wait for them each time. `make deploy CLUSTER=e2e` installs
+/// another build there.
 const KEEP: &str = "TOWPATH_E2E_KEEP";
 const SHARED_NODES: u8 = 3;
 /// Time for the network to be ready on every node.
@@ -29,48 +29,48 @@ const CONFIG: &str = "manifests/samples/default.yaml";
 
 /// One scenario: its name is a sentence.
 pub(crate) struct Scenario {
-    /// The sentence.
+    /// A sentence that says what holds.
     pub(crate) name: &'static str,
-    /// What happens.
-    pub(crate) play: fn(&Frame) -> Result<()>,
+    /// Fails if it does not hold.
+    pub(crate) run: fn(&Harness) -> Result<()>,
 }
 
-/// What scenarios share. Made lazily: a filter that selects no scenario starts no cluster.
-pub(crate) struct Frame {
+/// What scenarios share, created on demand: a filter that selects no scenario starts no cluster.
+pub(crate) struct Harness {
     launcher: PathBuf,
     progress: Progress,
-    workshop: OnceLock<(Site, Tools)>,
+    tools: OnceLock<(Site, Tools)>,
     shared: Mutex<Option<Cluster>>,
     /// Towpath's image, once it is installed on the shared cluster.
-    installed: OnceLock<Built>,
+    installed: OnceLock<Release>,
     /// Set once the shared cluster has its network.
     deployed: OnceLock<()>,
 }
 
-impl Frame {
+impl Harness {
     pub(crate) fn new(launcher: &Path) -> Self {
         Self {
             launcher: launcher.to_path_buf(),
             progress: Progress::default(),
-            workshop: OnceLock::new(),
+            tools: OnceLock::new(),
             shared: Mutex::new(None),
             installed: OnceLock::new(),
             deployed: OnceLock::new(),
         }
     }
 
-    /// Runs a scenario; its whole chain of causes becomes the failure's text.
-    pub(crate) fn play(&self, scenario: &Scenario) -> Result<(), Failed> {
-        self.progress.say(format!("scenario: {}", scenario.name));
-        (scenario.play)(self).map_err(|error| format!("{error:#}").into())
+    /// Runs a scenario; the whole chain of causes becomes the failure's text.
+    pub(crate) fn run(&self, scenario: &Scenario) -> Result<(), Failed> {
+        self.progress.step(format!("scenario: {}", scenario.name));
+        (scenario.run)(self).map_err(|error| format!("{error:#}").into())
     }
 
-    /// Where things are.
+    /// Paths of the checkout and the cache.
     pub(crate) fn site(&self) -> Result<&Site> {
-        Ok(&self.workshop()?.0)
+        Ok(&self.tools()?.0)
     }
 
-    /// The binary that a person would call.
+    /// The `towpath-cluster` binary.
     pub(crate) fn launcher(&self) -> &Path {
         &self.launcher
     }
@@ -84,7 +84,7 @@ impl Frame {
             return Cluster::open(cluster.site(), cluster.tools(), &name, self.progress);
         }
         let name = shared_name();
-        let (site, tools) = self.workshop()?;
+        let (site, tools) = self.tools()?;
         let kept = std::env::var_os(KEEP).map(|_| Cluster::open(site, tools, &name.parse()?, self.progress));
         let cluster = match kept {
             Some(Ok(cluster)) => cluster,
@@ -98,16 +98,16 @@ impl Frame {
     pub(crate) fn installed(&self) -> Result<Cluster> {
         let cluster = self.shared()?;
         if self.installed.get().is_none() {
-            let kept = if std::env::var_os(KEEP).is_some() { kept_image(&cluster)? } else { None };
-            let built = match kept {
-                Some(built) => built,
+            let kept = if std::env::var_os(KEEP).is_some() { installed_release(&cluster)? } else { None };
+            let release = match kept {
+                Some(release) => release,
                 None => {
-                    let built = image::build(cluster.site(), &self.progress)?;
-                    deploy::install(&cluster, &built)?;
-                    built
+                    let release = image::build(cluster.site(), &self.progress)?;
+                    deploy::install(&cluster, &release)?;
+                    release
                 }
             };
-            self.installed.get_or_init(|| built);
+            self.installed.get_or_init(|| release);
         }
         Ok(cluster)
     }
@@ -130,7 +130,7 @@ impl Frame {
         cluster.apply(&text).map(drop)
     }
 
-    /// Installs Towpath on another cluster, which waits for its NetworkConfig then.
+    /// Installs Towpath on another cluster, without a NetworkConfig.
     pub(crate) fn install_on(&self, cluster: &Cluster) -> Result<()> {
         self.installed()?;
         deploy::install(cluster, self.installed.get().context("Towpath is not installed")?)
@@ -138,8 +138,8 @@ impl Frame {
 
     /// Loads Towpath's image into one more node.
     pub(crate) fn load_image(&self, node: &Node) -> Result<()> {
-        let built = self.installed.get().context("Towpath is not installed")?;
-        node.load(&built.archive).map(drop)
+        let release = self.installed.get().context("Towpath is not installed")?;
+        node.load(&release.archive).map(drop)
     }
 
     /// A new cluster; what an interrupted run left of it is removed before.
@@ -149,7 +149,7 @@ impl Frame {
 
     /// The same, with these IP families.
     pub(crate) fn fresh_with(&self, name: &str, nodes: u8, family: IpFamily) -> Result<Cluster> {
-        let (site, tools) = self.workshop()?;
+        let (site, tools) = self.tools()?;
         cluster::remove(site, name)?;
         let name: ClusterName = name.parse()?;
         Cluster::up(site, tools, Spec { name, family, nodes: (1..=nodes).collect() }, self.progress)
@@ -165,7 +165,7 @@ impl Frame {
     /// Removes the shared cluster. After a failure its logs, the pods' among them, are kept.
     pub(crate) fn close(&self, failed: bool) -> Result<()> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((site, _)) = self.workshop.get() else { return Ok(()) };
+        let Some((site, _)) = self.tools.get() else { return Ok(()) };
         if std::env::var_os(KEEP).is_some() {
             return Ok(());
         }
@@ -181,20 +181,20 @@ impl Frame {
             }
             fs::create_dir_all(kept.parent().context("target/log")?).context("create target/log")?;
             fs::rename(&logs, &kept).with_context(|| format!("keep the logs in {}", kept.display()))?;
-            self.progress.say(format!("the cluster's logs are in {}", kept.display()));
+            self.progress.step(format!("the cluster's logs are in {}", kept.display()));
         }
         if shared.is_some() || failed { cluster::remove(site, &name) } else { Ok(()) }
     }
 
-    fn workshop(&self) -> Result<&(Site, Tools)> {
-        if let Some(ready) = self.workshop.get() {
+    fn tools(&self) -> Result<&(Site, Tools)> {
+        if let Some(ready) = self.tools.get() {
             return Ok(ready);
         }
         let site = Site::new(&self.launcher)?;
         let tools = Tools::prepare(&site, &self.progress)?;
-        // Scenarios run one at a time: nobody else can have set it meanwhile.
-        self.workshop.set((site, tools)).map_err(|_| anyhow!("two scenarios ran at once"))?;
-        self.workshop.get().context("just set")
+        // Scenarios run one at a time: nobody else can have set it.
+        self.tools.set((site, tools)).map_err(|_| anyhow!("two scenarios ran in parallel"))?;
+        self.tools.get().context("just set")
     }
 }
 
@@ -203,15 +203,16 @@ pub(crate) fn shared_name() -> String {
     std::env::var(NAME).unwrap_or_else(|_| "e2e".to_owned())
 }
 
-/// The image of the Towpath that is on the cluster already.
-fn kept_image(cluster: &Cluster) -> Result<Option<Built>> {
+/// What is installed on the cluster; none without an operator.
+fn installed_release(cluster: &Cluster) -> Result<Option<Release>> {
     let operator = cluster.get(&["deployment", "towpath-operator", "-n", "towpath-system"])?.unwrap_or_default();
-    let image = operator["spec"]["template"]["spec"]["containers"][0]["image"].as_str();
-    Ok(image.map(|name| Built { archive: cluster.site().image_archive(), content_name: name.to_owned() }))
+    let Some(image) = operator["spec"]["template"]["spec"]["containers"][0]["image"].as_str() else { return Ok(None) };
+    let release = Release::of_checkout(cluster.site().root())?;
+    Ok(Some(Release { content_name: image.to_owned(), ..release }))
 }
 
-/// Puts what Towpath's pods say beside the logs of the components. What cannot be had is left out: a failure is being
-/// told already.
+/// Saves the logs of Towpath's pods beside those of the components. Errors are ignored: a failure is being reported
+/// already.
 fn keep_pod_logs(cluster: &Cluster, dir: &Path) {
     for (component, words) in [
         ("operator", ["logs", "-n", "towpath-system", "-l", "app.kubernetes.io/name=towpath-operator"]),

@@ -1,6 +1,6 @@
-//! A crowd around what is measured: pods that agents know and nobody runs, and policies about some of them.
+//! Background objects: pods that agents know and nobody runs, and policies about some of them.
 //!
-//! The pods of the crowd are bound to a node that does not exist and have addresses by their status; what would react to
+//! The background pods are bound to a node that does not exist and have addresses by their status; what would react to
 //! such pods in the control plane is stopped. The local ones have a real interface with real rules, and no container.
 
 use std::collections::BTreeSet;
@@ -13,58 +13,58 @@ use towpath_e2e::cluster::Component;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::ground::{NAMESPACE, Standing, pod, start};
 use crate::metrics;
 use crate::plugin::{self, Plugin};
+use crate::setup::{BenchCluster, NAMESPACE, pod, start};
 
-/// Pods of the crowd.
+/// Background pods.
 pub(crate) const PODS: usize = 10_000;
 /// Policies of one kind.
 pub(crate) const POLICIES: usize = 1000;
 /// Local pods that the policies are about. With the node's other pods these are as many as its range has addresses.
 const LOCALS: usize = 245;
-/// Labels `app` of the crowd: each is of ten pods.
+/// Values of the label `app` of background pods: ten pods have the same.
 const APPS: usize = 1000;
-/// The crowd's own namespace.
-const CROWD: &str = "crowd";
+/// Namespace of the background pods.
+const NAMESPACE_OF_PODS: &str = "background";
 const POLICY_PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies";
 /// The node of the server and of the local pods.
 const NODE: &str = "n1";
 /// CNI calls at once.
 const WIDTH: usize = 4;
-/// Time until an agent has heard of everything.
+/// Time until an agent has received everything.
 const BOUND: Duration = Duration::from_secs(120);
 
-/// What a crowd can consist of.
+/// The kinds of background objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// [`PODS`] pods of another namespace.
     Pods,
-    /// Local pods, and [`POLICIES`] policies about them that name the pods of the crowd.
+    /// Local pods, and [`POLICIES`] policies about them that name background pods.
     Policies,
     /// [`POLICIES`] policies about the server.
     SamePod,
 }
 
 /// A client and a server on two nodes, and what is around them.
-pub(crate) struct Crowd<'a> {
-    pub(crate) cluster: &'a Standing,
+pub(crate) struct Background<'a> {
+    pub(crate) cluster: &'a BenchCluster,
     pub(crate) api: Api,
     server: String,
     present: BTreeSet<Part>,
 }
 
-impl<'a> Crowd<'a> {
+impl<'a> Background<'a> {
     /// Starts client and server, alone.
-    pub(crate) fn start(cluster: &'a Standing) -> Result<Self> {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": CROWD}});
+    pub(crate) fn start(cluster: &'a BenchCluster) -> Result<Self> {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE_OF_PODS}});
         cluster.apply(&namespace.to_string())?;
         let addresses = start(cluster, &[pod("client", "n2"), pod("server", NODE)])?;
-        wait_for("the ServiceAccount of the crowd", BOUND, || {
+        wait_for("the ServiceAccount of the background", BOUND, || {
             // No pod is admitted before.
-            Ok(cluster.get(&["serviceaccount", "default", "-n", CROWD])?.map(drop))
+            Ok(cluster.get(&["serviceaccount", "default", "-n", NAMESPACE_OF_PODS])?.map(drop))
         })?;
-        // The one would remove pods of a node that does not exist, the other takes note of each for nothing.
+        // The first would remove pods of a node that does not exist, the second would process each of them.
         cluster.stop(Component::ControllerManager)?;
         cluster.stop(Component::Scheduler)?;
         let server = addresses.get(1).cloned().context("the server's address")?;
@@ -81,12 +81,12 @@ impl<'a> Crowd<'a> {
         &self.server
     }
 
-    /// Makes a part of it, unless it is there.
+    /// Creates a part of it, unless it exists.
     pub(crate) fn bring(&mut self, part: Part) -> Result<()> {
         if !self.present.insert(part) {
             return Ok(());
         }
-        self.cluster.progress().say(format!("  the crowd: {part:?}"));
+        self.cluster.progress().step(format!("  creating background objects: {part:?}"));
         match part {
             Part::Pods => self.pods(),
             Part::Policies => {
@@ -105,9 +105,9 @@ impl<'a> Crowd<'a> {
 
     fn pods(&self) -> Result<()> {
         let all: Vec<usize> = (0..PODS).collect();
-        let path = format!("/api/v1/namespaces/{CROWD}/pods");
+        let path = format!("/api/v1/namespaces/{NAMESPACE_OF_PODS}/pods");
         self.api.each(&all, |index| {
-            self.api.create(&path, &crowd_pod(*index))?;
+            self.api.create(&path, &background_pod(*index))?;
             let ip = address(*index);
             let status = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]});
             self.api.patch(&format!("{}/status", pod_path(*index)), &json!({"status": status}))
@@ -119,13 +119,13 @@ impl<'a> Crowd<'a> {
         let before = metrics::value(&node, "towpath_agent_endpoints")?;
         let pods: Vec<Value> = (0..LOCALS).map(plugin::held_pod).collect();
         self.api.create_all(&format!("/api/v1/namespaces/{NAMESPACE}/pods"), &pods)?;
-        plugin::namespaces(&node, "add", LOCALS)?;
+        plugin::container_namespaces(&node, "add", LOCALS)?;
         Plugin::towpath(&node)?.calls("ADD", LOCALS, WIDTH)?;
         let want = before + f64::from(u32::try_from(LOCALS)?);
         reached(&node, "towpath_agent_endpoints", want)
     }
 
-    /// Policies that each let one app of the crowd in on one port.
+    /// Policies that each let one app of the background pods in on one port.
     fn policies(&self, name: &str, select: impl Fn(usize) -> Value) -> Result<()> {
         let node = self.node()?;
         let before = metrics::value(&node, "towpath_agent_policies")?;
@@ -141,7 +141,7 @@ pub(crate) fn reached(node: &Node, gauge: &str, want: f64) -> Result<()> {
     wait_for(&format!("{gauge} of {want}"), BOUND, || Ok((metrics::value(node, gauge)? >= want).then_some(())))
 }
 
-/// A policy that lets one app of the crowd in on one port.
+/// A policy that lets one app of the background pods in on one port.
 pub(crate) fn policy(name: &str, select: &Value, index: usize) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
@@ -150,25 +150,25 @@ pub(crate) fn policy(name: &str, select: &Value, index: usize) -> Value {
     })
 }
 
-/// Lets one app of the crowd in on this port.
+/// Lets one app of the background pods in on this port.
 pub(crate) fn rule(index: usize, port: usize) -> Value {
     json!({
         "from": [{
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": CROWD}},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE_OF_PODS}},
             "podSelector": {"matchLabels": {"app": app(index)}},
         }],
         "ports": [{"protocol": "TCP", "port": port}],
     })
 }
 
-/// Label `app` of a pod of the crowd.
+/// Label `app` of a background pod.
 pub(crate) fn app(index: usize) -> String {
     format!("app-{}", index % APPS)
 }
 
-/// Path of a pod of the crowd.
+/// API path of a background pod.
 pub(crate) fn pod_path(index: usize) -> String {
-    format!("/api/v1/namespaces/{CROWD}/pods/p-{index}")
+    format!("/api/v1/namespaces/{NAMESPACE_OF_PODS}/pods/p-{index}")
 }
 
 /// Path of a policy about local pods.
@@ -181,10 +181,10 @@ fn address(index: usize) -> String {
     format!("10.244.{}.{}", 64 + index / 250, 1 + index % 250)
 }
 
-fn crowd_pod(index: usize) -> Value {
+fn background_pod(index: usize) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": format!("p-{index}"), "namespace": CROWD, "labels": {"app": app(index), "number": format!("n-{index}")}},
+        "metadata": {"name": format!("p-{index}"), "namespace": NAMESPACE_OF_PODS, "labels": {"app": app(index), "number": format!("n-{index}")}},
         "spec": {
             "nodeName": "elsewhere", "automountServiceAccountToken": false,
             "containers": [{"name": "main", "image": "towpath.local/agnhost:1", "ports": [{"name": "web", "containerPort": 8080}]}],
