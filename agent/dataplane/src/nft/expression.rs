@@ -14,7 +14,7 @@ use super::{
 use crate::nfnetlink::Body;
 
 /// `IPPROTO_ICMPV6`.
-const ICMPV6: u8 = 58;
+pub(super) const ICMPV6: u8 = 58;
 
 /// Neighbour solicitation and advertisement, router solicitation (RFC 4861, section 4).
 const NEIGHBOUR_DISCOVERY: [u8; 3] = [135, 136, 133];
@@ -301,7 +301,7 @@ enum LookupResult {
 }
 
 /// The bit of a state: `NF_CT_STATE_BIT` of `enum ip_conntrack_info` (linux/netfilter/nf_conntrack_common.h).
-const fn state_bit(state: CtState) -> u32 {
+pub(super) const fn state_bit(state: CtState) -> u32 {
     match state {
         CtState::Invalid => 1,
         CtState::Established => 2,

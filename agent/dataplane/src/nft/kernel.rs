@@ -28,7 +28,7 @@ use super::{
 use crate::nfnetlink::{BatchError, BatchMode, NetlinkError, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket};
 
 /// How often a table is read back that others change at the same time.
-const ATTEMPTS: u32 = 8;
+pub(super) const ATTEMPTS: u32 = 8;
 
 /// How many characters of a rejected step an error has: lists of elements are long.
 const MAX_STEP: usize = 512;
@@ -94,7 +94,7 @@ impl KernelNft {
         self.ownership
     }
 
-    fn table(&mut self) -> Result<Option<Table>, NftError> {
+    pub(super) fn table(&mut self) -> Result<Option<Table>, NftError> {
         match self.socket.get(&of_table(NftMessage::GetTable), |message| read::table(&message)) {
             Ok(table) => Ok(table),
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
@@ -123,14 +123,14 @@ impl KernelNft {
         }
     }
 
-    fn generation(&mut self) -> Result<u32, NftError> {
+    pub(super) fn generation(&mut self) -> Result<u32, NftError> {
         let message = self.socket.get(&NftMessage::GetGeneration.request(), |message| Some(generation(&message)?.0));
         let missing =
             || NetlinkError::Socket { step: "read the generation", source: std::io::ErrorKind::InvalidData.into() };
         message.and_then(|generation| generation.ok_or_else(missing)).map_err(netlink("read the generation"))
     }
 
-    fn dump<T>(
+    pub(super) fn dump<T>(
         &mut self,
         message: NftMessage,
         what: &'static str,
@@ -139,7 +139,7 @@ impl KernelNft {
         self.socket.dump(&of_table(message), |message| read(&message)).map_err(netlink(what))
     }
 
-    fn read_table(&mut self, table: Table) -> Result<Installed, NftError> {
+    pub(super) fn read_table(&mut self, table: Table) -> Result<Installed, NftError> {
         let mut all = Installed::default();
         if table.userdata == UserData::Present || table.flags & !Ownership::Exclusive.flags() != 0 {
             all.foreign.insert(Unmanaged::Other("flags or a comment of the table".to_owned()));

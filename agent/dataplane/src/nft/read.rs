@@ -4,11 +4,12 @@ use imbl::{OrdMap, OrdSet};
 
 use towpath_core::{
     names::{ChainName, TABLE},
-    ruleset::{BaseChain, ChainType, Element, Fingerprint, Hook, KeyType, Lookup, Verdict},
+    ruleset::{BaseChain, ChainType, Element, Fingerprint, Hook, KeyType, Lookup, Rule, Verdict},
 };
 
 use super::{
     batch::hook_number,
+    decode,
     key::{self, Bounds},
     wire::{OBJECT_TABLE, OTHER_NAME, chain, data, element, rule, set, table, userdata},
 };
@@ -93,6 +94,13 @@ pub(super) fn rule(message: &NfnetlinkMessage<'_>) -> Option<(String, Option<Fin
         std::str::from_utf8(text).ok()?.trim_end_matches('\0').parse().ok()
     });
     Some((chain, fingerprint))
+}
+
+/// The chain of a rule and, if we wrote it, the rule itself.
+pub(super) fn whole_rule(message: &NfnetlinkMessage<'_>) -> Option<(String, Option<Rule>)> {
+    let (chain, fingerprint) = rule(message)?;
+    let expressions = message.attributes.find(rule::EXPRESSIONS)?.nested();
+    Some((chain, fingerprint.and_then(|fingerprint| decode::rule(expressions, fingerprint))))
 }
 
 /// The declaration of a set or a map.
@@ -198,7 +206,7 @@ fn raw(attributes: Attributes<'_>) -> Option<RawElement> {
     Some(raw)
 }
 
-fn verdict(attributes: Attributes<'_>) -> Option<Verdict> {
+pub(super) fn verdict(attributes: Attributes<'_>) -> Option<Verdict> {
     let verdict = attributes.find(data::VERDICT)?.nested();
     let chain = || ChainName::new(verdict.find(data::CHAIN)?.text()?).ok();
     match verdict.find(data::CODE)?.be32()?.cast_signed() {
