@@ -23,9 +23,9 @@ const GATHER: Duration = Duration::from_millis(500);
 /// The queues of the two threads.
 #[derive(Debug)]
 pub struct ConntrackQueues {
-    /// Re-evaluations. One request at a time.
+    /// Requests for policy re-evaluation. One at a time.
     pub reevaluate: Sender<Box<ReevaluateRequest>>,
-    /// Flushes.
+    /// Requests to flush conntrack entries.
     pub flush: Sender<FlushRequest>,
 }
 
