@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use support::{enter_new_namespace, sh};
-use towpath_dataplane::nfnetlink::{NfnetlinkMessage, Received, MessageType, NfnetlinkRequest, NfnetlinkSocket};
+use towpath_dataplane::nfnetlink::{MessageType, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket, Received};
 
 /// `NFT_MSG_GETTABLE`, `NFT_MSG_GETCHAIN`, `NFT_MSG_NEWTABLE` and `NFT_MSG_DELTABLE` of `NFNL_SUBSYS_NFTABLES`.
 const fn nf_tables(number: u8) -> MessageType {

@@ -11,16 +11,17 @@ use towpath_core::{
 
 use super::{
     ApplyCause, ApplyError, Net, NetlinkError, ReadBackError,
+    connection::RouteConnection,
     message::{
-        create_vxlan, delete_address, delete_forwarding_entry, delete_neighbour, delete_route, forwarding_entries_on,
-        neighbours_on, set_forwarding_entry, set_mac, set_mtu,
+        create_vxlan, delete_address, delete_fdb_entry, delete_neighbour, delete_route, fdb_entries_on,
+        neighbours_on, set_fdb_entry, set_mac, set_mtu,
     },
 };
 use towpath_podlink::{
     route::{
-        RouteRequest, RouteSocket, find_link,
+        RouteRequest,
         message::{self, Hop, Owner, Reach, Write},
-        parse, route_link,
+        parse,
     },
     sysctl::Sysctls,
 };
@@ -28,7 +29,7 @@ use towpath_podlink::{
 /// The network of the namespace in which it was opened.
 #[derive(Debug)]
 pub struct KernelNet {
-    socket: RouteSocket,
+    connection: RouteConnection,
     sysctls: Sysctls,
     /// Numbers of the links that the changes at hand name.
     indexes: BTreeMap<IfName, IfIndex>,
@@ -41,21 +42,23 @@ impl KernelNet {
     /// # Errors
     /// If there is no netlink socket to be had.
     pub fn open(sysctls: Sysctls) -> Result<Self, NetlinkError> {
-        Ok(Self { socket: RouteSocket::open()?, sysctls, indexes: BTreeMap::new() })
+        Ok(Self { connection: RouteConnection::open()?, sysctls, indexes: BTreeMap::new() })
     }
 
     fn read_device(&mut self, index: IfIndex, link: &Link, kernel: &mut Kernel) -> Result<(), ReadBackError> {
         let failed = |what: &'static str| move |source| ReadBackError { what, source };
         for family in Family::ALL {
-            let dump = self.socket.dump(neighbours_on(family, index.0)).map_err(failed("neighbours"))?;
             // A filter that the kernel did not know would give other devices' entries as well.
-            kernel
-                .neighbours
-                .extend(parse::neighbours(&dump).filter_map(parse::neighbour).filter(|((at, _), _)| *at == index));
+            let neighbour = |message: &_| {
+                parse::new_neighbour(message).and_then(parse::neighbour).filter(|((at, _), _)| *at == index)
+            };
+            let dump = self.connection.dump(&neighbours_on(family, index.0), neighbour);
+            kernel.neighbours.extend(dump.map_err(failed("neighbours"))?);
         }
-        let dump = self.socket.dump(forwarding_entries_on(index.0)).map_err(failed("forwarding entries"))?;
-        let entries = parse::neighbours(&dump).filter_map(parse::forwarding_entry);
-        kernel.fdb.extend(entries.filter(|((at, _), _)| *at == index));
+        let entry = |message: &_| {
+            parse::new_neighbour(message).and_then(parse::forwarding_entry).filter(|((at, _), _)| *at == index)
+        };
+        kernel.fdb.extend(self.connection.dump(&fdb_entries_on(index.0), entry).map_err(failed("FDB entries"))?);
         self.read_sysctl(Sysctl::AcceptRouterAdvertisements(link.name.clone()), kernel);
         Ok(())
     }
@@ -70,7 +73,7 @@ impl KernelNet {
     /// Carries out what was collected, and collects the failures.
     fn flush<'a>(&mut self, pending: &mut Vec<(&'a Op, RouteRequest)>, failed: &mut Vec<ApplyError>) {
         let (ops, requests): (Vec<&'a Op>, Vec<RouteRequest>) = std::mem::take(pending).into_iter().unzip();
-        let results = self.socket.execute_all(&requests);
+        let results = self.connection.execute_all(requests);
         for (op, result) in ops.into_iter().zip(results) {
             let Err(source) = result else { continue };
             if !self.is_fine(op, &source) {
@@ -88,9 +91,9 @@ impl KernelNet {
             | (Op::DeleteAddress { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => true,
             (Op::AddRoute { destination, hop: overlay::Hop::Link(link) }, Some(Errno::EEXIST)) => {
                 // The CNI plugin was quicker with its pod's route.
-                let there = route_link(&mut self.socket, destination.addr());
-                let wanted = self.indexes.get(link);
-                there.is_ok_and(|there| there.is_some() && there.as_ref() == wanted)
+                let have = self.connection.get(&message::fib_match(destination.addr()), parse::output_link);
+                let want = self.indexes.get(link);
+                have.is_ok_and(|have| have.is_some() && have.as_ref() == want)
             }
             _ => false,
         }
@@ -100,7 +103,11 @@ impl KernelNet {
         if let Some(index) = self.indexes.get(link) {
             return Ok(index.0);
         }
-        let (index, _) = find_link(&mut self.socket, link)?.ok_or_else(|| ApplyCause::NoLink(link.clone()))?;
+        let not_found = || ApplyCause::NoLink(link.clone());
+        let (index, _) = match self.connection.get(&message::get_link(link), parse::new_link) {
+            Err(error) if error.errno() == Some(Errno::ENODEV) => return Err(not_found()),
+            answer => answer?.ok_or_else(not_found)?,
+        };
         self.indexes.insert(link.clone(), index);
         Ok(index.0)
     }
@@ -121,8 +128,8 @@ impl KernelNet {
             Op::DeleteAddress { link, address } => delete_address(self.index(link)?, *address),
             Op::SetNeighbour { link, address, mac } => message::neighbour(self.index(link)?, *address, *mac),
             Op::DeleteNeighbour { link, address } => delete_neighbour(self.index(link)?, *address),
-            Op::SetFdb { link, mac, remote } => set_forwarding_entry(self.index(link)?, *mac, *remote),
-            Op::DeleteFdb { link, mac, remote } => delete_forwarding_entry(self.index(link)?, *mac, *remote),
+            Op::SetFdb { link, mac, remote } => set_fdb_entry(self.index(link)?, *mac, *remote),
+            Op::DeleteFdb { link, mac, remote } => delete_fdb_entry(self.index(link)?, *mac, *remote),
             Op::AddRoute { destination, hop } => {
                 message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::New)
             }
@@ -149,10 +156,10 @@ impl Net for KernelNet {
     fn read_back(&mut self) -> Result<Kernel, ReadBackError> {
         let failed = |what: &'static str| move |source| ReadBackError { what, source };
         let mut kernel = Kernel::default();
-        let dump = self.socket.dump(message::all_links()).map_err(failed("links"))?;
-        kernel.links = parse::links(&dump).collect();
-        let dump = self.socket.dump(message::all_addresses()).map_err(failed("addresses"))?;
-        for (index, net) in parse::addresses(&dump) {
+        let links = self.connection.dump(&message::all_links(), parse::new_link).map_err(failed("links"))?;
+        kernel.links = links.into_iter().collect();
+        let addresses = self.connection.dump(&message::all_addresses(), parse::new_address);
+        for (index, net) in addresses.map_err(failed("addresses"))? {
             kernel.addresses.entry(index).or_default().push(net);
         }
         let devices: Vec<_> = kernel.links.iter().filter(|(_, link)| link.overlay_family().is_some()).collect();
@@ -161,13 +168,15 @@ impl Net for KernelNet {
             self.read_device(*index, link, &mut kernel)?;
         }
         for family in Family::ALL {
-            let dump = self.socket.dump(message::main_routes(family)).map_err(failed("routes"))?;
             let on_device = |link| devices.iter().any(|(index, _)| *index == link);
-            kernel.routes.extend(parse::routes(&dump).filter(|(key, route)| {
+            let concerns_us = |(key, route): &(overlay::RouteKey, overlay::Route)| {
                 let ours = route.owner == overlay::Owner::Towpath;
                 let given = route.owner != overlay::Owner::KERNEL;
                 ours || key.destination.prefix_len() == 0 || given && route.target.link().is_some_and(on_device)
-            }));
+            };
+            let route = |message: &_| parse::new_route(message).filter(concerns_us);
+            let routes = self.connection.dump(&message::main_routes(family), route);
+            kernel.routes.extend(routes.map_err(failed("routes"))?);
             self.read_sysctl(Sysctl::Forwarding(family), &mut kernel);
         }
         for link in followed_routers(&kernel) {

@@ -13,10 +13,12 @@ use towpath_core::{
 
 use towpath_podlink::sysctl::SysctlError;
 
+mod connection;
 mod events;
 mod fake;
 mod kernel;
 mod message;
+mod polled_socket;
 
 pub use events::NetEvents;
 pub use fake::FakeNet;

@@ -137,7 +137,7 @@ pub fn delete_link(name: &IfName) -> RouteRequest {
 }
 
 /// A message about a link that is known by ifindex.
-pub fn link_at(index: u32) -> LinkMessage {
+fn link_at(index: u32) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
     link
@@ -273,11 +273,12 @@ pub fn default_net(family: Family) -> IpNet {
     }
 }
 
-/// Asks which route leads to an address.
-pub fn lookup(address: IpAddr) -> RouteMessage {
+/// Asks which route of the table leads to an address (`ip route get … fibmatch`).
+pub fn fib_match(address: IpAddr) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(Family::of(address));
     message.header.destination_prefix_length = Family::of(address).host_prefix_len();
+    message.header.flags = RouteFlags::FibMatch;
     message.attributes.push(RouteAttribute::Destination(address.into()));
-    message
+    Message::GetRoute(message)
 }
