@@ -17,7 +17,7 @@ use towpath_core::{
     ruleset::{Installed, Transaction},
 };
 use towpath_dataplane::{
-    net::{ApplyError, Net, NetEvents, ReadBackError},
+    net::{ApplyError, Net, NetListener, ReadBackError},
     nft::{Nft, NftError, NftEvents, TableChange},
 };
 use towpath_local::{Endpoints, Listing, LocalError};
@@ -177,15 +177,15 @@ where
     Ok(jobs)
 }
 
-/// Starts the thread that tells of changes of links, addresses, routes and neighbours.
-///
-/// # Errors
-/// If the thread cannot be started.
-pub fn listen_net<T>(mut events: NetEvents, to: UnboundedSender<T>) -> io::Result<()>
-where
-    T: From<Notice> + Send + 'static,
-{
-    listen("net-events", move || events.next(None).map(|notices| to.send(Notice::Net(notices).into()).is_ok()))
+/// Forwards notifications about links, addresses, routes and neighbours, until nobody receives them any more.
+pub async fn listen_net<T: From<Notice>>(mut listener: NetListener, to: UnboundedSender<T>) {
+    loop {
+        match listener.recv().await.map(|notices| to.send(Notice::Net(notices).into()).is_ok()) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return log_end(&error),
+        }
+    }
 }
 
 /// Starts the thread that tells the kernel's thread of changes of our table.
@@ -206,15 +206,13 @@ fn listen<E: Error + 'static>(
             match forward() {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn Error,
-                        "kernel notifications ended; repairs wait for the timer"
-                    );
-                    return;
-                }
+                Err(error) => return log_end(&error),
             }
         }
     };
     thread::Builder::new().name(name.to_owned()).spawn(listen).map(drop)
+}
+
+fn log_end(error: &(dyn Error + 'static)) {
+    tracing::error!(error, "kernel notifications ended; repairs wait for the timer");
 }

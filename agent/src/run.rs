@@ -21,7 +21,7 @@ use towpath_core::model::{Family, Mac};
 use towpath_crds::names;
 use towpath_dataplane::{
     conntrack::Conntrack,
-    net::{KernelNet, NetEvents},
+    net::{KernelNet, NetListener},
     nft::{KernelNft, NftEvents},
 };
 use towpath_local::{Endpoints, Paths};
@@ -90,12 +90,12 @@ async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     let paths = Paths::default();
     let (to, mut inputs) = mpsc::unbounded_channel::<Input>();
     // Listening begins before the first read-back, so that no change falls between the two.
-    let (net_events, table_events) = (NetEvents::open()?, NftEvents::open()?);
+    let (net_listener, table_events) = (NetListener::open()?, NftEvents::open()?);
     let reach = reach(&paths)?;
     info!(ownership = ?reach.nft.ownership(), "opened the kernel");
     let pods = reach.endpoints.list().context("list the pods of this node")?.endpoints;
     let jobs = kernel::spawn(reach, to.clone())?;
-    kernel::listen_net(net_events, to.clone())?;
+    tokio::spawn(kernel::listen_net(net_listener, to.clone()));
     kernel::listen_table(table_events, jobs.clone())?;
     let connections = connections::spawn([Conntrack::open()?, Conntrack::open()?], &to)?;
     packet_log::listen(to.clone())?;

@@ -43,22 +43,26 @@ mod tests;
 /// receive buffer (212,992 bytes by default, `net.core.rmem_default`), and the kernel drops what does not fit.
 const WINDOW: usize = 128;
 
-/// The kernel's port.
-const KERNEL: u32 = 0;
+/// Who is asked. Tests ask another socket.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    protocol: isize,
+    address: SocketAddr,
+}
 
 type Message = NetlinkMessage<RouteNetlinkMessage>;
 
-/// A connection to the route netlink of one network namespace. After an error of the socket or a time limit it is opened
-/// again, so that no late answer meets another request: calls come from threads in that namespace.
+/// A connection to the route netlink of one network namespace. One that ended is opened again, so that calls come from
+/// threads in that namespace. One that is late or overrun goes on: its answers belong to earlier sequence numbers.
 pub(crate) struct RouteConnection {
-    peer: SocketAddr,
+    peer: Peer,
     time_limit: Duration,
-    open: Option<OpenConnection>,
+    open: OpenConnection,
 }
 
 impl fmt::Debug for RouteConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RouteConnection").field("time_limit", &self.time_limit).finish_non_exhaustive()
+        f.debug_struct("RouteConnection").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
@@ -68,13 +72,12 @@ impl RouteConnection {
     /// # Errors
     /// If the kernel refuses the socket or one of its options.
     pub(crate) fn open() -> Result<Self, NetlinkError> {
-        Self::open_to(KERNEL, TIMEOUT)
+        Self::open_to(Peer { protocol: NETLINK_ROUTE, address: SocketAddr::new(0, 0) }, TIMEOUT)
     }
 
-    /// A connection to whoever has a port, which waits at most `time_limit` for each answer.
-    fn open_to(port: u32, time_limit: Duration) -> Result<Self, NetlinkError> {
-        let peer = SocketAddr::new(port, 0);
-        Ok(Self { peer, time_limit, open: Some(OpenConnection::new(peer)?) })
+    /// `time_limit` is for each answer.
+    fn open_to(peer: Peer, time_limit: Duration) -> Result<Self, NetlinkError> {
+        Ok(Self { peer, time_limit, open: OpenConnection::new(peer)? })
     }
 
     /// Sends requests in order and gives one result for each, in order. A rejected one does not stop those behind it.
@@ -169,15 +172,10 @@ impl RouteConnection {
         messages: impl IntoIterator<Item = Message>,
         take: impl FnMut(Message) -> ControlFlow<T>,
     ) -> Result<T, NetlinkError> {
-        let open = match &mut self.open {
-            Some(open) => open,
-            None => self.open.insert(OpenConnection::new(self.peer)?),
-        };
-        let result = open.exchange(self.peer, messages, self.time_limit, take);
-        if result.is_err() {
-            self.open = None;
+        if self.open.connection.should_shut_down() {
+            self.open = OpenConnection::new(self.peer)?;
         }
-        result
+        self.open.exchange(self.peer.address, messages, self.time_limit, take)
     }
 }
 
@@ -189,15 +187,15 @@ struct OpenConnection {
 }
 
 impl OpenConnection {
-    fn new(peer: SocketAddr) -> Result<Self, NetlinkError> {
+    fn new(peer: Peer) -> Result<Self, NetlinkError> {
         let (mut connection, handle, unsolicited) =
-            new_connection_with_socket::<_, PolledSocket>(NETLINK_ROUTE).map_err(failed("open"))?;
+            new_connection_with_socket::<_, PolledSocket>(peer.protocol).map_err(failed("open"))?;
         // Otherwise success is the end of the stream of answers, as is the end of the connection.
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         let socket = connection.socket_mut().socket_mut();
         socket.bind_auto().map_err(failed("bind"))?;
-        socket.connect(&peer).map_err(failed("connect"))?;
+        socket.connect(&peer.address).map_err(failed("connect"))?;
         socket.set_netlink_get_strict_chk(true).map_err(failed("set NETLINK_GET_STRICT_CHK"))?;
         socket.set_ext_ack(true).map_err(failed("set NETLINK_EXT_ACK"))?;
         socket.set_cap_ack(true).map_err(failed("set NETLINK_CAP_ACK"))?;

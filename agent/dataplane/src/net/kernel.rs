@@ -13,8 +13,8 @@ use super::{
     ApplyCause, ApplyError, Net, NetlinkError, ReadBackError,
     connection::RouteConnection,
     message::{
-        create_vxlan, delete_address, delete_fdb_entry, delete_neighbour, delete_route, fdb_entries_on,
-        neighbours_on, set_fdb_entry, set_mac, set_mtu,
+        create_vxlan, delete_address, delete_fdb_entry, delete_neighbour, delete_route, fdb_entries_on, neighbours_on,
+        set_fdb_entry, set_mac, set_mtu,
     },
 };
 use towpath_podlink::{

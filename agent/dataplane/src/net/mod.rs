@@ -14,15 +14,17 @@ use towpath_core::{
 use towpath_podlink::sysctl::SysctlError;
 
 mod connection;
-mod events;
 mod fake;
+mod filter;
 mod kernel;
+mod listener;
 mod message;
+mod netconf;
 mod polled_socket;
 
-pub use events::NetEvents;
 pub use fake::FakeNet;
 pub use kernel::KernelNet;
+pub use listener::NetListener;
 pub use towpath_podlink::netlink::{NetlinkError, TIMEOUT};
 
 /// The network of one namespace.

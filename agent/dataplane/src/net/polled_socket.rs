@@ -30,7 +30,8 @@ impl PolledSocket {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            // Milliseconds, rounded up: less than one is not none.
+            let left = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], left) {
                 Ok(0) => return Err(NetlinkError::Timeout),
                 Ok(_) => return Ok(()),
