@@ -15,17 +15,17 @@ use tokio::sync::oneshot;
 use towpath_agent::{
     cni_server::CniRequest,
     input::Input,
-    kernel::{Change as KernelChange, Done, Job, Reach},
+    kernel::{Done, Job, Change as KernelChange, Reach},
     node::{Effect, Identity, Node, Now},
     settings::Settings,
 };
 use towpath_core::{
     model::{Family, Mac, NodeName},
     names::IfName,
-    overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target},
+    overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Route, RouteKey, RouteOwner, RouteTarget},
 };
 use towpath_dataplane::{net::FakeNet, nft::fake::FakeNft};
-use towpath_index::{Change, Event};
+use towpath_index::{Event, ObjectChange};
 use towpath_local::{EndpointFile, Endpoints, Paths, Request};
 
 const LEVELS: [usize; 4] = [10, 100, 1_000, 5_000];
@@ -140,7 +140,7 @@ impl World {
     fn add_pod(&mut self, n: usize) -> Result<(Duration, Duration)> {
         let name = format!("pod-{n}");
         let pod = json!({ "metadata": { "namespace": "default", "name": name }, "spec": { "containers": [] } });
-        self.hear(vec![Input::Watch(Event::Pod(Box::new(Change::Applied(serde_json::from_value(pod)?))))]);
+        self.hear(vec![Input::Watch(Event::Pod(Box::new(ObjectChange::Applied(serde_json::from_value(pod)?))))]);
         let endpoint = EndpointFile {
             container_id: name.clone(),
             ifname: IfName::new("eth0")?,
@@ -191,10 +191,11 @@ fn kernel() -> Result<Kernel> {
     };
     kernel.links.insert(uplink, link);
     kernel.addresses.insert(uplink, vec!["192.0.2.1/24".parse()?]);
-    let target = Target::Via { gateway: "192.0.2.254".parse()?, link: uplink };
-    kernel
-        .routes
-        .insert(RouteKey { destination: "0.0.0.0/0".parse()?, metric: 0 }, Route { target, owner: Owner::Other(3) });
+    let target = RouteTarget::Via { gateway: "192.0.2.254".parse()?, link: uplink };
+    kernel.routes.insert(
+        RouteKey { destination: "0.0.0.0/0".parse()?, metric: 0 },
+        Route { target, owner: RouteOwner::Other(3) },
+    );
     Ok(kernel)
 }
 
@@ -218,11 +219,11 @@ fn read(node: Value) -> Result<KubeNode> {
 }
 
 fn applied(node: Value) -> Result<Event> {
-    Ok(Event::Node(Box::new(Change::Applied(read(node)?))))
+    Ok(Event::Node(Box::new(ObjectChange::Applied(read(node)?))))
 }
 
 fn deleted(node: Value) -> Result<Event> {
-    Ok(Event::Node(Box::new(Change::Deleted(read(node)?))))
+    Ok(Event::Node(Box::new(ObjectChange::Deleted(read(node)?))))
 }
 
 /// This node, that many peers, a namespace, no pods, no policies.
@@ -237,9 +238,9 @@ fn cluster(peers: usize) -> Result<Vec<Input>> {
     Ok(inputs)
 }
 
-fn listed<K>(event: fn(Box<Change<K>>) -> Event, objects: Vec<K>) -> Vec<Input> {
-    let mut changes = vec![Change::ListStarted];
-    changes.extend(objects.into_iter().map(Change::Listed));
-    changes.push(Change::ListDone);
+fn listed<K>(event: fn(Box<ObjectChange<K>>) -> Event, objects: Vec<K>) -> Vec<Input> {
+    let mut changes = vec![ObjectChange::ListStarted];
+    changes.extend(objects.into_iter().map(ObjectChange::Listed));
+    changes.push(ObjectChange::ListDone);
     changes.into_iter().map(|change| Input::Watch(event(Box::new(change)))).collect()
 }

@@ -16,11 +16,11 @@ use std::{
 use imbl::OrdMap;
 use tokio::sync::mpsc::UnboundedSender;
 use towpath_core::{
-    connection::{Connection, Review, Touched},
+    connection::{AffectedPods, Connection, Reevaluation},
     model::{Endpoint, PodId, Protocol},
     names::IfName,
     policy::{
-        eval::{Packet, Party, Transport, eval},
+        eval::{Flow, FlowEndpoint, FlowTransport, eval},
         ir::{Direction, Pod, Snapshot},
     },
     ruleset::{self, Ruleset},
@@ -46,7 +46,7 @@ pub struct Order {
     /// The policies, to name the one that denies.
     pub snapshot: Snapshot,
     /// Whose connections are looked through.
-    pub touched: Touched,
+    pub touched: AffectedPods,
 }
 
 /// How a review went.
@@ -99,7 +99,7 @@ impl Order {
     pub fn carry_out(&self, conntrack: &mut Conntrack) -> Result<Cuts, ConntrackError> {
         let start = Instant::now();
         let pods = self.endpoints.values().map(|endpoint| &**endpoint);
-        let review = Review::new(&self.table, pods, &self.node, &self.touched);
+        let review = Reevaluation::new(&self.table, pods, &self.node, &self.touched);
         let reviewed = conntrack.review(&review)?;
         Ok(Cuts { took: start.elapsed(), ..self.describe(&reviewed) })
     }
@@ -131,16 +131,16 @@ impl Order {
 
     /// Why it is denied, in the evaluator's judgement.
     fn cause(&self, near: &Snapshot, connection: &Connection, direction: Direction) -> String {
-        let party = |address: IpAddr| Party { address, pod: self.pod_at(address) };
+        let party = |address: IpAddr| FlowEndpoint { address, pod: self.pod_at(address) };
         let transport = match connection.transport {
             ruleset::Transport::Ports { protocol, destination } => Protocol::ALL
                 .into_iter()
                 .find(|known| known.number() == protocol)
-                .map_or(Transport::Other(protocol), |known| Transport::Port(known, destination)),
+                .map_or(FlowTransport::Other(protocol), |known| FlowTransport::Port(known, destination)),
             ruleset::Transport::NeighbourDiscovery => return "denied".to_owned(),
-            ruleset::Transport::Other(protocol) => Transport::Other(protocol),
+            ruleset::Transport::Other(protocol) => FlowTransport::Other(protocol),
         };
-        let verdict = eval(near, &Packet { from: party(connection.from), to: party(connection.to), transport });
+        let verdict = eval(near, &Flow { from: party(connection.from), to: party(connection.to), transport });
         Cause::from(match direction {
             Direction::Ingress => verdict.ingress,
             Direction::Egress => verdict.egress,

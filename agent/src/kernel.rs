@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 use towpath_core::{
-    overlay::{self, Kernel, Op},
+    overlay::{self, Kernel, NetOp},
     ruleset::{Installed, Transaction},
 };
 use towpath_dataplane::{
@@ -37,7 +37,7 @@ pub struct Change {
     /// What happens to our table, at once or not at all.
     pub table: Transaction,
     /// What happens to the rest, in this order, each for itself.
-    pub net: Vec<Op>,
+    pub net: Vec<NetOp>,
 }
 
 impl Change {
@@ -107,7 +107,7 @@ pub enum Done {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// Links, addresses, routes or neighbours changed, perhaps by our own hand.
-    Net(Vec<overlay::Notice>),
+    Net(Vec<overlay::NetNotification>),
     /// Somebody else changed our table.
     Table,
 }

@@ -7,16 +7,16 @@ use ipnet::IpNet;
 use towpath_core::{
     model::{Family, Mac, NodeName},
     overlay::{
-        InterfaceSpec, Kernel, MtuError, Overlay, OverlayInput, OwnSide, Uplink, UplinkError, UplinkQuery, Wanted,
-        choose_uplink, device_mtu,
+        InterfaceSpec, Kernel, LocalVtep, MtuError, Overlay, OverlayInput, OverlayPlanner, Uplink, UplinkError,
+        UplinkQuery, choose_uplink, device_mtu,
     },
     policy::compile::Compiler,
     ruleset::Ruleset,
-    table::{Policy, Table, TableInput},
+    table::{PolicyEnforcement, Table, TableInput},
 };
 use towpath_crds::network_config::PolicyMode;
 use towpath_index::{
-    AddressOverrides, Index, NodeProblem, NodeRecord, PeerSorter, PeerView, SkipReason, flannel::Published,
+    AddressOverrides, Index, NodeProblem, NodeRecord, PeerResolver, PeersByFamily, SkipReason, flannel::VtepToPublish,
 };
 
 use crate::settings::Settings;
@@ -56,9 +56,9 @@ pub struct Path {
     /// The MTU of devices and pods in bytes.
     pub mtu: u32,
     /// This node's side, by family.
-    pub own: BTreeMap<Family, OwnSide>,
+    pub own: BTreeMap<Family, LocalVtep>,
     /// What the peers are to be told.
-    pub published: BTreeMap<Family, Published>,
+    pub published: BTreeMap<Family, VtepToPublish>,
 }
 
 /// What the node should have, and what stands in the way.
@@ -69,7 +69,7 @@ pub struct Plan {
     /// Why there is none, or why a family of it is missing.
     pub problem: Option<PathProblem>,
     /// The other nodes, as the cluster has them.
-    pub peers: PeerView,
+    pub peers: PeersByFamily,
     /// Our table.
     pub table: Ruleset,
 }
@@ -93,8 +93,8 @@ pub struct Known<'a> {
 /// known all the same.
 #[derive(Debug)]
 pub struct Planner {
-    peers: PeerSorter,
-    overlay: Wanted,
+    peers: PeerResolver,
+    overlay: OverlayPlanner,
     compiler: Compiler,
     table: Table,
 }
@@ -103,8 +103,8 @@ pub struct Planner {
 struct Ground {
     uplink: Uplink,
     mtu: u32,
-    own: BTreeMap<Family, OwnSide>,
-    published: BTreeMap<Family, Published>,
+    own: BTreeMap<Family, LocalVtep>,
+    published: BTreeMap<Family, VtepToPublish>,
 }
 
 impl Planner {
@@ -112,8 +112,8 @@ impl Planner {
     #[must_use]
     pub fn new(settings: &Settings, me: &NodeName) -> Self {
         Self {
-            peers: PeerSorter::new(me.clone(), &settings.pod_cidrs, settings.vni),
-            overlay: Wanted::default(),
+            peers: PeerResolver::new(me.clone(), &settings.pod_cidrs, settings.vni),
+            overlay: OverlayPlanner::default(),
             compiler: Compiler::new(settings.deny_log),
             table: Table::default(),
         }
@@ -142,9 +142,9 @@ impl Planner {
         let policy = match settings.policy {
             PolicyMode::Enforce => {
                 self.compiler.update(snapshot, index.endpoints());
-                Policy::Enforce(self.compiler.part())
+                PolicyEnforcement::Enforce(self.compiler.part())
             }
-            PolicyMode::Off => Policy::Off,
+            PolicyMode::Off => PolicyEnforcement::Off,
         };
         self.table.update(TableInput {
             endpoints: index.endpoints(),
@@ -153,13 +153,13 @@ impl Planner {
             node_addresses: &node_addresses,
             vxlan_port: settings.port,
             masquerade: settings.masquerade.clone(),
-            to_nodes: settings.to_nodes(),
+            source_to_nodes: settings.source_to_nodes(),
             policy,
         });
         Some(Plan { path, problem, peers, table: self.table.ruleset().clone() })
     }
 
-    fn path(&mut self, known: Known<'_>, peers: &PeerView, ground: Ground) -> Path {
+    fn path(&mut self, known: Known<'_>, peers: &PeersByFamily, ground: Ground) -> Path {
         let Ground { uplink, mtu, own, published } = ground;
         self.overlay.update(&OverlayInput {
             vni: known.settings.vni,
@@ -186,7 +186,7 @@ impl Planner {
 
 impl Known<'_> {
     /// What the overlay stands on, and what is missing of it.
-    fn ground(&self, peers: &PeerView) -> Result<(Ground, Option<PathProblem>), PathProblem> {
+    fn ground(&self, peers: &PeersByFamily) -> Result<(Ground, Option<PathProblem>), PathProblem> {
         let node = self.index.own_node().ok_or_else(|| PathProblem::NoNode(self.me.clone()))?;
         let (cidrs, mut problems) = self.own_cidrs(node, peers);
         if cidrs.is_empty() {
@@ -198,19 +198,19 @@ impl Known<'_> {
         let uplink = self.uplink(node, &overrides)?;
         let families: Vec<Family> = cidrs.keys().copied().collect();
         let mtu = device_mtu(uplink.mtu, self.settings.mtu, &families).map_err(PathProblem::Mtu)?;
-        let own: BTreeMap<Family, OwnSide> = cidrs
+        let own: BTreeMap<Family, LocalVtep> = cidrs
             .into_iter()
             // An uplink has an address of each family that was asked for, and a MAC is drawn for each family at start.
             .filter_map(|(family, pod_cidr)| {
                 let (local, mac) = (*uplink.addresses.get(&family)?, self.mac(node, family)?);
-                Some((family, OwnSide { pod_cidr, local, mac }))
+                Some((family, LocalVtep { pod_cidr, local, mac }))
             })
             .collect();
         let published = own
             .iter()
             .map(|(family, own)| {
                 let public_ip = overrides.get(family).and_then(|o| o.publish).unwrap_or(own.local);
-                (*family, Published { public_ip, vtep_mac: own.mac })
+                (*family, VtepToPublish { public_ip, vtep_mac: own.mac })
             })
             .collect();
         Ok((Ground { uplink, mtu, own, published }, problems.pop()))
@@ -235,7 +235,7 @@ impl Known<'_> {
     }
 
     /// The node's usable podCIDRs, and why others are not.
-    fn own_cidrs(&self, node: &NodeRecord, peers: &PeerView) -> (BTreeMap<Family, IpNet>, Vec<PathProblem>) {
+    fn own_cidrs(&self, node: &NodeRecord, peers: &PeersByFamily) -> (BTreeMap<Family, IpNet>, Vec<PathProblem>) {
         let (mut cidrs, mut problems) = (BTreeMap::new(), Vec::new());
         for (family, view) in &peers.families {
             match (node.pod_cidrs.get(family), view.skipped.get(self.me)) {

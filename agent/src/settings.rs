@@ -12,7 +12,7 @@ use towpath_core::{
     names::IfName,
     overlay::{DirectRouting, InterfaceSpec},
     policy::packet_log::DenyLog,
-    table::{Masquerade, ToNodes},
+    table::{Masquerade, SourceToNodes},
 };
 use towpath_crds::{
     agent_config::AgentConfig,
@@ -125,10 +125,10 @@ impl Settings {
 
     /// How pods reach other nodes' own addresses: where the underlay routes pods' addresses, with those.
     #[must_use]
-    pub const fn to_nodes(&self) -> ToNodes {
+    pub const fn source_to_nodes(&self) -> SourceToNodes {
         match self.direct_routing {
-            DirectRouting::Enabled => ToNodes::AsPod,
-            DirectRouting::Disabled => ToNodes::AsNode,
+            DirectRouting::Enabled => SourceToNodes::PodAddress,
+            DirectRouting::Disabled => SourceToNodes::NodeAddress,
         }
     }
 }

@@ -23,7 +23,7 @@ use kube::{
     },
 };
 use tokio::sync::mpsc::UnboundedSender;
-use towpath_index::{Change, Event};
+use towpath_index::{Event, ObjectChange};
 use tracing::warn;
 
 use self::trimmed::{Trimmed, Watched};
@@ -50,7 +50,7 @@ pub fn spawn<T: From<Event> + Send + 'static>(client: &Client, to: &UnboundedSen
 async fn watch<K, T>(
     client: Client,
     config: watcher::Config,
-    event: fn(Box<Change<K>>) -> Event,
+    event: fn(Box<ObjectChange<K>>) -> Event,
     to: UnboundedSender<T>,
 ) where
     K: Watched + Clone + Debug + Send + 'static,
@@ -68,15 +68,15 @@ async fn watch<K, T>(
     loop {
         let change = match events.try_next().await {
             Ok(Some(watcher::Event::Apply(object))) => {
-                Some(read(object).map_or_else(Change::Illegible, Change::Applied))
+                Some(read(object).map_or_else(ObjectChange::Undecodable, ObjectChange::Applied))
             }
             // Its name is enough.
-            Ok(Some(watcher::Event::Delete(trimmed))) => Some(Change::Deleted(trimmed.object)),
-            Ok(Some(watcher::Event::Init)) => Some(Change::ListStarted),
+            Ok(Some(watcher::Event::Delete(trimmed))) => Some(ObjectChange::Deleted(trimmed.object)),
+            Ok(Some(watcher::Event::Init)) => Some(ObjectChange::ListStarted),
             Ok(Some(watcher::Event::InitApply(object))) => {
-                Some(read(object).map_or_else(Change::Illegible, Change::Listed))
+                Some(read(object).map_or_else(ObjectChange::Undecodable, ObjectChange::Listed))
             }
-            Ok(Some(watcher::Event::InitDone)) => Some(Change::ListDone),
+            Ok(Some(watcher::Event::InitDone)) => Some(ObjectChange::ListDone),
             Ok(None) => return,
             Err(error) => {
                 warn!(%kind, error = &error as &dyn Error, "watch interrupted; what is known stays in force and the watch is tried again");

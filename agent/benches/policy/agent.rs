@@ -14,7 +14,7 @@ use towpath_agent::{
 use towpath_core::{
     model::{Family, Mac, NodeName},
     names::IfName,
-    overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target},
+    overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Route, RouteKey, RouteOwner, RouteTarget},
     ruleset::Transaction,
 };
 use towpath_dataplane::{
@@ -157,8 +157,8 @@ fn uplink() -> Kernel {
     };
     kernel.links.insert(IfIndex(2), link);
     kernel.addresses.insert(IfIndex(2), vec!["192.0.2.1/24".parse().unwrap()]);
-    let target = Target::Via { gateway: "192.0.2.254".parse().unwrap(), link: IfIndex(2) };
+    let target = RouteTarget::Via { gateway: "192.0.2.254".parse().unwrap(), link: IfIndex(2) };
     let key = RouteKey { destination: "0.0.0.0/0".parse().unwrap(), metric: 0 };
-    kernel.routes.insert(key, Route { target, owner: Owner::Other(3) });
+    kernel.routes.insert(key, Route { target, owner: RouteOwner::Other(3) });
     kernel
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
 use towpath_agent::input::Input;
-use towpath_index::{Change, Event};
+use towpath_index::{Event, ObjectChange};
 
 pub(crate) const PODS: u32 = 10_000;
 pub(crate) const LOCAL: u32 = 250;
@@ -129,12 +129,12 @@ fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
-fn applied<K: serde::de::DeserializeOwned>(event: fn(Box<Change<K>>) -> Event, value: Value) -> Input {
-    Input::Watch(event(Box::new(Change::Applied(object(value)))))
+fn applied<K: serde::de::DeserializeOwned>(event: fn(Box<ObjectChange<K>>) -> Event, value: Value) -> Input {
+    Input::Watch(event(Box::new(ObjectChange::Applied(object(value)))))
 }
 
-fn listed<K: serde::de::DeserializeOwned>(event: fn(Box<Change<K>>) -> Event, objects: Vec<Value>) -> Vec<Input> {
-    let objects = objects.into_iter().map(|value| Change::Listed(object(value)));
-    let changes = [Change::ListStarted].into_iter().chain(objects).chain([Change::ListDone]);
+fn listed<K: serde::de::DeserializeOwned>(event: fn(Box<ObjectChange<K>>) -> Event, objects: Vec<Value>) -> Vec<Input> {
+    let objects = objects.into_iter().map(|value| ObjectChange::Listed(object(value)));
+    let changes = [ObjectChange::ListStarted].into_iter().chain(objects).chain([ObjectChange::ListDone]);
     changes.map(|change| Input::Watch(event(Box::new(change)))).collect()
 }

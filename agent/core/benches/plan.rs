@@ -17,14 +17,14 @@ use towpath_core::{
     policy::{
         compile::Compiler,
         ir::{
-            Action, Namespaces, Peer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports, Rule, Snapshot,
-            Tier, TierDefault,
+            NamespaceSelector, Pod, PodKind, PodSelector, Policy, PolicyId, PolicyRule, RuleAction, RulePeer,
+            RulePeers, RulePort, RulePorts, Snapshot, Tier, TierDefault,
         },
         packet_log::DenyLog,
     },
     ruleset::{Ruleset, Transaction, change},
     selector::Selector,
-    table::{self, Masquerade, Table, TableInput, ToNodes},
+    table::{self, Masquerade, SourceToNodes, Table, TableInput},
 };
 
 const PODS: usize = 10_000;
@@ -107,8 +107,8 @@ impl Node {
             node_addresses: &OrdSet::new(),
             vxlan_port: 8472,
             masquerade: Masquerade::Disabled,
-            to_nodes: ToNodes::AsNode,
-            policy: table::Policy::Enforce(self.compiler.part()),
+            source_to_nodes: SourceToNodes::NodeAddress,
+            policy: table::PolicyEnforcement::Enforce(self.compiler.part()),
         });
         let transaction = change(self.table.ruleset(), &self.have);
         self.have = self.table.ruleset().clone();
@@ -184,9 +184,10 @@ impl Cluster {
         if n.is_multiple_of(2) {
             tier.remove(&id);
         } else {
-            let namespaces = Namespaces::Matching(Selector::everything());
-            let peer = Peer::Pods(PodSelector { namespaces, pods: Selector::equals("app", "1") });
-            let rule = Rule { action: Action::Allow, peers: Peers::Of(vec![peer]), ports: Ports::Any };
+            let namespaces = NamespaceSelector::Matching(Selector::everything());
+            let peer = RulePeer::Pods(PodSelector { namespaces, pods: Selector::equals("app", "1") });
+            let rule =
+                PolicyRule { action: RuleAction::Allow, peers: RulePeers::Of(vec![peer]), ports: RulePorts::Any };
             tier.insert(id, Arc::new(policy(0, Selector::equals("app", "0"), rule)));
         }
     }
@@ -196,7 +197,7 @@ impl Cluster {
         let id = tier.keys().nth(policy).cloned().expect("there are as many");
         if let Some(policy) = tier.get_mut(&id) {
             for rule in Arc::make_mut(policy).ingress.iter_mut().flatten() {
-                rule.ports = Ports::Of(vec![Port::Numbers(Protocol::Tcp, 9000 + n as u16, 9000 + n as u16)]);
+                rule.ports = RulePorts::Of(vec![RulePort::Numbers(Protocol::Tcp, 9000 + n as u16, 9000 + n as u16)]);
             }
         }
     }
@@ -227,8 +228,9 @@ fn labels(pairs: &[(&str, usize)]) -> Labels {
 /// Ten policies for each namespace: an app's pods accept others of the namespace and of a team, on a port each.
 fn spread_policy(n: usize) -> (String, Policy) {
     let namespace = namespace(n % NAMESPACES);
-    let same = PodSelector { namespaces: Namespaces::Named(namespace.clone()), pods: Selector::equals("tier", "1") };
-    let team = Namespaces::Matching(Selector::equals("team", &(n % 10).to_string()));
+    let same =
+        PodSelector { namespaces: NamespaceSelector::Named(namespace.clone()), pods: Selector::equals("tier", "1") };
+    let team = NamespaceSelector::Matching(Selector::equals("team", &(n % 10).to_string()));
     let other = PodSelector { namespaces: team, pods: Selector::equals("app", &(n % 50).to_string()) };
     let rule = allow([same, other], 8000 + n as u16 % 10);
     (namespace, policy(n % NAMESPACES, Selector::equals("tier", &(n % 3).to_string()), rule))
@@ -236,22 +238,22 @@ fn spread_policy(n: usize) -> (String, Policy) {
 
 /// A thousand policies for each of the node's pods, each with another app of all namespaces and another port.
 fn stacked_policy(n: usize) -> (String, Policy) {
-    let everywhere = Namespaces::Matching(Selector::everything());
+    let everywhere = NamespaceSelector::Matching(Selector::everything());
     let peer = PodSelector { namespaces: everywhere.clone(), pods: Selector::equals("app", &(n % 50).to_string()) };
     let mut policy = policy(0, Selector::everything(), allow([peer], 8000 + n as u16));
     policy.subject.namespaces = everywhere;
     (namespace(0), policy)
 }
 
-fn policy(n: usize, pods: Selector, rule: Rule) -> Policy {
-    let subject = PodSelector { namespaces: Namespaces::Named(namespace(n)), pods };
+fn policy(n: usize, pods: Selector, rule: PolicyRule) -> Policy {
+    let subject = PodSelector { namespaces: NamespaceSelector::Named(namespace(n)), pods };
     Policy { order: 0, subject, ingress: Some(vec![rule]), egress: None }
 }
 
-fn allow<const N: usize>(peers: [PodSelector; N], port: u16) -> Rule {
-    Rule {
-        action: Action::Allow,
-        peers: Peers::Of(peers.map(Peer::Pods).to_vec()),
-        ports: Ports::Of(vec![Port::Numbers(Protocol::Tcp, port, port)]),
+fn allow<const N: usize>(peers: [PodSelector; N], port: u16) -> PolicyRule {
+    PolicyRule {
+        action: RuleAction::Allow,
+        peers: RulePeers::Of(peers.map(RulePeer::Pods).to_vec()),
+        ports: RulePorts::Of(vec![RulePort::Numbers(Protocol::Tcp, port, port)]),
     }
 }

@@ -1,8 +1,8 @@
 //! Connections that are under way: which of them the rules would not let begin now.
 //!
 //! The table accepts what is established before it asks any policy, so a change of policy alone ends nothing. This is the
-//! other half: [`Review::denied_at`] asks of a connection what the table would say to its first packet, by running the
-//! very chains that the kernel runs, and [`Consequence`] tells after which changes that is worth asking, and of whose.
+//! other half: [`Reevaluation::denied_at`] asks of a connection what the table would say to its first packet, by running the
+//! very chains that the kernel runs, and [`PolicyImpact`] tells after which changes that is worth asking, and of whose.
 
 mod consequence;
 
@@ -12,12 +12,12 @@ use std::{
     net::IpAddr,
 };
 
-pub use self::consequence::{Consequence, Meaning, Touched};
+pub use self::consequence::{AffectedPods, ImpactKind, PolicyImpact};
 use crate::{
     model::{Endpoint, Protocol},
     names::{ChainName, IfName},
     policy::ir::Direction,
-    ruleset::{Dangling, Outcome, Packet, Ruleset, Transport},
+    ruleset::{DanglingReference, Outcome, Packet, Ruleset, Transport},
     table::dispatch_chain,
 };
 
@@ -55,21 +55,21 @@ impl fmt::Display for Connection {
 
 /// What is known of a node when connections are looked through.
 #[derive(Debug)]
-pub struct Review<'a> {
+pub struct Reevaluation<'a> {
     table: &'a Ruleset,
     pods: BTreeMap<IpAddr, &'a IfName>,
     node: &'a BTreeSet<IpAddr>,
-    touched: &'a Touched,
+    touched: &'a AffectedPods,
 }
 
-impl<'a> Review<'a> {
+impl<'a> Reevaluation<'a> {
     /// With the table that is in force, the pods of this node, and the node's own addresses, of the connections that a
     /// change has touched since they were last looked through.
     pub fn new(
         table: &'a Ruleset,
         endpoints: impl IntoIterator<Item = &'a Endpoint>,
         node: &'a BTreeSet<IpAddr>,
-        touched: &'a Touched,
+        touched: &'a AffectedPods,
     ) -> Self {
         let addresses =
             |endpoint: &'a Endpoint| endpoint.addresses.iter().map(move |addr| (*addr, &endpoint.interface));
@@ -80,7 +80,7 @@ impl<'a> Review<'a> {
     #[must_use]
     pub fn is_about(&self, connection: &Connection) -> bool {
         let touched = |end| self.pods.get(end).is_some_and(|interface| self.touched.has(interface));
-        *self.touched == Touched::All || touched(&connection.from) || touched(&connection.to)
+        *self.touched == AffectedPods::All || touched(&connection.from) || touched(&connection.to)
     }
 
     /// The end at which its first packet would be dropped now; `None` where it would pass, and for what is no
@@ -89,7 +89,7 @@ impl<'a> Review<'a> {
     ///
     /// # Errors
     /// If a rule of the table names what is not there.
-    pub fn denied_at(&self, connection: &Connection) -> Result<Option<Direction>, Dangling> {
+    pub fn denied_at(&self, connection: &Connection) -> Result<Option<Direction>, DanglingReference> {
         let (from, to) = (self.pods.get(&connection.from).copied(), self.pods.get(&connection.to).copied());
         // Without the interface that it leaves by, because a sender's chain goes on to the receiver's.
         if from.is_some() && self.drops(Direction::Egress, connection, from, None)? {
@@ -108,7 +108,7 @@ impl<'a> Review<'a> {
         connection: &Connection,
         from: Option<&IfName>,
         to: Option<&IfName>,
-    ) -> Result<bool, Dangling> {
+    ) -> Result<bool, DanglingReference> {
         let packet = Packet {
             in_interface: from.cloned(),
             out_interface: to.cloned(),

@@ -215,7 +215,7 @@ impl Protocol {
 /// Another node, as far as one family of the overlay is concerned: what it publishes in its annotations. Its addresses are of
 /// that family, as the index checks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Peer {
+pub struct NodePeer {
     /// Its Node.
     pub node: NodeName,
     /// Its pods' network; its network address is the VTEP's own address.
@@ -228,7 +228,7 @@ pub struct Peer {
 
 /// The other nodes by the family that they are peers in. No two have a part of their pods' networks or their VTEPs' MAC in
 /// common, nor has one with this node: the index decides whose it is.
-pub type Peers = BTreeMap<Family, OrdMap<NodeName, Peer>>;
+pub type NodePeers = BTreeMap<Family, OrdMap<NodeName, NodePeer>>;
 
 /// A pod's interface on this node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

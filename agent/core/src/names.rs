@@ -14,7 +14,7 @@ pub const ROUTE_PROTOCOL: u8 = 157;
 
 /// The bit of a connection's mark (`ct mark`) that says: the policy denies it now, whatever it was when it began. No other
 /// bit is touched. Kube-proxy, firewalld and Docker leave the marks of connections alone.
-pub const CUT_MARK: u32 = 0x0040_0000;
+pub const REVOKED_MARK: u32 = 0x0040_0000;
 
 /// What the host's end of every pod's veth is called, followed by eleven hexadecimal digits.
 pub const VETH_PREFIX: &str = "tow";

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use towpath_core::{
     model::{Endpoint, PodId},
     names::{ChainName, IfName, SetName},
-    ruleset::{Chain, Field, KeyType, Lookup, Match, Op, Rule, Set, Transaction, Value, Verdict},
-    table::{Masquerade, Policy, PolicyPart, TableInput, ToNodes, table},
+    ruleset::{Chain, CmpOp, Field, KeyType, Lookup, Match, Rule, Set, Transaction, Value, Verdict},
+    table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 
 fn nets(texts: &[&str]) -> Vec<IpNet> {
@@ -32,7 +32,7 @@ fn addresses(texts: &[&str]) -> OrdSet<IpAddr> {
 }
 
 /// What a compiler would say of: `web` takes connections to TCP port 80 from one address only.
-fn one_policy() -> PolicyPart {
+fn one_policy() -> CompiledPolicy {
     let set = SetName::new("peers.0123456789").unwrap();
     let chain = ChainName::new("in.0123456789").unwrap();
     let client = vec![Value::Addr("10.244.2.9".parse().unwrap()), Value::Proto(6), Value::Port(80)];
@@ -40,10 +40,10 @@ fn one_policy() -> PolicyPart {
     let elements = OrdSet::unit(client);
     let fields = vec![Field::Source(towpath_core::model::Family::V4), Field::Proto, Field::DestinationPort];
     let rules = vec![
-        Rule::verdict(vec![Match::InSet(fields, Op::Is, set.clone())], Verdict::Accept),
+        Rule::verdict(vec![Match::InSet(fields, CmpOp::Eq, set.clone())], Verdict::Accept),
         Rule::verdict(Vec::new(), Verdict::Drop),
     ];
-    PolicyPart {
+    CompiledPolicy {
         sets: OrdMap::unit(set, Set { key, lookup: Lookup::Hash, elements }),
         chains: OrdMap::unit(chain.clone(), Arc::new(Chain { base: None, rules })),
         ingress: OrdMap::unit(IfName::of_pod("default", "web"), chain),
@@ -62,8 +62,8 @@ fn a_dual_stack_node_with_a_policy() {
         node_addresses: &addresses(&["172.30.0.11", "172.30.0.12", "fd00:172:30::11", "fd00:172:30::12"]),
         vxlan_port: 8472,
         masquerade: Masquerade::Enabled { not_to: nets(&["192.168.0.0/16", "192.168.4.0/24", "198.51.100.7/32"]) },
-        to_nodes: ToNodes::AsNode,
-        policy: Policy::Enforce(one_policy()),
+        source_to_nodes: SourceToNodes::NodeAddress,
+        policy: PolicyEnforcement::Enforce(one_policy()),
     };
     golden("dual_stack_policy", input);
 }
@@ -78,8 +78,8 @@ fn a_node_without_masquerade_and_without_policy() {
         node_addresses: &addresses(&["172.30.0.11"]),
         vxlan_port: 4789,
         masquerade: Masquerade::Disabled,
-        to_nodes: ToNodes::AsNode,
-        policy: Policy::Off,
+        source_to_nodes: SourceToNodes::NodeAddress,
+        policy: PolicyEnforcement::Off,
     };
     golden("plain", input);
 }
@@ -93,8 +93,8 @@ fn a_node_without_pods_that_routes_directly() {
         node_addresses: &addresses(&["172.30.0.11", "172.30.0.12"]),
         vxlan_port: 8472,
         masquerade: Masquerade::Enabled { not_to: Vec::new() },
-        to_nodes: ToNodes::AsPod,
-        policy: Policy::Enforce(PolicyPart::default()),
+        source_to_nodes: SourceToNodes::PodAddress,
+        policy: PolicyEnforcement::Enforce(CompiledPolicy::default()),
     };
     golden("empty_direct", input);
 }

@@ -12,14 +12,14 @@ use cluster::{Cluster, clusters};
 use imbl::{OrdMap, OrdSet};
 use proptest::{collection::vec, prelude::*, sample::Index};
 use towpath_core::{
-    connection::{Connection, Consequence, Meaning, Review, Touched},
+    connection::{AffectedPods, Connection, ImpactKind, PolicyImpact, Reevaluation},
     model::{Endpoint, Family},
     policy::{
         compile::{Compiler, compile},
         packet_log::DenyLog,
     },
     ruleset::{Ruleset, Transaction, Transport, change, fake::FakeTable},
-    table::{Masquerade, Policy, PolicyPart, Table, TableInput, ToNodes},
+    table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, Table, TableInput},
 };
 
 /// One object becomes what it is in another cluster, or goes if that has none of its name.
@@ -74,7 +74,7 @@ fn edit(cluster: &mut Cluster, versions: &[Cluster], (edit, version, key): &Step
     }
 }
 
-fn input<'a>(cluster: &'a Cluster, nodes: &'a OrdSet<IpAddr>, policy: PolicyPart) -> TableInput<'a> {
+fn input<'a>(cluster: &'a Cluster, nodes: &'a OrdSet<IpAddr>, policy: CompiledPolicy) -> TableInput<'a> {
     TableInput {
         endpoints: &cluster.endpoints,
         cluster_pod_cidrs: &[],
@@ -82,8 +82,8 @@ fn input<'a>(cluster: &'a Cluster, nodes: &'a OrdSet<IpAddr>, policy: PolicyPart
         node_addresses: nodes,
         vxlan_port: 8472,
         masquerade: Masquerade::Disabled,
-        to_nodes: ToNodes::AsNode,
-        policy: if nodes.len() == 3 { Policy::Off } else { Policy::Enforce(policy) },
+        source_to_nodes: SourceToNodes::NodeAddress,
+        policy: if nodes.len() == 3 { PolicyEnforcement::Off } else { PolicyEnforcement::Enforce(policy) },
     }
 }
 
@@ -100,15 +100,15 @@ fn connections(cluster: &Cluster) -> Vec<Connection> {
 
 /// Whose verdict is another than before is touched; what was allowed and is not makes the change a narrowing one.
 fn means_what_it_says(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> Result<(), TestCaseError> {
-    let Consequence { meaning, touched } = Consequence::of(&change(after, before), after);
-    prop_assert!(touched != Touched::All, "nobody has made the table anew");
+    let PolicyImpact { meaning, touched } = PolicyImpact::of(&change(after, before), after);
+    prop_assert!(touched != AffectedPods::All, "nobody has made the table anew");
     let pods: Vec<&Endpoint> = cluster.endpoints.values().map(|endpoint| &**endpoint).collect();
     let nowhere = BTreeSet::new();
-    let [old, new] = [before, after].map(|table| Review::new(table, pods.iter().copied(), &nowhere, &touched));
+    let [old, new] = [before, after].map(|table| Reevaluation::new(table, pods.iter().copied(), &nowhere, &touched));
     for connection in connections(cluster) {
         let (was, is) = (old.denied_at(&connection).unwrap(), new.denied_at(&connection).unwrap());
         prop_assert!(was == is || new.is_about(&connection), "{connection}: {was:?} became {is:?}");
-        prop_assert!(was.is_some() || is.is_none() || meaning == Meaning::Narrows, "{connection}: {is:?} now");
+        prop_assert!(was.is_some() || is.is_none() || meaning == ImpactKind::Narrows, "{connection}: {is:?} now");
     }
     Ok(())
 }

@@ -17,23 +17,23 @@ use proptest::{
     test_runner::{Config, RngSeed, TestRunner},
 };
 use towpath_core::{
-    connection::{Connection, Review, Touched},
+    connection::{AffectedPods, Connection, Reevaluation},
     model::{Family, PodId, Protocol},
     names::IfName,
     policy::{
         compile::compile,
-        eval::{Packet, Party, Transport, eval},
+        eval::{Flow, FlowEndpoint, FlowTransport, eval},
         ir::Direction,
         packet_log::{DenyLog, Reason, read_prefix},
     },
     ruleset::{self, Element, Hook, Outcome, Ruleset, Value},
-    table::{Masquerade, Policy, TableInput, ToNodes, table},
+    table::{Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 
 /// One end of a packet, with the interface that it uses on this node.
 #[derive(Debug, Clone)]
 struct End {
-    party: Party,
+    party: FlowEndpoint,
     interface: IfName,
 }
 
@@ -44,10 +44,13 @@ fn ends(cluster: &Cluster, family: Family) -> Vec<End> {
         .values()
         .flat_map(|e| e.addresses.iter().map(move |a| (*a, e)))
         .filter(|(a, _)| Family::of(*a) == family)
-        .map(|(address, e)| End { party: Party { address, pod: Some(e.pod.clone()) }, interface: e.interface.clone() })
+        .map(|(address, e)| End {
+            party: FlowEndpoint { address, pod: Some(e.pod.clone()) },
+            interface: e.interface.clone(),
+        })
         .collect();
     let uplink = IfName::new("eth0").unwrap();
-    let remote = |address| End { party: Party { address, pod: None }, interface: uplink.clone() };
+    let remote = |address| End { party: FlowEndpoint { address, pod: None }, interface: uplink.clone() };
     let known: BTreeSet<IpAddr> = ends.iter().map(|e| e.party.address).collect();
     let pods = cluster.snapshot.pods.values().flat_map(|p| &p.addresses).copied();
     let addresses: BTreeSet<IpAddr> = pods.chain(cluster::outside()).filter(|a| Family::of(*a) == family).collect();
@@ -55,10 +58,10 @@ fn ends(cluster: &Cluster, family: Family) -> Vec<End> {
     ends
 }
 
-fn transports() -> Vec<Transport> {
-    let mut transports = vec![Transport::Other(1), Transport::Other(47)];
+fn transports() -> Vec<FlowTransport> {
+    let mut transports = vec![FlowTransport::Other(1), FlowTransport::Other(47)];
     for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
-        transports.extend(cluster::PORTS.map(|port| Transport::Port(protocol, port)));
+        transports.extend(cluster::PORTS.map(|port| FlowTransport::Port(protocol, port)));
     }
     transports
 }
@@ -71,8 +74,8 @@ fn compiled(cluster: &Cluster) -> Ruleset {
         node_addresses: &OrdSet::unit("172.30.0.1".parse().unwrap()),
         vxlan_port: 8472,
         masquerade: Masquerade::Disabled,
-        to_nodes: ToNodes::AsNode,
-        policy: Policy::Enforce(compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled)),
+        source_to_nodes: SourceToNodes::NodeAddress,
+        policy: PolicyEnforcement::Enforce(compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled)),
     })
 }
 
@@ -93,20 +96,20 @@ fn overlaps(rules: &Ruleset) -> bool {
     })
 }
 
-const fn on_the_wire(transport: Transport) -> ruleset::Transport {
+const fn on_the_wire(transport: FlowTransport) -> ruleset::Transport {
     match transport {
-        Transport::Port(protocol, destination) => {
+        FlowTransport::Port(protocol, destination) => {
             ruleset::Transport::Ports { protocol: protocol.number(), destination }
         }
-        Transport::Other(number) => ruleset::Transport::Other(number),
+        FlowTransport::Other(number) => ruleset::Transport::Other(number),
     }
 }
 
-fn connection(from: &End, to: &End, transport: Transport) -> Connection {
+fn connection(from: &End, to: &End, transport: FlowTransport) -> Connection {
     Connection { from: from.party.address, to: to.party.address, transport: on_the_wire(transport) }
 }
 
-fn in_this_node(from: &End, to: &End, transport: Transport) -> ruleset::Packet {
+fn in_this_node(from: &End, to: &End, transport: FlowTransport) -> ruleset::Packet {
     ruleset::Packet {
         in_interface: Some(from.interface.clone()),
         out_interface: Some(to.interface.clone()),
@@ -134,14 +137,15 @@ fn check(cluster: &Cluster) -> Result<usize, TestCaseError> {
     let rules = compiled(cluster);
     prop_assert!(!overlaps(&rules), "overlapping intervals in {:#?}", rules.sets);
     let nowhere = BTreeSet::new();
-    let review = Review::new(&rules, cluster.endpoints.values().map(|endpoint| &**endpoint), &nowhere, &Touched::All);
+    let review =
+        Reevaluation::new(&rules, cluster.endpoints.values().map(|endpoint| &**endpoint), &nowhere, &AffectedPods::All);
     let mut packets = 0;
     for family in Family::ALL {
         let ends = ends(cluster, family);
         for from in &ends {
             for to in ends.iter().filter(|to| concerns_this_node(from, to)) {
                 for transport in transports() {
-                    let packet = Packet { from: from.party.clone(), to: to.party.clone(), transport };
+                    let packet = Flow { from: from.party.clone(), to: to.party.clone(), transport };
                     let verdict = eval(&cluster.snapshot, &packet);
                     let here = in_this_node(from, to, transport);
                     let passed = rules.interpret(Hook::Forward, &here).expect("every name is defined");

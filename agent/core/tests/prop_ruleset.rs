@@ -9,22 +9,22 @@ use std::sync::Arc;
 use imbl::OrdSet;
 use proptest::prelude::*;
 use rulesets::{chain, pair, set};
-use towpath_core::ruleset::{Chain, Foreign, Ruleset, Step, Transaction, change, diff, fake::FakeTable};
+use towpath_core::ruleset::{Chain, Ruleset, Step, Transaction, Unmanaged, change, diff, fake::FakeTable};
 
 /// Somebody else's doing.
 #[derive(Debug, Clone)]
 enum Mischief {
-    Thing(Foreign),
+    Thing(Unmanaged),
     Rule(&'static str),
 }
 
 fn any_mischief() -> impl Strategy<Value = Vec<Mischief>> {
     let one = prop_oneof![
-        prop::sample::select(vec!["x1", "x2", "y"]).prop_map(|name| Mischief::Thing(Foreign::Set(set(name)))),
-        prop::sample::select(vec!["x3", "x4", "y"]).prop_map(|name| Mischief::Thing(Foreign::Map(set(name)))),
+        prop::sample::select(vec!["x1", "x2", "y"]).prop_map(|name| Mischief::Thing(Unmanaged::Set(set(name)))),
+        prop::sample::select(vec!["x3", "x4", "y"]).prop_map(|name| Mischief::Thing(Unmanaged::Map(set(name)))),
         prop::sample::select(vec!["top-1", "leaf.1", "leaf.2", "z"])
-            .prop_map(|name| Mischief::Thing(Foreign::Chain(chain(name)))),
-        Just(Mischief::Thing(Foreign::Other("flowtable f".to_owned()))),
+            .prop_map(|name| Mischief::Thing(Unmanaged::Chain(chain(name)))),
+        Just(Mischief::Thing(Unmanaged::Other("flowtable f".to_owned()))),
         prop::sample::select(vec!["top-2", "leaf.1"]).prop_map(Mischief::Rule),
     ];
     prop::collection::vec(one, 0..4)
@@ -36,7 +36,7 @@ fn tampered(have: &Ruleset, mischief: Vec<Mischief>) -> FakeTable {
     let mut table = FakeTable::default();
     let mut have = have.clone();
     for thing in &mischief {
-        if let Mischief::Thing(Foreign::Set(_) | Foreign::Map(_)) = thing {
+        if let Mischief::Thing(Unmanaged::Set(_) | Unmanaged::Map(_)) = thing {
             for (name, chain) in &have.chains.clone() {
                 have.chains.insert(name.clone(), Arc::new(Chain { base: chain.base, rules: Vec::new() }));
             }
@@ -45,13 +45,13 @@ fn tampered(have: &Ruleset, mischief: Vec<Mischief>) -> FakeTable {
     table.apply(&Transaction::create(&have)).unwrap();
     for thing in mischief {
         match thing {
-            Mischief::Thing(Foreign::Set(name)) => table.add_foreign(match table.read_back() {
-                Some(have) if have.foreign.contains(&Foreign::Map(name.clone())) => Foreign::Map(name),
-                _ => Foreign::Set(name),
+            Mischief::Thing(Unmanaged::Set(name)) => table.add_foreign(match table.read_back() {
+                Some(have) if have.foreign.contains(&Unmanaged::Map(name.clone())) => Unmanaged::Map(name),
+                _ => Unmanaged::Set(name),
             }),
-            Mischief::Thing(Foreign::Map(name)) => table.add_foreign(match table.read_back() {
-                Some(have) if have.foreign.contains(&Foreign::Set(name.clone())) => Foreign::Set(name),
-                _ => Foreign::Map(name),
+            Mischief::Thing(Unmanaged::Map(name)) => table.add_foreign(match table.read_back() {
+                Some(have) if have.foreign.contains(&Unmanaged::Set(name.clone())) => Unmanaged::Set(name),
+                _ => Unmanaged::Map(name),
             }),
             Mischief::Thing(thing) => table.add_foreign(thing),
             Mischief::Rule(name) => table.add_foreign_rule(&chain(name)),

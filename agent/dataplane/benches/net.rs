@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use towpath_core::{
     model::Mac,
     names::IfName,
-    overlay::{Hop, Op, RouteKey},
+    overlay::{NetOp, NextHop, RouteKey},
 };
 use towpath_dataplane::net::{KernelNet, Net};
 use towpath_podlink::sysctl::Sysctls;
@@ -31,7 +31,7 @@ fn main() {
         ip link add flannel.1 type vxlan id 1 dev uplink local 172.31.0.1 dstport 8472 nolearning; ip link set flannel.1 up";
     assert!(Command::new("sh").args(["-ec", device]).status().unwrap().success());
     let mut net = KernelNet::open(Sysctls::default()).unwrap();
-    let mut apply = |ops: &[Op]| {
+    let mut apply = |ops: &[NetOp]| {
         let failed = net.apply(ops);
         assert!(failed.is_empty(), "{failed:?}");
     };
@@ -105,19 +105,19 @@ fn remote(n: u16) -> IpAddr {
     [172, 31, high, low].into()
 }
 
-fn add(n: u16) -> Vec<Op> {
+fn add(n: u16) -> Vec<NetOp> {
     let gateway = network(n).network().into();
     vec![
-        Op::SetNeighbour { link: device(), address: gateway, mac: mac(n) },
-        Op::SetFdb { link: device(), mac: mac(n), remote: remote(n) },
-        Op::AddRoute { destination: network(n).into(), hop: Hop::Onlink { gateway, link: device() } },
+        NetOp::SetNeighbour { link: device(), address: gateway, mac: mac(n) },
+        NetOp::SetFdb { link: device(), mac: mac(n), remote: remote(n) },
+        NetOp::AddRoute { destination: network(n).into(), hop: NextHop::Onlink { gateway, link: device() } },
     ]
 }
 
-fn delete(n: u16) -> Vec<Op> {
+fn delete(n: u16) -> Vec<NetOp> {
     vec![
-        Op::DeleteRoute { route: RouteKey { destination: network(n).into(), metric: 0 } },
-        Op::DeleteFdb { link: device(), mac: mac(n), remote: remote(n) },
-        Op::DeleteNeighbour { link: device(), address: network(n).network().into() },
+        NetOp::DeleteRoute { route: RouteKey { destination: network(n).into(), metric: 0 } },
+        NetOp::DeleteFdb { link: device(), mac: mac(n), remote: remote(n) },
+        NetOp::DeleteNeighbour { link: device(), address: network(n).network().into() },
     ]
 }

@@ -19,7 +19,7 @@ use towpath_core::{
     model::Family,
     names::{ChainName, SetName},
     ruleset::{
-        Chain, Element, Field, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Step, Transaction, Value, Verdict,
+        Chain, CmpOp, Element, Field, KeyType, Lookup, Match, Rule, Ruleset, Set, Step, Transaction, Value, Verdict,
     },
 };
 use towpath_dataplane::nft::{KernelNft, Nft, Ownership};
@@ -141,7 +141,7 @@ fn address(n: u32) -> Element {
 }
 
 fn rules(n: u32) -> Vec<Rule> {
-    let from = |set| Match::InSet(vec![Field::Source(Family::V4)], Op::Is, set);
+    let from = |set| Match::InSet(vec![Field::Source(Family::V4)], CmpOp::Eq, set);
     let sets = (0..4).map(|k| set((n * 4 + k) % SETS));
     let mut rules: Vec<_> = sets.map(|set| Rule::verdict(vec![from(set)], Verdict::Accept)).collect();
     rules.push(Rule::verdict(Vec::new(), Verdict::Drop));

@@ -19,12 +19,12 @@ use imbl::{OrdMap, OrdSet};
 
 use support::Namespace;
 use towpath_core::{
-    connection::{Connection, Review, Touched},
+    connection::{AffectedPods, Connection, Reevaluation},
     model::{Endpoint, Family, PodId},
     names::{ChainName, IfName},
     policy::ir::Direction,
-    ruleset::{Chain, Field, Match, Op, Rule, Ruleset, Transport, Value, Verdict, diff},
-    table::{Masquerade, Policy, PolicyPart, TableInput, ToNodes, table},
+    ruleset::{Chain, CmpOp, Field, Match, Rule, Ruleset, Transport, Value, Verdict, diff},
+    table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 use towpath_dataplane::{
     conntrack::{Addresses, Conntrack, Reviewed},
@@ -76,13 +76,13 @@ impl World {
 
     /// Puts a table in force in which B lets in connections to these ports only.
     fn let_in(&self, ports: &[u16]) -> Ruleset {
-        let to = |port: &u16| vec![Match::Field(Field::DestinationPort, Op::Is, Value::Port(*port))];
+        let to = |port: &u16| vec![Match::Field(Field::DestinationPort, CmpOp::Eq, Value::Port(*port))];
         let rules = ports.iter().map(|port| Rule::verdict(to(port), Verdict::Accept)).collect();
         let chain = ChainName::new("in.b").unwrap();
-        let part = PolicyPart {
+        let part = CompiledPolicy {
             ingress: OrdMap::unit(endpoint("b").interface, chain.clone()),
             chains: OrdMap::unit(chain, Arc::new(Chain { base: None, rules })),
-            ..PolicyPart::default()
+            ..CompiledPolicy::default()
         };
         let want = table(TableInput {
             endpoints: &["a", "b"].into_iter().map(|pod| (endpoint(pod).interface, Arc::new(endpoint(pod)))).collect(),
@@ -91,8 +91,8 @@ impl World {
             node_addresses: &OrdSet::new(),
             vxlan_port: 8472,
             masquerade: Masquerade::Disabled,
-            to_nodes: ToNodes::AsNode,
-            policy: Policy::Enforce(part),
+            source_to_nodes: SourceToNodes::NodeAddress,
+            policy: PolicyEnforcement::Enforce(part),
         });
         self.node.run(|| {
             let mut nft = KernelNft::open_as(Ownership::Shared).unwrap();
@@ -104,7 +104,9 @@ impl World {
 
     fn review(&self, table: &Ruleset) -> Reviewed {
         let (pods, node) = (["a", "b"].map(endpoint), BTreeSet::new());
-        self.node.run(|| Conntrack::open().unwrap().review(&Review::new(table, &pods, &node, &Touched::All)).unwrap())
+        self.node.run(|| {
+            Conntrack::open().unwrap().review(&Reevaluation::new(table, &pods, &node, &AffectedPods::All)).unwrap()
+        })
     }
 
     fn clear(&self, addr: IpAddr) -> usize {

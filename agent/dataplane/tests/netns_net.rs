@@ -13,7 +13,7 @@ use support::{
 use towpath_core::{
     model::{Family, Mac},
     names::IfName,
-    overlay::{DirectRouting, Op, diff, teardown},
+    overlay::{DirectRouting, NetOp, diff, teardown},
 };
 use towpath_dataplane::net::{KernelNet, Net};
 use towpath_podlink::sysctl::Sysctls;
@@ -152,7 +152,7 @@ fn mtu_and_mac_change_in_place_and_the_neighbours_survive_it() {
     let node = &underlay.nodes[0];
     let peers = underlay.peers(2);
     let ops = node.converge(Settings { mtu: Some(1400), ..DEFAULTS }, &peers);
-    assert!(ops.iter().all(|op| matches!(op, Op::SetMtu { mtu: 1400, .. })) && ops.len() == 2, "{ops:#?}");
+    assert!(ops.iter().all(|op| matches!(op, NetOp::SetMtu { mtu: 1400, .. })) && ops.len() == 2, "{ops:#?}");
     node.namespace.sh("ip link set flannel.1 address 02:00:00:00:00:97");
     assert!(!node.namespace.sh("ip neigh show dev flannel.1").contains("PERMANENT"), "the kernel forgets them");
     node.converge(Settings { mtu: Some(1400), ..DEFAULTS }, &peers);
@@ -252,7 +252,7 @@ fn another_programs_route_in_the_way_is_named_and_flannels_own_is_taken_over() {
     assert!(node.namespace.sh("ip route").contains("10.244.2.0/24 via 172.30.0.2 dev uplink proto bird"));
     node.namespace.sh("ip route del 10.244.2.0/24; ip route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink");
     let ops = node.converge(DEFAULTS, &peers);
-    assert!(matches!(ops.as_slice(), [Op::ReplaceRoute { .. }]), "{ops:#?}");
+    assert!(matches!(ops.as_slice(), [NetOp::ReplaceRoute { .. }]), "{ops:#?}");
 }
 
 #[test]
@@ -265,11 +265,11 @@ fn a_failed_change_stops_no_other_and_a_link_that_is_gone_takes_its_entries_alon
         let address = node.pod_address(Family::V4);
         let mut net = KernelNet::open(Sysctls::default()).unwrap();
         let failed = net.apply(&[
-            Op::SetMtu { link: link.clone(), mtu: 1400 },
-            Op::DeleteNeighbour { link: link.clone(), address },
-            Op::DeleteLink { link: link.clone(), why: "test".to_owned() },
-            Op::SetMtu { link: IfName::new("flannel.1").unwrap(), mtu: 9000 },
-            Op::SetMtu { link: IfName::new("flannel.1").unwrap(), mtu: 1399 },
+            NetOp::SetMtu { link: link.clone(), mtu: 1400 },
+            NetOp::DeleteNeighbour { link: link.clone(), address },
+            NetOp::DeleteLink { link: link.clone(), why: "test".to_owned() },
+            NetOp::SetMtu { link: IfName::new("flannel.1").unwrap(), mtu: 9000 },
+            NetOp::SetMtu { link: IfName::new("flannel.1").unwrap(), mtu: 1399 },
         ]);
         let texts: Vec<_> = failed.iter().map(|error| format!("{error}: {}", error.source)).collect();
         assert_eq!(texts.len(), 2, "{texts:#?}");

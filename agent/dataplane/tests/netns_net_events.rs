@@ -16,7 +16,7 @@ use tokio::{
     task::yield_now,
     time::timeout,
 };
-use towpath_core::overlay::{Notice, diff};
+use towpath_core::overlay::{NetNotification, diff};
 use towpath_dataplane::net::{KernelNet, Net, NetListener};
 use towpath_podlink::sysctl::Sysctls;
 
@@ -40,7 +40,7 @@ impl Listener {
     }
 
     /// What comes next, or nothing if nothing comes in time.
-    fn next(&mut self, within: Duration) -> Vec<Notice> {
+    fn next(&mut self, within: Duration) -> Vec<NetNotification> {
         self.runtime.block_on(async {
             // However late this thread runs, what has arrived is received before time is up.
             for _ in 0..8 {
@@ -52,7 +52,7 @@ impl Listener {
 }
 
 /// Everything that is notified until it is silent.
-fn all(listener: &mut Listener) -> Vec<Notice> {
+fn all(listener: &mut Listener) -> Vec<NetNotification> {
     let mut notices = Vec::new();
     loop {
         let more = listener.next(SILENCE);
@@ -166,12 +166,12 @@ fn lost_notifications_are_reported_as_lost_and_it_goes_on() {
     loop {
         let notices = listener.next(SOON);
         assert!(!notices.is_empty(), "none was lost, {received} were received");
-        if notices.contains(&Notice::Overrun) {
+        if notices.contains(&NetNotification::Overrun) {
             break;
         }
         received += notices.len();
     }
     all(&mut listener);
     sh("ip link del x");
-    assert!(listener.next(SOON).contains(&Notice::Links), "a link that the listener knows from reading again");
+    assert!(listener.next(SOON).contains(&NetNotification::Links), "a link that the listener knows from reading again");
 }

@@ -8,16 +8,16 @@ use std::time::Instant;
 
 use support::nodes::{DEFAULTS, Underlay};
 use towpath_core::{
-    model::{Mac, NodeName, Peer},
+    model::{Mac, NodeName, NodePeer},
     overlay::diff,
 };
 use towpath_dataplane::net::{KernelNet, Net};
 use towpath_podlink::sysctl::Sysctls;
 
-fn peers(count: u16) -> Vec<Peer> {
+fn peers(count: u16) -> Vec<NodePeer> {
     let peer = |n: u16| {
         let [high, low] = n.to_be_bytes();
-        Peer {
+        NodePeer {
             node: NodeName(format!("peer{n}")),
             pod_cidr: format!("10.{}.{low}.0/24", 100 + u16::from(high)).parse().unwrap(),
             public_ip: format!("172.31.{high}.{low}").parse().unwrap(),

@@ -14,7 +14,7 @@ use std::{
 
 use rulesets::{chain, everything};
 use support::{end, enter_new_namespace, sh, try_sh};
-use towpath_core::ruleset::{Foreign, Rule, Transaction, Verdict, diff};
+use towpath_core::ruleset::{Rule, Transaction, Unmanaged, Verdict, diff};
 use towpath_dataplane::nft::{KernelNft, Nft, NftError, NftEvents, Ownership, TableChange};
 
 /// In a namespace of the calling thread's own.
@@ -121,7 +121,7 @@ fn a_table_that_nobody_can_own_is_replaced_at_once() {
 
     let mut new = KernelNft::open().unwrap();
     let have = new.read_back().unwrap().unwrap();
-    assert!(matches!(have.foreign.first(), Some(Foreign::Other(_))), "{:?}", have.foreign);
+    assert!(matches!(have.foreign.first(), Some(Unmanaged::Other(_))), "{:?}", have.foreign);
     let transaction = diff(&want, Some(&have));
     assert_eq!(transaction, Transaction::replace(&want), "in one transaction, so that there is no moment without it");
     new.apply(&transaction).unwrap();

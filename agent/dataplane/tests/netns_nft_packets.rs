@@ -21,8 +21,8 @@ use support::Namespace;
 use towpath_core::{
     model::{Endpoint, Family, PodId},
     names::{ChainName, IfName},
-    ruleset::{Chain, Field, Match, Op, Rule, Value, Verdict, diff},
-    table::{Masquerade, Policy, PolicyPart, TableInput, ToNodes, table},
+    ruleset::{Chain, CmpOp, Field, Match, Rule, Value, Verdict, diff},
+    table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 use towpath_dataplane::nft::{KernelNft, Nft, Ownership};
 use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
@@ -63,9 +63,9 @@ struct World {
     peer: Namespace,
     /// The pods of a third node.
     remote: Namespace,
-    policy: Policy,
+    policy: PolicyEnforcement,
     masquerade: Masquerade,
-    to_nodes: ToNodes,
+    source_to_nodes: SourceToNodes,
     known: Vec<&'static str>,
 }
 
@@ -77,11 +77,11 @@ impl World {
             b: Namespace::new(),
             peer: Namespace::new(),
             remote: Namespace::new(),
-            policy: Policy::Off,
+            policy: PolicyEnforcement::Off,
             masquerade: Masquerade::Enabled {
                 not_to: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()],
             },
-            to_nodes: ToNodes::AsNode,
+            source_to_nodes: SourceToNodes::NodeAddress,
             known: vec!["a", "b"],
         };
         world.lay_links();
@@ -157,7 +157,7 @@ END");
             node_addresses: &nodes.into_iter().flatten().collect(),
             vxlan_port: OVERLAY,
             masquerade: self.masquerade.clone(),
-            to_nodes: self.to_nodes,
+            source_to_nodes: self.source_to_nodes,
             policy: self.policy.clone(),
         });
         self.node.run(|| {
@@ -355,7 +355,7 @@ fn an_interface_that_is_not_known_is_closed_until_it_is() {
 #[test]
 fn masquerade_that_is_off_is_off_and_nodes_see_pods_where_they_are_routed() {
     let mut world = World::new();
-    world.to_nodes = ToNodes::AsPod;
+    world.source_to_nodes = SourceToNodes::PodAddress;
     world.apply();
     world.check(("a", "peer", OTHER), Some("a"), "direct routing");
     world.check(("a", "outside", OTHER), Some("node"), "outside is outside");
@@ -369,14 +369,14 @@ fn masquerade_that_is_off_is_off_and_nodes_see_pods_where_they_are_routed() {
 }
 
 /// For B: TCP 80 in, nothing out.
-fn one_policy() -> Policy {
+fn one_policy() -> PolicyEnforcement {
     let chain = |name, rules| (ChainName::new(name).unwrap(), Arc::new(Chain { base: None, rules }));
-    let is = |field, value| Match::Field(field, Op::Is, value);
+    let is = |field, value| Match::Field(field, CmpOp::Eq, value);
     let http = vec![is(Field::Proto, Value::Proto(6)), is(Field::DestinationPort, Value::Port(80))];
     let into = chain("in.b", vec![Rule::verdict(http, Verdict::Accept)]);
     let out = chain("out.b", vec![Rule::verdict(Vec::new(), Verdict::Drop)]);
     let b = IfName::of_pod("default", "b");
-    Policy::Enforce(PolicyPart {
+    PolicyEnforcement::Enforce(CompiledPolicy {
         sets: OrdMap::new(),
         ingress: OrdMap::unit(b.clone(), into.0.clone()),
         egress: OrdMap::unit(b, out.0.clone()),

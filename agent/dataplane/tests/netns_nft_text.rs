@@ -16,7 +16,8 @@ use support::Namespace;
 use towpath_core::{
     model::Family,
     ruleset::{
-        Action, Chain, Field, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Step, Transaction, Value, Verdict, diff,
+        Action, Chain, CmpOp, Field, KeyType, Lookup, Match, Rule, Ruleset, Set, Step, Transaction, Value, Verdict,
+        diff,
     },
 };
 use towpath_dataplane::nft::{KernelNft, Nft, Ownership};
@@ -151,7 +152,7 @@ fn networks_of_every_length_are_compared_alike() {
         (0..=127_u8).map(|n| (Field::Destination(Family::V6), format!("fedc:ba98:7654:3210:abcd:ef01:2345:6789/{n}")));
     let rules = v4.chain(v6).flat_map(|(field, net)| {
         let net = net.parse::<ipnet::IpNet>().unwrap().trunc();
-        [Op::Is, Op::IsNot].map(|op| Rule {
+        [CmpOp::Eq, CmpOp::NotEq].map(|op| Rule {
             matches: vec![Match::Field(field, op, Value::Net(net))],
             action: Action::Verdict(Verdict::Drop),
         })

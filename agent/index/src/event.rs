@@ -11,13 +11,13 @@ use k8s_openapi::api::{
 #[derive(Debug)]
 pub enum Event {
     /// Of a Node.
-    Node(Box<Change<Node>>),
+    Node(Box<ObjectChange<Node>>),
     /// Of a Pod.
-    Pod(Box<Change<Pod>>),
+    Pod(Box<ObjectChange<Pod>>),
     /// Of a Namespace.
-    Namespace(Box<Change<Namespace>>),
+    Namespace(Box<ObjectChange<Namespace>>),
     /// Of a NetworkPolicy.
-    NetworkPolicy(Box<Change<NetworkPolicy>>),
+    NetworkPolicy(Box<ObjectChange<NetworkPolicy>>),
 }
 
 /// A change of an object, or a step of a list of all objects of the kind.
@@ -26,7 +26,7 @@ pub enum Event {
 /// breaks and a new list starts. A list comes object by object so that it never lies in memory as a whole. What was
 /// there before and is not in the list goes at `ListDone`.
 #[derive(Debug)]
-pub enum Change<K> {
+pub enum ObjectChange<K> {
     /// It was made or changed.
     Applied(K),
     /// It was deleted.
@@ -37,14 +37,14 @@ pub enum Change<K> {
     Listed(K),
     /// One of the list, or one that was made or changed, of which nothing but its name could be read. What is known of
     /// it stays: an object must not vanish because it has become illegible.
-    Illegible(K),
+    Undecodable(K),
     /// The list is complete.
     ListDone,
 }
 
 /// Something that is computed from the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Concern {
+pub enum DirtyPart {
     /// The peers, the underlay, this node's own object: [`crate::Index::nodes`], [`crate::Index::own_node`].
     Nodes,
     /// The policy snapshot and the local endpoints: [`crate::Index::snapshot`], [`crate::Index::endpoints`].
@@ -54,7 +54,7 @@ pub enum Concern {
 /// What has to be computed again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]
-pub struct Dirty(BTreeSet<Concern>);
+pub struct Dirty(BTreeSet<DirtyPart>);
 
 impl Dirty {
     /// Nothing.
@@ -64,17 +64,17 @@ impl Dirty {
 
     /// Everything: after the last of the first lists.
     pub fn everything() -> Self {
-        Self(BTreeSet::from([Concern::Nodes, Concern::Policy]))
+        Self(BTreeSet::from([DirtyPart::Nodes, DirtyPart::Policy]))
     }
 
     /// This.
-    pub fn only(concern: Concern) -> Self {
+    pub fn only(concern: DirtyPart) -> Self {
         Self(BTreeSet::from([concern]))
     }
 
     /// Whether this has to be computed again.
     #[must_use]
-    pub fn contains(&self, concern: Concern) -> bool {
+    pub fn contains(&self, concern: DirtyPart) -> bool {
         self.0.contains(&concern)
     }
 

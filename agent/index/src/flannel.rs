@@ -15,9 +15,9 @@ pub const BACKEND_TYPE: &str = "flannel.alpha.coreos.com/backend-type";
 /// The value of [`BACKEND_TYPE`] for VXLAN.
 pub const VXLAN: &str = "vxlan";
 
-/// Names of the annotations of one address family.
+/// AnnotationNames of the annotations of one address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Names {
+pub struct AnnotationNames {
     /// VNI and the VTEP's MAC, as JSON.
     pub backend_data: &'static str,
     /// Where peers reach the VTEP.
@@ -30,15 +30,15 @@ pub struct Names {
 
 /// The names for a family.
 #[must_use]
-pub const fn names(family: Family) -> Names {
+pub const fn names(family: Family) -> AnnotationNames {
     match family {
-        Family::V4 => Names {
+        Family::V4 => AnnotationNames {
             backend_data: "flannel.alpha.coreos.com/backend-data",
             public_ip: "flannel.alpha.coreos.com/public-ip",
             public_ip_overwrite: "flannel.alpha.coreos.com/public-ip-overwrite",
             node_public_ip: "flannel.alpha.coreos.com/node-public-ip",
         },
-        Family::V6 => Names {
+        Family::V6 => AnnotationNames {
             backend_data: "flannel.alpha.coreos.com/backend-v6-data",
             public_ip: "flannel.alpha.coreos.com/public-ipv6",
             public_ip_overwrite: "flannel.alpha.coreos.com/public-ipv6-overwrite",
@@ -49,7 +49,7 @@ pub const fn names(family: Family) -> Names {
 
 /// What a node publishes for one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
+pub struct VtepToPublish {
     /// Where peers reach its VTEP.
     pub public_ip: IpAddr,
     /// The VTEP's MAC.
@@ -59,7 +59,7 @@ pub struct Published {
 /// Every annotation that is ours to write, with the value that it must have; `None`: it must not be there. Annotations
 /// of a family that is not published go, else peers would keep sending to it.
 #[must_use]
-pub fn annotations(vni: Vni, published: &BTreeMap<Family, Published>) -> BTreeMap<&'static str, Option<String>> {
+pub fn annotations(vni: Vni, published: &BTreeMap<Family, VtepToPublish>) -> BTreeMap<&'static str, Option<String>> {
     let mut annotations =
         BTreeMap::from([(KUBE_SUBNET_MANAGER, Some("true".to_owned())), (BACKEND_TYPE, Some(VXLAN.to_owned()))]);
     for family in Family::ALL {
@@ -161,7 +161,7 @@ mod tests {
         let vni = Vni::new(1).unwrap();
         let mac: Mac = "aa:bb:cc:dd:ee:0f".parse().unwrap();
         let published =
-            BTreeMap::from([(Family::V4, Published { public_ip: "192.0.2.1".parse().unwrap(), vtep_mac: mac })]);
+            BTreeMap::from([(Family::V4, VtepToPublish { public_ip: "192.0.2.1".parse().unwrap(), vtep_mac: mac })]);
         let annotations = annotations(vni, &published);
         let data = annotations[names(Family::V4).backend_data].clone().unwrap();
         assert_eq!(data, r#"{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:0f"}"#, "compact, this order, lower case");

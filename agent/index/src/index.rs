@@ -14,12 +14,12 @@ use k8s_openapi::api::{
 use towpath_core::{
     model::{Endpoint, Labels, NodeName, PodId},
     names::IfName,
-    policy::ir::{Policy, PolicyId, Rejected, Snapshot, Tier, TierDefault},
+    policy::ir::{Policy, PolicyId, RejectedPart, Snapshot, Tier, TierDefault},
 };
 
 use crate::{
-    event::{Change, Concern, Dirty, Event},
-    listing::Listing,
+    event::{Dirty, DirtyPart, Event, ObjectChange},
+    listing::ListState,
     network_policy,
     node::{self, NodeRecord},
     pod,
@@ -29,10 +29,10 @@ use crate::{
 #[derive(Debug)]
 pub struct Index {
     me: NodeName,
-    listings: Listings,
+    listings: ListStates,
     nodes: OrdMap<NodeName, Arc<NodeRecord>>,
     snapshot: Snapshot,
-    rejected: BTreeMap<PolicyId, Vec<Rejected>>,
+    rejected: BTreeMap<PolicyId, Vec<RejectedPart>>,
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
     /// What the API says of the addresses of pods with an endpoint; the snapshot has the endpoint's, too.
     reported_addresses: BTreeMap<PodId, BTreeSet<IpAddr>>,
@@ -41,11 +41,11 @@ pub struct Index {
 }
 
 #[derive(Debug)]
-struct Listings {
-    nodes: Listing<NodeName>,
-    pods: Listing<PodId>,
-    namespaces: Listing<String>,
-    policies: Listing<PolicyId>,
+struct ListStates {
+    nodes: ListState<NodeName>,
+    pods: ListState<PodId>,
+    namespaces: ListState<String>,
+    policies: ListState<PolicyId>,
 }
 
 impl Index {
@@ -55,11 +55,11 @@ impl Index {
         let tier = Tier { name: "NetworkPolicy".to_owned(), default: TierDefault::Deny, policies: OrdMap::new() };
         Self {
             me,
-            listings: Listings {
-                nodes: Listing::Never,
-                pods: Listing::Never,
-                namespaces: Listing::Never,
-                policies: Listing::Never,
+            listings: ListStates {
+                nodes: ListState::Never,
+                pods: ListState::Never,
+                namespaces: ListState::Never,
+                policies: ListState::Never,
             },
             nodes: OrdMap::new(),
             snapshot: Snapshot { tiers: vec![tier], ..Snapshot::default() },
@@ -82,29 +82,29 @@ impl Index {
         if self.synced() && !synced_before { Dirty::everything() } else { dirty }
     }
 
-    fn fold<K: Kind>(&mut self, change: Change<K>) -> Dirty {
+    fn fold<K: Kind>(&mut self, change: ObjectChange<K>) -> Dirty {
         match change {
-            Change::Applied(object) | Change::Listed(object) => {
+            ObjectChange::Applied(object) | ObjectChange::Listed(object) => {
                 let Some(key) = object.key() else { return Dirty::nothing() };
                 K::listing(self).saw(key.clone());
                 object.put(self, key)
             }
-            Change::Illegible(object) => {
+            ObjectChange::Undecodable(object) => {
                 if let Some(key) = object.key() {
                     K::listing(self).saw(key);
                 }
                 Dirty::nothing()
             }
-            Change::Deleted(object) => {
+            ObjectChange::Deleted(object) => {
                 let Some(key) = object.key() else { return Dirty::nothing() };
                 K::listing(self).lost(&key);
                 K::remove(self, &key)
             }
-            Change::ListStarted => {
+            ObjectChange::ListStarted => {
                 K::listing(self).start();
                 Dirty::nothing()
             }
-            Change::ListDone => {
+            ObjectChange::ListDone => {
                 let mut dirty = Dirty::nothing();
                 if let Some(seen) = K::listing(self).finish() {
                     let gone: Vec<K::Key> = K::keys(self).filter(|key| !seen.contains(key)).cloned().collect();
@@ -118,7 +118,7 @@ impl Index {
     /// Whether every kind has been listed once.
     #[must_use]
     pub const fn synced(&self) -> bool {
-        let Listings { nodes, pods, namespaces, policies } = &self.listings;
+        let ListStates { nodes, pods, namespaces, policies } = &self.listings;
         nodes.has_synced() && pods.has_synced() && namespaces.has_synced() && policies.has_synced()
     }
 
@@ -129,7 +129,7 @@ impl Index {
     }
 
     /// Parts of policies that cannot be used, in the order of the policies.
-    pub fn rejected(&self) -> impl Iterator<Item = &Rejected> {
+    pub fn rejected(&self) -> impl Iterator<Item = &RejectedPart> {
         self.rejected.values().flatten()
     }
 
@@ -180,14 +180,14 @@ impl Index {
             self.merge_addresses(&before.pod);
         }
         self.merge_addresses(&id);
-        Dirty::only(Concern::Policy)
+        Dirty::only(DirtyPart::Policy)
     }
 
     /// The interface is gone.
     pub fn remove_local_endpoint(&mut self, interface: &IfName) -> Dirty {
         let Some(endpoint) = self.endpoints.remove(interface) else { return Dirty::nothing() };
         self.merge_addresses(&endpoint.pod);
-        Dirty::only(Concern::Policy)
+        Dirty::only(DirtyPart::Policy)
     }
 
     /// Gives the pod the addresses that the API reports and those of its endpoints.
@@ -216,7 +216,7 @@ trait Kind: Sized {
     type Key: Ord + Clone + 'static;
 
     fn key(&self) -> Option<Self::Key>;
-    fn listing(index: &mut Index) -> &mut Listing<Self::Key>;
+    fn listing(index: &mut Index) -> &mut ListState<Self::Key>;
     fn keys(index: &Index) -> impl Iterator<Item = &Self::Key>;
     fn put(self, index: &mut Index, key: Self::Key) -> Dirty;
     fn remove(index: &mut Index, key: &Self::Key) -> Dirty;
@@ -229,7 +229,7 @@ impl Kind for Node {
         node::name(self)
     }
 
-    fn listing(index: &mut Index) -> &mut Listing<NodeName> {
+    fn listing(index: &mut Index) -> &mut ListState<NodeName> {
         &mut index.listings.nodes
     }
 
@@ -243,11 +243,11 @@ impl Kind for Node {
             return Dirty::nothing();
         }
         index.nodes.insert(name, Arc::new(record));
-        Dirty::only(Concern::Nodes)
+        Dirty::only(DirtyPart::Nodes)
     }
 
     fn remove(index: &mut Index, name: &NodeName) -> Dirty {
-        index.nodes.remove(name).map_or_else(Dirty::nothing, |_| Dirty::only(Concern::Nodes))
+        index.nodes.remove(name).map_or_else(Dirty::nothing, |_| Dirty::only(DirtyPart::Nodes))
     }
 }
 
@@ -258,7 +258,7 @@ impl Kind for KubePod {
         pod::id(self)
     }
 
-    fn listing(index: &mut Index) -> &mut Listing<PodId> {
+    fn listing(index: &mut Index) -> &mut ListState<PodId> {
         &mut index.listings.pods
     }
 
@@ -277,14 +277,14 @@ impl Kind for KubePod {
         if !another && before.as_ref() == index.snapshot.pods.get(&id) {
             Dirty::nothing()
         } else {
-            Dirty::only(Concern::Policy)
+            Dirty::only(DirtyPart::Policy)
         }
     }
 
     fn remove(index: &mut Index, id: &PodId) -> Dirty {
         index.reported_addresses.remove(id);
         index.uids.remove(id);
-        index.snapshot.pods.remove(id).map_or_else(Dirty::nothing, |_| Dirty::only(Concern::Policy))
+        index.snapshot.pods.remove(id).map_or_else(Dirty::nothing, |_| Dirty::only(DirtyPart::Policy))
     }
 }
 
@@ -295,7 +295,7 @@ impl Kind for Namespace {
         self.metadata.name.clone()
     }
 
-    fn listing(index: &mut Index) -> &mut Listing<String> {
+    fn listing(index: &mut Index) -> &mut ListState<String> {
         &mut index.listings.namespaces
     }
 
@@ -309,11 +309,11 @@ impl Kind for Namespace {
             return Dirty::nothing();
         }
         index.snapshot.namespaces.insert(name, Arc::new(labels));
-        Dirty::only(Concern::Policy)
+        Dirty::only(DirtyPart::Policy)
     }
 
     fn remove(index: &mut Index, name: &String) -> Dirty {
-        index.snapshot.namespaces.remove(name).map_or_else(Dirty::nothing, |_| Dirty::only(Concern::Policy))
+        index.snapshot.namespaces.remove(name).map_or_else(Dirty::nothing, |_| Dirty::only(DirtyPart::Policy))
     }
 }
 
@@ -324,7 +324,7 @@ impl Kind for NetworkPolicy {
         network_policy::id(self)
     }
 
-    fn listing(index: &mut Index) -> &mut Listing<PolicyId> {
+    fn listing(index: &mut Index) -> &mut ListState<PolicyId> {
         &mut index.listings.policies
     }
 
@@ -340,11 +340,11 @@ impl Kind for NetworkPolicy {
             index.rejected.insert(id.clone(), rejected);
         }
         index.policies().insert(id, Arc::new(policy));
-        if same { Dirty::nothing() } else { Dirty::only(Concern::Policy) }
+        if same { Dirty::nothing() } else { Dirty::only(DirtyPart::Policy) }
     }
 
     fn remove(index: &mut Index, id: &PolicyId) -> Dirty {
         index.rejected.remove(id);
-        index.policies().remove(id).map_or_else(Dirty::nothing, |_| Dirty::only(Concern::Policy))
+        index.policies().remove(id).map_or_else(Dirty::nothing, |_| Dirty::only(DirtyPart::Policy))
     }
 }

@@ -15,8 +15,8 @@ mod peers;
 mod pod;
 
 pub use self::{
-    event::{Change, Concern, Dirty, Event},
+    event::{Dirty, DirtyPart, Event, ObjectChange},
     index::Index,
-    node::{AddressOverrides, Announcement, NetworkUnavailable, NodeProblem, NodeRecord},
-    peers::{FamilyView, PeerSorter, PeerView, SkipReason},
+    node::{AddressOverrides, NetworkUnavailable, NodeProblem, NodeRecord, PublishedVtep},
+    peers::{FamilyPeers, PeerResolver, PeersByFamily, SkipReason},
 };

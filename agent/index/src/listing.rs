@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 /// Whether a kind has been listed once, and what a running list has shown so far.
 #[derive(Debug)]
-pub(crate) enum Listing<K> {
+pub(crate) enum ListState<K> {
     /// Nothing is known yet.
     Never,
     /// The first list is running.
@@ -15,7 +15,7 @@ pub(crate) enum Listing<K> {
     Again(BTreeSet<K>),
 }
 
-impl<K: Ord> Listing<K> {
+impl<K: Ord> ListState<K> {
     pub(crate) const fn has_synced(&self) -> bool {
         matches!(self, Self::Known | Self::Again(_))
     }

@@ -16,7 +16,8 @@ use k8s_openapi::{
 };
 use towpath_core::{
     policy::ir::{
-        Action, Block, Direction, Namespaces, Peer, Peers, PodSelector, Policy, PolicyId, Port, Ports, Rejected, Rule,
+        Direction, IpBlock, NamespaceSelector, PodSelector, Policy, PolicyId, PolicyRule, RejectedPart, RuleAction,
+        RulePeer, RulePeers, RulePort, RulePorts,
     },
     selector::Selector,
 };
@@ -29,43 +30,43 @@ pub(crate) fn id(policy: &NetworkPolicy) -> Option<PolicyId> {
 }
 
 /// The policy, and what of it could not be used.
-pub(crate) fn convert(id: &PolicyId, policy: NetworkPolicy) -> (Policy, Vec<Rejected>) {
-    let mut reader = Reader { id, rejected: Vec::new() };
+pub(crate) fn convert(id: &PolicyId, policy: NetworkPolicy) -> (Policy, Vec<RejectedPart>) {
+    let mut reader = PolicyReader { id, rejected: Vec::new() };
     let policy = reader.policy(&policy.spec.unwrap_or_default());
     (policy, reader.rejected)
 }
 
-struct Reader<'a> {
+struct PolicyReader<'a> {
     id: &'a PolicyId,
-    rejected: Vec<Rejected>,
+    rejected: Vec<RejectedPart>,
 }
 
-impl Reader<'_> {
+impl PolicyReader<'_> {
     fn reject(&mut self, path: &str, reason: impl Into<String>) {
-        self.rejected.push(Rejected { policy: self.id.clone(), path: path.to_owned(), reason: reason.into() });
+        self.rejected.push(RejectedPart { policy: self.id.clone(), path: path.to_owned(), reason: reason.into() });
     }
 
     fn policy(&mut self, spec: &NetworkPolicySpec) -> Policy {
         let directions = self.directions(spec);
         let (pods, subject) = match spec.pod_selector.as_ref().map(understood) {
-            None => (Selector::everything(), Subject::Understood),
-            Some((selector, None)) => (selector, Subject::Understood),
+            None => (Selector::everything(), SubjectSelector::Understood),
+            Some((selector, None)) => (selector, SubjectSelector::Understood),
             Some((selector, Some((at, reason)))) => {
                 let path = format!("spec.podSelector.{at}");
                 self.reject(&path, format!("{reason}; until this is right the policy isolates every pod that the rest selects and allows nothing"));
-                (selector, Subject::TooWide)
+                (selector, SubjectSelector::TooWide)
             }
         };
         let mut rules = |direction| {
             let rules = self.rules(spec, direction);
             // Rules would let in more pods' peers than anybody has written: none of them counts.
             directions.contains(&direction).then_some(match subject {
-                Subject::Understood => rules,
-                Subject::TooWide => Vec::new(),
+                SubjectSelector::Understood => rules,
+                SubjectSelector::TooWide => Vec::new(),
             })
         };
         let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
-        let namespaces = Namespaces::Named(self.id.namespace.clone());
+        let namespaces = NamespaceSelector::Named(self.id.namespace.clone());
         // Policies of this kind add up: their order means nothing.
         Policy { order: 0, subject: PodSelector { namespaces, pods }, ingress, egress }
     }
@@ -91,7 +92,7 @@ impl Reader<'_> {
         directions
     }
 
-    fn rules(&mut self, spec: &NetworkPolicySpec, direction: Direction) -> Vec<Rule> {
+    fn rules(&mut self, spec: &NetworkPolicySpec, direction: Direction) -> Vec<PolicyRule> {
         match direction {
             Direction::Ingress => {
                 let rules = spec.ingress.iter().flatten().enumerate();
@@ -109,27 +110,27 @@ impl Reader<'_> {
         path: &str,
         (field, peers): (&str, &Option<Vec<NetworkPolicyPeer>>),
         ports: &Option<Vec<NetworkPolicyPort>>,
-    ) -> Rule {
+    ) -> PolicyRule {
         let peers = match peers.as_deref() {
-            None | Some([]) => Peers::Any,
+            None | Some([]) => RulePeers::Any,
             Some(peers) => {
                 let read = |(n, peer)| self.peer(&format!("{path}.{field}[{n}]"), peer);
-                Peers::Of(peers.iter().enumerate().filter_map(read).collect())
+                RulePeers::Of(peers.iter().enumerate().filter_map(read).collect())
             }
         };
         let ports = match ports.as_deref() {
-            None | Some([]) => Ports::Any,
+            None | Some([]) => RulePorts::Any,
             Some(ports) => {
                 let read = |(n, port)| self.port(&format!("{path}.ports[{n}]"), port);
-                Ports::Of(ports.iter().enumerate().filter_map(read).collect())
+                RulePorts::Of(ports.iter().enumerate().filter_map(read).collect())
             }
         };
-        Rule { action: Action::Allow, peers, ports }
+        PolicyRule { action: RuleAction::Allow, peers, ports }
     }
 
-    fn peer(&mut self, path: &str, peer: &NetworkPolicyPeer) -> Option<Peer> {
+    fn peer(&mut self, path: &str, peer: &NetworkPolicyPeer) -> Option<RulePeer> {
         match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
-            (Some(block), None, None) => self.block(&format!("{path}.ipBlock"), block).map(Peer::Block),
+            (Some(block), None, None) => self.block(&format!("{path}.ipBlock"), block).map(RulePeer::IpBlock),
             (None, None, None) => {
                 self.reject(
                     path,
@@ -143,16 +144,16 @@ impl Reader<'_> {
             }
             (None, namespaces, pods) => {
                 let namespaces = match namespaces {
-                    None => Namespaces::Named(self.id.namespace.clone()),
+                    None => NamespaceSelector::Named(self.id.namespace.clone()),
                     Some(selector) => {
-                        Namespaces::Matching(self.selector(&format!("{path}.namespaceSelector"), selector)?)
+                        NamespaceSelector::Matching(self.selector(&format!("{path}.namespaceSelector"), selector)?)
                     }
                 };
                 let pods = match pods {
                     None => Selector::everything(),
                     Some(selector) => self.selector(&format!("{path}.podSelector"), selector)?,
                 };
-                Some(Peer::Pods(PodSelector { namespaces, pods }))
+                Some(RulePeer::Pods(PodSelector { namespaces, pods }))
             }
         }
     }
@@ -167,13 +168,13 @@ impl Reader<'_> {
         }
     }
 
-    fn block(&mut self, path: &str, block: &IPBlock) -> Option<Block> {
+    fn block(&mut self, path: &str, block: &IPBlock) -> Option<IpBlock> {
         let net = self.net(&format!("{path}.cidr"), &block.cidr)?;
         let mut except = BTreeSet::new();
         for (n, text) in block.except.iter().flatten().enumerate() {
             except.insert(self.net(&format!("{path}.except[{n}]"), text)?);
         }
-        Some(Block { net, except })
+        Some(IpBlock { net, except })
     }
 
     fn net(&mut self, path: &str, text: &str) -> Option<IpNet> {
@@ -192,7 +193,7 @@ impl Reader<'_> {
         net
     }
 
-    fn port(&mut self, path: &str, port: &NetworkPolicyPort) -> Option<Port> {
+    fn port(&mut self, path: &str, port: &NetworkPolicyPort) -> Option<RulePort> {
         let Some(protocol) = protocol(port.protocol.as_deref()) else {
             let name = port.protocol.as_deref().unwrap_or_default();
             self.reject(
@@ -202,8 +203,10 @@ impl Reader<'_> {
             return None;
         };
         match (&port.port, port.end_port) {
-            (None, None) => Some(Port::Numbers(protocol, 0, u16::MAX)),
-            (Some(IntOrString::String(name)), None) if is_port_name(name) => Some(Port::Named(protocol, name.clone())),
+            (None, None) => Some(RulePort::Numbers(protocol, 0, u16::MAX)),
+            (Some(IntOrString::String(name)), None) if is_port_name(name) => {
+                Some(RulePort::Named(protocol, name.clone()))
+            }
             (Some(IntOrString::String(name)), None) => {
                 self.reject(
                     &format!("{path}.port"),
@@ -220,7 +223,7 @@ impl Reader<'_> {
                         format!("{first} to {last} is no range of ports from 1 to 65535; the port matches nothing"),
                     );
                 }
-                numbers.map(|(first, last)| Port::Numbers(protocol, first, last))
+                numbers.map(|(first, last)| RulePort::Numbers(protocol, first, last))
             }
             (None | Some(IntOrString::String(_)), Some(_)) => {
                 self.reject(&format!("{path}.endPort"), "endPort needs a number in port; the port matches nothing");
@@ -232,7 +235,7 @@ impl Reader<'_> {
 
 /// Whether a policy's own selector was read as it was written.
 #[derive(Clone, Copy)]
-enum Subject {
+enum SubjectSelector {
     Understood,
     TooWide,
 }
@@ -269,7 +272,7 @@ fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|n| *n != 0)
 }
 
-/// Names of ports are service names of RFC 6335, section 5.1: among else at most 15 characters with a letter.
+/// AnnotationNames of ports are service names of RFC 6335, section 5.1: among else at most 15 characters with a letter.
 fn is_port_name(name: &str) -> bool {
     (1..=15).contains(&name.len()) && name.bytes().any(|b| b.is_ascii_alphabetic())
 }

@@ -29,7 +29,7 @@ pub struct NodeRecord {
     /// flannel's annotations as they are now.
     pub annotations: BTreeMap<String, String>,
     /// What it publishes, as far as it does.
-    pub published: BTreeMap<Family, Result<Announcement, NodeProblem>>,
+    pub published: BTreeMap<Family, Result<PublishedVtep, NodeProblem>>,
     /// Its condition NetworkUnavailable.
     pub network_unavailable: NetworkUnavailable,
     /// What is wrong with it as such.
@@ -38,7 +38,7 @@ pub struct NodeRecord {
 
 /// What a node publishes for one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Announcement {
+pub struct PublishedVtep {
     /// Where its VTEP is reached.
     pub public_ip: IpAddr,
     /// Its VTEP.
@@ -172,7 +172,7 @@ fn network_unavailable(status: &NodeStatus) -> NetworkUnavailable {
 }
 
 /// What the annotations say about a family; `None` as long as they say nothing.
-fn announcement(family: Family, annotations: &BTreeMap<String, String>) -> Option<Result<Announcement, NodeProblem>> {
+fn announcement(family: Family, annotations: &BTreeMap<String, String>) -> Option<Result<PublishedVtep, NodeProblem>> {
     let names = flannel::names(family);
     let (data, ip) = (annotations.get(names.backend_data)?, annotations.get(names.public_ip)?);
     Some(match annotations.get(flannel::BACKEND_TYPE).map(String::as_str) {
@@ -182,11 +182,11 @@ fn announcement(family: Family, annotations: &BTreeMap<String, String>) -> Optio
     })
 }
 
-fn read_announcement(family: Family, data: &str, ip: &str) -> Result<Announcement, NodeProblem> {
+fn read_announcement(family: Family, data: &str, ip: &str) -> Result<PublishedVtep, NodeProblem> {
     let names = flannel::names(family);
     let backend = BackendData::parse(data)
         .map_err(|error| NodeProblem::Annotation { annotation: names.backend_data.to_owned(), error })?;
-    Ok(Announcement { public_ip: address(family, names.public_ip, ip)?, backend })
+    Ok(PublishedVtep { public_ip: address(family, names.public_ip, ip)?, backend })
 }
 
 fn address(family: Family, annotation: &str, text: &str) -> Result<IpAddr, NodeProblem> {

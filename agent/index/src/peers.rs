@@ -19,26 +19,26 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use towpath_core::{
     delta::changes,
-    model::{Family, Mac, NodeName, Peer, Vni},
+    model::{Family, Mac, NodeName, NodePeer, Vni},
 };
 
-use self::claim::{Claim, Claims, Taken};
-use crate::node::{Announcement, NodeProblem, NodeRecord};
+use self::claim::{AssignedValues, ExclusiveValue, ValueHolders};
+use crate::node::{NodeProblem, NodeRecord, PublishedVtep};
 
 /// The other nodes, as the overlay should know them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PeerView {
+pub struct PeersByFamily {
     /// The families of the pod network, even without peers.
-    pub families: BTreeMap<Family, FamilyView>,
+    pub families: BTreeMap<Family, FamilyPeers>,
     /// Parts of Nodes that cannot be used, whether the node is connected or not.
     pub problems: OrdMap<NodeName, Vec<NodeProblem>>,
 }
 
 /// The other nodes in one family of the overlay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FamilyView {
+pub struct FamilyPeers {
     /// Those that can be connected.
-    pub peers: OrdMap<NodeName, Peer>,
+    pub peers: OrdMap<NodeName, NodePeer>,
     /// Those that cannot, with the reason. This node itself is here if its own podCIDR is the trouble.
     pub skipped: OrdMap<NodeName, SkipReason>,
     /// Those that have no podCIDR yet, or have not published where they are: they are new. This node, too, until it has one.
@@ -103,32 +103,32 @@ pub enum SkipReason {
 
 /// Sorts the nodes, and keeps them sorted.
 #[derive(Debug)]
-pub struct PeerSorter {
+pub struct PeerResolver {
     me: NodeName,
     networks: Vec<IpNet>,
     vni: Vni,
     nodes: OrdMap<NodeName, Arc<NodeRecord>>,
-    claims: Claims,
+    claims: ValueHolders,
     /// How many nodes send from an address.
     senders: BTreeMap<IpAddr, usize>,
     underlay: OrdSet<IpAddr>,
-    view: PeerView,
+    view: PeersByFamily,
 }
 
-impl PeerSorter {
+impl PeerResolver {
     /// One that knows no nodes yet. `networks` are the ranges of all pods, at most one per family, `vni` is ours.
     #[must_use]
     pub fn new(me: NodeName, networks: &[IpNet], vni: Vni) -> Self {
-        let families = networks.iter().map(|net| (Family::of_net(*net), FamilyView::default())).collect();
+        let families = networks.iter().map(|net| (Family::of_net(*net), FamilyPeers::default())).collect();
         Self {
             me,
             networks: networks.to_vec(),
             vni,
             nodes: OrdMap::new(),
-            claims: Claims::default(),
+            claims: ValueHolders::default(),
             senders: BTreeMap::new(),
             underlay: OrdSet::new(),
-            view: PeerView { families, problems: OrdMap::new() },
+            view: PeersByFamily { families, problems: OrdMap::new() },
         }
     }
 
@@ -160,7 +160,7 @@ impl PeerSorter {
 
     /// The nodes as they were sorted last.
     #[must_use]
-    pub const fn view(&self) -> &PeerView {
+    pub const fn view(&self) -> &PeersByFamily {
         &self.view
     }
 
@@ -188,15 +188,18 @@ impl PeerSorter {
     }
 
     /// All that the node would have for itself, whether it gets it or not.
-    fn claims_of(&self, node: &NodeRecord) -> Vec<Claim> {
+    fn claims_of(&self, node: &NodeRecord) -> Vec<ExclusiveValue> {
         let mut claims = Vec::new();
         for family in self.view.families.keys() {
             claims.extend(
-                node.pod_cidrs.get(family).filter(|cidr| self.is_inside(cidr)).map(|cidr| Claim::PodCidr(*cidr)),
+                node.pod_cidrs
+                    .get(family)
+                    .filter(|cidr| self.is_inside(cidr))
+                    .map(|cidr| ExclusiveValue::PodCidr(*cidr)),
             );
-            if let Some(Ok(Announcement { public_ip, backend })) = node.published.get(family) {
-                claims.push(Claim::PublicIp(*public_ip));
-                claims.push(Claim::Mac(*family, backend.vtep_mac));
+            if let Some(Ok(PublishedVtep { public_ip, backend })) = node.published.get(family) {
+                claims.push(ExclusiveValue::PublicIp(*public_ip));
+                claims.push(ExclusiveValue::Mac(*family, backend.vtep_mac));
             }
         }
         claims
@@ -207,7 +210,7 @@ impl PeerSorter {
     }
 
     /// These nodes, those that claim anything of what they claim or have left, and so on.
-    fn concerned(&self, mut concerned: BTreeSet<NodeName>, left: Vec<Claim>) -> BTreeSet<NodeName> {
+    fn concerned(&self, mut concerned: BTreeSet<NodeName>, left: Vec<ExclusiveValue>) -> BTreeSet<NodeName> {
         let claims_of = |name: &NodeName| self.nodes.get(name).map(|node| self.claims_of(node)).unwrap_or_default();
         let mut open = left;
         open.extend(concerned.iter().flat_map(claims_of));
@@ -230,13 +233,13 @@ impl PeerSorter {
             for name in concerned {
                 view.forget(name);
             }
-            let rule = Rule { me: &self.me, networks: &self.networks, vni: self.vni, family: *family };
-            let mut taken = Taken::default();
+            let rule = PeerRule { me: &self.me, networks: &self.networks, vni: self.vni, family: *family };
+            let mut taken = AssignedValues::default();
             for (name, node) in &by_age {
                 match rule.lot(&mut taken, name, node) {
-                    Ok(Lot::Own) => {}
-                    Ok(Lot::Waiting) => _ = view.waiting.insert((*name).clone()),
-                    Ok(Lot::Peer(peer)) => _ = view.peers.insert((*name).clone(), peer),
+                    Ok(Role::Own) => {}
+                    Ok(Role::Waiting) => _ = view.waiting.insert((*name).clone()),
+                    Ok(Role::Peer(peer)) => _ = view.peers.insert((*name).clone(), peer),
                     Err(reason) => _ = view.skipped.insert((*name).clone(), reason),
                 }
             }
@@ -244,7 +247,7 @@ impl PeerSorter {
     }
 }
 
-impl FamilyView {
+impl FamilyPeers {
     fn forget(&mut self, name: &NodeName) {
         self.peers.remove(name);
         self.skipped.remove(name);
@@ -253,36 +256,41 @@ impl FamilyView {
 }
 
 /// What becomes of a node that is not left out.
-enum Lot {
+enum Role {
     /// It is this one.
     Own,
     /// It is not ready.
     Waiting,
-    Peer(Peer),
+    Peer(NodePeer),
 }
 
 /// The rule by which a node becomes a peer of a family.
-struct Rule<'a> {
+struct PeerRule<'a> {
     me: &'a NodeName,
     networks: &'a [IpNet],
     vni: Vni,
     family: Family,
 }
 
-impl Rule<'_> {
+impl PeerRule<'_> {
     /// What becomes of a node, where older ones have taken what is taken.
-    fn lot<'a>(&self, taken: &mut Taken<'a>, name: &'a NodeName, node: &NodeRecord) -> Result<Lot, SkipReason> {
+    fn lot<'a>(
+        &self,
+        taken: &mut AssignedValues<'a>,
+        name: &'a NodeName,
+        node: &NodeRecord,
+    ) -> Result<Role, SkipReason> {
         let is_me = name == self.me;
-        let Some(&cidr) = node.pod_cidrs.get(&self.family) else { return Ok(Lot::Waiting) };
+        let Some(&cidr) = node.pod_cidrs.get(&self.family) else { return Ok(Role::Waiting) };
         if !self.networks.iter().any(|net| net.contains(&cidr)) {
             return Err(SkipReason::OutsideNetwork { cidr });
         }
         taken.take_pod_cidr(cidr, name)?;
-        let Announcement { public_ip, backend } = match node.published.get(&self.family) {
+        let PublishedVtep { public_ip, backend } = match node.published.get(&self.family) {
             Some(Ok(announcement)) => *announcement,
-            Some(Err(_)) | None if is_me => return Ok(Lot::Own),
+            Some(Err(_)) | None if is_me => return Ok(Role::Own),
             Some(Err(problem)) => return Err(SkipReason::Node(problem.clone())),
-            None => return Ok(Lot::Waiting),
+            None => return Ok(Role::Waiting),
         };
         taken.take_public_ip(public_ip, name)?;
         match backend.vni {
@@ -293,9 +301,9 @@ impl Rule<'_> {
         }
         taken.take_mac(backend.vtep_mac, name)?;
         if is_me {
-            return Ok(Lot::Own);
+            return Ok(Role::Own);
         }
-        Ok(Lot::Peer(Peer { node: name.clone(), pod_cidr: cidr, public_ip, vtep_mac: backend.vtep_mac }))
+        Ok(Role::Peer(NodePeer { node: name.clone(), pod_cidr: cidr, public_ip, vtep_mac: backend.vtep_mac }))
     }
 }
 

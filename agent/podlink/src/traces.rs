@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use towpath_core::{
     model::{Family, host_net},
     names::IfName,
-    overlay::Target,
+    overlay::RouteTarget,
 };
 
 use crate::{
@@ -38,7 +38,7 @@ impl PodTraces {
         let mut routed = BTreeSet::new();
         for family in Family::ALL {
             let routes = socket.dump(message::main_routes(family)).map_err(failed("list the routes"))?;
-            let to_link = parse::routes(&routes).filter(|(_, route)| matches!(route.target, Target::Link(_)));
+            let to_link = parse::routes(&routes).filter(|(_, route)| matches!(route.target, RouteTarget::Link(_)));
             let single = to_link.map(|(key, _)| key.destination).filter(|net| *net == host_net(net.addr()));
             routed.extend(single.map(|net| net.addr()));
         }

@@ -1,6 +1,6 @@
 use towpath_core::{
     model::Labels,
-    policy::ir::{Namespaces, PodKind, PodSelector, Policy, PolicyId, Tier, TierDefault},
+    policy::ir::{NamespaceSelector, PodKind, PodSelector, Policy, PolicyId, Tier, TierDefault},
     ruleset::Transport as Carried,
     selector::Selector,
 };
@@ -21,7 +21,7 @@ fn order(direction: Direction) -> Order {
         kind: PodKind::Endpoint,
         node: None,
     };
-    let subject = PodSelector { namespaces: Namespaces::Named("a".to_owned()), pods: Selector::everything() };
+    let subject = PodSelector { namespaces: NamespaceSelector::Named("a".to_owned()), pods: Selector::everything() };
     let rules = |of: Direction| (of == direction).then(Vec::new);
     let policy = Policy { order: 0, subject, ingress: rules(Direction::Ingress), egress: rules(Direction::Egress) };
     let name = PolicyId { namespace: "a".to_owned(), name: "p".to_owned() };
@@ -37,7 +37,7 @@ fn order(direction: Direction) -> Order {
         endpoints: OrdMap::unit(interface, Arc::new(web)),
         node: BTreeSet::new(),
         snapshot,
-        touched: Touched::All,
+        touched: AffectedPods::All,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use towpath_core::{
     model::PodId,
     policy::{
-        eval::{Outcome, Packet, Party, RuleId, Trail, Transport, eval},
+        eval::{Decision, Flow, FlowEndpoint, FlowTransport, RuleId, Trace, eval},
         ir::{Direction, Pod, PodKind, PolicyId, Snapshot},
     },
 };
@@ -144,7 +144,7 @@ impl<C> fmt::Display for Told<C> {
 
 /// Names the pod, the peer and the cause, which is read off the evaluator's trail. `None` if no pod of this node has the
 /// address any more.
-pub(super) fn find<C: From<Trail>>(view: View<'_>, direction: Direction, head: Head) -> Option<Told<C>> {
+pub(super) fn find<C: From<Trace>>(view: View<'_>, direction: Direction, head: Head) -> Option<Told<C>> {
     let (own, other) = match direction {
         Direction::Ingress => (head.destination, head.source),
         Direction::Egress => (head.source, head.destination),
@@ -172,40 +172,40 @@ fn near(view: View<'_>, pod: &PodId, addresses: [IpAddr; 2]) -> Snapshot {
     Snapshot { namespaces: snapshot.namespaces.clone(), pods: pods.collect(), tiers: snapshot.tiers.clone() }
 }
 
-fn trail(near: &Snapshot, direction: Direction, pod: &PodId, peer: &Peer, head: Head) -> Trail {
+fn trail(near: &Snapshot, direction: Direction, pod: &PodId, peer: &Peer, head: Head) -> Trace {
     let transport = match head.carried {
-        Carried::Port(protocol, port) => Transport::Port(protocol, port),
-        Carried::Icmp(protocol, _) | Carried::Other(protocol) => Transport::Other(protocol),
+        Carried::Port(protocol, port) => FlowTransport::Port(protocol, port),
+        Carried::Icmp(protocol, _) | Carried::Other(protocol) => FlowTransport::Other(protocol),
     };
-    let own = |address| Party { address, pod: Some(pod.clone()) };
-    let other = Party { address: peer.address, pod: peer.pod.clone() };
+    let own = |address| FlowEndpoint { address, pod: Some(pod.clone()) };
+    let other = FlowEndpoint { address: peer.address, pod: peer.pod.clone() };
     let (from, to) = match direction {
         Direction::Ingress => (other, own(head.destination)),
         Direction::Egress => (own(head.source), other),
     };
-    let verdict = eval(near, &Packet { from, to, transport });
+    let verdict = eval(near, &Flow { from, to, transport });
     match direction {
         Direction::Ingress => verdict.ingress,
         Direction::Egress => verdict.egress,
     }
 }
 
-impl From<Trail> for Cause {
-    fn from(trail: Trail) -> Self {
+impl From<Trace> for Cause {
+    fn from(trail: Trace) -> Self {
         match trail.outcome {
-            Outcome::IsolatedBy(by) => {
+            Decision::IsolatedBy(by) => {
                 let (by, more) = first(by);
                 Self::Isolated { by, more }
             }
-            Outcome::DeniedBy(rule) => Self::Rule { policy: rule.policy, rule: rule.rule },
-            Outcome::UnknownPod => Self::UnknownPod,
-            Outcome::NoEndpoint | Outcome::Unrestricted | Outcome::AllowedBy(_) => Self::AllowedNow,
+            Decision::DeniedBy(rule) => Self::Rule { policy: rule.policy, rule: rule.rule },
+            Decision::UnknownPod => Self::UnknownPod,
+            Decision::NoEndpoint | Decision::Unrestricted | Decision::AllowedBy(_) => Self::AllowedNow,
         }
     }
 }
 
-impl From<Trail> for LoggedBy {
-    fn from(trail: Trail) -> Self {
+impl From<Trace> for LoggedBy {
+    fn from(trail: Trace) -> Self {
         let (rules, more) = first(trail.logged_by);
         Self { rules, more }
     }

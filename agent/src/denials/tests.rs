@@ -7,8 +7,8 @@ use towpath_core::{
     policy::{
         eval::RuleId,
         ir::{
-            Action, Block, Namespaces, Peer as RulePeer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port,
-            Ports, Rule, Tier, TierDefault,
+            IpBlock, NamespaceSelector, Pod, PodKind, PodSelector, Policy, PolicyId, PolicyRule, RuleAction, RulePeer,
+            RulePeers, RulePort, RulePorts, Tier, TierDefault,
         },
         packet_log::{DenyLog, prefix},
     },
@@ -72,8 +72,9 @@ impl Cluster {
     }
 
     /// A policy for all pods of the namespace, in both directions, with these rules.
-    fn with(mut self, name: &str, rules: &[Rule]) -> Self {
-        let subject = PodSelector { namespaces: Namespaces::Named("a".to_owned()), pods: Selector::everything() };
+    fn with(mut self, name: &str, rules: &[PolicyRule]) -> Self {
+        let subject =
+            PodSelector { namespaces: NamespaceSelector::Named("a".to_owned()), pods: Selector::everything() };
         let policy = Policy { order: 0, subject, ingress: Some(rules.to_vec()), egress: Some(rules.to_vec()) };
         self.snapshot.tiers[0].policies.insert(policy_id(name), Arc::new(policy));
         self
@@ -84,10 +85,10 @@ impl Cluster {
     }
 }
 
-fn rule(action: Action, net: &str, port: u16) -> Rule {
-    let block = RulePeer::Block(Block { net: net.parse().unwrap(), except: BTreeSet::new() });
-    let ports = Ports::Of(vec![Port::Numbers(Protocol::Tcp, port, port)]);
-    Rule { action, peers: Peers::Of(vec![block]), ports }
+fn rule(action: RuleAction, net: &str, port: u16) -> PolicyRule {
+    let block = RulePeer::IpBlock(IpBlock { net: net.parse().unwrap(), except: BTreeSet::new() });
+    let ports = RulePorts::Of(vec![RulePort::Numbers(Protocol::Tcp, port, port)]);
+    PolicyRule { action, peers: RulePeers::Of(vec![block]), ports }
 }
 
 /// A packet that was dropped.
@@ -97,7 +98,7 @@ fn packet(direction: Direction, source: &str, destination: &str, port: u16) -> L
 
 /// All pods of a namespace.
 fn all_of(namespace: &str) -> RulePeer {
-    let namespaces = Namespaces::Named(namespace.to_owned());
+    let namespaces = NamespaceSelector::Named(namespace.to_owned());
     RulePeer::Pods(PodSelector { namespaces, pods: Selector::everything() })
 }
 
@@ -122,7 +123,7 @@ fn isolated(by: &[&str], more: usize) -> Cause {
 
 #[test]
 fn what_is_told_names_pod_peer_and_the_policy_that_decided() {
-    use Action::{Allow, Deny};
+    use RuleAction::{Allow, Deny};
     let elsewhere = rule(Allow, "198.51.100.0/24", 80);
     let [ingress, egress] = Direction::ALL;
     let in_80 = packet(ingress, CLIENT, WEB, 80);
@@ -164,7 +165,8 @@ fn what_is_told_names_pod_peer_and_the_policy_that_decided() {
             "a rule that allows has come meanwhile",
         ),
         (
-            Cluster::new().with("p", &[Rule { peers: Peers::Of(vec![all_of("a")]), ..rule(Allow, "10.0.0.0/8", 80) }]),
+            Cluster::new()
+                .with("p", &[PolicyRule { peers: RulePeers::Of(vec![all_of("a")]), ..rule(Allow, "10.0.0.0/8", 80) }]),
             packet(ingress, CLIENT, WEB, 80),
             Some("client"),
             Cause::AllowedNow,
@@ -321,7 +323,7 @@ fn policies_beyond_a_hundred_series_are_counted_as_one() {
 
 #[test]
 fn what_a_rule_logs_is_told_of_with_the_rules_and_is_no_denial() {
-    use Action::{Deny, Log};
+    use RuleAction::{Deny, Log};
     let logs = |count| vec![rule(Log, "10.0.0.0/8", 80); count];
     let by = |rules: &[(&str, usize)], more| {
         let rules = rules.iter().map(|(policy, rule)| RuleId { policy: policy_id(policy), rule: *rule });

@@ -83,7 +83,7 @@ impl Node {
     }
 
     /// Whether it tells more than that our plan has come true.
-    fn is_news(&self, notice: &overlay::Notice) -> bool {
+    fn is_news(&self, notice: &overlay::NetNotification) -> bool {
         let path = self.plan.as_ref().and_then(|plan| plan.path.as_ref());
         match (path, &self.net.have) {
             (Some(path), Some(have)) => !path.overlay.expects(notice, have),

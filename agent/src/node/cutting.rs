@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use towpath_core::{
-    connection::{Consequence, Meaning, Touched},
+    connection::{AffectedPods, ImpactKind, PolicyImpact},
     ruleset::{Ruleset, Transaction},
 };
 use towpath_crds::network_config::OnChange;
@@ -45,11 +45,11 @@ pub(super) struct Cutting {
     stage: Stage,
     not_before: Instant,
     /// Whose connections the plan that is being put in force makes worth a review.
-    planned: Touched,
+    planned: AffectedPods,
     /// Those of the plans that are in force.
-    pending: Touched,
+    pending: AffectedPods,
     /// Those that are being looked through.
-    running: Touched,
+    running: AffectedPods,
     /// Connections that are cut.
     held: usize,
     back_off: BackOff,
@@ -61,25 +61,33 @@ impl Cutting {
             OnChange::Reevaluate => Stage::Due(now),
             OnChange::Keep => Stage::Never,
         };
-        let (planned, running) = (Touched::nobody(), Touched::nobody());
-        Self { stage, not_before: now, planned, pending: Touched::All, running, held: 0, back_off: BackOff::default() }
+        let (planned, running) = (AffectedPods::nobody(), AffectedPods::nobody());
+        Self {
+            stage,
+            not_before: now,
+            planned,
+            pending: AffectedPods::All,
+            running,
+            held: 0,
+            back_off: BackOff::default(),
+        }
     }
 
     /// This change is about to be made.
     pub(super) fn planned(&mut self, change: &Transaction, table: &Ruleset) {
         // A review that is under way may cut by rules that this change puts an end to.
         let may_restore = self.held > 0 || matches!(self.stage, Stage::Running | Stage::Outdated);
-        self.planned = match (&self.stage, Consequence::of(change, table)) {
-            (Stage::Never, _) => Touched::nobody(),
-            (_, Consequence { meaning: Meaning::Widens, .. }) if !may_restore => Touched::nobody(),
-            (_, Consequence { touched, .. }) => touched,
+        self.planned = match (&self.stage, PolicyImpact::of(change, table)) {
+            (Stage::Never, _) => AffectedPods::nobody(),
+            (_, PolicyImpact { meaning: ImpactKind::Widens, .. }) if !may_restore => AffectedPods::nobody(),
+            (_, PolicyImpact { touched, .. }) => touched,
         };
     }
 
     /// The change is made.
     pub(super) fn committed(&mut self, now: Instant) {
-        let touched = std::mem::replace(&mut self.planned, Touched::nobody());
-        if touched == Touched::nobody() {
+        let touched = std::mem::replace(&mut self.planned, AffectedPods::nobody());
+        if touched == AffectedPods::nobody() {
             return;
         }
         self.pending.merge(touched);
@@ -91,17 +99,17 @@ impl Cutting {
     }
 
     /// Whose connections are to be looked through, if a review is to begin now; it has then begun.
-    pub(super) fn begins(&mut self, now: Instant) -> Option<Touched> {
+    pub(super) fn begins(&mut self, now: Instant) -> Option<AffectedPods> {
         matches!(self.stage, Stage::Due(at) if at <= now).then(|| {
             self.stage = Stage::Running;
-            self.running = std::mem::replace(&mut self.pending, Touched::nobody());
+            self.running = std::mem::replace(&mut self.pending, AffectedPods::nobody());
             self.running.clone()
         })
     }
 
     /// A review has ended.
     pub(super) fn ended(&mut self, now: Instant, result: Result<&Cuts, &(dyn Error + 'static)>) {
-        let touched = std::mem::replace(&mut self.running, Touched::nobody());
+        let touched = std::mem::replace(&mut self.running, AffectedPods::nobody());
         match result {
             Ok(cuts) => {
                 self.back_off.succeeded();
@@ -204,14 +212,14 @@ mod tests {
         goes.into_iter().chain([Step::AddMapElements(map, OrdMap::unit(key, chain))]).collect()
     }
 
-    fn touched(names: &[&str]) -> Option<Touched> {
-        Some(Touched::Pods(names.iter().map(|name| IfName::of_pod("a", name)).collect()))
+    fn touched(names: &[&str]) -> Option<AffectedPods> {
+        Some(AffectedPods::Pods(names.iter().map(|name| IfName::of_pod("a", name)).collect()))
     }
 
     /// One that has looked through everything at the start.
     fn rested(now: Instant) -> Cutting {
         let mut cutting = Cutting::new(OnChange::Reevaluate, now);
-        assert_eq!(cutting.begins(now), Some(Touched::All), "nobody knows what was before");
+        assert_eq!(cutting.begins(now), Some(AffectedPods::All), "nobody knows what was before");
         cutting.ended(now, Ok(&Cuts::default()));
         cutting
     }

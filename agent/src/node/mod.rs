@@ -31,7 +31,7 @@ use towpath_core::{
     model::{Family, Mac, NodeName},
     overlay::{Kernel, Overlay},
 };
-use towpath_index::{Concern, Dirty, Index};
+use towpath_index::{Dirty, DirtyPart, Index};
 use towpath_local::{EndpointFile, Reply, Request};
 use tracing::{error, info};
 
@@ -232,7 +232,7 @@ impl Node {
             self.stale = true;
             self.watching_drift = false;
         }
-        if dirty.contains(Concern::Policy) && self.index.synced() {
+        if dirty.contains(DirtyPart::Policy) && self.index.synced() {
             self.policy_since.get_or_insert(now);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, time::Instant};
 
-use towpath_core::overlay::Op;
+use towpath_core::overlay::NetOp;
 
 use super::{
     Effect, Node, Now,
@@ -26,7 +26,7 @@ pub(super) enum Outcome {
 
 impl Node {
     /// A change was made, or refused.
-    pub(super) fn applied(&mut self, now: &Now, ops: &[Op], applied: Applied, effects: &mut Vec<Effect>) {
+    pub(super) fn applied(&mut self, now: &Now, ops: &[NetOp], applied: Applied, effects: &mut Vec<Effect>) {
         let failed = applied.failed.len() as u64 + u64::from(applied.table.is_err());
         effects.push(Effect::Applied { took: applied.took, failed });
         let complete = applied.is_complete();
@@ -66,8 +66,8 @@ impl Node {
 
     /// Does to our belief what was done to the kernel, so that one more peer costs one more peer. A new device has got a
     /// number that only the kernel knows: then it is read back.
-    pub(super) fn follow(&mut self, ops: &[Op], now: Instant) {
-        let is_guess = |op: &Op| matches!(op, Op::CreateDevice(_) | Op::DeleteLink { .. });
+    pub(super) fn follow(&mut self, ops: &[NetOp], now: Instant) {
+        let is_guess = |op: &NetOp| matches!(op, NetOp::CreateDevice(_) | NetOp::DeleteLink { .. });
         let (Some(have), Some(plan)) = (&mut self.net.have, &self.plan) else { return };
         let followed = ops.iter().all(|op| !is_guess(op) && have.execute(op).is_ok());
         if !followed {

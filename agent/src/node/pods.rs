@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use towpath_core::{
     model::Family,
     names::IfName,
-    overlay::{Hop, Op},
+    overlay::{NetOp, NextHop},
 };
 use towpath_index::{Dirty, Index};
 use towpath_local::{Attachment, EndpointFile, Reply};
@@ -83,7 +83,7 @@ impl Pods {
         };
         let mut dirty = index.set_local_endpoint(file.endpoint());
         // Asked again, as after our restart: the rules may stand already, so the plan is to say so.
-        dirty.merge(Dirty::only(towpath_index::Concern::Policy));
+        dirty.merge(Dirty::only(towpath_index::DirtyPart::Policy));
         self.changed_since_reading.insert(attachment.clone());
         // The plugin gives nobody an address that somebody has: whoever had it is gone, and we have not been told yet.
         for other in self.attachments.iter().filter(|(other, _)| **other != attachment).map(|(_, other)| other) {
@@ -235,9 +235,9 @@ impl Pods {
     }
 
     /// Whether a change repairs something: a route to a pod that is just being made does not.
-    pub(super) fn is_settled(&self, op: &Op) -> bool {
+    pub(super) fn is_settled(&self, op: &NetOp) -> bool {
         match op {
-            Op::AddRoute { hop: Hop::Link(link), .. } => !link.is_pod() || self.settled.contains(link),
+            NetOp::AddRoute { hop: NextHop::Link(link), .. } => !link.is_pod() || self.settled.contains(link),
             _ => true,
         }
     }

@@ -7,8 +7,8 @@ use std::{
 
 use towpath_core::{
     ipam::Range,
-    model::{Family, Mac, Peer},
-    overlay::{self, Device, Op},
+    model::{Family, Mac, NodePeer},
+    overlay::{self, NetOp, VxlanDevice},
 };
 use towpath_crds::{
     condition::{self, NodeCondition, NodeReason, Truth, Verdict},
@@ -18,7 +18,7 @@ use towpath_crds::{
         Repair, Tunnel, Uplink,
     },
 };
-use towpath_index::{FamilyView, NetworkUnavailable as Condition, flannel};
+use towpath_index::{FamilyPeers, NetworkUnavailable as Condition, flannel};
 use towpath_local::NodeState;
 use tracing::info;
 
@@ -193,7 +193,7 @@ impl Node {
     }
 
     fn tunnels(&self, plan: &Plan, path: &Path) -> Vec<Tunnel> {
-        let tunnel = |(family, device): (&Family, &Device)| {
+        let tunnel = |(family, device): (&Family, &VxlanDevice)| {
             let expected = Self::expected_peers(plan, *family);
             Tunnel {
                 device: device.name.to_string(),
@@ -210,7 +210,7 @@ impl Node {
 
     /// All other nodes that the cluster has, those that are left out and those that are still to come included.
     fn expected_peers(plan: &Plan, family: Family) -> usize {
-        let count = |view: &FamilyView| view.peers.len() + view.skipped.len() + view.waiting.len();
+        let count = |view: &FamilyPeers| view.peers.len() + view.skipped.len() + view.waiting.len();
         plan.peers.families.get(&family).map_or(0, count)
     }
 
@@ -222,21 +222,23 @@ impl Node {
         }
         let Some(have) = &self.net.have else { return 0 };
         let missing = overlay::diff(&path.overlay, have);
-        let gateway = |op: &Op| match op {
-            Op::SetNeighbour { address, .. } => Some(*address),
-            Op::AddRoute { destination, .. } | Op::ReplaceRoute { destination, .. } => Some(destination.network()),
+        let gateway = |op: &NetOp| match op {
+            NetOp::SetNeighbour { address, .. } => Some(*address),
+            NetOp::AddRoute { destination, .. } | NetOp::ReplaceRoute { destination, .. } => {
+                Some(destination.network())
+            }
             _ => None,
         };
         let gateways: BTreeSet<IpAddr> = missing.iter().filter_map(gateway).collect();
-        let mac = |op: &Op| if let Op::SetFdb { mac, .. } = op { Some(*mac) } else { None };
+        let mac = |op: &NetOp| if let NetOp::SetFdb { mac, .. } = op { Some(*mac) } else { None };
         let macs: BTreeSet<Mac> = missing.iter().filter_map(mac).collect();
-        let stands = |peer: &&Peer| !gateways.contains(&peer.pod_cidr.network()) && !macs.contains(&peer.vtep_mac);
+        let stands = |peer: &&NodePeer| !gateways.contains(&peer.pod_cidr.network()) && !macs.contains(&peer.vtep_mac);
         view.peers.values().filter(stands).count()
     }
 
     fn addresses(&self, path: &Path) -> Addresses {
         // A podCIDR too small to hand anything out has room for nobody.
-        let capacity = |own: &overlay::OwnSide| {
+        let capacity = |own: &overlay::LocalVtep| {
             Range::new(own.pod_cidr).map_or(0, |range| i64::try_from(range.capacity()).unwrap_or(i64::MAX))
         };
         let used: usize = path.own.keys().map(|family| self.pods.addresses(*family)).sum();
@@ -316,11 +318,11 @@ fn uplink(uplink: &overlay::Uplink) -> Uplink {
         mtu: int(uplink.mtu),
         addresses: uplink.addresses.values().map(ToString::to_string).collect(),
         chosen_by: match uplink.chosen_by {
-            overlay::uplink::ChosenBy::DefaultRoute(_) => ChosenBy::DefaultRoute,
-            overlay::uplink::ChosenBy::NodeAddress(_) => ChosenBy::NodeAddress,
-            overlay::uplink::ChosenBy::Name => ChosenBy::Name,
-            overlay::uplink::ChosenBy::Cidr(_) => ChosenBy::Cidr,
-            overlay::uplink::ChosenBy::Address(_) => ChosenBy::Annotation,
+            overlay::uplink::UplinkReason::DefaultRoute(_) => ChosenBy::DefaultRoute,
+            overlay::uplink::UplinkReason::NodeAddress(_) => ChosenBy::NodeAddress,
+            overlay::uplink::UplinkReason::Name => ChosenBy::Name,
+            overlay::uplink::UplinkReason::Cidr(_) => ChosenBy::Cidr,
+            overlay::uplink::UplinkReason::Address(_) => ChosenBy::Annotation,
         },
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use towpath_core::overlay::Op;
+use towpath_core::overlay::NetOp;
 use towpath_local::NodeState;
 
 /// What happened to our things without us.
@@ -39,5 +39,5 @@ pub(super) enum Busy {
     No,
     Reading,
     /// These, beside the table.
-    Applying(Vec<Op>),
+    Applying(Vec<NetOp>),
 }

@@ -12,10 +12,10 @@ use serde_json::json;
 use towpath_core::{
     model::PodId,
     names::IfName,
-    overlay::{self, Kernel, Op},
+    overlay::{self, Kernel, NetOp},
     ruleset::{self, Transaction},
 };
-use towpath_index::{Change as IndexChange, Event};
+use towpath_index::{Event, ObjectChange};
 use towpath_local::NodeState;
 
 use self::world::{
@@ -81,7 +81,7 @@ fn a_label_of_a_pod_elsewhere_costs_one_transaction_of_one_element() {
             "spec": { "nodeName": "n2", "containers": [] },
             "status": { "phase": "Running", "podIP": "10.244.2.7", "podIPs": [{ "ip": "10.244.2.7" }] },
         }));
-        Input::Watch(Event::Pod(Box::new(IndexChange::Applied(pod))))
+        Input::Watch(Event::Pod(Box::new(ObjectChange::Applied(pod))))
     };
     let policy = object(json!({
         "metadata": { "name": "friends", "namespace": "default" },
@@ -91,7 +91,7 @@ fn a_label_of_a_pod_elsewhere_costs_one_transaction_of_one_element() {
         },
     }));
     let mut world = World::settled();
-    let policy = Input::Watch(Event::NetworkPolicy(Box::new(IndexChange::Applied(policy))));
+    let policy = Input::Watch(Event::NetworkPolicy(Box::new(ObjectChange::Applied(policy))));
     world.hear([pod_event("a"), elsewhere("stranger"), policy]);
     assert_eq!(world.add_pod("a", "10.244.1.2").try_recv().unwrap(), Reply::Ok);
     for (app, done, why) in [("friend", "add element", "it is let in"), ("stranger", "delete element", "no more")] {
@@ -111,7 +111,7 @@ fn one_more_peer_costs_three_writes_and_one_that_leaves_goes() {
     let before = world.reach.net.log.len();
     world.hear([node_event(peer("n3", 3))]);
     assert_eq!(world.reach.net.log.len() - before, 3, "neighbour, forwarding entry, route");
-    world.hear([Input::Watch(Event::Node(Box::new(IndexChange::Deleted(peer("n3", 3)))))]);
+    world.hear([Input::Watch(Event::Node(Box::new(ObjectChange::Deleted(peer("n3", 3)))))]);
     assert_eq!((world.reach.net.kernel.fdb.len(), world.reach.net.kernel.neighbours.len()), (1, 1));
     assert_eq!(world.node.drift.repairs, 0, "what the cluster does is no drift");
 }
@@ -120,7 +120,7 @@ fn one_more_peer_costs_three_writes_and_one_that_leaves_goes() {
 fn what_somebody_deletes_comes_back_and_is_counted() {
     let mut world = World::settled();
     world.reach.net.kernel.fdb.clear();
-    world.hear([Input::Notice(Notice::Net(vec![overlay::Notice::Overrun]))]);
+    world.hear([Input::Notice(Notice::Net(vec![overlay::NetNotification::Overrun]))]);
     assert!(world.reach.net.kernel.fdb.is_empty(), "hints are gathered first");
     world.pass(GATHER);
     assert_eq!((world.reach.net.kernel.fdb.len(), world.node.drift.repairs), (1, 1));
@@ -214,7 +214,7 @@ fn a_deleted_pod_goes_at_once_and_a_missed_deletion_at_the_next_look() {
     assert_eq!(world.node.index.endpoints().len(), 1);
 
     world.lose_pod("b", "10.244.1.3");
-    world.hear([Input::Notice(Notice::Net(vec![overlay::Notice::Overrun]))]);
+    world.hear([Input::Notice(Notice::Net(vec![overlay::NetNotification::Overrun]))]);
     world.pass(GATHER);
     assert_eq!(world.node.index.endpoints().len(), 0);
 }

@@ -73,12 +73,12 @@ async fn next(events: &mut UnboundedReceiver<Event>) -> String {
     let change = tokio::time::timeout(Duration::from_secs(10), change).await.expect("a change within ten seconds");
     let name = |pod: Pod| pod.metadata.name.unwrap_or_default();
     match *change {
-        Change::Applied(pod) => format!("applied {}", name(pod)),
-        Change::Deleted(pod) => format!("deleted {}", name(pod)),
-        Change::ListStarted => "list".to_owned(),
-        Change::Listed(pod) => format!("listed {}", name(pod)),
-        Change::Illegible(pod) => format!("illegible {}", name(pod)),
-        Change::ListDone => "list done".to_owned(),
+        ObjectChange::Applied(pod) => format!("applied {}", name(pod)),
+        ObjectChange::Deleted(pod) => format!("deleted {}", name(pod)),
+        ObjectChange::ListStarted => "list".to_owned(),
+        ObjectChange::Listed(pod) => format!("listed {}", name(pod)),
+        ObjectChange::Undecodable(pod) => format!("illegible {}", name(pod)),
+        ObjectChange::ListDone => "list done".to_owned(),
     }
 }
 

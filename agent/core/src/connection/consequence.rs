@@ -5,20 +5,20 @@ use std::collections::BTreeSet;
 use super::by_policy;
 use crate::{
     names::{ChainName, IfName, SetName},
-    ruleset::{Action, Element, Match, Op, Rule, Ruleset, Step, Transaction, Value, Verdict},
-    table::to_receiver,
+    ruleset::{Action, CmpOp, Element, Match, Rule, Ruleset, Step, Transaction, Value, Verdict},
+    table::dispatch_to_pod,
 };
 
 /// Whose connections are meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Touched {
+pub enum AffectedPods {
     /// Everybody's.
     All,
     /// Those of these pods of this node, by interface, in both directions.
     Pods(BTreeSet<IfName>),
 }
 
-impl Touched {
+impl AffectedPods {
     /// Nobody's.
     #[must_use]
     pub const fn nobody() -> Self {
@@ -45,7 +45,7 @@ impl Touched {
 
 /// Whether a change can deny what was allowed before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
+pub enum ImpactKind {
     /// It can.
     Narrows,
     /// It cannot, but it may allow what was denied.
@@ -54,18 +54,18 @@ pub enum Meaning {
 
 /// What a change means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Consequence {
+pub struct PolicyImpact {
     /// For those whom it touches.
-    pub meaning: Meaning,
+    pub meaning: ImpactKind,
     /// The pods whose packets may have another verdict than before. Who is not among them has the same.
-    pub touched: Touched,
+    pub touched: AffectedPods,
 }
 
-impl Consequence {
+impl PolicyImpact {
     /// None at all.
     #[must_use]
     pub const fn none() -> Self {
-        Self { meaning: Meaning::Widens, touched: Touched::nobody() }
+        Self { meaning: ImpactKind::Widens, touched: AffectedPods::nobody() }
     }
 
     /// Of a change that has made `table` what it is. It narrows nothing when it only adds: a pod and its own chains,
@@ -74,13 +74,13 @@ impl Consequence {
     #[must_use]
     pub fn of(change: &Transaction, table: &Ruleset) -> Self {
         if change.steps().contains(&Step::DeleteTable) {
-            return Self { meaning: Meaning::Narrows, touched: Touched::All };
+            return Self { meaning: ImpactKind::Narrows, touched: AffectedPods::All };
         }
-        let mut difference = Difference::default();
+        let mut difference = ImpactBuilder::default();
         change.steps().iter().for_each(|step| difference.step(step, table));
         difference.look_into_sets(table);
         Self {
-            meaning: if difference.narrows { Meaning::Narrows } else { Meaning::Widens },
+            meaning: if difference.narrows { ImpactKind::Narrows } else { ImpactKind::Widens },
             touched: difference.touched(table),
         }
     }
@@ -88,7 +88,7 @@ impl Consequence {
 
 /// What a transaction does to what was there before it.
 #[derive(Default)]
-struct Difference<'a> {
+struct ImpactBuilder<'a> {
     narrows: bool,
     new_chains: BTreeSet<&'a ChainName>,
     new_sets: BTreeSet<&'a SetName>,
@@ -103,7 +103,7 @@ struct Difference<'a> {
     pods: BTreeSet<&'a IfName>,
 }
 
-impl<'a> Difference<'a> {
+impl<'a> ImpactBuilder<'a> {
     fn step(&mut self, step: &'a Step, table: &'a Ruleset) {
         match step {
             Step::AddSet(name, ..) => _ = self.new_sets.insert(name),
@@ -147,7 +147,7 @@ impl<'a> Difference<'a> {
             let by_policy = by_policy(name);
             for (rule, op, set) in chain.rules.iter().flat_map(sets) {
                 let (comes, goes) = (self.come.contains(set), self.gone.contains(set));
-                self.narrows |= comes && !(op == Op::Is && accepts(rule)) || goes && by_policy;
+                self.narrows |= comes && !(op == CmpOp::Eq && accepts(rule)) || goes && by_policy;
                 if (comes || goes) && by_policy {
                     self.chains.insert(name);
                 }
@@ -156,9 +156,9 @@ impl<'a> Difference<'a> {
     }
 
     /// The pods whose way goes through one of the chains.
-    fn touched(mut self, table: &'a Ruleset) -> Touched {
+    fn touched(mut self, table: &'a Ruleset) -> AffectedPods {
         if !self.chains.iter().all(|name| by_policy(name)) {
-            return Touched::All;
+            return AffectedPods::All;
         }
         let mut news = !self.chains.is_empty();
         while std::mem::take(&mut news) {
@@ -174,7 +174,7 @@ impl<'a> Difference<'a> {
             let through = |verdict: &Verdict| verdict.target().is_some_and(|to| self.chains.contains(to));
             self.pods.extend(elements.filter(|(_, verdict)| through(verdict)).flat_map(|(key, _)| interface(key)));
         }
-        Touched::Pods(self.pods.into_iter().cloned().collect())
+        AffectedPods::Pods(self.pods.into_iter().cloned().collect())
     }
 }
 
@@ -184,7 +184,7 @@ fn interface(key: &Element) -> Option<&IfName> {
 }
 
 /// The sets that a rule looks into, and how.
-fn sets(rule: &Rule) -> impl Iterator<Item = (&Rule, Op, &SetName)> {
+fn sets(rule: &Rule) -> impl Iterator<Item = (&Rule, CmpOp, &SetName)> {
     rule.matches
         .iter()
         .filter_map(move |m| if let Match::InSet(_, op, name) = m { Some((rule, *op, name)) } else { None })
@@ -192,7 +192,7 @@ fn sets(rule: &Rule) -> impl Iterator<Item = (&Rule, Op, &SetName)> {
 
 /// Whether a packet for which the rule holds is at most accepted for it.
 fn accepts(rule: &Rule) -> bool {
-    [Verdict::Accept, to_receiver()].map(Action::Verdict).contains(&rule.action)
+    [Verdict::Accept, dispatch_to_pod()].map(Action::Verdict).contains(&rule.action)
 }
 
 fn leads_to(action: &Action) -> Option<&ChainName> {

@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     model::PodId,
     names::{ChainName, SetName},
-    ruleset::{Chain, Element, Field, KeyType, Lookup, Match, Op, Rule, Set, Transaction, Value, Verdict, diff},
-    table::{Masquerade, Policy, PolicyPart, TableInput, ToNodes, table},
+    ruleset::{Chain, CmpOp, Element, Field, KeyType, Lookup, Match, Rule, Set, Transaction, Value, Verdict, diff},
+    table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 
 const PORT: Transport = Transport::Ports { protocol: 6, destination: 80 };
@@ -24,13 +24,13 @@ fn members(addresses: &[&str]) -> Set {
 
 /// A table with pods of which `isolated` ones let in only whom the verdict says of the friends.
 fn rules(pods: &[Endpoint], isolated: &[&str], friends: &[&str], verdict: Verdict) -> Ruleset {
-    table_of(pods, part(isolated, friends, Op::Is, verdict))
+    table_of(pods, part(isolated, friends, CmpOp::Eq, verdict))
 }
 
 /// `op` says whether the verdict is about friends or about all the others.
-fn part(isolated: &[&str], friends: &[&str], op: Op, verdict: Verdict) -> PolicyPart {
+fn part(isolated: &[&str], friends: &[&str], op: CmpOp, verdict: Verdict) -> CompiledPolicy {
     let (set, chain) = (SetName::new("set.1").unwrap(), ChainName::new("in.1").unwrap());
-    let mut part = PolicyPart::default();
+    let mut part = CompiledPolicy::default();
     if !isolated.is_empty() {
         let from_friend = Match::InSet(vec![Field::Source(crate::model::Family::V4)], op, set.clone());
         let rules = vec![Rule::verdict(vec![from_friend], verdict)];
@@ -41,7 +41,7 @@ fn part(isolated: &[&str], friends: &[&str], op: Op, verdict: Verdict) -> Policy
     part
 }
 
-fn table_of(pods: &[Endpoint], part: PolicyPart) -> Ruleset {
+fn table_of(pods: &[Endpoint], part: CompiledPolicy) -> Ruleset {
     table(TableInput {
         endpoints: &pods.iter().map(|pod| (pod.interface.clone(), pod.clone())).collect(),
         cluster_pod_cidrs: &["10.244.0.0/16".parse().unwrap()],
@@ -49,8 +49,8 @@ fn table_of(pods: &[Endpoint], part: PolicyPart) -> Ruleset {
         node_addresses: &OrdSet::new(),
         vxlan_port: 8472,
         masquerade: Masquerade::Disabled,
-        to_nodes: ToNodes::AsNode,
-        policy: Policy::Enforce(part),
+        source_to_nodes: SourceToNodes::NodeAddress,
+        policy: PolicyEnforcement::Enforce(part),
     })
 }
 
@@ -62,13 +62,13 @@ fn only_the_direction_in_which_a_connection_began_counts_and_only_for_pods_of_th
         endpoint("web6", "fd00:244:1::2"),
         endpoint("quiet", "10.244.1.4"),
     ];
-    let mut part = part(&["web", "web6"], &["10.244.2.9"], Op::Is, Verdict::Accept);
+    let mut part = part(&["web", "web6"], &["10.244.2.9"], CmpOp::Eq, Verdict::Accept);
     let silent = ChainName::new("out.1").unwrap();
     part.chains.insert(silent.clone(), Arc::new(Chain { base: None, rules: Vec::new() }));
     part.egress.insert(IfName::of_pod("a", "quiet"), silent);
     let table = table_of(&pods, part);
     let node = BTreeSet::from(["10.244.1.1".parse().unwrap()]);
-    let review = Review::new(&table, &pods, &node, &Touched::All);
+    let review = Reevaluation::new(&table, &pods, &node, &AffectedPods::All);
     let (denied, allowed, silent) = (Some(Direction::Ingress), None, Some(Direction::Egress));
     for (from, to, expected, why) in [
         ("10.244.2.9", "10.244.1.2", allowed, "a friend"),
@@ -93,7 +93,7 @@ fn only_the_direction_in_which_a_connection_began_counts_and_only_for_pods_of_th
 
 #[test]
 fn a_change_is_worth_a_review_of_whom_it_touches_when_it_can_deny_and_not_when_it_only_adds() {
-    use Meaning::{Narrows, Widens};
+    use ImpactKind::{Narrows, Widens};
     let (web, other) = (endpoint("web", "10.244.1.2"), endpoint("other", "10.244.1.3"));
     let both = [web.clone(), other];
     let one = [web];
@@ -101,7 +101,7 @@ fn a_change_is_worth_a_review_of_whom_it_touches_when_it_can_deny_and_not_when_i
         |pods: &[Endpoint], isolated: &[&str], friends: &[&str]| rules(pods, isolated, friends, Verdict::Accept);
     let deny = |friends: &[&str]| rules(&both, &["web"], friends, Verdict::Drop);
     let friend = &["10.244.2.9"][..];
-    let all_but = |friends: &[&str]| table_of(&both, part(&["web"], friends, Op::IsNot, Verdict::Accept));
+    let all_but = |friends: &[&str]| table_of(&both, part(&["web"], friends, CmpOp::NotEq, Verdict::Accept));
     for (before, after, meaning, touched, why) in [
         (accept(&one, &[], &[]), accept(&both, &[], &[]), Widens, &["other"][..], "a new pod"),
         (accept(&one, &[], &[]), accept(&both, &["other"], friend), Widens, &["other"], "a new pod and its policy"),
@@ -121,12 +121,12 @@ fn a_change_is_worth_a_review_of_whom_it_touches_when_it_can_deny_and_not_when_i
         (deny(friend), accept(&both, &["web"], friend), Narrows, &["web"], "a chain with another rule"),
     ] {
         let pods = touched.iter().map(|name| IfName::of_pod("a", name)).collect();
-        let expected = Consequence { meaning, touched: Touched::Pods(pods) };
-        assert_eq!(Consequence::of(&diff(&after, Some(&before.installed())), &after), expected, "{why}");
+        let expected = PolicyImpact { meaning, touched: AffectedPods::Pods(pods) };
+        assert_eq!(PolicyImpact::of(&diff(&after, Some(&before.installed())), &after), expected, "{why}");
     }
     let table = accept(&both, &[], &[]);
-    let expected = Consequence { meaning: Narrows, touched: Touched::All };
-    assert_eq!(Consequence::of(&Transaction::replace(&table), &table), expected, "what was before is not known");
+    let expected = PolicyImpact { meaning: Narrows, touched: AffectedPods::All };
+    assert_eq!(PolicyImpact::of(&Transaction::replace(&table), &table), expected, "what was before is not known");
 }
 
 #[test]
@@ -139,36 +139,36 @@ fn a_pod_is_touched_through_the_chain_that_goes_on_to_another() {
         all
     };
     let (before, after) = (with(Verdict::Accept), with(Verdict::Drop));
-    let expected = Consequence { meaning: Meaning::Narrows, touched: Touched::Pods([web.interface].into()) };
-    assert_eq!(Consequence::of(&diff(&after, Some(&before.installed())), &after), expected);
+    let expected = PolicyImpact { meaning: ImpactKind::Narrows, touched: AffectedPods::Pods([web.interface].into()) };
+    assert_eq!(PolicyImpact::of(&diff(&after, Some(&before.installed())), &after), expected);
 }
 
 #[test]
 fn a_review_is_about_the_connections_of_those_who_are_touched() {
     let pods = [endpoint("web", "10.244.1.2"), endpoint("other", "10.244.1.3")];
     let (table, node) = (rules(&pods, &[], &[], Verdict::Accept), BTreeSet::new());
-    let web = Touched::Pods([pods[0].interface.clone()].into());
+    let web = AffectedPods::Pods([pods[0].interface.clone()].into());
     for (touched, from, to, expected, why) in [
         (&web, "10.244.2.9", "10.244.1.2", true, "to it"),
         (&web, "10.244.1.2", "10.244.2.9", true, "from it"),
         (&web, "10.244.1.3", "10.244.1.2", true, "from another one to it"),
         (&web, "10.244.2.9", "10.244.1.3", false, "to another one"),
-        (&Touched::All, "10.244.2.9", "10.244.1.3", true, "everybody's"),
-        (&Touched::nobody(), "10.244.2.9", "10.244.1.2", false, "nobody's"),
+        (&AffectedPods::All, "10.244.2.9", "10.244.1.3", true, "everybody's"),
+        (&AffectedPods::nobody(), "10.244.2.9", "10.244.1.2", false, "nobody's"),
     ] {
         let connection = Connection { from: from.parse().unwrap(), to: to.parse().unwrap(), transport: PORT };
-        assert_eq!(Review::new(&table, &pods, &node, touched).is_about(&connection), expected, "{why}");
+        assert_eq!(Reevaluation::new(&table, &pods, &node, touched).is_about(&connection), expected, "{why}");
     }
 }
 
 #[test]
 fn whoever_is_touched_by_two_changes_is_touched_by_both_together() {
-    let pods = |names: &[&str]| Touched::Pods(names.iter().map(|name| IfName::of_pod("a", name)).collect());
+    let pods = |names: &[&str]| AffectedPods::Pods(names.iter().map(|name| IfName::of_pod("a", name)).collect());
     for (one, other, both) in [
         (pods(&["web"]), pods(&["other"]), pods(&["web", "other"])),
-        (Touched::All, pods(&["web"]), Touched::All),
-        (pods(&["web"]), Touched::All, Touched::All),
-        (Touched::nobody(), pods(&["web"]), pods(&["web"])),
+        (AffectedPods::All, pods(&["web"]), AffectedPods::All),
+        (pods(&["web"]), AffectedPods::All, AffectedPods::All),
+        (AffectedPods::nobody(), pods(&["web"]), pods(&["web"])),
     ] {
         let mut merged = one;
         merged.merge(other);

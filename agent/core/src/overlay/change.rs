@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{IfIndex, Kernel, Op, Overlay, diff};
+use super::{IfIndex, Kernel, NetOp, Overlay, diff};
 use crate::{
     delta::changes,
     model::{Family, Mac},
@@ -17,24 +17,24 @@ use crate::{
 /// The same as [`diff()`], in the same order, where the kernel has all of `before` and nothing else of ours: because that was
 /// carried out, and `have` has followed it, and nobody has changed anything since.
 #[must_use]
-pub fn change(want: &Overlay, before: &Overlay, have: &Kernel) -> Vec<Op> {
+pub fn change(want: &Overlay, before: &Overlay, have: &Kernel) -> Vec<NetOp> {
     if want.devices != before.devices {
         // Everything is on the devices.
         return diff(want, have);
     }
-    let touched = Touched::between(before, want);
+    let touched = ChangedKeys::between(before, want);
     diff(&touched.of_overlay(want), &touched.of_kernel(want, have))
 }
 
 /// Entries that are wanted in one of two overlays, or otherwise in the one than in the other.
-struct Touched {
+struct ChangedKeys {
     neighbours: BTreeSet<IpAddr>,
     fdb: BTreeSet<(Family, Mac)>,
     /// Of peers and of pods.
     routes: BTreeSet<IpNet>,
 }
 
-impl Touched {
+impl ChangedKeys {
     fn between(before: &Overlay, want: &Overlay) -> Self {
         let routes = changes(&before.routes, &want.routes).map(|(net, ..)| *net);
         let pod_routes = changes(&before.pod_routes, &want.pod_routes).map(|(net, ..)| *net);

@@ -12,8 +12,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 
 use super::{
-    Device, Hop, IfIndex, Kernel, LinkKind, LinkState, Op, Overlay, Owner, Path, Route, RouteKey, Target, Tunnel,
-    kernel::default_metric, notice::target,
+    IfIndex, Kernel, LinkKind, LinkState, NetOp, NextHop, Overlay, Route, RouteKey, RouteOwner, RoutePath, RouteTarget,
+    VxlanConfig, VxlanDevice, kernel::default_metric, notice::target,
 };
 use crate::{
     model::{Family, Mac},
@@ -22,7 +22,7 @@ use crate::{
 
 /// Lists the changes that turn what the kernel has into what is wanted, in the order in which they must be made.
 #[must_use]
-pub fn diff(want: &Overlay, have: &Kernel) -> Vec<Op> {
+pub fn diff(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
     let mut ops = replaced_devices(want, have);
     ops.extend(want.devices.values().flat_map(|device| device_changes(device, have, &ops)).collect::<Vec<_>>());
     if ops.is_empty() {
@@ -40,25 +40,27 @@ pub fn diff(want: &Overlay, have: &Kernel) -> Vec<Op> {
 
 /// Lists the changes that remove everything of ours, pods' links included.
 #[must_use]
-pub fn teardown(have: &Kernel) -> Vec<Op> {
+pub fn teardown(have: &Kernel) -> Vec<NetOp> {
     let mut ops = changes(&Overlay::default(), have);
     let pods = have.links.values().filter(|link| link.name.is_pod());
-    ops.extend(pods.map(|link| Op::DeleteLink { link: link.name.clone(), why: "the network is removed".to_owned() }));
+    ops.extend(
+        pods.map(|link| NetOp::DeleteLink { link: link.name.clone(), why: "the network is removed".to_owned() }),
+    );
     ops
 }
 
 /// Devices whose name is right and whose nature is wrong.
-fn replaced_devices(want: &Overlay, have: &Kernel) -> Vec<Op> {
-    let replace = |device: &Device| {
+fn replaced_devices(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
+    let replace = |device: &VxlanDevice| {
         let (_, link) = have.link(&device.name)?;
         let why = why_replace(&device.tunnel, &link.kind)?;
-        Some(Op::DeleteLink { link: device.name.clone(), why })
+        Some(NetOp::DeleteLink { link: device.name.clone(), why })
     };
     want.devices.values().filter_map(replace).collect()
 }
 
 /// What makes it impossible to keep a device.
-fn why_replace(want: &Tunnel, have: &LinkKind) -> Option<String> {
+fn why_replace(want: &VxlanConfig, have: &LinkKind) -> Option<String> {
     let LinkKind::Vxlan(have) = have else {
         let LinkKind::Other(kind) = have else { return None };
         return Some(format!("a {kind} should be a VXLAN device with a local address"));
@@ -79,7 +81,7 @@ fn why_replace(want: &Tunnel, have: &LinkKind) -> Option<String> {
 
 /// The numbers of the wanted devices that are there.
 struct Devices<'a> {
-    want: &'a BTreeMap<Family, Device>,
+    want: &'a BTreeMap<Family, VxlanDevice>,
     index: BTreeMap<Family, IfIndex>,
 }
 
@@ -89,8 +91,8 @@ impl Devices<'_> {
     }
 }
 
-fn changes(want: &Overlay, have: &Kernel) -> Vec<Op> {
-    let find = |device: &Device| have.link(&device.name).map(|(index, _)| index);
+fn changes(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
+    let find = |device: &VxlanDevice| have.link(&device.name).map(|(index, _)| index);
     let index = want.devices.iter().filter_map(|(family, device)| Some((*family, find(device)?))).collect();
     let devices = Devices { want: &want.devices, index };
     let mut up = Vec::new();
@@ -109,51 +111,51 @@ fn changes(want: &Overlay, have: &Kernel) -> Vec<Op> {
     up
 }
 
-fn device_changes(want: &Device, have: &Kernel, replaced: &[Op]) -> Vec<Op> {
-    let goes = |op: &Op| matches!(op, Op::DeleteLink { link, .. } if *link == want.name);
+fn device_changes(want: &VxlanDevice, have: &Kernel, replaced: &[NetOp]) -> Vec<NetOp> {
+    let goes = |op: &NetOp| matches!(op, NetOp::DeleteLink { link, .. } if *link == want.name);
     let link = want.name.clone();
     let Some((_, have)) = have.link(&want.name).filter(|_| !replaced.iter().any(goes)) else {
-        return vec![Op::CreateDevice(want.clone())];
+        return vec![NetOp::CreateDevice(want.clone())];
     };
     let mut ops = Vec::new();
     if have.mtu != want.mtu {
-        ops.push(Op::SetMtu { link: link.clone(), mtu: want.mtu });
+        ops.push(NetOp::SetMtu { link: link.clone(), mtu: want.mtu });
     }
     if have.mac != Some(want.mac) {
-        ops.push(Op::SetMac { link: link.clone(), mac: want.mac });
+        ops.push(NetOp::SetMac { link: link.clone(), mac: want.mac });
     }
     if have.state == LinkState::Down {
-        ops.push(Op::SetUp { link });
+        ops.push(NetOp::SetUp { link });
     }
     ops
 }
 
-fn sysctl_changes(want: &Overlay, have: &Kernel) -> Vec<Op> {
+fn sysctl_changes(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
     want.sysctls
         .iter()
         .filter(|(sysctl, value)| have.sysctls.get(sysctl) != Some(value))
-        .map(|(sysctl, value)| Op::SetSysctl { sysctl: sysctl.clone(), value: *value })
+        .map(|(sysctl, value)| NetOp::SetSysctl { sysctl: sysctl.clone(), value: *value })
         .collect()
 }
 
-fn address_changes(devices: &Devices<'_>, have: &Kernel, up: &mut Vec<Op>, down: &mut Vec<Op>) {
+fn address_changes(devices: &Devices<'_>, have: &Kernel, up: &mut Vec<NetOp>, down: &mut Vec<NetOp>) {
     for (family, device) in devices.want {
         let addresses = devices.index.get(family).and_then(|index| have.addresses.get(index));
         let addresses = addresses.map(Vec::as_slice).unwrap_or_default();
         let link = &device.name;
         if !addresses.contains(&device.address) {
-            up.push(Op::AddAddress { link: link.clone(), address: device.address });
+            up.push(NetOp::AddAddress { link: link.clone(), address: device.address });
         }
         let stale = addresses.iter().filter(|address| **address != device.address);
-        down.extend(stale.map(|address| Op::DeleteAddress { link: link.clone(), address: *address }));
+        down.extend(stale.map(|address| NetOp::DeleteAddress { link: link.clone(), address: *address }));
     }
 }
 
-fn neighbour_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<Op> {
+fn neighbour_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<NetOp> {
     let set = |address: &IpAddr, mac: &Mac| {
         let link = devices.name(Family::of(*address))?;
         let there = have_neighbour(have, devices, *address) == Some(*mac);
-        (!there).then(|| Op::SetNeighbour { link: link.clone(), address: *address, mac: *mac })
+        (!there).then(|| NetOp::SetNeighbour { link: link.clone(), address: *address, mac: *mac })
     };
     want.neighbours.iter().filter_map(|(address, mac)| set(address, mac)).collect()
 }
@@ -163,35 +165,35 @@ fn have_neighbour(have: &Kernel, devices: &Devices<'_>, address: IpAddr) -> Opti
     have.neighbours.get(&(*index, address)).copied()
 }
 
-fn fdb_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<Op> {
+fn fdb_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<NetOp> {
     want.fdb
         .iter()
         .filter_map(|((family, mac), remote)| {
             let link = devices.name(*family)?;
             let there = devices.index.get(family).and_then(|index| have.fdb.get(&(*index, *mac)));
-            (there != Some(remote)).then(|| Op::SetFdb { link: link.clone(), mac: *mac, remote: *remote })
+            (there != Some(remote)).then(|| NetOp::SetFdb { link: link.clone(), mac: *mac, remote: *remote })
         })
         .collect()
 }
 
-fn route_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>, up: &mut Vec<Op>) {
+fn route_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>, up: &mut Vec<NetOp>) {
     for (destination, path) in &want.routes {
         let family = Family::of_net(*destination);
         let key = RouteKey { destination: *destination, metric: default_metric(family) };
         let device = devices.index.get(&family).copied();
         let target = target(*path, key, || device);
         let there = have.routes.get(&key);
-        if there.is_some_and(|route| route.owner == Owner::Towpath && Some(route.target) == target) {
+        if there.is_some_and(|route| route.owner == RouteOwner::Towpath && Some(route.target) == target) {
             continue;
         }
         let Some(hop) = hop(*path, *destination, devices, have) else { continue };
-        let place = place(there, target.and_then(Target::link), device);
+        let place = place(there, target.and_then(RouteTarget::link), device);
         up.extend(put(key, hop, place));
     }
 }
 
 /// How a route gets to its place.
-enum Place {
+enum RouteChange {
     /// There is none, or one of another program.
     Add,
     /// One that may go is there.
@@ -201,23 +203,25 @@ enum Place {
     Remake,
 }
 
-fn place(there: Option<&Route>, link: Option<IfIndex>, device: Option<IfIndex>) -> Place {
+fn place(there: Option<&Route>, link: Option<IfIndex>, device: Option<IfIndex>) -> RouteChange {
     match there {
-        Some(route) if route.owner == Owner::Towpath => {
+        Some(route) if route.owner == RouteOwner::Towpath => {
             let moves = route.target.link().is_some_and(|there| Some(there) != link);
-            if moves { Place::Remake } else { Place::Replace }
+            if moves { RouteChange::Remake } else { RouteChange::Replace }
         }
-        Some(route) if on(route, device) => Place::Replace,
-        Some(_) | None => Place::Add,
+        Some(route) if on(route, device) => RouteChange::Replace,
+        Some(_) | None => RouteChange::Add,
     }
 }
 
-fn put(route: RouteKey, hop: Hop, place: Place) -> Vec<Op> {
+fn put(route: RouteKey, hop: NextHop, place: RouteChange) -> Vec<NetOp> {
     let destination = route.destination;
     match (place, destination) {
-        (Place::Add, _) => vec![Op::AddRoute { destination, hop }],
-        (Place::Replace, _) | (Place::Remake, IpNet::V4(_)) => vec![Op::ReplaceRoute { destination, hop }],
-        (Place::Remake, IpNet::V6(_)) => vec![Op::DeleteRoute { route }, Op::AddRoute { destination, hop }],
+        (RouteChange::Add, _) => vec![NetOp::AddRoute { destination, hop }],
+        (RouteChange::Replace, _) | (RouteChange::Remake, IpNet::V4(_)) => {
+            vec![NetOp::ReplaceRoute { destination, hop }]
+        }
+        (RouteChange::Remake, IpNet::V6(_)) => vec![NetOp::DeleteRoute { route }, NetOp::AddRoute { destination, hop }],
     }
 }
 
@@ -226,19 +230,21 @@ fn on(route: &Route, device: Option<IfIndex>) -> bool {
 }
 
 /// `None` for a direct route whose uplink is gone meanwhile.
-fn hop(path: Path, destination: IpNet, devices: &Devices<'_>, have: &Kernel) -> Option<Hop> {
+fn hop(path: RoutePath, destination: IpNet, devices: &Devices<'_>, have: &Kernel) -> Option<NextHop> {
     match path {
-        Path::Tunnel => {
+        RoutePath::Tunnel => {
             let link = devices.name(Family::of_net(destination))?.clone();
-            Some(Hop::Onlink { gateway: destination.network(), link })
+            Some(NextHop::Onlink { gateway: destination.network(), link })
         }
-        Path::Direct { gateway, uplink } => Some(Hop::Onlink { gateway, link: have.links.get(&uplink)?.name.clone() }),
-        Path::Blackhole => Some(Hop::Blackhole),
+        RoutePath::Direct { gateway, uplink } => {
+            Some(NextHop::Onlink { gateway, link: have.links.get(&uplink)?.name.clone() })
+        }
+        RoutePath::Blackhole => Some(NextHop::Blackhole),
     }
 }
 
 /// Routes to pods whose link is there. The CNI plugin adds and removes them with their links; here they only come back.
-fn pod_route_changes(want: &Overlay, have: &Kernel, up: &mut Vec<Op>) {
+fn pod_route_changes(want: &Overlay, have: &Kernel, up: &mut Vec<NetOp>) {
     // Looked up by name once for all: there may be hundreds of pods.
     let links: BTreeMap<&IfName, (IfIndex, LinkState)> =
         have.links.iter().map(|(index, link)| (&link.name, (*index, link.state))).collect();
@@ -246,52 +252,52 @@ fn pod_route_changes(want: &Overlay, have: &Kernel, up: &mut Vec<Op>) {
         let Some((index, LinkState::Up)) = links.get(link).copied() else { continue };
         let metric = default_metric(Family::of_net(*destination));
         match have.routes.get(&RouteKey { destination: *destination, metric }) {
-            Some(Route { target: Target::Link(there), .. }) if *there == index => {}
-            Some(Route { owner: Owner::Towpath, .. }) => {
-                up.push(Op::ReplaceRoute { destination: *destination, hop: Hop::Link(link.clone()) });
+            Some(Route { target: RouteTarget::Link(there), .. }) if *there == index => {}
+            Some(Route { owner: RouteOwner::Towpath, .. }) => {
+                up.push(NetOp::ReplaceRoute { destination: *destination, hop: NextHop::Link(link.clone()) });
             }
-            _ => up.push(Op::AddRoute { destination: *destination, hop: Hop::Link(link.clone()) }),
+            _ => up.push(NetOp::AddRoute { destination: *destination, hop: NextHop::Link(link.clone()) }),
         }
     }
 }
 
 /// Devices with an overlay's name that are not wanted: of another VNI, or of a family that has no overlay any more.
-fn stale_links(devices: &Devices<'_>, have: &Kernel, down: &mut Vec<Op>) {
+fn stale_links(devices: &Devices<'_>, have: &Kernel, down: &mut Vec<NetOp>) {
     let wanted = |name: &IfName| devices.want.values().any(|device| device.name == *name);
     for link in have.links.values() {
         let is_ours = link.overlay_family().is_some() && matches!(link.kind, LinkKind::Vxlan(_));
         if is_ours && !wanted(&link.name) {
-            down.push(Op::DeleteLink { link: link.name.clone(), why: "no longer part of the overlay".to_owned() });
+            down.push(NetOp::DeleteLink { link: link.name.clone(), why: "no longer part of the overlay".to_owned() });
         }
     }
 }
 
 /// Neighbours and forwarding entries on our devices that are not wanted, in the order in which they would be made.
-fn stale_entries(want: &Overlay, have: &Kernel, devices: &Devices<'_>, down: &mut Vec<Op>) {
+fn stale_entries(want: &Overlay, have: &Kernel, devices: &Devices<'_>, down: &mut Vec<NetOp>) {
     for (family, index) in &devices.index {
         let Some(link) = devices.name(*family) else { continue };
         for (at, address) in have.neighbours.keys() {
             if at == index && !want.neighbours.contains_key(address) {
-                down.push(Op::DeleteNeighbour { link: link.clone(), address: *address });
+                down.push(NetOp::DeleteNeighbour { link: link.clone(), address: *address });
             }
         }
         for ((at, mac), remote) in &have.fdb {
             if at == index && !want.fdb.contains_key(&(*family, *mac)) {
-                down.push(Op::DeleteFdb { link: link.clone(), mac: *mac, remote: *remote });
+                down.push(NetOp::DeleteFdb { link: link.clone(), mac: *mac, remote: *remote });
             }
         }
     }
 }
 
 /// Routes of ours that are not wanted. Those to pods' links are the CNI plugin's, and go with the link.
-fn stale_routes(want: &Overlay, have: &Kernel, down: &mut Vec<Op>) {
+fn stale_routes(want: &Overlay, have: &Kernel, down: &mut Vec<NetOp>) {
     for (key, route) in &have.routes {
         let link = route.target.link().and_then(|link| have.links.get(&link));
         let is_pods = link.is_some_and(|link| link.name.is_pod());
         let wanted = (want.routes.contains_key(&key.destination) || want.pod_routes.contains_key(&key.destination))
             && key.metric == default_metric(Family::of_net(key.destination));
-        if route.owner == Owner::Towpath && !is_pods && !wanted {
-            down.push(Op::DeleteRoute { route: *key });
+        if route.owner == RouteOwner::Towpath && !is_pods && !wanted {
+            down.push(NetOp::DeleteRoute { route: *key });
         }
     }
 }

@@ -39,7 +39,7 @@ pub enum Learning {
 
 /// What makes a VXLAN device what it is. The kernel changes none of it on a live device (EOPNOTSUPP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tunnel {
+pub struct VxlanConfig {
     /// Its network identifier.
     pub vni: Vni,
     /// The UDP port, here and at the peers.
@@ -55,8 +55,8 @@ pub struct Tunnel {
 /// The kind of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
-    /// A VXLAN device with all that a [`Tunnel`] has.
-    Vxlan(Tunnel),
+    /// A VXLAN device with all that a [`VxlanConfig`] has.
+    Vxlan(VxlanConfig),
     /// Another one, by the kernel's word for it (`veth`, `bridge`); `device` if it has none, as hardware has not.
     Other(String),
 }
@@ -94,14 +94,14 @@ impl Link {
 
 /// Whose a route is, by its protocol number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Owner {
+pub enum RouteOwner {
     /// Ours: [`crate::names::ROUTE_PROTOCOL`].
     Towpath,
     /// Another program's, with that program's number.
     Other(u8),
 }
 
-impl Owner {
+impl RouteOwner {
     /// The kernel, for a route that it took from a router's advertisement (RTPROT_RA).
     pub const ROUTER_ADVERTISEMENT: Self = Self::Other(9);
     /// The kernel, for a route that follows from an address (RTPROT_KERNEL).
@@ -110,7 +110,7 @@ impl Owner {
 
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
+pub enum RouteTarget {
     /// Through a router on a link.
     Via {
         /// The router.
@@ -126,7 +126,7 @@ pub enum Target {
     Other,
 }
 
-impl Target {
+impl RouteTarget {
     /// The link that the route leaves by, if it is one.
     #[must_use]
     pub const fn link(self) -> Option<IfIndex> {
@@ -159,9 +159,9 @@ pub const fn default_metric(family: Family) -> u32 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     /// Where it leads.
-    pub target: Target,
+    pub target: RouteTarget,
     /// Whose it is.
-    pub owner: Owner,
+    pub owner: RouteOwner,
 }
 
 /// A sysctl below `/proc/sys/net` that the overlay depends on.

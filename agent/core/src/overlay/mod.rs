@@ -4,9 +4,9 @@
 //! one forwarding entry (that MAC → its public IP) and one route (its pods' network via that network address). So a node
 //! knows all that it needs beforehand: nothing is asked by broadcast, nothing is learnt.
 //!
-//! Data walks one way: [`OverlayInput`] → [`Wanted`] → [`Overlay`]; with what was read back ([`Kernel`]) [`diff()`] → [`Op`]s.
+//! Data walks one way: [`OverlayInput`] → [`OverlayPlanner`] → [`Overlay`]; with what was read back ([`Kernel`]) [`diff()`] → [`NetOp`]s.
 //! The cost of `diff` is one walk over both sides. Where the kernel is known to have what was wanted last, [`change()`] gives
-//! the same and costs what is wanted otherwise now, as [`Wanted`] does: one more peer costs one more peer.
+//! the same and costs what is wanted otherwise now, as [`OverlayPlanner`] does: one more peer costs one more peer.
 
 mod change;
 mod diff;
@@ -22,10 +22,10 @@ mod want;
 pub use change::change;
 pub use diff::{diff, teardown};
 pub use kernel::{
-    IfIndex, Kernel, Learning, Link, LinkKind, LinkState, Owner, Route, RouteKey, Sysctl, Target, Tunnel,
+    IfIndex, Kernel, Learning, Link, LinkKind, LinkState, Route, RouteKey, RouteOwner, RouteTarget, Sysctl, VxlanConfig,
 };
-pub use model::Refusal;
-pub use notice::{Notice, Presence};
-pub use op::{Hop, Op};
+pub use model::NetOpError;
+pub use notice::{NetNotification, Presence};
+pub use op::{NetOp, NextHop};
 pub use uplink::{InterfaceSpec, MtuError, Uplink, UplinkError, UplinkQuery, choose_uplink, device_mtu};
-pub use want::{Device, DirectRouting, Overlay, OverlayInput, OwnSide, Path, Wanted, want};
+pub use want::{DirectRouting, LocalVtep, Overlay, OverlayInput, OverlayPlanner, RoutePath, VxlanDevice, want};

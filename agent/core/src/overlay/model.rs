@@ -8,14 +8,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Device, Hop, IfIndex, Kernel, Link, LinkKind, LinkState, Op, Owner, Route, RouteKey, Sysctl, Target,
-    kernel::default_metric,
+    IfIndex, Kernel, Link, LinkKind, LinkState, NetOp, NextHop, Route, RouteKey, RouteOwner, RouteTarget, Sysctl,
+    VxlanDevice, kernel::default_metric,
 };
 use crate::{model::Family, names::IfName};
 
 /// Why the kernel would refuse a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum NetOpError {
     /// There is no such link (ENODEV).
     #[error("there is no link {0}")]
     NoLink(IfName),
@@ -41,19 +41,19 @@ impl Kernel {
     ///
     /// # Errors
     /// Why the kernel would refuse it; nothing has changed then.
-    pub fn execute(&mut self, op: &Op) -> Result<(), Refusal> {
+    pub fn execute(&mut self, op: &NetOp) -> Result<(), NetOpError> {
         match op {
-            Op::DeleteLink { link, .. } => self.delete_link(link),
-            Op::CreateDevice(device) => self.create_device(device),
-            Op::SetMtu { link, mtu } => self.change(link, |link| link.mtu = *mtu),
-            Op::SetUp { link } => self.change(link, |link| link.state = LinkState::Up),
-            Op::SetMac { link, mac } => {
+            NetOp::DeleteLink { link, .. } => self.delete_link(link),
+            NetOp::CreateDevice(device) => self.create_device(device),
+            NetOp::SetMtu { link, mtu } => self.change(link, |link| link.mtu = *mtu),
+            NetOp::SetUp { link } => self.change(link, |link| link.state = LinkState::Up),
+            NetOp::SetMac { link, mac } => {
                 let index = self.index(link)?;
                 self.neighbours.retain(|(at, _), _| *at != index);
                 self.change(link, |link| link.mac = Some(*mac))
             }
-            Op::SetSysctl { sysctl, value } => self.set_sysctl(sysctl, *value),
-            Op::AddAddress { link, address } => {
+            NetOp::SetSysctl { sysctl, value } => self.set_sysctl(sysctl, *value),
+            NetOp::AddAddress { link, address } => {
                 let index = self.index(link)?;
                 let addresses = self.addresses.entry(index).or_default();
                 if !addresses.contains(address) {
@@ -61,78 +61,78 @@ impl Kernel {
                 }
                 Ok(())
             }
-            Op::DeleteAddress { link, address } => {
+            NetOp::DeleteAddress { link, address } => {
                 let index = self.index(link)?;
-                let addresses = self.addresses.get_mut(&index).ok_or(Refusal::Missing)?;
-                let place = addresses.iter().position(|have| have == address).ok_or(Refusal::Missing)?;
+                let addresses = self.addresses.get_mut(&index).ok_or(NetOpError::Missing)?;
+                let place = addresses.iter().position(|have| have == address).ok_or(NetOpError::Missing)?;
                 addresses.remove(place);
                 if addresses.is_empty() {
                     self.addresses.remove(&index);
                 }
                 Ok(())
             }
-            Op::SetNeighbour { link, address, mac } => {
+            NetOp::SetNeighbour { link, address, mac } => {
                 let index = self.index_up(link)?;
                 self.neighbours.insert((index, *address), *mac);
                 Ok(())
             }
-            Op::DeleteNeighbour { link, address } => {
+            NetOp::DeleteNeighbour { link, address } => {
                 let index = self.index(link)?;
-                self.neighbours.remove(&(index, *address)).map(|_| ()).ok_or(Refusal::Missing)
+                self.neighbours.remove(&(index, *address)).map(|_| ()).ok_or(NetOpError::Missing)
             }
-            Op::SetFdb { link, mac, remote } => {
+            NetOp::SetFdb { link, mac, remote } => {
                 let index = self.vxlan(link)?;
                 self.fdb.insert((index, *mac), *remote);
                 Ok(())
             }
-            Op::DeleteFdb { link, mac, remote } => {
+            NetOp::DeleteFdb { link, mac, remote } => {
                 let index = self.vxlan(link)?;
                 if self.fdb.get(&(index, *mac)) != Some(remote) {
-                    return Err(Refusal::Missing);
+                    return Err(NetOpError::Missing);
                 }
                 self.fdb.remove(&(index, *mac));
                 Ok(())
             }
-            Op::AddRoute { destination, hop } => {
+            NetOp::AddRoute { destination, hop } => {
                 let key = route_key(*destination);
-                if self.routes.contains_key(&key) { Err(Refusal::Exists) } else { self.set_route(key, hop) }
+                if self.routes.contains_key(&key) { Err(NetOpError::Exists) } else { self.set_route(key, hop) }
             }
-            Op::ReplaceRoute { destination, hop } => self.set_route(route_key(*destination), hop),
-            Op::DeleteRoute { route } => match self.routes.get(route) {
-                Some(Route { owner: Owner::Towpath, .. }) => {
+            NetOp::ReplaceRoute { destination, hop } => self.set_route(route_key(*destination), hop),
+            NetOp::DeleteRoute { route } => match self.routes.get(route) {
+                Some(Route { owner: RouteOwner::Towpath, .. }) => {
                     self.routes.remove(route);
                     Ok(())
                 }
-                Some(_) | None => Err(Refusal::Missing),
+                Some(_) | None => Err(NetOpError::Missing),
             },
         }
     }
 
-    fn index(&self, name: &IfName) -> Result<IfIndex, Refusal> {
-        self.link(name).map(|(index, _)| index).ok_or_else(|| Refusal::NoLink(name.clone()))
+    fn index(&self, name: &IfName) -> Result<IfIndex, NetOpError> {
+        self.link(name).map(|(index, _)| index).ok_or_else(|| NetOpError::NoLink(name.clone()))
     }
 
-    fn index_up(&self, name: &IfName) -> Result<IfIndex, Refusal> {
+    fn index_up(&self, name: &IfName) -> Result<IfIndex, NetOpError> {
         let index = self.index(name)?;
         match self.links.get(&index) {
             Some(Link { state: LinkState::Up, .. }) => Ok(index),
-            Some(_) | None => Err(Refusal::LinkDown(name.clone())),
+            Some(_) | None => Err(NetOpError::LinkDown(name.clone())),
         }
     }
 
-    fn vxlan(&self, name: &IfName) -> Result<IfIndex, Refusal> {
-        let (index, link) = self.link(name).ok_or_else(|| Refusal::NoLink(name.clone()))?;
-        if matches!(link.kind, LinkKind::Vxlan(_)) { Ok(index) } else { Err(Refusal::WrongKind(name.clone())) }
+    fn vxlan(&self, name: &IfName) -> Result<IfIndex, NetOpError> {
+        let (index, link) = self.link(name).ok_or_else(|| NetOpError::NoLink(name.clone()))?;
+        if matches!(link.kind, LinkKind::Vxlan(_)) { Ok(index) } else { Err(NetOpError::WrongKind(name.clone())) }
     }
 
-    fn change(&mut self, name: &IfName, change: impl FnOnce(&mut Link)) -> Result<(), Refusal> {
+    fn change(&mut self, name: &IfName, change: impl FnOnce(&mut Link)) -> Result<(), NetOpError> {
         let index = self.index(name)?;
-        self.links.get_mut(&index).map(change).ok_or_else(|| Refusal::NoLink(name.clone()))
+        self.links.get_mut(&index).map(change).ok_or_else(|| NetOpError::NoLink(name.clone()))
     }
 
-    fn create_device(&mut self, device: &Device) -> Result<(), Refusal> {
+    fn create_device(&mut self, device: &VxlanDevice) -> Result<(), NetOpError> {
         if self.link(&device.name).is_some() {
-            return Err(Refusal::Exists);
+            return Err(NetOpError::Exists);
         }
         let link = Link {
             name: device.name.clone(),
@@ -150,7 +150,7 @@ impl Kernel {
     }
 
     /// Deletes a link with everything on it and through it.
-    fn delete_link(&mut self, name: &IfName) -> Result<(), Refusal> {
+    fn delete_link(&mut self, name: &IfName) -> Result<(), NetOpError> {
         let index = self.index(name)?;
         self.links.remove(&index);
         self.addresses.remove(&index);
@@ -161,7 +161,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn set_sysctl(&mut self, sysctl: &Sysctl, value: i32) -> Result<(), Refusal> {
+    fn set_sysctl(&mut self, sysctl: &Sysctl, value: i32) -> Result<(), NetOpError> {
         if let Sysctl::AcceptRouterAdvertisements(link) = sysctl {
             self.index(link)?;
         }
@@ -176,19 +176,19 @@ impl Kernel {
         nets.filter_map(|net| self.routes_to(net.trunc()).next()).next().map(|(_, route)| route)
     }
 
-    fn set_route(&mut self, key: RouteKey, hop: &Hop) -> Result<(), Refusal> {
+    fn set_route(&mut self, key: RouteKey, hop: &NextHop) -> Result<(), NetOpError> {
         let target = match hop {
-            Hop::Onlink { gateway, link } => Target::Via { gateway: *gateway, link: self.index_up(link)? },
-            Hop::Link(link) => Target::Link(self.index_up(link)?),
-            Hop::Blackhole => Target::Blackhole,
+            NextHop::Onlink { gateway, link } => RouteTarget::Via { gateway: *gateway, link: self.index_up(link)? },
+            NextHop::Link(link) => RouteTarget::Link(self.index_up(link)?),
+            NextHop::Blackhole => RouteTarget::Blackhole,
         };
-        if let Target::Via { gateway: gateway @ IpAddr::V6(_), link } = target {
+        if let RouteTarget::Via { gateway: gateway @ IpAddr::V6(_), link } = target {
             let leads_to = self.most_specific(gateway).and_then(|route| route.target.link());
             if leads_to.is_some_and(|there| there != link) {
-                return Err(Refusal::GatewayElsewhere);
+                return Err(NetOpError::GatewayElsewhere);
             }
         }
-        self.routes.insert(key, Route { target, owner: Owner::Towpath });
+        self.routes.insert(key, Route { target, owner: RouteOwner::Towpath });
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{IfIndex, Kernel, Overlay, Owner, Path, Route, RouteKey, Target, kernel::default_metric};
+use super::{IfIndex, Kernel, Overlay, Route, RouteKey, RouteOwner, RoutePath, RouteTarget, kernel::default_metric};
 use crate::model::{Family, Mac};
 
 /// Whether the thing that an announcement is about is there now.
@@ -16,7 +16,7 @@ pub enum Presence {
 
 /// Something that changed in the kernel's network, by whoever's hand: our own changes are announced as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
+pub enum NetNotification {
     /// A link, no pod's, came, went, or changed its name, MAC, MTU, state or tunnel.
     Links,
     /// An address that connections may come from appeared or vanished, not on a pod's link.
@@ -56,15 +56,18 @@ impl Overlay {
     /// Whether an announcement tells only what is wanted, so that nothing need be read back. It is so for all changes of
     /// our own; whatever somebody else does to our objects is not.
     #[must_use]
-    pub fn expects(&self, notice: &Notice, have: &Kernel) -> bool {
+    pub fn expects(&self, notice: &NetNotification, have: &Kernel) -> bool {
         match notice {
-            Notice::Links | Notice::Addresses | Notice::Sysctls | Notice::Overrun => false,
-            Notice::Neighbour { address, mac } => self.neighbours.get(address) == mac.as_ref(),
-            Notice::Fdb { mac, remote, presence } => {
+            NetNotification::Links
+            | NetNotification::Addresses
+            | NetNotification::Sysctls
+            | NetNotification::Overrun => false,
+            NetNotification::Neighbour { address, mac } => self.neighbours.get(address) == mac.as_ref(),
+            NetNotification::Fdb { mac, remote, presence } => {
                 let wanted = self.fdb.get(&(Family::of(*remote), *mac)) == Some(remote);
                 wanted == (*presence == Presence::There)
             }
-            Notice::Route { key, route, presence } => self.expects_route(*key, *route, *presence, have),
+            NetNotification::Route { key, route, presence } => self.expects_route(*key, *route, *presence, have),
         }
     }
 
@@ -79,10 +82,10 @@ impl Overlay {
             (Presence::Gone, None) => !is_pods,
             (Presence::Gone, Some(_)) => false,
             // Ours where none is wanted is to go, except that the CNI plugin may be quicker with a pod's than we are.
-            (Presence::There, None) => is_pods || route.owner != Owner::Towpath || self.is_pods(route, have),
+            (Presence::There, None) => is_pods || route.owner != RouteOwner::Towpath || self.is_pods(route, have),
             (Presence::There, Some(path)) => {
                 let device = || have.link(&self.devices.get(&family)?.name).map(|(index, _)| index);
-                route.owner == Owner::Towpath && Some(route.target) == target(*path, key, device)
+                route.owner == RouteOwner::Towpath && Some(route.target) == target(*path, key, device)
             }
         }
     }
@@ -95,10 +98,10 @@ impl Overlay {
 }
 
 /// Where the route of a path leads; `None` if its device is not there.
-pub(super) fn target(path: Path, key: RouteKey, device: impl FnOnce() -> Option<IfIndex>) -> Option<Target> {
+pub(super) fn target(path: RoutePath, key: RouteKey, device: impl FnOnce() -> Option<IfIndex>) -> Option<RouteTarget> {
     match path {
-        Path::Tunnel => device().map(|link| Target::Via { gateway: key.destination.network(), link }),
-        Path::Direct { gateway, uplink } => Some(Target::Via { gateway, link: uplink }),
-        Path::Blackhole => Some(Target::Blackhole),
+        RoutePath::Tunnel => device().map(|link| RouteTarget::Via { gateway: key.destination.network(), link }),
+        RoutePath::Direct { gateway, uplink } => Some(RouteTarget::Via { gateway, link: uplink }),
+        RoutePath::Blackhole => Some(RouteTarget::Blackhole),
     }
 }

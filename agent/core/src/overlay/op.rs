@@ -4,12 +4,12 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{Device, RouteKey, Sysctl};
+use super::{RouteKey, Sysctl, VxlanDevice};
 use crate::{model::Mac, names::IfName};
 
 /// Where a route is to lead. Links are named, because one that a change before it makes has no number yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hop {
+pub enum NextHop {
     /// Through a router that is on the link whatever other routes say (`onlink`).
     Onlink {
         /// The router.
@@ -25,7 +25,7 @@ pub enum Hop {
 
 /// One change. Each is complete in itself and may be repeated, except that a route is only added where none is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Op {
+pub enum NetOp {
     /// Deletes a link, and with it everything on it.
     DeleteLink {
         /// The link.
@@ -34,7 +34,7 @@ pub enum Op {
         why: String,
     },
     /// Makes a VXLAN device that is up, without its address.
-    CreateDevice(Device),
+    CreateDevice(VxlanDevice),
     /// Sets a link's MTU.
     SetMtu {
         /// The link.
@@ -91,14 +91,14 @@ pub enum Op {
         /// The network.
         destination: IpNet,
         /// Where it leads.
-        hop: Hop,
+        hop: NextHop,
     },
     /// Puts a route in the place of the one that is there.
     ReplaceRoute {
         /// The network.
         destination: IpNet,
         /// Where it leads.
-        hop: Hop,
+        hop: NextHop,
     },
     /// Deletes a route of ours.
     DeleteRoute {
@@ -130,7 +130,7 @@ pub enum Op {
     },
 }
 
-impl fmt::Display for Hop {
+impl fmt::Display for NextHop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Onlink { gateway, link } => write!(f, "via {gateway} dev {link}"),
@@ -140,13 +140,13 @@ impl fmt::Display for Hop {
     }
 }
 
-impl fmt::Display for Op {
+impl fmt::Display for NetOp {
     /// What the change does, to be read after "could not".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DeleteLink { link, why } => write!(f, "delete {link} ({why})"),
-            Self::CreateDevice(Device { name, tunnel, mtu, .. }) => {
-                let super::Tunnel { vni, port, local, uplink, .. } = tunnel;
+            Self::CreateDevice(VxlanDevice { name, tunnel, mtu, .. }) => {
+                let super::VxlanConfig { vni, port, local, uplink, .. } = tunnel;
                 write!(f, "create {name} (VNI {vni}, port {port}, local {local}, uplink {uplink}, MTU {mtu})")
             }
             Self::SetMtu { link, mtu } => write!(f, "set the MTU of {link} to {mtu}"),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{IfIndex, Kernel, Link, LinkState, Owner, Target};
+use super::{IfIndex, Kernel, Link, LinkState, RouteOwner, RouteTarget};
 use crate::{model::Family, names::IfName};
 
 /// How the user wants the uplink chosen.
@@ -33,7 +33,7 @@ pub struct UplinkQuery<'a> {
 
 /// Why an uplink was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChosenBy {
+pub enum UplinkReason {
     /// It has the default route of that family.
     DefaultRoute(Family),
     /// It has the Node's internal address.
@@ -46,7 +46,7 @@ pub enum ChosenBy {
     Address(IpAddr),
 }
 
-impl fmt::Display for ChosenBy {
+impl fmt::Display for UplinkReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DefaultRoute(family) => write!(f, "{family} default route"),
@@ -72,7 +72,7 @@ pub struct Uplink {
     /// The networks that are on the link itself.
     pub networks: Vec<IpNet>,
     /// Why it was chosen.
-    pub chosen_by: ChosenBy,
+    pub chosen_by: UplinkReason,
     /// Whether the node has its IPv6 default route from a router on it.
     pub router_advertisements: RouterAdvertisements,
 }
@@ -159,7 +159,7 @@ pub fn choose_uplink(kernel: &Kernel, query: UplinkQuery<'_>) -> Result<Uplink, 
     let advertised = Family::ALL
         .into_iter()
         .flat_map(|family| kernel.default_routes(family))
-        .any(|(_, route)| route.owner == Owner::ROUTER_ADVERTISEMENT && route.target.link() == Some(index));
+        .any(|(_, route)| route.owner == RouteOwner::ROUTER_ADVERTISEMENT && route.target.link() == Some(index));
     let router_advertisements =
         if advertised { RouterAdvertisements::Followed } else { RouterAdvertisements::NotFollowed };
     let (name, mtu) = (link.name.clone(), link.mtu);
@@ -175,15 +175,15 @@ fn is_fit(link: &Link) -> bool {
     link.state == LinkState::Up && link.overlay_family().is_none() && !link.name.is_pod()
 }
 
-type Found<'a> = (IfIndex, &'a Link, ChosenBy);
+type UplinkCandidate<'a> = (IfIndex, &'a Link, UplinkReason);
 
-fn find<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<Found<'a>, UplinkError> {
+fn find<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<UplinkCandidate<'a>, UplinkError> {
     match query.spec {
         InterfaceSpec::DefaultRoute => by_default_route(kernel, query),
         InterfaceSpec::Names(names) => names
             .iter()
             .find_map(|name| candidates(kernel).find(|(_, link)| link.name == *name))
-            .map(|(index, link)| (index, link, ChosenBy::Name))
+            .map(|(index, link)| (index, link, UplinkReason::Name))
             .ok_or_else(|| UplinkError::NoSuchName {
                 names: names.clone(),
                 there: candidates(kernel).map(|(_, link)| link.name.clone()).collect(),
@@ -192,11 +192,11 @@ fn find<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<Found<'a>, Upl
             .iter()
             .find_map(|cidr| {
                 let (index, link) = with_address(kernel, |address| cidr.contains(&address))?;
-                Some((index, link, ChosenBy::Cidr(*cidr)))
+                Some((index, link, UplinkReason::Cidr(*cidr)))
             })
             .ok_or_else(|| UplinkError::NoAddressIn(cidrs.clone())),
         InterfaceSpec::Address(address) => with_address(kernel, |have| have == *address)
-            .map(|(index, link)| (index, link, ChosenBy::Address(*address)))
+            .map(|(index, link)| (index, link, UplinkReason::Address(*address)))
             .ok_or(UplinkError::NoSuchAddress(*address)),
     }
 }
@@ -206,15 +206,15 @@ fn with_address(kernel: &Kernel, fits: impl Fn(IpAddr) -> bool) -> Option<(IfInd
 }
 
 /// The default route with the least metric of the first family that has one.
-fn by_default_route<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<Found<'a>, UplinkError> {
-    let leads_out = |target| matches!(target, Target::Via { .. } | Target::Link(_));
+fn by_default_route<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<UplinkCandidate<'a>, UplinkError> {
+    let leads_out = |target| matches!(target, RouteTarget::Via { .. } | RouteTarget::Link(_));
     for family in query.families {
         let first = kernel.default_routes(*family).find(|(_, route)| leads_out(route.target));
         let index = first.and_then(|(_, route)| route.target.link());
         if let Some(index) = index {
             let link = kernel.links.get(&index).filter(|link| is_fit(link));
             let link = link.ok_or(UplinkError::DefaultRouteUnfit(index))?;
-            return Ok((index, link, ChosenBy::DefaultRoute(*family)));
+            return Ok((index, link, UplinkReason::DefaultRoute(*family)));
         }
     }
     query
@@ -222,20 +222,20 @@ fn by_default_route<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<Fo
         .iter()
         .find_map(|address| {
             let (index, link) = with_address(kernel, |have| have == *address)?;
-            Some((index, link, ChosenBy::NodeAddress(*address)))
+            Some((index, link, UplinkReason::NodeAddress(*address)))
         })
         .ok_or(UplinkError::NoDefaultRoute)
 }
 
 /// The address that led to the link if one did, else a preferred one, else the first in the kernel's order that belongs
 /// to a network (a single address is rather a virtual IP that wanders between nodes), else the first.
-fn choose_address(nets: &[IpNet], family: Family, chosen_by: &ChosenBy, prefer: &[IpAddr]) -> Option<IpAddr> {
+fn choose_address(nets: &[IpNet], family: Family, chosen_by: &UplinkReason, prefer: &[IpAddr]) -> Option<IpAddr> {
     let nets: Vec<IpNet> = nets.iter().copied().filter(|net| Family::of_net(*net) == family).collect();
     let find = |fits: &dyn Fn(&IpNet) -> bool| nets.iter().find(|net| fits(net)).map(IpNet::addr);
     let by_choice = match chosen_by {
-        ChosenBy::Cidr(cidr) => find(&|net| cidr.contains(&net.addr())),
-        ChosenBy::Address(address) | ChosenBy::NodeAddress(address) => find(&|net| net.addr() == *address),
-        ChosenBy::DefaultRoute(_) | ChosenBy::Name => None,
+        UplinkReason::Cidr(cidr) => find(&|net| cidr.contains(&net.addr())),
+        UplinkReason::Address(address) | UplinkReason::NodeAddress(address) => find(&|net| net.addr() == *address),
+        UplinkReason::DefaultRoute(_) | UplinkReason::Name => None,
     };
     by_choice
         .or_else(|| find(&|net| prefer.contains(&net.addr())))

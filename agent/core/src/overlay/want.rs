@@ -10,12 +10,12 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 
 use super::{
-    IfIndex, Learning, Sysctl, Tunnel,
+    IfIndex, Learning, Sysctl, VxlanConfig,
     uplink::{RouterAdvertisements, Uplink},
 };
 use crate::{
     delta::changes,
-    model::{Endpoint, Family, Mac, Peer, Peers, Vni, host_net},
+    model::{Endpoint, Family, Mac, NodePeer, NodePeers, Vni, host_net},
     names::IfName,
 };
 
@@ -30,7 +30,7 @@ pub enum DirectRouting {
 
 /// This node's side of one family of the overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnSide {
+pub struct LocalVtep {
     /// The network of this node's pods. Its network address is the device's own.
     pub pod_cidr: IpNet,
     /// The address of this node on the underlay, of the same family.
@@ -53,20 +53,20 @@ pub struct OverlayInput<'a> {
     /// Whether peers on the same link are reached directly.
     pub direct_routing: DirectRouting,
     /// This node's side; a family that is not in it has no overlay.
-    pub families: &'a BTreeMap<Family, OwnSide>,
+    pub families: &'a BTreeMap<Family, LocalVtep>,
     /// The other nodes. Those of a family that this node has not are left out.
-    pub peers: &'a Peers,
+    pub peers: &'a NodePeers,
     /// The pods on this node, by interface.
     pub endpoints: &'a OrdMap<IfName, Arc<Endpoint>>,
 }
 
 /// A VXLAN device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
+pub struct VxlanDevice {
     /// Its name.
     pub name: IfName,
     /// What cannot be changed while it lives.
-    pub tunnel: Tunnel,
+    pub tunnel: VxlanConfig,
     /// Its MTU in bytes.
     pub mtu: u32,
     /// Its MAC.
@@ -77,7 +77,7 @@ pub struct Device {
 
 /// How a pod network is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
+pub enum RoutePath {
     /// Through the tunnel: by the network's own network address, on the device of its family.
     Tunnel,
     /// Through a peer's public IP on the uplink.
@@ -96,23 +96,23 @@ pub enum Path {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overlay {
     /// The devices.
-    pub devices: BTreeMap<Family, Device>,
+    pub devices: BTreeMap<Family, VxlanDevice>,
     /// Permanent neighbours: the network address of a peer's pods and its VTEP's MAC.
     pub neighbours: OrdMap<IpAddr, Mac>,
     /// Forwarding entries: a VTEP's MAC and its node's public IP.
     pub fdb: OrdMap<(Family, Mac), IpAddr>,
     /// Routes to pod networks.
-    pub routes: OrdMap<IpNet, Path>,
+    pub routes: OrdMap<IpNet, RoutePath>,
     /// Routes to this node's pods. One whose link is not there is not missed.
     pub pod_routes: OrdMap<IpNet, IfName>,
     /// Sysctls.
     pub sysctls: BTreeMap<Sysctl, i32>,
 }
 
-/// Decides what the overlay should be, from nothing: [`Wanted::update`] once.
+/// Decides what the overlay should be, from nothing: [`OverlayPlanner::update`] once.
 #[must_use]
 pub fn want(input: &OverlayInput<'_>) -> Overlay {
-    let mut wanted = Wanted::default();
+    let mut wanted = OverlayPlanner::default();
     wanted.update(input);
     wanted.overlay
 }
@@ -120,10 +120,10 @@ pub fn want(input: &OverlayInput<'_>) -> Overlay {
 /// The overlay as it was decided last, ready for the next input: an update costs the peers and pods that have changed,
 /// unless one of the few things has that all of them depend on.
 #[derive(Debug, Default)]
-pub struct Wanted {
+pub struct OverlayPlanner {
     /// `None` before the first input.
-    frame: Option<Frame>,
-    peers: Peers,
+    frame: Option<OverlayFrame>,
+    peers: NodePeers,
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
     /// The interfaces by the pod address that leads to them. Files that a crash left behind can give one address to two:
     /// then the last by order has it.
@@ -133,20 +133,20 @@ pub struct Wanted {
 
 /// What all of the overlay depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Frame {
+struct OverlayFrame {
     vni: Vni,
     port: u16,
     mtu: u32,
     uplink: Uplink,
     direct_routing: DirectRouting,
-    families: BTreeMap<Family, OwnSide>,
+    families: BTreeMap<Family, LocalVtep>,
 }
 
-impl Wanted {
+impl OverlayPlanner {
     /// Brings the overlay to what the input says: per peer one neighbour, one forwarding entry and one route, or one
     /// direct route.
     pub fn update(&mut self, input: &OverlayInput<'_>) {
-        let frame = Frame {
+        let frame = OverlayFrame {
             vni: input.vni,
             port: input.port,
             mtu: input.mtu,
@@ -168,7 +168,7 @@ impl Wanted {
         &self.overlay
     }
 
-    fn follow_peers(&mut self, input: &OverlayInput<'_>, frame: &Frame) {
+    fn follow_peers(&mut self, input: &OverlayInput<'_>, frame: &OverlayFrame) {
         let mut come = Vec::new();
         for family in frame.families.keys() {
             let before = self.peers.remove(family).unwrap_or_default();
@@ -208,7 +208,7 @@ impl Wanted {
     }
 }
 
-impl Frame {
+impl OverlayFrame {
     /// The overlay of a node without peers and pods.
     fn own_side(&self) -> Overlay {
         let mut overlay = Overlay::default();
@@ -221,8 +221,8 @@ impl Frame {
                     overlay.sysctls.insert(Sysctl::AcceptRouterAdvertisements(self.uplink.name.clone()), 2);
                 }
             }
-            overlay.routes.insert(own.pod_cidr.trunc(), Path::Blackhole);
-            let tunnel = Tunnel {
+            overlay.routes.insert(own.pod_cidr.trunc(), RoutePath::Blackhole);
+            let tunnel = VxlanConfig {
                 vni: self.vni,
                 port: self.port,
                 local: own.local,
@@ -230,33 +230,33 @@ impl Frame {
                 learning: Learning::Off,
             };
             let address = host_net(own.pod_cidr.network());
-            overlay.devices.insert(*family, Device { name, tunnel, mtu: self.mtu, mac: own.mac, address });
+            overlay.devices.insert(*family, VxlanDevice { name, tunnel, mtu: self.mtu, mac: own.mac, address });
         }
         overlay
     }
 
     /// How a peer is reached.
-    fn path(&self, peer: &Peer) -> Path {
+    fn path(&self, peer: &NodePeer) -> RoutePath {
         match self.direct_routing {
             DirectRouting::Enabled if self.uplink.reaches(peer.public_ip) => {
-                Path::Direct { gateway: peer.public_ip, uplink: self.uplink.index }
+                RoutePath::Direct { gateway: peer.public_ip, uplink: self.uplink.index }
             }
-            DirectRouting::Enabled | DirectRouting::Disabled => Path::Tunnel,
+            DirectRouting::Enabled | DirectRouting::Disabled => RoutePath::Tunnel,
         }
     }
 }
 
 impl Overlay {
-    fn add_peer(&mut self, frame: &Frame, peer: &Peer) {
+    fn add_peer(&mut self, frame: &OverlayFrame, peer: &NodePeer) {
         let (pod_cidr, path) = (peer.pod_cidr.trunc(), frame.path(peer));
         self.routes.insert(pod_cidr, path);
-        if path == Path::Tunnel {
+        if path == RoutePath::Tunnel {
             self.neighbours.insert(pod_cidr.network(), peer.vtep_mac);
             self.fdb.insert((Family::of_net(pod_cidr), peer.vtep_mac), peer.public_ip);
         }
     }
 
-    fn remove_peer(&mut self, peer: &Peer) {
+    fn remove_peer(&mut self, peer: &NodePeer) {
         let pod_cidr = peer.pod_cidr.trunc();
         self.routes.remove(&pod_cidr);
         self.neighbours.remove(&pod_cidr.network());

@@ -132,15 +132,15 @@ pub struct Policy {
     /// The pods that it is for.
     pub subject: PodSelector,
     /// Rules for packets to them.
-    pub ingress: Option<Vec<Rule>>,
+    pub ingress: Option<Vec<PolicyRule>>,
     /// Rules for packets from them.
-    pub egress: Option<Vec<Rule>>,
+    pub egress: Option<Vec<PolicyRule>>,
 }
 
 impl Policy {
     /// Its rules in one direction, if it is about that direction.
     #[must_use]
-    pub fn rules(&self, direction: Direction) -> Option<&[Rule]> {
+    pub fn rules(&self, direction: Direction) -> Option<&[PolicyRule]> {
         match direction {
             Direction::Ingress => self.ingress.as_deref(),
             Direction::Egress => self.egress.as_deref(),
@@ -152,14 +152,14 @@ impl Policy {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodSelector {
     /// In which namespaces.
-    pub namespaces: Namespaces,
+    pub namespaces: NamespaceSelector,
     /// With which labels.
     pub pods: Selector,
 }
 
 /// Which namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Namespaces {
+pub enum NamespaceSelector {
     /// This one.
     Named(String),
     /// Those with these labels. A namespace that is not known yet has none of them: whatever the selector says,
@@ -178,8 +178,8 @@ impl PodSelector {
     #[must_use]
     pub fn finds(&self, namespace: Option<&Labels>, id: &PodId, pod: &Pod) -> bool {
         let namespace = match &self.namespaces {
-            Namespaces::Named(name) => *name == id.namespace,
-            Namespaces::Matching(selector) => namespace.is_some_and(|labels| selector.matches(labels)),
+            NamespaceSelector::Named(name) => *name == id.namespace,
+            NamespaceSelector::Matching(selector) => namespace.is_some_and(|labels| selector.matches(labels)),
         };
         namespace && pod.kind == PodKind::Endpoint && self.pods.matches(&pod.labels)
     }
@@ -188,15 +188,15 @@ impl PodSelector {
 impl fmt::Display for PodSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespaces {
-            Namespaces::Named(name) => write!(f, "pods {} of namespace {name:?}", self.pods),
-            Namespaces::Matching(selector) => write!(f, "pods {} of namespaces {selector}", self.pods),
+            NamespaceSelector::Named(name) => write!(f, "pods {} of namespace {name:?}", self.pods),
+            NamespaceSelector::Matching(selector) => write!(f, "pods {} of namespaces {selector}", self.pods),
         }
     }
 }
 
 /// What a rule does with what it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Action {
+pub enum RuleAction {
     /// Let through; nothing behind it is asked.
     Allow,
     /// Dropped.
@@ -209,45 +209,45 @@ pub enum Action {
 
 /// A rule: the peer must match and the port must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
+pub struct PolicyRule {
     /// What it does.
-    pub action: Action,
+    pub action: RuleAction,
     /// The other side.
-    pub peers: Peers,
+    pub peers: RulePeers,
     /// The destination's port and protocol.
-    pub ports: Ports,
+    pub ports: RulePorts,
 }
 
 /// The other side of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Peers {
+pub enum RulePeers {
     /// Anybody, outside of the cluster too.
     Any,
     /// Any of these; nobody if there are none.
-    Of(Vec<Peer>),
+    Of(Vec<RulePeer>),
     /// Anybody but these, outside of the cluster too.
-    NoneOf(Vec<Peer>),
+    NoneOf(Vec<RulePeer>),
 }
 
 /// One peer of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Peer {
+pub enum RulePeer {
     /// Pods with a network of their own.
     Pods(PodSelector),
     /// Addresses.
-    Block(Block),
+    IpBlock(IpBlock),
 }
 
 /// A network less some parts of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Block {
+pub struct IpBlock {
     /// The network.
     pub net: IpNet,
     /// What of it is left out.
     pub except: BTreeSet<IpNet>,
 }
 
-impl Block {
+impl IpBlock {
     /// Whether the address is in the network and in no exception.
     #[must_use]
     pub fn contains(&self, addr: IpAddr) -> bool {
@@ -255,25 +255,25 @@ impl Block {
     }
 }
 
-impl fmt::Display for Block {
+impl fmt::Display for IpBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.net)?;
         self.except.iter().try_for_each(|e| write!(f, " except {e}"))
     }
 }
 
-/// Ports and protocols of a rule.
+/// RulePorts and protocols of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ports {
+pub enum RulePorts {
     /// Any port and any protocol, ICMP too.
     Any,
     /// Any of these; none if there are none.
-    Of(Vec<Port>),
+    Of(Vec<RulePort>),
 }
 
 /// One port of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Port {
+pub enum RulePort {
     /// The ports from the first to the last, both included: one port if they are equal, all from 0 to 65535.
     Numbers(Protocol, u16, u16),
     /// What the destination pod calls so; nothing if the destination is no pod.
@@ -282,7 +282,7 @@ pub enum Port {
 
 /// A part of a policy that cannot be used. The rest of the policy counts, and it isolates whom it selects.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rejected {
+pub struct RejectedPart {
     /// The policy.
     pub policy: PolicyId,
     /// Where in the object: `spec.ingress[0].from[1].ipBlock.cidr`.
@@ -291,7 +291,7 @@ pub struct Rejected {
     pub reason: String,
 }
 
-impl fmt::Display for Rejected {
+impl fmt::Display for RejectedPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NetworkPolicy {}: {}: {}", self.policy, self.path, self.reason)
     }

@@ -12,24 +12,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use imbl::{OrdMap, ordmap, ordset};
 
 use super::{
-    Base, Chain, Element, Foreign, Installed, InstalledChain, Reference, Ruleset, Set, Step, Transaction, Verdict,
-    VerdictMap,
+    BaseChain, Chain, Element, Installed, InstalledChain, Reference, Ruleset, Set, Step, Transaction, Unmanaged,
+    Verdict, VerdictMap,
 };
 use crate::names::{ChainName, SetName};
 
 /// What to do so that the kernel's table is as wanted, where it was read back. `have` is `None` where there is no table.
 pub fn diff(want: &Ruleset, have: Option<&Installed>) -> Transaction {
     let Some(have) = have else { return Transaction::create(want) };
-    if have.foreign.iter().any(|thing| matches!(thing, Foreign::Other(_))) {
+    if have.foreign.iter().any(|thing| matches!(thing, Unmanaged::Other(_))) {
         return Transaction::replace(want);
     }
-    let mut difference = Difference::new(want, &have.sets, &have.maps);
+    let mut difference = TableDiff::new(want, &have.sets, &have.maps);
     for thing in &have.foreign {
         match thing {
-            Foreign::Set(name) => _ = difference.doomed.sets.insert(name),
-            Foreign::Map(name) => _ = difference.doomed.maps.insert(name),
-            Foreign::Chain(name) => _ = difference.doomed.chains.insert(name),
-            Foreign::Other(_) => {}
+            Unmanaged::Set(name) => _ = difference.doomed.sets.insert(name),
+            Unmanaged::Map(name) => _ = difference.doomed.maps.insert(name),
+            Unmanaged::Chain(name) => _ = difference.doomed.chains.insert(name),
+            Unmanaged::Other(_) => {}
         }
     }
     let names = want.chains.keys().chain(have.chains.keys());
@@ -37,7 +37,7 @@ pub fn diff(want: &Ruleset, have: Option<&Installed>) -> Transaction {
         .map(|name| {
             let (want, have) = (want.chains.get(name).map(|chain| &**chain), have.chains.get(name));
             let same = want.zip(have).is_some_and(|(want, have)| reads_back_as(want, have));
-            (name, ChainPair { want, have: have.map(|have| have.base), rules: Rules::compare(same) })
+            (name, ChainPair { want, have: have.map(|have| have.base), rules: RulesCompared::compare(same) })
         })
         .collect();
     difference.chains = chains.iter().filter(|(_, pair)| pair.differs()).map(|(name, pair)| (*name, *pair)).collect();
@@ -46,11 +46,11 @@ pub fn diff(want: &Ruleset, have: Option<&Installed>) -> Transaction {
 
 /// The same where the kernel's table is known to be `have`, because we made it and nobody has changed it since.
 pub fn change(want: &Ruleset, have: &Ruleset) -> Transaction {
-    let mut difference = Difference::new(want, &have.sets, &have.maps);
+    let mut difference = TableDiff::new(want, &have.sets, &have.maps);
     let pair = |name| {
         let (want, have) = (want.chains.get(name).map(|chain| &**chain), have.chains.get(name));
         let same = want.zip(have).is_some_and(|(want, have)| want.rules == have.rules);
-        (name, ChainPair { want, have: have.map(|have| have.base), rules: Rules::compare(same) })
+        (name, ChainPair { want, have: have.map(|have| have.base), rules: RulesCompared::compare(same) })
     };
     difference.chains = have.chains.diff(&want.chains).map(|item| pair(key(&item))).collect();
     difference.transaction(|| want.chains.keys().chain(have.chains.keys()).map(pair).collect())
@@ -71,12 +71,12 @@ fn key<'a, K, V>(item: &ordmap::DiffItem<'a, 'a, K, V>) -> &'a K {
 
 /// Whether a chain's rules are those that are wanted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Rules {
+enum RulesCompared {
     Same,
     Differ,
 }
 
-impl Rules {
+impl RulesCompared {
     const fn compare(same: bool) -> Self {
         if same { Self::Same } else { Self::Differ }
     }
@@ -87,27 +87,27 @@ impl Rules {
 struct ChainPair<'a> {
     want: Option<&'a Chain>,
     /// How it hangs, if it is there.
-    have: Option<Option<Base>>,
-    rules: Rules,
+    have: Option<Option<BaseChain>>,
+    rules: RulesCompared,
 }
 
 impl ChainPair<'_> {
     fn differs(&self) -> bool {
-        self.rules == Rules::Differ || self.want.map(|want| want.base) != self.have
+        self.rules == RulesCompared::Differ || self.want.map(|want| want.base) != self.have
     }
 }
 
-type Pairs<'a, T> = BTreeMap<&'a SetName, (Option<&'a T>, Option<&'a T>)>;
+type SetPairs<'a, T> = BTreeMap<&'a SetName, (Option<&'a T>, Option<&'a T>)>;
 
 /// What goes: for good, or to be made again.
 #[derive(Default)]
-struct Doomed<'a> {
+struct ToDelete<'a> {
     sets: BTreeSet<&'a SetName>,
     maps: BTreeSet<&'a SetName>,
     chains: BTreeSet<&'a ChainName>,
 }
 
-impl Doomed<'_> {
+impl ToDelete<'_> {
     fn has(&self, reference: Reference<'_>) -> bool {
         match reference {
             Reference::Set(name) => self.sets.contains(name) || self.maps.contains(name),
@@ -121,16 +121,16 @@ impl Doomed<'_> {
 }
 
 /// What differs, by name: as it is wanted, as it is there.
-struct Difference<'a> {
+struct TableDiff<'a> {
     want: &'a Ruleset,
     have_maps: &'a OrdMap<SetName, VerdictMap>,
-    sets: Pairs<'a, Set>,
-    maps: Pairs<'a, VerdictMap>,
+    sets: SetPairs<'a, Set>,
+    maps: SetPairs<'a, VerdictMap>,
     chains: BTreeMap<&'a ChainName, ChainPair<'a>>,
-    doomed: Doomed<'a>,
+    doomed: ToDelete<'a>,
 }
 
-impl<'a> Difference<'a> {
+impl<'a> TableDiff<'a> {
     fn new(want: &'a Ruleset, sets: &'a OrdMap<SetName, Set>, maps: &'a OrdMap<SetName, VerdictMap>) -> Self {
         let of_set = |item| (key(&item), (want.sets.get(key(&item)), sets.get(key(&item))));
         let of_map = |item| (key(&item), (want.maps.get(key(&item)), maps.get(key(&item))));
@@ -140,7 +140,7 @@ impl<'a> Difference<'a> {
             sets: sets.diff(&want.sets).map(of_set).collect(),
             maps: maps.diff(&want.maps).map(of_map).collect(),
             chains: BTreeMap::new(),
-            doomed: Doomed::default(),
+            doomed: ToDelete::default(),
         }
     }
 
@@ -184,7 +184,7 @@ impl<'a> Difference<'a> {
     }
 
     fn makes_something_again(&self) -> bool {
-        let Doomed { sets, maps, chains } = &self.doomed;
+        let ToDelete { sets, maps, chains } = &self.doomed;
         let wanted = |name: &&&SetName| self.want.sets.contains_key(**name) || self.want.maps.contains_key(**name);
         sets.iter().chain(maps).any(|name| wanted(&name))
             || chains.iter().any(|name| self.want.chains.contains_key(*name))
@@ -200,7 +200,7 @@ impl<'a> Difference<'a> {
                     .flat_map(super::Rule::references)
                     .any(|r| self.doomed.has(r))
             };
-            pair.rules == Rules::Same && !self.doomed.chains.contains(name) && !names_what_goes()
+            pair.rules == RulesCompared::Same && !self.doomed.chains.contains(name) && !names_what_goes()
         };
         let changed = self.chains.iter().filter(|(name, pair)| !stays(name, pair)).map(|(name, _)| *name);
         self.doomed.chains.iter().copied().chain(changed).collect()

@@ -8,14 +8,14 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::{
-    Action, Base, Chain, Element, Field, Foreign, Installed, InstalledChain, KeyType, Lookup, Match, Reference, Rule,
-    Ruleset, Set, Step, Transaction, Value, Verdict, VerdictMap,
+    Action, BaseChain, Chain, Element, Field, Installed, InstalledChain, KeyType, Lookup, Match, Reference, Rule,
+    Ruleset, Set, Step, Transaction, Unmanaged, Value, Verdict, VerdictMap,
 };
 use crate::names::{ChainName, SetName};
 
 /// Why a step was refused, with the step's text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum StepError {
     /// What it changes or names is not there (ENOENT).
     #[error("{0}: what it names is not there")]
     Missing(String),
@@ -33,20 +33,20 @@ pub enum Refusal {
 /// One table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FakeTable {
-    contents: Option<Contents>,
+    contents: Option<FakeContents>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Contents {
+struct FakeContents {
     sets: OrdMap<SetName, Set>,
     maps: OrdMap<SetName, VerdictMap>,
     chains: OrdMap<ChainName, FakeChain>,
-    foreign: BTreeSet<Foreign>,
+    foreign: BTreeSet<Unmanaged>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct FakeChain {
-    base: Option<Base>,
+    base: Option<BaseChain>,
     /// `None` for a rule that is not ours.
     rules: Vec<Option<Rule>>,
 }
@@ -56,13 +56,13 @@ impl FakeTable {
     ///
     /// # Errors
     /// At the first step that the kernel would refuse.
-    pub fn apply(&mut self, transaction: &Transaction) -> Result<(), Refusal> {
+    pub fn apply(&mut self, transaction: &Transaction) -> Result<(), StepError> {
         let mut contents = self.contents.clone();
         for step in transaction.steps() {
             match step {
                 Step::AddTable => _ = contents.get_or_insert_default(),
                 Step::DeleteTable if contents.is_some() => contents = None,
-                _ => contents.as_mut().ok_or_else(|| Refusal::Missing(step.to_string()))?.apply(step)?,
+                _ => contents.as_mut().ok_or_else(|| StepError::Missing(step.to_string()))?.apply(step)?,
             }
         }
         self.contents = contents;
@@ -100,15 +100,15 @@ impl FakeTable {
     }
 
     /// Somebody puts something of his own into the table, in place of what has its name.
-    pub fn add_foreign(&mut self, thing: Foreign) {
+    pub fn add_foreign(&mut self, thing: Unmanaged) {
         let contents = self.contents.get_or_insert_default();
         match &thing {
-            Foreign::Set(name) | Foreign::Map(name) => {
+            Unmanaged::Set(name) | Unmanaged::Map(name) => {
                 contents.sets.remove(name);
                 contents.maps.remove(name);
             }
-            Foreign::Chain(name) => _ = contents.chains.remove(name),
-            Foreign::Other(_) => {}
+            Unmanaged::Chain(name) => _ = contents.chains.remove(name),
+            Unmanaged::Other(_) => {}
         }
         contents.foreign.insert(thing);
     }
@@ -121,9 +121,9 @@ impl FakeChain {
     }
 }
 
-impl Contents {
-    fn apply(&mut self, step: &Step) -> Result<(), Refusal> {
-        let missing = || Refusal::Missing(step.to_string());
+impl FakeContents {
+    fn apply(&mut self, step: &Step) -> Result<(), StepError> {
+        let missing = || StepError::Missing(step.to_string());
         match step {
             Step::AddTable => Ok(()),
             Step::DeleteTable => Err(missing()),
@@ -140,12 +140,12 @@ impl Contents {
             }
             Step::DeleteSet(name) => {
                 self.not_named(Reference::Set(name), step)?;
-                let foreign = self.foreign.remove(&Foreign::Set(name.clone()));
+                let foreign = self.foreign.remove(&Unmanaged::Set(name.clone()));
                 (self.sets.remove(name).is_some() || foreign).then_some(()).ok_or_else(missing)
             }
             Step::DeleteMap(name) => {
                 self.not_named(Reference::Set(name), step)?;
-                let foreign = self.foreign.remove(&Foreign::Map(name.clone()));
+                let foreign = self.foreign.remove(&Unmanaged::Map(name.clone()));
                 (self.maps.remove(name).is_some() || foreign).then_some(()).ok_or_else(missing)
             }
             Step::AddElements(name, elements) => {
@@ -161,15 +161,15 @@ impl Contents {
                 keys.iter().all(|key| map.elements.remove(key).is_some()).then_some(()).ok_or_else(missing)
             }
             Step::AddChain(name, base) => {
-                if self.chains.contains_key(name) || self.foreign.contains(&Foreign::Chain(name.clone())) {
-                    return Err(Refusal::Exists(step.to_string()));
+                if self.chains.contains_key(name) || self.foreign.contains(&Unmanaged::Chain(name.clone())) {
+                    return Err(StepError::Exists(step.to_string()));
                 }
                 self.chains.insert(name.clone(), FakeChain { base: *base, rules: Vec::new() });
                 Ok(())
             }
             Step::FlushChain(name) => {
                 let known = self.chains.get_mut(name).map(|chain| chain.rules.clear());
-                let foreign = self.foreign.contains(&Foreign::Chain(name.clone()));
+                let foreign = self.foreign.contains(&Unmanaged::Chain(name.clone()));
                 (known.is_some() || foreign).then_some(()).ok_or_else(missing)
             }
             Step::DeleteChain(name) => self.delete_chain(name, step),
@@ -181,30 +181,30 @@ impl Contents {
         }
     }
 
-    fn delete_chain(&mut self, name: &ChainName, step: &Step) -> Result<(), Refusal> {
+    fn delete_chain(&mut self, name: &ChainName, step: &Step) -> Result<(), StepError> {
         self.not_named(Reference::Chain(name), step)?;
         if self.chains.get(name).is_some_and(|chain| !chain.rules.is_empty()) {
-            return Err(Refusal::Busy(step.to_string()));
+            return Err(StepError::Busy(step.to_string()));
         }
-        let foreign = self.foreign.remove(&Foreign::Chain(name.clone()));
+        let foreign = self.foreign.remove(&Unmanaged::Chain(name.clone()));
         let gone = self.chains.remove(name).is_some() || foreign;
-        gone.then_some(()).ok_or_else(|| Refusal::Missing(step.to_string()))
+        gone.then_some(()).ok_or_else(|| StepError::Missing(step.to_string()))
     }
 
-    fn free_name(&self, name: &SetName, step: &Step) -> Result<(), Refusal> {
-        let foreign = [Foreign::Set(name.clone()), Foreign::Map(name.clone())];
+    fn free_name(&self, name: &SetName, step: &Step) -> Result<(), StepError> {
+        let foreign = [Unmanaged::Set(name.clone()), Unmanaged::Map(name.clone())];
         let taken = self.sets.contains_key(name)
             || self.maps.contains_key(name)
             || foreign.iter().any(|thing| self.foreign.contains(thing));
-        if taken { Err(Refusal::Exists(step.to_string())) } else { Ok(()) }
+        if taken { Err(StepError::Exists(step.to_string())) } else { Ok(()) }
     }
 
-    fn not_named(&self, thing: Reference<'_>, step: &Step) -> Result<(), Refusal> {
+    fn not_named(&self, thing: Reference<'_>, step: &Step) -> Result<(), StepError> {
         let mut rules = self.chains.values().flat_map(|chain| chain.rules.iter().flatten());
         let mut verdicts = self.maps.values().flat_map(|map| map.elements.values());
         let named = rules.any(|rule| rule.references().any(|r| r == thing))
             || verdicts.any(|verdict| verdict.target().map(Reference::Chain) == Some(thing));
-        if named { Err(Refusal::Busy(step.to_string())) } else { Ok(()) }
+        if named { Err(StepError::Busy(step.to_string())) } else { Ok(()) }
     }
 
     fn add_map_elements(
@@ -212,36 +212,36 @@ impl Contents {
         name: &SetName,
         elements: &OrdMap<Element, Verdict>,
         step: &Step,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), StepError> {
         for target in elements.values().filter_map(Verdict::target) {
             self.is_callable(target, step)?;
         }
-        let map = self.maps.get_mut(name).ok_or_else(|| Refusal::Missing(step.to_string()))?;
+        let map = self.maps.get_mut(name).ok_or_else(|| StepError::Missing(step.to_string()))?;
         for (key, verdict) in elements {
             if !fits(&map.key, Lookup::Hash, key) {
-                return Err(Refusal::Mismatch(step.to_string()));
+                return Err(StepError::Mismatch(step.to_string()));
             }
             if map.elements.insert(key.clone(), verdict.clone()).is_some() {
-                return Err(Refusal::Exists(step.to_string()));
+                return Err(StepError::Exists(step.to_string()));
             }
         }
         Ok(())
     }
 
     /// A chain that a verdict may go to: it is there and hangs nowhere itself.
-    fn is_callable(&self, chain: &ChainName, step: &Step) -> Result<(), Refusal> {
+    fn is_callable(&self, chain: &ChainName, step: &Step) -> Result<(), StepError> {
         match self.chains.get(chain) {
-            None => Err(Refusal::Missing(step.to_string())),
-            Some(FakeChain { base: Some(_), .. }) => Err(Refusal::Mismatch(step.to_string())),
+            None => Err(StepError::Missing(step.to_string())),
+            Some(FakeChain { base: Some(_), .. }) => Err(StepError::Mismatch(step.to_string())),
             Some(FakeChain { base: None, .. }) => Ok(()),
         }
     }
 
-    fn can_take(&self, rule: &Rule, step: &Step) -> Result<(), Refusal> {
+    fn can_take(&self, rule: &Rule, step: &Step) -> Result<(), StepError> {
         let looks_up = |fields: &[Field], key: Option<&Vec<KeyType>>| match key {
-            None => Err(Refusal::Missing(step.to_string())),
+            None => Err(StepError::Missing(step.to_string())),
             Some(key) if fields.iter().map(|field| field.key_type()).eq(key.iter().copied()) => Ok(()),
-            Some(_) => Err(Refusal::Mismatch(step.to_string())),
+            Some(_) => Err(StepError::Mismatch(step.to_string())),
         };
         for condition in &rule.matches {
             if let Match::InSet(fields, _, name) = condition {
@@ -256,13 +256,13 @@ impl Contents {
     }
 }
 
-fn add_elements(set: &mut Set, elements: &OrdSet<Element>, step: &Step) -> Result<(), Refusal> {
+fn add_elements(set: &mut Set, elements: &OrdSet<Element>, step: &Step) -> Result<(), StepError> {
     for element in elements {
         if !fits(&set.key, set.lookup, element) {
-            return Err(Refusal::Mismatch(step.to_string()));
+            return Err(StepError::Mismatch(step.to_string()));
         }
         if set.elements.iter().any(|have| overlap(have, element)) {
-            return Err(Refusal::Exists(step.to_string()));
+            return Err(StepError::Exists(step.to_string()));
         }
         set.elements.insert(element.clone());
     }

@@ -3,7 +3,7 @@
 //! `th dport` alone would read two bytes of any protocol, of an ICMP message its checksum: so the protocols that have
 //! ports come first, unless the protocol is looked up together with the port or has been matched before.
 
-use super::{Action, Field, Match, Op, Rule, Value};
+use super::{Action, CmpOp, Field, Match, Rule, Value};
 
 /// TCP, UDP and SCTP.
 pub const PROTOCOLS_WITH_PORTS: [u8; 3] = [6, 17, 132];
@@ -41,5 +41,5 @@ fn reads_any_protocol(condition: &Match) -> bool {
 }
 
 const fn is_protocol_with_ports(condition: &Match) -> bool {
-    matches!(condition, Match::Field(Field::Proto, Op::Is, Value::Proto(6 | 17 | 132)))
+    matches!(condition, Match::Field(Field::Proto, CmpOp::Eq, Value::Proto(6 | 17 | 132)))
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 use imbl::OrdMap;
 use sha1::{Digest, Sha1};
 
-use super::{Base, Rule, Ruleset, Set, VerdictMap};
+use super::{BaseChain, Rule, Ruleset, Set, VerdictMap};
 use crate::{
     model::ParseError,
     names::{ChainName, SetName},
@@ -60,14 +60,14 @@ impl Rule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstalledChain {
     /// Set for a base chain.
-    pub base: Option<Base>,
+    pub base: Option<BaseChain>,
     /// A fingerprint per rule; `None` for a rule that is not ours.
     pub rules: Vec<Option<Fingerprint>>,
 }
 
 /// Something in our table that is not ours, or no longer as we made it: the difference removes it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Foreign {
+pub enum Unmanaged {
     /// A set of a kind or with elements that we do not make.
     Set(SetName),
     /// A map of a kind or with elements that we do not make.
@@ -88,7 +88,7 @@ pub struct Installed {
     /// Chains by name.
     pub chains: OrdMap<ChainName, InstalledChain>,
     /// What must go.
-    pub foreign: BTreeSet<Foreign>,
+    pub foreign: BTreeSet<Unmanaged>,
 }
 
 impl Ruleset {

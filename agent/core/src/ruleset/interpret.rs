@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Action, Chain, ChainType, CtState, Element, Field, Hook, Log, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
+    Action, Chain, ChainType, CmpOp, CtState, Element, Field, Hook, Log, Lookup, Match, Rule, Ruleset, Set, Value,
+    Verdict,
 };
 use crate::{
     model::Family,
@@ -71,7 +72,7 @@ pub enum Outcome {
 
 /// A name in a rule or a map that nothing has: the kernel would not have taken it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Dangling {
+pub enum DanglingReference {
     /// No such set or map.
     #[error("no set or map is called {0}")]
     Set(SetName),
@@ -81,7 +82,7 @@ pub enum Dangling {
 }
 
 /// What a rule or a chain has decided.
-enum Step {
+enum Control {
     Accept,
     Drop,
     Masquerade,
@@ -97,7 +98,7 @@ impl Ruleset {
     ///
     /// # Errors
     /// If a rule on the packet's way names what is not there.
-    pub fn interpret(&self, hook: Hook, packet: &Packet) -> Result<Outcome, Dangling> {
+    pub fn interpret(&self, hook: Hook, packet: &Packet) -> Result<Outcome, DanglingReference> {
         self.walk(hook, packet, &mut Vec::new())
     }
 
@@ -105,13 +106,13 @@ impl Ruleset {
     ///
     /// # Errors
     /// As [`Ruleset::interpret`].
-    pub fn logs(&self, hook: Hook, packet: &Packet) -> Result<Vec<&Log>, Dangling> {
+    pub fn logs(&self, hook: Hook, packet: &Packet) -> Result<Vec<&Log>, DanglingReference> {
         let mut logs = Vec::new();
         self.walk(hook, packet, &mut logs)?;
         Ok(logs)
     }
 
-    fn walk<'a>(&'a self, hook: Hook, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Outcome, Dangling> {
+    fn walk<'a>(&'a self, hook: Hook, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Outcome, DanglingReference> {
         let mut chains: Vec<_> = self.chains.values().filter_map(|c| c.base.map(|base| (base, c))).collect();
         chains.retain(|(base, _)| base.hook == hook);
         chains.sort_by_key(|(base, _)| base.priority);
@@ -121,9 +122,9 @@ impl Ruleset {
                 continue;
             }
             match self.run(chain, packet, logs)? {
-                Step::Drop => return Ok(Outcome::Dropped),
-                Step::Masquerade => outcome = Outcome::Masqueraded,
-                Step::Accept | Step::Return | Step::Next => {}
+                Control::Drop => return Ok(Outcome::Dropped),
+                Control::Masquerade => outcome = Outcome::Masqueraded,
+                Control::Accept | Control::Return | Control::Next => {}
             }
         }
         Ok(outcome)
@@ -133,76 +134,91 @@ impl Ruleset {
     ///
     /// # Errors
     /// If there is no such chain, or a rule on the packet's way names what is not there.
-    pub fn interpret_chain(&self, chain: &ChainName, packet: &Packet) -> Result<Outcome, Dangling> {
+    pub fn interpret_chain(&self, chain: &ChainName, packet: &Packet) -> Result<Outcome, DanglingReference> {
         Ok(match self.run(self.chain(chain)?, packet, &mut Vec::new())? {
-            Step::Drop => Outcome::Dropped,
-            Step::Masquerade => Outcome::Masqueraded,
-            Step::Accept | Step::Return | Step::Next => Outcome::Accepted,
+            Control::Drop => Outcome::Dropped,
+            Control::Masquerade => Outcome::Masqueraded,
+            Control::Accept | Control::Return | Control::Next => Outcome::Accepted,
         })
     }
 
-    fn run<'a>(&'a self, chain: &'a Chain, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Step, Dangling> {
+    fn run<'a>(
+        &'a self,
+        chain: &'a Chain,
+        packet: &Packet,
+        logs: &mut Vec<&'a Log>,
+    ) -> Result<Control, DanglingReference> {
         for rule in &chain.rules {
             match self.run_rule(rule, packet, logs)? {
-                Step::Next => {}
+                Control::Next => {}
                 decided => return Ok(decided),
             }
         }
-        Ok(Step::Return)
+        Ok(Control::Return)
     }
 
-    fn run_rule<'a>(&'a self, rule: &'a Rule, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Step, Dangling> {
+    fn run_rule<'a>(
+        &'a self,
+        rule: &'a Rule,
+        packet: &Packet,
+        logs: &mut Vec<&'a Log>,
+    ) -> Result<Control, DanglingReference> {
         for condition in &rule.matches {
             if !self.holds(condition, packet)? {
-                return Ok(Step::Next);
+                return Ok(Control::Next);
             }
         }
         match &rule.action {
             Action::Verdict(verdict) => self.follow(verdict, packet, logs),
-            Action::Masquerade => Ok(Step::Masquerade),
+            Action::Masquerade => Ok(Control::Masquerade),
             Action::Log(log) => {
                 logs.push(log);
-                Ok(Step::Next)
+                Ok(Control::Next)
             }
-            Action::NoTrack => Ok(Step::Next),
+            Action::NoTrack => Ok(Control::Next),
             Action::Dispatch(fields, name) => {
-                let map = self.maps.get(name).ok_or_else(|| Dangling::Set(name.clone()))?;
-                let Some(key) = packet.key(fields) else { return Ok(Step::Next) };
-                map.elements.get(&key).map_or(Ok(Step::Next), |verdict| self.follow(verdict, packet, logs))
+                let map = self.maps.get(name).ok_or_else(|| DanglingReference::Set(name.clone()))?;
+                let Some(key) = packet.key(fields) else { return Ok(Control::Next) };
+                map.elements.get(&key).map_or(Ok(Control::Next), |verdict| self.follow(verdict, packet, logs))
             }
         }
     }
 
-    fn chain(&self, name: &ChainName) -> Result<&Chain, Dangling> {
-        self.chains.get(name).map(|chain| &**chain).ok_or_else(|| Dangling::Chain(name.clone()))
+    fn chain(&self, name: &ChainName) -> Result<&Chain, DanglingReference> {
+        self.chains.get(name).map(|chain| &**chain).ok_or_else(|| DanglingReference::Chain(name.clone()))
     }
 
-    fn follow<'a>(&'a self, verdict: &Verdict, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Step, Dangling> {
+    fn follow<'a>(
+        &'a self,
+        verdict: &Verdict,
+        packet: &Packet,
+        logs: &mut Vec<&'a Log>,
+    ) -> Result<Control, DanglingReference> {
         match verdict {
-            Verdict::Accept => Ok(Step::Accept),
-            Verdict::Drop => Ok(Step::Drop),
-            Verdict::Return => Ok(Step::Return),
+            Verdict::Accept => Ok(Control::Accept),
+            Verdict::Drop => Ok(Control::Drop),
+            Verdict::Return => Ok(Control::Return),
             Verdict::Goto(name) => self.run(self.chain(name)?, packet, logs),
             Verdict::Jump(name) => match self.run(self.chain(name)?, packet, logs)? {
-                Step::Return => Ok(Step::Next),
+                Control::Return => Ok(Control::Next),
                 decided => Ok(decided),
             },
         }
     }
 
-    fn holds(&self, condition: &Match, packet: &Packet) -> Result<bool, Dangling> {
+    fn holds(&self, condition: &Match, packet: &Packet) -> Result<bool, DanglingReference> {
         Ok(match condition {
             Match::CtState(states) => packet.state.is_some_and(|state| states.contains(&state)),
             Match::Field(field, op, value) => {
-                packet.value(*field).is_some_and(|have| covers(value, &have) == (*op == Op::Is))
+                packet.value(*field).is_some_and(|have| covers(value, &have) == (*op == CmpOp::Eq))
             }
             Match::InterfacePrefix(field, prefix) => match packet.value(*field) {
                 Some(Value::IfName(name)) => name.as_str().starts_with(prefix.as_str()),
                 _ => false,
             },
             Match::InSet(fields, op, name) => {
-                let set = self.sets.get(name).ok_or_else(|| Dangling::Set(name.clone()))?;
-                packet.key(fields).is_some_and(|key| set.has(&key) == (*op == Op::Is))
+                let set = self.sets.get(name).ok_or_else(|| DanglingReference::Set(name.clone()))?;
+                packet.key(fields).is_some_and(|key| set.has(&key) == (*op == CmpOp::Eq))
             }
             Match::MarkBits(bits) => packet.mark & bits == *bits,
             // Nobody has put a mark on the connections of the packets that are interpreted.

@@ -16,8 +16,8 @@ mod transaction;
 
 pub use diff::{change, diff};
 pub use guard::PROTOCOLS_WITH_PORTS;
-pub use installed::{Fingerprint, Foreign, Installed, InstalledChain};
-pub use interpret::{Dangling, Outcome, Packet, Transport};
+pub use installed::{Fingerprint, Installed, InstalledChain, Unmanaged};
+pub use interpret::{DanglingReference, Outcome, Packet, Transport};
 pub use reference::Reference;
 pub use transaction::{Step, Transaction};
 
@@ -141,11 +141,11 @@ impl Field {
 
 /// Equal, or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Op {
+pub enum CmpOp {
     /// `==`
-    Is,
+    Eq,
     /// `!=`
-    IsNot,
+    NotEq,
 }
 
 /// States of connection tracking (nf_conntrack).
@@ -165,11 +165,11 @@ pub enum Match {
     /// `ct state …`: any of the states.
     CtState(BTreeSet<CtState>),
     /// A field against one value.
-    Field(Field, Op, Value),
+    Field(Field, CmpOp, Value),
     /// `iifname "prefix*"` or `oifname "prefix*"`: the interface's name begins so. The field is one of the two interfaces.
     InterfacePrefix(Field, String),
     /// `ip saddr . meta l4proto . th dport @set`: the concatenated fields against a named set.
-    InSet(Vec<Field>, Op, SetName),
+    InSet(Vec<Field>, CmpOp, SetName),
     /// `meta mark & bits == bits`: all of the bits are set, whatever the others are.
     MarkBits(u32),
     /// `ct mark & bits == bits`: the same of the connection's mark.
@@ -264,7 +264,7 @@ pub enum ChainType {
 
 /// How a base chain hangs in the packet's way. Its policy is always accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Base {
+pub struct BaseChain {
     /// Filter or NAT.
     pub chain_type: ChainType,
     /// The hook.
@@ -277,7 +277,7 @@ pub struct Base {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
     /// Set for a base chain.
-    pub base: Option<Base>,
+    pub base: Option<BaseChain>,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
 }

@@ -1,10 +1,13 @@
-//! In which parts a transaction is committed, so that no packet is judged by a mixture.
+//! How a transaction is split into commits, so that no packet meets a mixture of two generations.
 //!
-//! A packet that is under way while the kernel goes from one generation to the next takes all chains as they were when it
-//! came to the hook (`nft_do_chain` reads the generation once), but elements as they are when it looks for them
-//! (`nft_genmask_cur` in each lookup). So a verdict map can lead it, already, into a chain that for it has no rules yet:
-//! it comes out at the end and is dropped, though it may pass before and after. Such chains are made before, in a commit
-//! of their own, while nothing leads to them.
+//! A packet that is being processed while the kernel switches generations sees the chains as they were when it entered the
+//! hook (`nft_do_chain` reads the generation once), but set and map elements as they are at the moment of each lookup
+//! (`nft_genmask_cur`). So a verdict map can already send it to a chain that, for this packet, has no rules yet: it
+//! reaches the end of the chain and is dropped, although both generations accept it. Such chains are therefore created in
+//! a commit of their own, while no verdict refers to them.
+//!
+//! Every match over [`Step`] here is exhaustive: a step that is sorted wrongly opens or closes a pod for a moment, so a new
+//! kind of step must be decided, not defaulted.
 
 use std::collections::BTreeSet;
 
@@ -12,66 +15,106 @@ use super::{Step, Transaction, Verdict};
 use crate::names::{ChainName, SetName};
 
 impl Transaction {
-    /// The transactions to commit, one after the other: at most one that makes what nothing leads to, and one that does
-    /// the rest. Whoever stops in between has changed nothing that a packet meets.
+    /// The transactions to commit, in order: at most one that creates what nothing refers to yet, and one that does the
+    /// rest. If only the first is committed, no packet is treated differently.
     #[must_use]
     pub fn stages(&self) -> Vec<Self> {
-        let new = New::of(self.steps());
-        if !new.is_led_to(self.steps()) || new.takes_a_place(self.steps()) {
+        let new = NewObjects::of(self.steps());
+        if !new.are_targets(self.steps()) || new.must_be_atomic(self.steps()) {
             return vec![self.clone()];
         }
-        let (before, rest): (Vec<Step>, Vec<Step>) = self.steps().iter().cloned().partition(|step| new.is_about(step));
+        let (before, rest): (Vec<Step>, Vec<Step>) = self.steps().iter().cloned().partition(|step| new.creates(step));
         [before, rest].map(Self::from_iter).into()
     }
 }
 
-/// What a transaction makes.
-struct New<'a> {
+/// The regular chains, sets and maps that a transaction creates.
+struct NewObjects<'a> {
     chains: BTreeSet<&'a ChainName>,
     /// Sets and maps.
     sets: BTreeSet<&'a SetName>,
 }
 
-impl<'a> New<'a> {
+impl<'a> NewObjects<'a> {
     fn of(steps: &'a [Step]) -> Self {
         let mut new = Self { chains: BTreeSet::new(), sets: BTreeSet::new() };
         for step in steps {
             match step {
                 Step::AddChain(name, None) => _ = new.chains.insert(name),
                 Step::AddSet(name, ..) | Step::AddMap(name, _) => _ = new.sets.insert(name),
-                _ => {}
+                Step::AddTable
+                | Step::DeleteTable
+                | Step::DeleteSet(_)
+                | Step::AddElements(..)
+                | Step::DeleteElements(..)
+                | Step::DeleteMap(_)
+                | Step::AddMapElements(..)
+                | Step::DeleteMapElements(..)
+                | Step::AddChain(_, Some(_))
+                | Step::FlushChain(_)
+                | Step::DeleteChain(_)
+                | Step::AddRule(..) => {}
             }
         }
         new
     }
 
-    /// Whether a map that is there gets an element that leads into one of these chains.
-    fn is_led_to(&self, steps: &[Step]) -> bool {
+    /// Whether an existing map gets an element whose verdict goes to one of the new chains.
+    fn are_targets(&self, steps: &[Step]) -> bool {
         steps.iter().any(|step| match step {
-            Step::AddMapElements(map, elements) if !self.sets.contains(map) => {
-                elements.values().filter_map(Verdict::target).any(|chain| self.chains.contains(chain))
+            Step::AddMapElements(map, elements) => {
+                !self.sets.contains(map)
+                    && elements.values().filter_map(Verdict::target).any(|chain| self.chains.contains(chain))
             }
-            _ => false,
+            Step::AddTable
+            | Step::DeleteTable
+            | Step::AddSet(..)
+            | Step::DeleteSet(_)
+            | Step::AddElements(..)
+            | Step::DeleteElements(..)
+            | Step::AddMap(..)
+            | Step::DeleteMap(_)
+            | Step::DeleteMapElements(..)
+            | Step::AddChain(..)
+            | Step::FlushChain(_)
+            | Step::DeleteChain(_)
+            | Step::AddRule(..) => false,
         })
     }
 
-    /// Whether something must go first, or is met by packets as soon as it is there: then all is done at once.
-    fn takes_a_place(&self, steps: &[Step]) -> bool {
+    /// Whether the transaction cannot be split: an object of the same name must go first, or packets meet what it creates
+    /// (a base chain) as soon as it exists.
+    fn must_be_atomic(&self, steps: &[Step]) -> bool {
         steps.iter().any(|step| match step {
             Step::DeleteTable | Step::AddChain(_, Some(_)) => true,
             Step::DeleteChain(name) | Step::FlushChain(name) => self.chains.contains(name),
             Step::DeleteSet(name) | Step::DeleteMap(name) => self.sets.contains(name),
-            _ => false,
+            Step::AddTable
+            | Step::AddSet(..)
+            | Step::AddElements(..)
+            | Step::DeleteElements(..)
+            | Step::AddMap(..)
+            | Step::AddMapElements(..)
+            | Step::DeleteMapElements(..)
+            | Step::AddChain(_, None)
+            | Step::AddRule(..) => false,
         })
     }
 
-    /// Whether the step makes one of these, or fills it.
-    fn is_about(&self, step: &Step) -> bool {
+    /// Whether the step creates or fills one of the new objects.
+    fn creates(&self, step: &Step) -> bool {
         match step {
             Step::AddSet(..) | Step::AddMap(..) | Step::AddChain(..) => true,
             Step::AddElements(name, _) | Step::AddMapElements(name, _) => self.sets.contains(name),
             Step::AddRule(chain, _) => self.chains.contains(chain),
-            _ => false,
+            Step::AddTable
+            | Step::DeleteTable
+            | Step::DeleteSet(_)
+            | Step::DeleteElements(..)
+            | Step::DeleteMap(_)
+            | Step::DeleteMapElements(..)
+            | Step::FlushChain(_)
+            | Step::DeleteChain(_) => false,
         }
     }
 }

@@ -5,8 +5,8 @@ use std::fmt::{self, Display};
 use imbl::{OrdMap, OrdSet};
 
 use super::{
-    Action, Base, ChainType, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match, Op, PROTOCOLS_WITH_PORTS,
-    Rule, Value, Verdict,
+    Action, BaseChain, ChainType, CmpOp, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match,
+    PROTOCOLS_WITH_PORTS, Rule, Value, Verdict,
 };
 use crate::model::Family;
 
@@ -14,12 +14,12 @@ use crate::model::Family;
 pub(super) const TABLE: &str = "inet towpath";
 
 /// What follows the name when a set or a map is declared.
-pub(super) enum Declared<'a> {
+pub(super) enum Declaration<'a> {
     Set(&'a [KeyType], Lookup),
     Map(&'a [KeyType]),
 }
 
-impl Display for Declared<'_> {
+impl Display for Declaration<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Set(key, Lookup::Hash) => write!(f, "{{ type {}; }}", Joined(key, " . ")),
@@ -30,9 +30,9 @@ impl Display for Declared<'_> {
 }
 
 /// A collection of elements in braces.
-pub(super) struct Listed<'a, T>(pub &'a T);
+pub(super) struct ElementList<'a, T>(pub &'a T);
 
-impl Display for Listed<'_, OrdSet<Element>> {
+impl Display for ElementList<'_, OrdSet<Element>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{ ")?;
         for (i, element) in self.0.iter().enumerate() {
@@ -43,7 +43,7 @@ impl Display for Listed<'_, OrdSet<Element>> {
     }
 }
 
-impl Display for Listed<'_, OrdMap<Element, Verdict>> {
+impl Display for ElementList<'_, OrdMap<Element, Verdict>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{ ")?;
         for (i, (element, verdict)) in self.0.iter().enumerate() {
@@ -119,12 +119,12 @@ impl Display for CtState {
     }
 }
 
-impl Display for Op {
+impl Display for CmpOp {
     /// With its space; "is" is what nft means when nothing is said.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Is => " ",
-            Self::IsNot => " != ",
+            Self::Eq => " ",
+            Self::NotEq => " != ",
         })
     }
 }
@@ -223,7 +223,7 @@ impl Display for ChainType {
     }
 }
 
-impl Display for Base {
+impl Display for BaseChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "type {} hook {} priority {}; policy accept", self.chain_type, self.hook, self.priority)
     }
@@ -241,8 +241,8 @@ mod tests {
 
     #[test]
     fn a_port_is_read_only_of_protocols_that_have_ports() {
-        let port = Match::Field(Field::DestinationPort, Op::Is, Value::Port(80));
-        let protocol = |n| Match::Field(Field::Proto, Op::Is, Value::Proto(n));
+        let port = Match::Field(Field::DestinationPort, CmpOp::Eq, Value::Port(80));
+        let protocol = |n| Match::Field(Field::Proto, CmpOp::Eq, Value::Proto(n));
         for (matches, text, why) in [
             (vec![port.clone()], "meta l4proto { 6, 17, 132 } th dport 80 drop", "alone"),
             (vec![protocol(17), port.clone()], "meta l4proto 17 th dport 80 drop", "UDP's"),

@@ -5,8 +5,8 @@ use std::fmt;
 use imbl::{OrdMap, OrdSet};
 
 use super::{
-    Base, Element, KeyType, Lookup, Rule, Ruleset, Verdict,
-    text::{Declared, Listed, TABLE},
+    BaseChain, Element, KeyType, Lookup, Rule, Ruleset, Verdict,
+    text::{Declaration, ElementList, TABLE},
 };
 use crate::names::{ChainName, SetName};
 
@@ -34,7 +34,7 @@ pub enum Step {
     /// Elements that are in the map.
     DeleteMapElements(SetName, OrdSet<Element>),
     /// A chain without rules; with a base it hangs in the packet's way.
-    AddChain(ChainName, Option<Base>),
+    AddChain(ChainName, Option<BaseChain>),
     /// All rules of a chain.
     FlushChain(ChainName),
     /// A chain without rules that nothing names.
@@ -148,15 +148,15 @@ impl fmt::Display for Step {
         match self {
             Self::AddTable => write!(f, "add table {TABLE}"),
             Self::DeleteTable => write!(f, "delete table {TABLE}"),
-            Self::AddSet(name, key, lookup) => write!(f, "add set {TABLE} {name} {}", Declared::Set(key, *lookup)),
+            Self::AddSet(name, key, lookup) => write!(f, "add set {TABLE} {name} {}", Declaration::Set(key, *lookup)),
             Self::DeleteSet(name) => write!(f, "delete set {TABLE} {name}"),
-            Self::AddElements(name, elements) => write!(f, "add element {TABLE} {name} {}", Listed(elements)),
+            Self::AddElements(name, elements) => write!(f, "add element {TABLE} {name} {}", ElementList(elements)),
             Self::DeleteElements(name, keys) | Self::DeleteMapElements(name, keys) => {
-                write!(f, "delete element {TABLE} {name} {}", Listed(keys))
+                write!(f, "delete element {TABLE} {name} {}", ElementList(keys))
             }
-            Self::AddMap(name, key) => write!(f, "add map {TABLE} {name} {}", Declared::Map(key)),
+            Self::AddMap(name, key) => write!(f, "add map {TABLE} {name} {}", Declaration::Map(key)),
             Self::DeleteMap(name) => write!(f, "delete map {TABLE} {name}"),
-            Self::AddMapElements(name, elements) => write!(f, "add element {TABLE} {name} {}", Listed(elements)),
+            Self::AddMapElements(name, elements) => write!(f, "add element {TABLE} {name} {}", ElementList(elements)),
             Self::AddChain(name, None) => write!(f, "add chain {TABLE} {name}"),
             Self::AddChain(name, Some(base)) => write!(f, "add chain {TABLE} {name} {{ {base}; }}"),
             Self::FlushChain(name) => write!(f, "flush chain {TABLE} {name}"),

@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Masquerade, TableInput, ToNodes, add_chain, base, goto, in_set, networks, set_name};
+use super::{Masquerade, SourceToNodes, TableInput, add_chain, base, goto, in_set, networks, set_name};
 use crate::{
     model::Family,
-    ruleset::{Action, ChainType, Field, Hook, Match, Op, Rule, Ruleset, Value, Verdict},
+    ruleset::{Action, ChainType, CmpOp, Field, Hook, Match, Rule, Ruleset, Value, Verdict},
 };
 
 /// kube-proxy's mark for what it masquerades itself (its flag `--iptables-masquerade-bit`, 14 by default).
@@ -19,7 +19,9 @@ const SOURCE_NAT: i32 = 100;
 pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
     let Masquerade::Enabled { not_to } = &input.masquerade else { return };
     let mut rules = vec![stay([Match::MarkBits(KUBE_PROXY_MARK)])];
-    rules.extend(Family::ALL.map(|family| stay([Match::Field(Field::Destination(family), Op::Is, multicast(family))])));
+    rules.extend(
+        Family::ALL.map(|family| stay([Match::Field(Field::Destination(family), CmpOp::Eq, multicast(family))])),
+    );
     for family in Family::ALL {
         let destination = Field::Destination(family);
         let local = networks(family, input.node_pod_cidrs);
@@ -29,7 +31,7 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
             all.sets.insert(set_name("unmasqueraded", family), excepted);
             from_pod.push(stay([in_set(destination, "unmasqueraded", family)]));
         }
-        if input.to_nodes == ToNodes::AsPod {
+        if input.source_to_nodes == SourceToNodes::PodAddress {
             from_pod.push(stay([in_set(destination, "nodes", family)]));
         }
         from_pod.push(masquerade([]));

@@ -21,7 +21,7 @@
 //! Deliberately absent: rules that accept on behalf of others. An accept ends our chain only; another table may still
 //! drop the packet.
 
-pub use self::pods::{dispatch_chain, to_receiver};
+pub use self::pods::{dispatch_chain, dispatch_to_pod};
 
 mod guard;
 mod masquerade;
@@ -40,34 +40,35 @@ use crate::{
     names::{ChainName, IfName, SetName, VETH_PREFIX},
     policy::ir::Direction,
     ruleset::{
-        Base, Chain, ChainType, Element, Field, Hook, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict,
+        BaseChain, Chain, ChainType, CmpOp, Element, Field, Hook, KeyType, Lookup, Match, Rule, Ruleset, Set, Value,
+        Verdict,
     },
 };
 
 /// The compiled policy, to be merged into the table.
 ///
-/// A chain of a pod decides with `accept`, or for egress with [`to_receiver`], and `drop`; a packet that comes to the end of the chain is dropped, too (fail
+/// A chain of a pod decides with `accept`, or for egress with [`dispatch_to_pod`], and `drop`; a packet that comes to the end of the chain is dropped, too (fail
 /// closed). Established and related packets never get there. Names must not meet those of the table itself, which have
 /// no dot: names of the policy part contain one (`in.0a1b2c…`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PolicyPart {
+pub struct CompiledPolicy {
     /// Sets that the chains look into.
     pub sets: OrdMap<SetName, Set>,
     /// Regular chains, one for all pods to which the same policies apply in the same direction.
     pub chains: OrdMap<ChainName, Arc<Chain>>,
     /// The chain for packets to a pod's interface. A known interface that is not here is not isolated: accepted.
     pub ingress: OrdMap<IfName, ChainName>,
-    /// The chain for packets from a pod's interface, as [`PolicyPart::ingress`].
+    /// The chain for packets from a pod's interface, as [`CompiledPolicy::ingress`].
     pub egress: OrdMap<IfName, ChainName>,
 }
 
 /// Whether policies count.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Policy {
+pub enum PolicyEnforcement {
     /// Every known pod may send and receive.
     Off,
     /// As compiled.
-    Enforce(PolicyPart),
+    Enforce(CompiledPolicy),
 }
 
 /// Whether packets that leave the cluster get the node's address.
@@ -85,12 +86,12 @@ pub enum Masquerade {
 
 /// How packets from pods to other nodes' own addresses travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ToNodes {
+pub enum SourceToNodes {
     /// With the pod's address: the underlay routes it back (direct routing).
-    AsPod,
+    PodAddress,
     /// With this node's address. The answer to a pod's address would come through the overlay while the request went
     /// past it, and a strict `rp_filter` or a cloud's source check drops that.
-    AsNode,
+    NodeAddress,
 }
 
 /// What the table depends on.
@@ -109,9 +110,9 @@ pub struct TableInput<'a> {
     /// What leaves the cluster.
     pub masquerade: Masquerade,
     /// What goes to other nodes.
-    pub to_nodes: ToNodes,
+    pub source_to_nodes: SourceToNodes,
     /// Who may talk to whom.
-    pub policy: Policy,
+    pub policy: PolicyEnforcement,
 }
 
 /// The whole table, from nothing: [`Table::update`] once.
@@ -127,32 +128,32 @@ pub fn table(input: TableInput<'_>) -> Ruleset {
 #[derive(Debug, Default)]
 pub struct Table {
     /// `None` before the first input.
-    frame: Option<Frame>,
+    frame: Option<TableFrame>,
     nodes: OrdSet<IpAddr>,
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
-    policy: PolicyPart,
+    policy: CompiledPolicy,
     all: Ruleset,
 }
 
 /// What all of the table depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Frame {
+struct TableFrame {
     cluster_pod_cidrs: Vec<IpNet>,
     node_pod_cidrs: Vec<IpNet>,
     vxlan_port: u16,
     masquerade: Masquerade,
-    to_nodes: ToNodes,
+    source_to_nodes: SourceToNodes,
 }
 
 impl Table {
     /// Brings the table to what the input says.
     pub fn update(&mut self, input: TableInput<'_>) {
-        let frame = Frame {
+        let frame = TableFrame {
             cluster_pod_cidrs: input.cluster_pod_cidrs.to_vec(),
             node_pod_cidrs: input.node_pod_cidrs.to_vec(),
             vxlan_port: input.vxlan_port,
             masquerade: input.masquerade.clone(),
-            to_nodes: input.to_nodes,
+            source_to_nodes: input.source_to_nodes,
         };
         if self.frame.as_ref() != Some(&frame) {
             *self = Self { all: empty(&input), frame: Some(frame), ..Self::default() };
@@ -160,8 +161,8 @@ impl Table {
         guard::set_nodes(&mut self.all, &self.nodes, input.node_addresses);
         self.nodes = input.node_addresses.clone();
         let policy = match input.policy {
-            Policy::Off => PolicyPart::default(),
-            Policy::Enforce(part) => part,
+            PolicyEnforcement::Off => CompiledPolicy::default(),
+            PolicyEnforcement::Enforce(part) => part,
         };
         follow(&mut self.all.sets, &self.policy.sets, &policy.sets);
         follow(&mut self.all.chains, &self.policy.chains, &policy.chains);
@@ -176,7 +177,7 @@ impl Table {
         &self.all
     }
 
-    fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, policy: &PolicyPart) {
+    fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, policy: &CompiledPolicy) {
         let mut changed: BTreeSet<&IfName> = BTreeSet::new();
         for (interface, before, after) in changes(&self.endpoints, endpoints) {
             pods::set_sources(&mut self.all, before.map(|e| &**e), after.map(|e| &**e));
@@ -187,8 +188,8 @@ impl Table {
         for interface in changed {
             for (direction, chains) in [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)] {
                 let known = match endpoints.contains_key(interface) {
-                    true => pods::Known::Yes(chains.get(interface)),
-                    false => pods::Known::No,
+                    true => pods::KnownEndpoint::Yes(chains.get(interface)),
+                    false => pods::KnownEndpoint::No,
                 };
                 pods::set_verdict(&mut self.all, direction, interface, known);
             }
@@ -264,12 +265,12 @@ const fn address_type(family: Family) -> KeyType {
     }
 }
 
-fn base(chain_type: ChainType, hook: Hook, priority: i32) -> Option<Base> {
-    Some(Base { chain_type, hook, priority })
+fn base(chain_type: ChainType, hook: Hook, priority: i32) -> Option<BaseChain> {
+    Some(BaseChain { chain_type, hook, priority })
 }
 
 fn in_set(field: Field, what: &str, family: Family) -> Match {
-    Match::InSet(vec![field], Op::Is, set_name(what, family))
+    Match::InSet(vec![field], CmpOp::Eq, set_name(what, family))
 }
 
 /// A set of networks of one family; what overlaps is merged here, because the kernel refuses it.
@@ -286,7 +287,7 @@ fn networks<'a>(family: Family, nets: impl IntoIterator<Item = &'a IpNet>) -> Se
 /// UDP to the overlay's port.
 fn to_overlay(port: u16) -> [Match; 2] {
     let udp = Value::Proto(crate::model::Protocol::Udp.number());
-    [Match::Field(Field::Proto, Op::Is, udp), Match::Field(Field::DestinationPort, Op::Is, Value::Port(port))]
+    [Match::Field(Field::Proto, CmpOp::Eq, udp), Match::Field(Field::DestinationPort, CmpOp::Eq, Value::Port(port))]
 }
 
 fn of_pods(field: Field) -> Match {
@@ -305,6 +306,6 @@ fn drop(matches: impl Into<Vec<Match>>) -> Rule {
     Rule::verdict(matches.into(), Verdict::Drop)
 }
 
-fn add_chain(all: &mut Ruleset, name: &str, base: Option<Base>, rules: Vec<Rule>) {
+fn add_chain(all: &mut Ruleset, name: &str, base: Option<BaseChain>, rules: Vec<Rule>) {
     all.chains.insert(chain_name(name), Arc::new(Chain { base, rules }));
 }

@@ -11,10 +11,10 @@ use ipnet::{IpNet, Ipv6Net};
 use super::{accept, add_chain, address_type, chain_name, drop, goto, guard, name, of_pods, set_name};
 use crate::{
     model::{Endpoint, Family},
-    names::{CUT_MARK, ChainName, IfName, SetName},
+    names::{ChainName, IfName, REVOKED_MARK, SetName},
     policy::ir::Direction,
     ruleset::{
-        Action, CtState, Element, Field, KeyType, Lookup, Match, Op, Rule, Ruleset, Set, Value, Verdict, VerdictMap,
+        Action, CmpOp, CtState, Element, Field, KeyType, Lookup, Match, Rule, Ruleset, Set, Value, Verdict, VerdictMap,
     },
 };
 
@@ -41,11 +41,11 @@ pub(super) fn antispoof(all: &mut Ruleset) {
         let sources = set_name("sources", family);
         let key = vec![KeyType::IfName, address_type(family)];
         all.sets.insert(sources.clone(), Set { key, lookup: Lookup::Hash, elements: OrdSet::new() });
-        rules.push(accept([Match::InSet(vec![Field::InInterface, Field::Source(family)], Op::Is, sources)]));
+        rules.push(accept([Match::InSet(vec![Field::InInterface, Field::Source(family)], CmpOp::Eq, sources)]));
     }
     let link_local = Value::Net(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)));
     for source in [link_local, Value::Addr(IpAddr::V6(Ipv6Addr::UNSPECIFIED))] {
-        let source = Match::Field(Field::Source(Family::V6), Op::Is, source);
+        let source = Match::Field(Field::Source(Family::V6), CmpOp::Eq, source);
         rules.push(accept([source, Match::NeighbourDiscovery]));
     }
     rules.push(drop([]));
@@ -54,7 +54,7 @@ pub(super) fn antispoof(all: &mut Ruleset) {
 
 /// What a sender's policy does with what it accepts: the receiver is asked.
 #[must_use]
-pub fn to_receiver() -> Verdict {
+pub fn dispatch_to_pod() -> Verdict {
     Verdict::Goto(chain_name(RECEIVER))
 }
 
@@ -75,22 +75,24 @@ pub(super) fn set_sources(all: &mut Ruleset, before: Option<&Endpoint>, after: O
 
 /// Where packets of a known pod go in a direction: to the chain of its policies if it has one there. Pods' chains are
 /// jumped to: who falls off the end comes back and is dropped.
-pub(super) fn set_verdict(all: &mut Ruleset, direction: Direction, interface: &IfName, known: Known<'_>) {
+pub(super) fn set_verdict(all: &mut Ruleset, direction: Direction, interface: &IfName, known: KnownEndpoint<'_>) {
     let Some(map) = all.maps.get_mut(&map_name(direction)) else { return };
     let key = vec![Value::IfName(interface.clone())];
     let free = || match direction {
         Direction::Ingress => Verdict::Accept,
-        Direction::Egress => to_receiver(),
+        Direction::Egress => dispatch_to_pod(),
     };
     match known {
-        Known::Yes(chain) => _ = map.elements.insert(key, chain.map_or_else(free, |c| Verdict::Jump(c.clone()))),
-        Known::No => _ = map.elements.remove(&key),
+        KnownEndpoint::Yes(chain) => {
+            _ = map.elements.insert(key, chain.map_or_else(free, |c| Verdict::Jump(c.clone())))
+        }
+        KnownEndpoint::No => _ = map.elements.remove(&key),
     }
 }
 
 /// Whether an interface is a known pod's, and the chain of the pod's policies in a direction.
 #[derive(Clone, Copy)]
-pub(super) enum Known<'a> {
+pub(super) enum KnownEndpoint<'a> {
     Yes(Option<&'a ChainName>),
     No,
 }
@@ -139,7 +141,7 @@ fn add_direction(all: &mut Ruleset, direction: Direction, field: Field, mut rule
 fn known() -> [Rule; 3] {
     // What is cut stays known, so that an answer that is on its way does not begin the connection anew in the other
     // direction, where it may be allowed.
-    let cut = drop([Match::ConnectionMarkBits(CUT_MARK)]);
+    let cut = drop([Match::ConnectionMarkBits(REVOKED_MARK)]);
     [cut, accept([state([CtState::Established, CtState::Related])]), drop([state([CtState::Invalid])])]
 }
 

@@ -19,8 +19,8 @@ struct World {
     local: Vec<IpNet>,
     nodes: OrdSet<IpAddr>,
     masquerade: Masquerade,
-    to_nodes: ToNodes,
-    policy: Policy,
+    source_to_nodes: SourceToNodes,
+    policy: PolicyEnforcement,
 }
 
 impl World {
@@ -32,14 +32,14 @@ impl World {
         };
         let nets = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
         let http = [
-            Match::Field(Field::Proto, Op::Is, Value::Proto(6)),
-            Match::Field(Field::DestinationPort, Op::Is, Value::Port(80)),
+            Match::Field(Field::Proto, CmpOp::Eq, Value::Proto(6)),
+            Match::Field(Field::DestinationPort, CmpOp::Eq, Value::Port(80)),
         ];
         let chain = |rules| Arc::new(Chain { base: None, rules });
         let (into, out) = (chain_name("in.b"), chain_name("out.b"));
         // The one for ingress comes to its end without a verdict, which must drop.
         let chains = vec![(into.clone(), chain(vec![accept(http)])), (out.clone(), chain(vec![drop([])]))].into();
-        let part = PolicyPart {
+        let part = CompiledPolicy {
             sets: OrdMap::new(),
             chains,
             ingress: OrdMap::unit(interface(B), into),
@@ -57,8 +57,8 @@ impl World {
                 .into_iter()
                 .collect(),
             masquerade: Masquerade::Enabled { not_to: nets(["192.168.0.0/16", "2001:db8:1::/48"]) },
-            to_nodes: ToNodes::AsNode,
-            policy: Policy::Enforce(part),
+            source_to_nodes: SourceToNodes::NodeAddress,
+            policy: PolicyEnforcement::Enforce(part),
         }
     }
 
@@ -70,7 +70,7 @@ impl World {
             node_addresses: &self.nodes,
             vxlan_port: 8472,
             masquerade: self.masquerade.clone(),
-            to_nodes: self.to_nodes,
+            source_to_nodes: self.source_to_nodes,
             policy: self.policy.clone(),
         })
     }
@@ -171,7 +171,7 @@ fn the_state_of_a_connection_comes_before_every_policy() {
 fn the_overlays_port_belongs_to_nodes() {
     use Outcome::{Accepted, Dropped};
     let mut world = World::new();
-    world.policy = Policy::Off;
+    world.policy = PolicyEnforcement::Off;
     for (hook, way, source, destination, expected, why) in [
         (Hook::Input, ("eth0", ""), "172.30.0.12", "172.30.0.11", Accepted, "a node"),
         (Hook::Input, ("eth0", ""), "2001:db8::12", "2001:db8::11", Accepted, "a node, over IPv6"),
@@ -233,7 +233,7 @@ fn who_leaves_the_cluster_does_so_with_the_nodes_address() {
 
 #[test]
 fn nodes_see_pods_addresses_where_the_underlay_routes_them() {
-    let world = World { to_nodes: ToNodes::AsPod, ..World::new() };
+    let world = World { source_to_nodes: SourceToNodes::PodAddress, ..World::new() };
     for (destination, expected) in [("172.30.0.12", Outcome::Accepted), ("198.51.100.7", Outcome::Masqueraded)] {
         let packet = packet((A, "eth0"), "10.244.1.2", destination, TCP_80);
         assert_eq!(world.outcome(Hook::Postrouting, &packet), expected, "{destination}");
@@ -242,7 +242,7 @@ fn nodes_see_pods_addresses_where_the_underlay_routes_them() {
 
 #[test]
 fn without_policies_every_known_pod_talks_and_guards_stay() {
-    let world = World { policy: Policy::Off, ..World::new() };
+    let world = World { policy: PolicyEnforcement::Off, ..World::new() };
     for (way, expected) in [((A, B), Outcome::Accepted), ((B, A), Outcome::Accepted), ((UNKNOWN, A), Outcome::Dropped)]
     {
         let packet = packet(way, "10.244.1.2", "10.244.1.3", TCP_81);

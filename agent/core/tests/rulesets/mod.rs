@@ -10,8 +10,8 @@ use towpath_core::{
     model::Family,
     names::{ChainName, IfName, SetName},
     ruleset::{
-        Action, Base, Chain, ChainType, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match, Op, Rule, Ruleset,
-        Set, Value, Verdict, VerdictMap,
+        Action, BaseChain, Chain, ChainType, CmpOp, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match, Rule,
+        Ruleset, Set, Value, Verdict, VerdictMap,
     },
 };
 
@@ -210,8 +210,8 @@ fn ruleset(dice: &mut Dice) -> Ruleset {
     all
 }
 
-fn bases() -> Vec<Base> {
-    let base = |chain_type, hook, priority| Base { chain_type, hook, priority };
+fn bases() -> Vec<BaseChain> {
+    let base = |chain_type, hook, priority| BaseChain { chain_type, hook, priority };
     vec![
         base(ChainType::Filter, Hook::Prerouting, -300),
         base(ChainType::Filter, Hook::Input, 0),
@@ -263,7 +263,7 @@ fn verdict(dice: &mut Dice, leaves: &[ChainName]) -> Verdict {
     }
 }
 
-fn rules(dice: &mut Dice, named: &Named, base: Option<Base>) -> Vec<Rule> {
+fn rules(dice: &mut Dice, named: &Named, base: Option<BaseChain>) -> Vec<Rule> {
     // nft refuses two conditions that contradict each other in family or protocol: only those that go with all.
     let neutral = |m: &Match| match m {
         Match::CtState(_) | Match::InterfacePrefix(..) | Match::MarkBits(_) | Match::ConnectionMarkBits(_) => true,
@@ -276,7 +276,7 @@ fn rules(dice: &mut Dice, named: &Named, base: Option<Base>) -> Vec<Rule> {
             let mut matches: Vec<_> = (0..dice.below(2)).map(|_| dice.choose(&simple)).collect();
             if !named.sets.is_empty() && dice.below(2) == 0 {
                 let (set, fields) = dice.choose(&named.sets);
-                let op = dice.choose(&[Op::Is, Op::IsNot]);
+                let op = dice.choose(&[CmpOp::Eq, CmpOp::NotEq]);
                 matches.push(Match::InSet(fields, op, set));
             }
             let action = match dice.below(4) {
@@ -304,16 +304,16 @@ pub(crate) fn simple_matches() -> Vec<Match> {
     vec![
         Match::CtState(BTreeSet::from([CtState::Established, CtState::Related])),
         Match::CtState(BTreeSet::from([CtState::Invalid])),
-        field(Field::InInterface, Op::Is, interface("eth0")),
-        field(Field::OutInterface, Op::IsNot, interface("tow0123456789a")),
-        field(Field::Source(Family::V4), Op::Is, addr("10.0.0.1")),
-        field(Field::Source(Family::V6), Op::IsNot, net("fe80::/10")),
-        field(Field::Destination(Family::V4), Op::IsNot, net("10.0.0.0/8")),
-        field(Field::Destination(Family::V6), Op::Is, addr("::")),
-        field(Field::Proto, Op::Is, Value::Proto(6)),
-        field(Field::Proto, Op::IsNot, Value::Proto(132)),
-        field(Field::DestinationPort, Op::Is, Value::Port(80)),
-        field(Field::DestinationPort, Op::IsNot, Value::PortRange(1, 1023)),
+        field(Field::InInterface, CmpOp::Eq, interface("eth0")),
+        field(Field::OutInterface, CmpOp::NotEq, interface("tow0123456789a")),
+        field(Field::Source(Family::V4), CmpOp::Eq, addr("10.0.0.1")),
+        field(Field::Source(Family::V6), CmpOp::NotEq, net("fe80::/10")),
+        field(Field::Destination(Family::V4), CmpOp::NotEq, net("10.0.0.0/8")),
+        field(Field::Destination(Family::V6), CmpOp::Eq, addr("::")),
+        field(Field::Proto, CmpOp::Eq, Value::Proto(6)),
+        field(Field::Proto, CmpOp::NotEq, Value::Proto(132)),
+        field(Field::DestinationPort, CmpOp::Eq, Value::Port(80)),
+        field(Field::DestinationPort, CmpOp::NotEq, Value::PortRange(1, 1023)),
         Match::InterfacePrefix(Field::InInterface, "tow".to_owned()),
         Match::InterfacePrefix(Field::OutInterface, "tow".to_owned()),
         Match::MarkBits(0x4000),
@@ -339,7 +339,7 @@ pub(crate) fn everything() -> Ruleset {
             }
         }
         let name = set(&format!("set-{n}"));
-        for op in [Op::Is, Op::IsNot] {
+        for op in [CmpOp::Eq, CmpOp::NotEq] {
             let look_up = Match::InSet(kind.fields.clone(), op, name.clone());
             rules.push(Rule::verdict(vec![look_up], Verdict::Jump(leaf.clone())));
         }

@@ -18,8 +18,8 @@ use towpath_core::{
     model::{Endpoint, Labels, PodId, Protocol},
     names::IfName,
     policy::ir::{
-        Action, Block, NamedPort, Namespaces, Peer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports,
-        Rule, Snapshot, Tier, TierDefault,
+        IpBlock, NamedPort, NamespaceSelector, Pod, PodKind, PodSelector, Policy, PolicyId, PolicyRule, RuleAction,
+        RulePeer, RulePeers, RulePort, RulePorts, Snapshot, Tier, TierDefault,
     },
     selector::Selector,
 };
@@ -33,7 +33,7 @@ pub(crate) struct Cluster {
     pub(crate) endpoints: OrdMap<IfName, Arc<Endpoint>>,
 }
 
-/// Ports that policies and packets use.
+/// RulePorts that policies and packets use.
 pub(crate) const PORTS: [u16; 6] = [53, 79, 80, 81, 443, 8080];
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
@@ -66,8 +66,8 @@ fn selector() -> impl Strategy<Value = Selector> {
 
 fn pod_selector() -> impl Strategy<Value = PodSelector> {
     let namespaces = prop_oneof![
-        1 => select(NAMESPACES.to_vec()).prop_map(|n| Namespaces::Named(n.to_owned())),
-        1 => selector().prop_map(Namespaces::Matching),
+        1 => select(NAMESPACES.to_vec()).prop_map(|n| NamespaceSelector::Named(n.to_owned())),
+        1 => selector().prop_map(NamespaceSelector::Matching),
     ];
     (namespaces, selector()).prop_map(|(namespaces, pods)| PodSelector { namespaces, pods })
 }
@@ -101,37 +101,37 @@ fn address(v6: bool, n: u8) -> IpAddr {
     if v6 { Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()).into() } else { Ipv4Addr::new(10, 0, 0, n).into() }
 }
 
-fn block() -> impl Strategy<Value = Block> {
+fn block() -> impl Strategy<Value = IpBlock> {
     let v4 = ["0.0.0.0/0", "10.0.0.0/24", "10.0.0.0/29", "10.0.0.8/29", "10.0.0.2/31", "10.0.0.5/32", "192.0.2.0/24"];
     let v6 = ["::/0", "fd00::/64", "fd00::/125", "fd00::8/125", "fd00::2/127", "fd00::5/128", "2001:db8::/32"];
     prop_oneof![Just(v4), Just(v6)].prop_flat_map(|nets| {
         let nets: Vec<_> = nets.iter().map(|n| n.parse().unwrap()).collect();
         (select(nets.clone()), subsequence(nets, 0..=2))
-            .prop_map(|(net, except)| Block { net, except: except.into_iter().collect() })
+            .prop_map(|(net, except)| IpBlock { net, except: except.into_iter().collect() })
     })
 }
 
-fn port() -> impl Strategy<Value = Port> {
+fn port() -> impl Strategy<Value = RulePort> {
     prop_oneof![
-        3 => (protocol(), select(PORTS.to_vec())).prop_map(|(p, n)| Port::Numbers(p, n, n)),
+        3 => (protocol(), select(PORTS.to_vec())).prop_map(|(p, n)| RulePort::Numbers(p, n, n)),
         1 => (protocol(), select(vec![(79, 80), (80, 443), (0, 65535), (81, 8080)]))
-            .prop_map(|(p, (first, last))| Port::Numbers(p, first, last)),
-        2 => (protocol(), select(vec!["web", "dns"])).prop_map(|(p, name)| Port::Named(p, name.to_owned())),
+            .prop_map(|(p, (first, last))| RulePort::Numbers(p, first, last)),
+        2 => (protocol(), select(vec!["web", "dns"])).prop_map(|(p, name)| RulePort::Named(p, name.to_owned())),
     ]
 }
 
-fn rule(actions: Vec<Action>) -> impl Strategy<Value = Rule> {
-    let peer = prop_oneof![2 => pod_selector().prop_map(Peer::Pods), 1 => block().prop_map(Peer::Block)];
+fn rule(actions: Vec<RuleAction>) -> impl Strategy<Value = PolicyRule> {
+    let peer = prop_oneof![2 => pod_selector().prop_map(RulePeer::Pods), 1 => block().prop_map(RulePeer::IpBlock)];
     let peers = prop_oneof![
-        1 => Just(Peers::Any),
-        4 => vec(peer.clone(), 0..=3).prop_map(Peers::Of),
-        1 => vec(peer, 0..=3).prop_map(Peers::NoneOf),
+        1 => Just(RulePeers::Any),
+        4 => vec(peer.clone(), 0..=3).prop_map(RulePeers::Of),
+        1 => vec(peer, 0..=3).prop_map(RulePeers::NoneOf),
     ];
-    let ports = prop_oneof![1 => Just(Ports::Any), 2 => vec(port(), 0..=3).prop_map(Ports::Of)];
-    (select(actions), peers, ports).prop_map(|(action, peers, ports)| Rule { action, peers, ports })
+    let ports = prop_oneof![1 => Just(RulePorts::Any), 2 => vec(port(), 0..=3).prop_map(RulePorts::Of)];
+    (select(actions), peers, ports).prop_map(|(action, peers, ports)| PolicyRule { action, peers, ports })
 }
 
-fn policy(actions: Vec<Action>) -> impl Strategy<Value = Policy> {
+fn policy(actions: Vec<RuleAction>) -> impl Strategy<Value = Policy> {
     let rules = move || proptest::option::of(vec(rule(actions.clone()), 0..=3));
     let order = select(vec![0, 0, -1, 1]);
     (order, pod_selector(), rules(), rules()).prop_map(|(order, subject, ingress, egress)| Policy {
@@ -142,7 +142,7 @@ fn policy(actions: Vec<Action>) -> impl Strategy<Value = Policy> {
     })
 }
 
-fn tier(default: TierDefault, actions: Vec<Action>) -> impl Strategy<Value = Tier> {
+fn tier(default: TierDefault, actions: Vec<RuleAction>) -> impl Strategy<Value = Tier> {
     vec((select(NAMESPACES.to_vec()), policy(actions)), 1..=5).prop_map(move |policies| {
         let id = |n, namespace: &str| PolicyId { namespace: namespace.to_owned(), name: format!("p{n}") };
         let policies =
@@ -153,10 +153,10 @@ fn tier(default: TierDefault, actions: Vec<Action>) -> impl Strategy<Value = Tie
 
 /// Half of them have Kubernetes' own tier only, the others more of them with every action.
 fn tiers() -> impl Strategy<Value = Vec<Tier>> {
-    let all = || vec![Action::Allow, Action::Allow, Action::Deny, Action::Pass, Action::Log];
+    let all = || vec![RuleAction::Allow, RuleAction::Allow, RuleAction::Deny, RuleAction::Pass, RuleAction::Log];
     let any_default = select(vec![TierDefault::Deny, TierDefault::Pass]);
     let any_tier = any_default.prop_flat_map(move |default| tier(default, all()));
-    prop_oneof![tier(TierDefault::Deny, vec![Action::Allow]).prop_map(|tier| vec![tier]), vec(any_tier, 1..=3),]
+    prop_oneof![tier(TierDefault::Deny, vec![RuleAction::Allow]).prop_map(|tier| vec![tier]), vec(any_tier, 1..=3),]
 }
 
 /// Clusters of up to eight pods; most of them are on this node, and one interface may belong to a pod that is unknown.

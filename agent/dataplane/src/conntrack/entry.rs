@@ -7,11 +7,11 @@ use nix::libc;
 use towpath_core::{
     connection::Connection,
     model::{Family, Protocol},
-    names::CUT_MARK,
+    names::REVOKED_MARK,
     ruleset::Transport,
 };
 
-use crate::nfnetlink::{NfnetlinkMessage, Attributes, MessageType, NfnetlinkRequest};
+use crate::nfnetlink::{Attributes, MessageType, NfnetlinkMessage, NfnetlinkRequest};
 
 /// `NFNL_SUBSYS_CTNETLINK`.
 const SUBSYSTEM: u8 = 1;
@@ -119,7 +119,7 @@ impl<'a> Entry<'a> {
                 (0, _) => Life::Answered,
                 (_, _) => Life::Expected,
             },
-            standing: if mark & CUT_MARK == 0 { Standing::Free } else { Standing::Cut },
+            standing: if mark & REVOKED_MARK == 0 { Standing::Free } else { Standing::Cut },
             id: all.find(cta::ID)?.be32()?,
             family,
             status,
@@ -237,8 +237,8 @@ mod tests {
             (SEEN_REPLY | ASSURED, 0, Life::Answered, Standing::Free, "both have sent"),
             (EXPECTED, 0, Life::Expected, Standing::Free, "announced"),
             (EXPECTED | SEEN_REPLY, 0, Life::Expected, Standing::Free, "announced, and answered"),
-            (SEEN_REPLY, CUT_MARK | 1, Life::Answered, Standing::Cut, "our mark among others"),
-            (SEEN_REPLY, !CUT_MARK, Life::Answered, Standing::Free, "others' marks"),
+            (SEEN_REPLY, REVOKED_MARK | 1, Life::Answered, Standing::Cut, "our mark among others"),
+            (SEEN_REPLY, !REVOKED_MARK, Life::Answered, Standing::Free, "others' marks"),
         ] {
             let body = told(status, mark);
             let entry = Entry::parse(&answer(&body)).unwrap();
@@ -264,10 +264,10 @@ mod tests {
     fn a_cut_sets_our_bit_of_the_mark_alone_and_lets_the_connection_end_at_a_time() {
         let body = told(SEEN_REPLY | TRANSLATED, 1);
         let handle = Entry::parse(&answer(&body)).unwrap().handle();
-        let cut = handle.mark(CUT_MARK, Duration::from_secs(1000));
+        let cut = handle.mark(REVOKED_MARK, Duration::from_secs(1000));
         let written = Attributes::new(cut.body.as_bytes());
         let number = |kind| written.find(kind).and_then(|attribute| attribute.be32());
-        assert_eq!((number(cta::MARK), number(cta::MARK_MASK)), (Some(CUT_MARK), Some(CUT_MARK)));
+        assert_eq!((number(cta::MARK), number(cta::MARK_MASK)), (Some(REVOKED_MARK), Some(REVOKED_MARK)));
         assert_eq!(number(cta::TIMEOUT), Some(1000));
         assert_eq!(number(cta::STATUS), Some(SEEN_REPLY | ASSURED | FIXED_TIMEOUT | TRANSLATED));
         let deletion = handle.delete();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io};
 
-use towpath_core::connection::{Connection, Review};
+use towpath_core::connection::{Connection, Reevaluation};
 
 use super::{Addresses, ConntrackError, Reviewed};
 use crate::nfnetlink::NetlinkError;
@@ -32,7 +32,7 @@ impl FakeConntrack {
     ///
     /// # Errors
     /// When told so, and if the table is not whole.
-    pub fn review(&mut self, review: &Review<'_>) -> Result<Reviewed, ConntrackError> {
+    pub fn review(&mut self, review: &Reevaluation<'_>) -> Result<Reviewed, ConntrackError> {
         self.refusal()?;
         self.reviews += 1;
         let mut reviewed = Reviewed::default();

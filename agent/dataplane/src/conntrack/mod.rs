@@ -2,7 +2,7 @@
 //!
 //! Cutting is not deleting. A connection that is deleted begins anew with its next packet, and if that is an answer it
 //! begins in the other direction, where it may be allowed: a download would go on. So a connection that is denied is
-//! kept with a mark by which our table drops every packet of it, both ways ([`CUT_MARK`]), for as long as its ends may
+//! kept with a mark by which our table drops every packet of it, both ways ([`REVOKED_MARK`]), for as long as its ends may
 //! still send without having noticed, and not longer, because another connection could want its ports. When the policy
 //! allows it again before that, it is deleted, and goes on with its next packet. One that nobody has answered yet is
 //! deleted at once: its packets are asked about as long as there is no answer.
@@ -20,10 +20,10 @@ use std::{net::IpAddr, time::Duration};
 
 use nix::errno::Errno;
 use towpath_core::{
-    connection::{Connection, Review},
-    names::CUT_MARK,
+    connection::{Connection, Reevaluation},
+    names::REVOKED_MARK,
     policy::ir::Direction,
-    ruleset::Dangling,
+    ruleset::DanglingReference,
 };
 
 pub use self::addresses::Addresses;
@@ -66,7 +66,7 @@ pub enum ConntrackError {
     },
     /// The rules are not whole.
     #[error("ask the table of a connection")]
-    Table(#[from] Dangling),
+    Table(#[from] DanglingReference),
 }
 
 /// What became of the connections when they were looked through.
@@ -101,7 +101,7 @@ impl Conntrack {
     /// # Errors
     /// If the list cannot be read, or one of them could not be changed; the others have been. One that has gone
     /// meanwhile is no error.
-    pub fn review(&mut self, review: &Review<'_>) -> Result<Reviewed, ConntrackError> {
+    pub fn review(&mut self, review: &Reevaluation<'_>) -> Result<Reviewed, ConntrackError> {
         let mut dangling = None;
         let judge = |entry: Entry<'_>| {
             if !review.is_about(&entry.connection) {
@@ -138,7 +138,7 @@ impl Conntrack {
             }
         }
         let requests: Vec<NfnetlinkRequest> =
-            to_cut.iter().map(|(handle, _)| handle.mark(CUT_MARK, duration_of(&handle.connection))).collect();
+            to_cut.iter().map(|(handle, _)| handle.mark(REVOKED_MARK, duration_of(&handle.connection))).collect();
         let mut first = None;
         for ((handle, direction), result) in to_cut.into_iter().zip(self.socket.execute_all(&requests)) {
             let Connection { from, to, .. } = handle.connection;

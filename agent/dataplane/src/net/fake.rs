@@ -3,12 +3,12 @@
 use std::{fmt, io};
 
 use nix::errno::Errno;
-use towpath_core::overlay::{Kernel, Op, Refusal};
+use towpath_core::overlay::{Kernel, NetOp, NetOpError};
 
 use super::{ApplyError, Net, NetlinkError, ReadBackError};
 
 /// Says of a change whether it is refused.
-type Fault = Box<dyn Fn(&Op) -> bool + Send>;
+type Fault = Box<dyn Fn(&NetOp) -> bool + Send>;
 
 /// An executing fake of [`Net`].
 #[derive(Default)]
@@ -16,7 +16,7 @@ pub struct FakeNet {
     /// What it holds. A test may change it by hand, as another program would.
     pub kernel: Kernel,
     /// All changes that were carried out, in order.
-    pub log: Vec<Op>,
+    pub log: Vec<NetOp>,
     fault: Option<Fault>,
 }
 
@@ -28,7 +28,7 @@ impl FakeNet {
     }
 
     /// Refuses (EBUSY) all changes of which the function says so, until [`FakeNet::heal`].
-    pub fn refuse(&mut self, fault: impl Fn(&Op) -> bool + Send + 'static) {
+    pub fn refuse(&mut self, fault: impl Fn(&NetOp) -> bool + Send + 'static) {
         self.fault = Some(Box::new(fault));
     }
 
@@ -48,14 +48,14 @@ fn refused(message: String, errno: Errno) -> NetlinkError {
     NetlinkError::Rejected { message: Some(message), source: io::Error::from(errno) }
 }
 
-fn errno(refusal: &Refusal) -> Errno {
+fn errno(refusal: &NetOpError) -> Errno {
     match refusal {
-        Refusal::NoLink(_) => Errno::ENODEV,
-        Refusal::LinkDown(_) => Errno::ENETDOWN,
-        Refusal::GatewayElsewhere => Errno::EINVAL,
-        Refusal::Exists => Errno::EEXIST,
-        Refusal::Missing => Errno::ENOENT,
-        Refusal::WrongKind(_) => Errno::EOPNOTSUPP,
+        NetOpError::NoLink(_) => Errno::ENODEV,
+        NetOpError::LinkDown(_) => Errno::ENETDOWN,
+        NetOpError::GatewayElsewhere => Errno::EINVAL,
+        NetOpError::Exists => Errno::EEXIST,
+        NetOpError::Missing => Errno::ENOENT,
+        NetOpError::WrongKind(_) => Errno::EOPNOTSUPP,
     }
 }
 
@@ -64,7 +64,7 @@ impl Net for FakeNet {
         Ok(self.kernel.clone())
     }
 
-    fn apply(&mut self, ops: &[Op]) -> Vec<ApplyError> {
+    fn apply(&mut self, ops: &[NetOp]) -> Vec<ApplyError> {
         let mut failed = Vec::new();
         for op in ops {
             let result = if self.fault.as_ref().is_some_and(|fault| fault(op)) {
@@ -101,9 +101,9 @@ mod tests {
             kind: LinkKind::Other("device".to_owned()),
         };
         let mut net = FakeNet::new(Kernel { links: [(IfIndex(2), link)].into(), ..Kernel::default() });
-        let set = |mtu| Op::SetMtu { link: name.clone(), mtu };
-        net.refuse(|op| matches!(op, Op::SetMtu { mtu: 1400, .. }));
-        let failed = net.apply(&[set(1400), set(1399), Op::SetUp { link: IfName::new("none").unwrap() }]);
+        let set = |mtu| NetOp::SetMtu { link: name.clone(), mtu };
+        net.refuse(|op| matches!(op, NetOp::SetMtu { mtu: 1400, .. }));
+        let failed = net.apply(&[set(1400), set(1399), NetOp::SetUp { link: IfName::new("none").unwrap() }]);
         let texts: Vec<_> = failed.iter().map(|error| format!("{error}: {}", error.source)).collect();
         assert_eq!(
             texts,

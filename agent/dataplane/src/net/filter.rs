@@ -9,7 +9,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message, address::AddressMessage, link::LinkMessage,
     neighbour::NeighbourMessage, route::RouteMessage,
 };
-use towpath_core::overlay::{IfIndex, Link, Notice, Owner, Presence};
+use towpath_core::overlay::{IfIndex, Link, NetNotification, Presence, RouteOwner};
 use towpath_podlink::{
     netlink::NetlinkError,
     route::{message, parse},
@@ -36,7 +36,7 @@ impl NotificationFilter {
     }
 
     /// The notification in a message with the flags of its header; `None` if it does not matter.
-    pub(crate) fn pass(&mut self, message: &Message, flags: u16) -> Option<Notice> {
+    pub(crate) fn pass(&mut self, message: &Message, flags: u16) -> Option<NetNotification> {
         match message {
             Message::NewLink(message) => self.new_link(message),
             Message::DelLink(message) => self.deleted_link(message),
@@ -50,7 +50,7 @@ impl NotificationFilter {
         }
     }
 
-    fn new_link(&mut self, message: &LinkMessage) -> Option<Notice> {
+    fn new_link(&mut self, message: &LinkMessage) -> Option<NetNotification> {
         // A bridge reports its ports as links of its own family.
         let (index, link) =
             parse::link(message).filter(|_| message.header.interface_family != AddressFamily::Bridge)?;
@@ -58,17 +58,17 @@ impl NotificationFilter {
             return None;
         }
         self.links.insert(index, link);
-        Some(Notice::Links)
+        Some(NetNotification::Links)
     }
 
-    fn deleted_link(&mut self, message: &LinkMessage) -> Option<Notice> {
+    fn deleted_link(&mut self, message: &LinkMessage) -> Option<NetNotification> {
         if message.header.interface_family == AddressFamily::Bridge {
             return None;
         }
-        self.links.remove(&IfIndex(message.header.index)).map(|_| Notice::Links)
+        self.links.remove(&IfIndex(message.header.index)).map(|_| NetNotification::Links)
     }
 
-    fn address(&mut self, message: &AddressMessage, presence: Presence) -> Option<Notice> {
+    fn address(&mut self, message: &AddressMessage, presence: Presence) -> Option<NetNotification> {
         let (index, net, usable) = parse::any_address(message)?;
         if !self.links.contains_key(&index) {
             return None;
@@ -78,31 +78,31 @@ impl NotificationFilter {
         } else {
             self.addresses.remove(&(index, net))
         };
-        changed.then_some(Notice::Addresses)
+        changed.then_some(NetNotification::Addresses)
     }
 
     fn is_overlay(&self, index: IfIndex) -> bool {
         self.links.get(&index).is_some_and(|link| link.overlay_family().is_some())
     }
 
-    fn neighbour(&self, message: &NeighbourMessage, presence: Presence) -> Option<Notice> {
+    fn neighbour(&self, message: &NeighbourMessage, presence: Presence) -> Option<NetNotification> {
         if !self.is_overlay(IfIndex(message.header.ifindex)) {
             return None;
         }
         if message.header.family == AddressFamily::Bridge {
             let ((_, mac), remote) = parse::forwarding_entry(message)?;
-            return Some(Notice::Fdb { mac, remote, presence });
+            return Some(NetNotification::Fdb { mac, remote, presence });
         }
         let address = parse::neighbour_address(message)?;
         let mac = parse::neighbour(message).filter(|_| presence == Presence::There).map(|(_, mac)| mac);
-        Some(Notice::Neighbour { address, mac })
+        Some(NetNotification::Neighbour { address, mac })
     }
 
-    fn route(&self, message: &RouteMessage, presence: Presence, flags: u16) -> Option<Notice> {
+    fn route(&self, message: &RouteMessage, presence: Presence, flags: u16) -> Option<NetNotification> {
         let (key, route) = parse::route(message)?;
-        let ours = route.owner == Owner::Towpath || route.target.link().is_some_and(|link| self.is_overlay(link));
+        let ours = route.owner == RouteOwner::Towpath || route.target.link().is_some_and(|link| self.is_overlay(link));
         let may_be_in_ours_place = presence == Presence::There && flags & NLM_F_REPLACE != 0;
-        (ours || may_be_in_ours_place || key.destination.prefix_len() == 0).then_some(Notice::Route {
+        (ours || may_be_in_ours_place || key.destination.prefix_len() == 0).then_some(NetNotification::Route {
             key,
             route,
             presence,

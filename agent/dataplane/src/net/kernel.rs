@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use towpath_core::{
     model::Family,
     names::IfName,
-    overlay::{self, IfIndex, Kernel, Link, Op, Sysctl},
+    overlay::{self, IfIndex, Kernel, Link, NetOp, Sysctl},
 };
 
 use super::{
@@ -71,8 +71,8 @@ impl KernelNet {
     }
 
     /// Carries out what was collected, and collects the failures.
-    fn flush<'a>(&mut self, pending: &mut Vec<(&'a Op, RouteRequest)>, failed: &mut Vec<ApplyError>) {
-        let (ops, requests): (Vec<&'a Op>, Vec<RouteRequest>) = std::mem::take(pending).into_iter().unzip();
+    fn flush<'a>(&mut self, pending: &mut Vec<(&'a NetOp, RouteRequest)>, failed: &mut Vec<ApplyError>) {
+        let (ops, requests): (Vec<&'a NetOp>, Vec<RouteRequest>) = std::mem::take(pending).into_iter().unzip();
         let results = self.connection.execute_all(requests);
         for (op, result) in ops.into_iter().zip(results) {
             let Err(source) = result else { continue };
@@ -83,13 +83,13 @@ impl KernelNet {
     }
 
     /// Whether a refusal only says that things are as they should be already.
-    fn is_fine(&mut self, op: &Op, error: &NetlinkError) -> bool {
+    fn is_fine(&mut self, op: &NetOp, error: &NetlinkError) -> bool {
         match (op, error.errno()) {
-            (Op::DeleteLink { .. }, Some(Errno::ENODEV))
-            | (Op::DeleteNeighbour { .. } | Op::DeleteFdb { .. }, Some(Errno::ENOENT | Errno::ENODEV))
-            | (Op::DeleteRoute { .. }, Some(Errno::ESRCH | Errno::ENOENT))
-            | (Op::DeleteAddress { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => true,
-            (Op::AddRoute { destination, hop: overlay::Hop::Link(link) }, Some(Errno::EEXIST)) => {
+            (NetOp::DeleteLink { .. }, Some(Errno::ENODEV))
+            | (NetOp::DeleteNeighbour { .. } | NetOp::DeleteFdb { .. }, Some(Errno::ENOENT | Errno::ENODEV))
+            | (NetOp::DeleteRoute { .. }, Some(Errno::ESRCH | Errno::ENOENT))
+            | (NetOp::DeleteAddress { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => true,
+            (NetOp::AddRoute { destination, hop: overlay::NextHop::Link(link) }, Some(Errno::EEXIST)) => {
                 // The CNI plugin was quicker with its pod's route.
                 let have = self.connection.get(&message::fib_match(destination.addr()), parse::output_link);
                 let want = self.indexes.get(link);
@@ -113,41 +113,41 @@ impl KernelNet {
     }
 
     /// The request for a change; `None` for a sysctl, which is written at once.
-    fn request(&mut self, op: &Op) -> Result<Option<RouteRequest>, ApplyCause> {
+    fn request(&mut self, op: &NetOp) -> Result<Option<RouteRequest>, ApplyCause> {
         let request = match op {
-            Op::DeleteLink { link, .. } => message::delete_link(link),
-            Op::CreateDevice(device) => create_vxlan(device),
-            Op::SetMtu { link, mtu } => set_mtu(self.index(link)?, *mtu),
-            Op::SetMac { link, mac } => set_mac(self.index(link)?, *mac),
-            Op::SetUp { link } => message::set_up(self.index(link)?),
-            Op::SetSysctl { sysctl, value } => {
+            NetOp::DeleteLink { link, .. } => message::delete_link(link),
+            NetOp::CreateDevice(device) => create_vxlan(device),
+            NetOp::SetMtu { link, mtu } => set_mtu(self.index(link)?, *mtu),
+            NetOp::SetMac { link, mac } => set_mac(self.index(link)?, *mac),
+            NetOp::SetUp { link } => message::set_up(self.index(link)?),
+            NetOp::SetSysctl { sysctl, value } => {
                 self.sysctls.ensure(&sysctl.to_string(), *value)?;
                 return Ok(None);
             }
-            Op::AddAddress { link, address } => message::add_address(self.index(link)?, *address),
-            Op::DeleteAddress { link, address } => delete_address(self.index(link)?, *address),
-            Op::SetNeighbour { link, address, mac } => message::neighbour(self.index(link)?, *address, *mac),
-            Op::DeleteNeighbour { link, address } => delete_neighbour(self.index(link)?, *address),
-            Op::SetFdb { link, mac, remote } => set_fdb_entry(self.index(link)?, *mac, *remote),
-            Op::DeleteFdb { link, mac, remote } => delete_fdb_entry(self.index(link)?, *mac, *remote),
-            Op::AddRoute { destination, hop } => {
+            NetOp::AddAddress { link, address } => message::add_address(self.index(link)?, *address),
+            NetOp::DeleteAddress { link, address } => delete_address(self.index(link)?, *address),
+            NetOp::SetNeighbour { link, address, mac } => message::neighbour(self.index(link)?, *address, *mac),
+            NetOp::DeleteNeighbour { link, address } => delete_neighbour(self.index(link)?, *address),
+            NetOp::SetFdb { link, mac, remote } => set_fdb_entry(self.index(link)?, *mac, *remote),
+            NetOp::DeleteFdb { link, mac, remote } => delete_fdb_entry(self.index(link)?, *mac, *remote),
+            NetOp::AddRoute { destination, hop } => {
                 message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::New)
             }
-            Op::ReplaceRoute { destination, hop } => {
+            NetOp::ReplaceRoute { destination, hop } => {
                 message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::Replace)
             }
-            Op::DeleteRoute { route } => delete_route(*route),
+            NetOp::DeleteRoute { route } => delete_route(*route),
         };
         Ok(Some(request))
     }
 
-    fn hop(&mut self, hop: &overlay::Hop) -> Result<Hop, ApplyCause> {
+    fn hop(&mut self, hop: &overlay::NextHop) -> Result<Hop, ApplyCause> {
         Ok(match hop {
-            overlay::Hop::Onlink { gateway, link } => {
+            overlay::NextHop::Onlink { gateway, link } => {
                 Hop::Via { gateway: *gateway, index: self.index(link)?, reach: Reach::Onlink }
             }
-            overlay::Hop::Link(link) => Hop::Link { index: self.index(link)? },
-            overlay::Hop::Blackhole => Hop::Blackhole,
+            overlay::NextHop::Link(link) => Hop::Link { index: self.index(link)? },
+            overlay::NextHop::Blackhole => Hop::Blackhole,
         })
     }
 }
@@ -170,8 +170,8 @@ impl Net for KernelNet {
         for family in Family::ALL {
             let on_device = |link| devices.iter().any(|(index, _)| *index == link);
             let concerns_us = |(key, route): &(overlay::RouteKey, overlay::Route)| {
-                let ours = route.owner == overlay::Owner::Towpath;
-                let given = route.owner != overlay::Owner::KERNEL;
+                let ours = route.owner == overlay::RouteOwner::Towpath;
+                let given = route.owner != overlay::RouteOwner::KERNEL;
                 ours || key.destination.prefix_len() == 0 || given && route.target.link().is_some_and(on_device)
             };
             let route = |message: &_| parse::new_route(message).filter(concerns_us);
@@ -185,13 +185,13 @@ impl Net for KernelNet {
         Ok(kernel)
     }
 
-    fn apply(&mut self, ops: &[Op]) -> Vec<ApplyError> {
+    fn apply(&mut self, ops: &[NetOp]) -> Vec<ApplyError> {
         let mut failed = Vec::new();
         let mut pending = Vec::new();
         self.indexes.clear();
         for op in ops {
-            let remakes_links = matches!(op, Op::CreateDevice(_) | Op::DeleteLink { .. });
-            if matches!(op, Op::SetSysctl { .. }) {
+            let remakes_links = matches!(op, NetOp::CreateDevice(_) | NetOp::DeleteLink { .. });
+            if matches!(op, NetOp::SetSysctl { .. }) {
                 // Its file is there only once the device is.
                 self.flush(&mut pending, &mut failed);
             }
@@ -214,31 +214,33 @@ impl Net for KernelNet {
 
 /// The links with a default route from a router's advertisement.
 fn followed_routers(kernel: &Kernel) -> Vec<IfName> {
-    let advertised = kernel.routes.values().filter(|route| route.owner == overlay::Owner::ROUTER_ADVERTISEMENT);
+    let advertised = kernel.routes.values().filter(|route| route.owner == overlay::RouteOwner::ROUTER_ADVERTISEMENT);
     let links = advertised.filter_map(|route| kernel.links.get(&route.target.link()?));
     links.map(|link| link.name.clone()).collect()
 }
 
-const fn is_deletion(op: &Op) -> bool {
-    matches!(op, Op::DeleteAddress { .. } | Op::DeleteNeighbour { .. } | Op::DeleteFdb { .. })
+const fn is_deletion(op: &NetOp) -> bool {
+    matches!(op, NetOp::DeleteAddress { .. } | NetOp::DeleteNeighbour { .. } | NetOp::DeleteFdb { .. })
 }
 
 /// What a person can do about a refusal.
-fn advice(op: &Op, error: &NetlinkError) -> &'static str {
+fn advice(op: &NetOp, error: &NetlinkError) -> &'static str {
     match (op, error.errno()) {
         (_, Some(Errno::EPERM)) => ": the agent needs the capability NET_ADMIN",
-        (Op::AddRoute { .. }, Some(Errno::EEXIST)) => {
+        (NetOp::AddRoute { .. }, Some(Errno::EEXIST)) => {
             ": another program has a route to this network; remove it, or the program"
         }
-        (Op::AddRoute { .. } | Op::ReplaceRoute { .. }, Some(Errno::EINVAL)) => {
+        (NetOp::AddRoute { .. } | NetOp::ReplaceRoute { .. }, Some(Errno::EINVAL)) => {
             ": a route to a larger network may lead elsewhere; remove it"
         }
-        (Op::CreateDevice(_), Some(Errno::EEXIST)) => {
+        (NetOp::CreateDevice(_), Some(Errno::EEXIST)) => {
             ": another VXLAN device has this VNI and port; remove it or choose another VNI"
         }
-        (Op::CreateDevice(_), Some(Errno::EADDRINUSE)) => ": another program has the UDP port; choose another",
-        (Op::CreateDevice(_), Some(Errno::EOPNOTSUPP)) => ": load the kernel module vxlan",
-        (Op::SetMtu { .. } | Op::CreateDevice(_), Some(Errno::EINVAL)) => ": does the MTU fit through the uplink?",
+        (NetOp::CreateDevice(_), Some(Errno::EADDRINUSE)) => ": another program has the UDP port; choose another",
+        (NetOp::CreateDevice(_), Some(Errno::EOPNOTSUPP)) => ": load the kernel module vxlan",
+        (NetOp::SetMtu { .. } | NetOp::CreateDevice(_), Some(Errno::EINVAL)) => {
+            ": does the MTU fit through the uplink?"
+        }
         _ => "",
     }
 }

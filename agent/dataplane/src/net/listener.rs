@@ -16,7 +16,7 @@ use rtnetlink::{
     proto::{Connection, new_connection_with_socket},
 };
 use tokio::task::{JoinHandle, spawn, spawn_blocking};
-use towpath_core::overlay::Notice;
+use towpath_core::overlay::NetNotification;
 use towpath_podlink::netlink::NetlinkError;
 
 use super::{filter::NotificationFilter, netconf::NetconfMessage};
@@ -77,14 +77,14 @@ impl NetListener {
     ///
     /// # Errors
     /// If a connection ended, or the state cannot be read again after an overrun. Lost notifications are no error: they
-    /// come as [`Notice::Overrun`].
-    pub async fn recv(&mut self) -> Result<Vec<Notice>, NetlinkError> {
+    /// come as [`NetNotification::Overrun`].
+    pub async fn recv(&mut self) -> Result<Vec<NetNotification>, NetlinkError> {
         loop {
             if let Some(rereading) = &mut self.rereading {
                 let read = rereading.await;
                 self.rereading = None;
                 self.filter = read.map_err(|e| failed("read the links again")(io::Error::other(e)))??;
-                return Ok(vec![Notice::Overrun]);
+                return Ok(vec![NetNotification::Overrun]);
             }
             let notifications = self.recv_batch().await?;
             if !notifications.is_empty() {
@@ -93,7 +93,7 @@ impl NetListener {
         }
     }
 
-    async fn recv_batch(&mut self) -> Result<Vec<Notice>, NetlinkError> {
+    async fn recv_batch(&mut self) -> Result<Vec<NetNotification>, NetlinkError> {
         let mut notifications = Vec::new();
         tokio::select! {
             message = self.objects.next() => notifications.extend(self.object(message.ok_or_else(ended)?.0)),
@@ -111,21 +111,21 @@ impl NetListener {
         Ok(notifications)
     }
 
-    fn object(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Notice> {
+    fn object(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> Option<NetNotification> {
         match message.payload {
             NetlinkPayload::InnerMessage(object) => self.filter.pass(&object, message.header.flags),
             other => self.overrun(&other),
         }
     }
 
-    fn sysctl(&mut self, message: NetlinkMessage<NetconfMessage>) -> Option<Notice> {
+    fn sysctl(&mut self, message: NetlinkMessage<NetconfMessage>) -> Option<NetNotification> {
         match message.payload {
-            NetlinkPayload::InnerMessage(netconf) => netconf.concerns_all_links().then_some(Notice::Sysctls),
+            NetlinkPayload::InnerMessage(netconf) => netconf.concerns_all_links().then_some(NetNotification::Sysctls),
             other => self.overrun(&other),
         }
     }
 
-    fn overrun<T>(&mut self, payload: &NetlinkPayload<T>) -> Option<Notice> {
+    fn overrun<T>(&mut self, payload: &NetlinkPayload<T>) -> Option<NetNotification> {
         if matches!(payload, NetlinkPayload::Overrun(_)) {
             self.rereading = Some(spawn_blocking(NotificationFilter::read));
         }

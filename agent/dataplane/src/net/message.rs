@@ -13,7 +13,7 @@ use netlink_packet_route::{
 use rtnetlink::{LinkUnspec, LinkVxlan};
 use towpath_core::{
     model::{Family, Mac},
-    overlay::{Device, Learning, RouteKey},
+    overlay::{Learning, RouteKey, VxlanDevice},
 };
 
 use towpath_podlink::route::{
@@ -48,7 +48,7 @@ pub(crate) fn set_mac(index: u32, mac: Mac) -> RouteRequest {
 }
 
 /// Creates a VXLAN device that is up: no learning, no group, checksums and everything else as the kernel's defaults.
-pub(crate) fn create_vxlan(device: &Device) -> RouteRequest {
+pub(crate) fn create_vxlan(device: &VxlanDevice) -> RouteRequest {
     let tunnel = &device.tunnel;
     let link = LinkVxlan::new(device.name.as_str(), tunnel.vni.value()).dev(tunnel.uplink.0);
     let link = match tunnel.local {

@@ -8,7 +8,7 @@
 
 use towpath_core::{
     names::IfName,
-    overlay::{Kernel, Op},
+    overlay::{Kernel, NetOp},
 };
 
 use towpath_podlink::sysctl::SysctlError;
@@ -38,7 +38,7 @@ pub trait Net: Send {
     /// Makes changes in the order given. One that fails does not stop the others; what hangs on it fails as well.
     /// Gives back all that failed; nothing is left out in silence.
     #[must_use]
-    fn apply(&mut self, ops: &[Op]) -> Vec<ApplyError>;
+    fn apply(&mut self, ops: &[NetOp]) -> Vec<ApplyError>;
 }
 
 /// The network could not be read.
@@ -56,7 +56,7 @@ pub struct ReadBackError {
 #[error("could not {op}{advice}")]
 pub struct ApplyError {
     /// The change.
-    pub op: Op,
+    pub op: NetOp,
     /// What can be done about it, beginning with a colon; empty if nothing is known.
     pub advice: &'static str,
     /// Why.

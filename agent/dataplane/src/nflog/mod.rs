@@ -12,7 +12,7 @@ mod head;
 use std::time::Duration;
 
 pub use self::head::{Carried, Head};
-use crate::nfnetlink::{NfnetlinkMessage, Received, MessageType, NetlinkError, NfnetlinkRequest, NfnetlinkSocket};
+use crate::nfnetlink::{MessageType, NetlinkError, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket, Received};
 
 /// `NFNL_SUBSYS_ULOG`.
 const SUBSYSTEM: u8 = 4;

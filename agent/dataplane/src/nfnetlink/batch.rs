@@ -34,12 +34,7 @@ impl NfnetlinkSocket {
     ///
     /// # Errors
     /// Which request was rejected first, and why. If the socket failed it is not known whether the batch was executed.
-    pub fn batch(
-        &mut self,
-        subsystem: u8,
-        requests: &[NfnetlinkRequest],
-        mode: BatchMode,
-    ) -> Result<(), BatchError> {
+    pub fn batch(&mut self, subsystem: u8, requests: &[NfnetlinkRequest], mode: BatchMode) -> Result<(), BatchError> {
         let whole = |source| BatchError { request: None, source };
         let Some(last) = requests.len().checked_sub(1) else { return Ok(()) };
         let bound = |kind| NfnetlinkRequest { resource: u16::from(subsystem), ..NfnetlinkRequest::new(kind, 0) };

@@ -6,7 +6,7 @@ use imbl::{OrdMap, OrdSet};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use towpath_core::{
     names::{SetName, TABLE},
-    ruleset::{Base, ChainType, Element, Hook, KeyType, Lookup, Rule, Step, Transaction, Verdict},
+    ruleset::{BaseChain, ChainType, Element, Hook, KeyType, Lookup, Rule, Step, Transaction, Verdict},
 };
 
 use super::{
@@ -320,7 +320,7 @@ fn set_userdata(entries: &[(u8, u32)]) -> Vec<u8> {
     all
 }
 
-fn add_base(base: Base, body: &mut Body) {
+fn add_base(base: BaseChain, body: &mut Body) {
     body.nest(chain::HOOK, |body| {
         body.be32(chain::HOOK_NUMBER, hook_number(base.hook));
         body.be32(chain::HOOK_PRIORITY, base.priority.cast_unsigned());

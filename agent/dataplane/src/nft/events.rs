@@ -12,7 +12,7 @@ use super::{
     kernel::netlink,
     wire::{INET, Message, SUBSYSTEM, TABLE_OF},
 };
-use crate::nfnetlink::{NfnetlinkMessage, Received, NfnetlinkSocket};
+use crate::nfnetlink::{NfnetlinkMessage, NfnetlinkSocket, Received};
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const GROUP: u32 = 7;

@@ -3,7 +3,7 @@
 
 use towpath_core::{
     model::Family,
-    ruleset::{Action, CtState, Field, Log, Match, Op, PROTOCOLS_WITH_PORTS, Rule, Value, Verdict},
+    ruleset::{Action, CmpOp, CtState, Field, Log, Match, PROTOCOLS_WITH_PORTS, Rule, Value, Verdict},
 };
 
 use super::{
@@ -170,19 +170,19 @@ impl Writer<'_> {
         }
     }
 
-    fn field(&mut self, field: Field, op: Op, value: &Value) {
+    fn field(&mut self, field: Field, op: CmpOp, value: &Value) {
         let equal = match op {
-            Op::Is => compare::EQ,
-            Op::IsNot => compare::NEQ,
+            CmpOp::Eq => compare::EQ,
+            CmpOp::NotEq => compare::NEQ,
         };
         match (value, op) {
             (Value::Net(net), _) => self.network(field, equal, net),
-            (Value::PortRange(first, last), Op::Is) => {
+            (Value::PortRange(first, last), CmpOp::Eq) => {
                 self.load(field, REGISTER);
                 self.compare(compare::GTE, &first.to_be_bytes());
                 self.compare(compare::LTE, &last.to_be_bytes());
             }
-            (Value::PortRange(first, last), Op::IsNot) => {
+            (Value::PortRange(first, last), CmpOp::NotEq) => {
                 self.load(field, REGISTER);
                 self.expression("range", |body| {
                     body.be32(1, REGISTER).be32(2, compare::NEQ);
@@ -289,7 +289,7 @@ impl Writer<'_> {
 
     fn among(&mut self, set: Anonymous) {
         let id = (self.id)(set);
-        self.look_up(ANONYMOUS, Found::Goes(Op::Is), Some(id));
+        self.look_up(ANONYMOUS, Found::Goes(CmpOp::Eq), Some(id));
     }
 
     fn look_up(&mut self, set: &str, found: Found, id: Option<u32>) {
@@ -298,8 +298,8 @@ impl Writer<'_> {
         self.expression("lookup", |body| {
             body.text(1, set).be32(2, REGISTER);
             match found {
-                Found::Goes(Op::Is) => {}
-                Found::Goes(Op::IsNot) => _ = body.be32(5, INVERTED),
+                Found::Goes(CmpOp::Eq) => {}
+                Found::Goes(CmpOp::NotEq) => _ = body.be32(5, INVERTED),
                 Found::Verdict => _ = body.be32(3, VERDICT_REGISTER),
             }
             id.into_iter().for_each(|id| _ = body.be32(4, id));
@@ -325,7 +325,7 @@ impl Writer<'_> {
 #[derive(Clone, Copy)]
 enum Found {
     /// The rule goes on if it is in the set, or if it is not.
-    Goes(Op),
+    Goes(CmpOp),
     /// The verdict is taken.
     Verdict,
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nix::errno::Errno;
 use towpath_core::{
     names::{ChainName, SetName, TABLE},
-    ruleset::{Foreign, Installed, InstalledChain, Set, Step, Transaction, VerdictMap},
+    ruleset::{Installed, InstalledChain, Set, Step, Transaction, Unmanaged, VerdictMap},
 };
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
     read::{self, Comment, Declared, Raw, Table},
     wire::{Message, SUBSYSTEM, TABLE_OF, element, set, table},
 };
-use crate::nfnetlink::{NfnetlinkMessage, BatchError, NetlinkError, BatchMode, NfnetlinkRequest, NfnetlinkSocket};
+use crate::nfnetlink::{BatchError, BatchMode, NetlinkError, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket};
 
 /// How often a table is read again that others change meanwhile.
 const ATTEMPTS: u32 = 8;
@@ -141,16 +141,16 @@ impl KernelNft {
     fn read_table(&mut self, table: Table) -> Result<Installed, NftError> {
         let mut all = Installed::default();
         if table.comment == Comment::Some || table.flags & !Ownership::Exclusive.flags() != 0 {
-            all.foreign.insert(Foreign::Other("flags or a comment of the table".to_owned()));
+            all.foreign.insert(Unmanaged::Other("flags or a comment of the table".to_owned()));
         }
         if self.ownership == Ownership::Exclusive && table.flags & table::FLAG_PERSIST == 0 {
-            all.foreign.insert(Foreign::Other("the table's lack of an owner".to_owned()));
+            all.foreign.insert(Unmanaged::Other("the table's lack of an owner".to_owned()));
         }
         self.read_chains(&mut all)?;
         self.read_sets(&mut all)?;
         for (message, kind) in [(Message::GetObject, "object"), (Message::GetFlowtable, "flowtable")] {
             let others = self.dump(message, "read the table's objects", read::other)?;
-            all.foreign.extend(others.into_iter().map(|name| Foreign::Other(format!("{kind} {name}"))));
+            all.foreign.extend(others.into_iter().map(|name| Unmanaged::Other(format!("{kind} {name}"))));
         }
         Ok(all)
     }
@@ -159,7 +159,7 @@ impl KernelNft {
         for (name, base) in self.dump(Message::GetChain, "read the chains", read::chain)? {
             match (ChainName::new(&name), base) {
                 (Ok(name), Ok(base)) => _ = all.chains.insert(name, InstalledChain { base, rules: Vec::new() }),
-                (Ok(name), Err(())) => _ = all.foreign.insert(Foreign::Chain(name)),
+                (Ok(name), Err(())) => _ = all.foreign.insert(Unmanaged::Chain(name)),
                 (Err(_), _) => _ = all.foreign.insert(odd_name("chain", &name)),
             }
         }
@@ -178,17 +178,17 @@ impl KernelNft {
                 continue;
             };
             match declared {
-                Declared::ForeignSet => _ = all.foreign.insert(Foreign::Set(name)),
-                Declared::ForeignMap => _ = all.foreign.insert(Foreign::Map(name)),
+                Declared::ForeignSet => _ = all.foreign.insert(Unmanaged::Set(name)),
+                Declared::ForeignMap => _ = all.foreign.insert(Unmanaged::Map(name)),
                 Declared::Set(key, lookup) => {
                     match self.read_elements(&name)?.and_then(|raw| read::set_elements(&key, lookup, raw)) {
                         Some(elements) => _ = all.sets.insert(name, Set { key, lookup, elements }),
-                        None => _ = all.foreign.insert(Foreign::Set(name)),
+                        None => _ = all.foreign.insert(Unmanaged::Set(name)),
                     }
                 }
                 Declared::Map(key) => match self.read_elements(&name)?.and_then(|raw| read::map_elements(&key, raw)) {
                     Some(elements) => _ = all.maps.insert(name, VerdictMap { key, elements }),
-                    None => _ = all.foreign.insert(Foreign::Map(name)),
+                    None => _ = all.foreign.insert(Unmanaged::Map(name)),
                 },
             }
         }
@@ -299,8 +299,8 @@ fn of_table(message: Message) -> NfnetlinkRequest {
 }
 
 /// A name that our own could not be: nothing of ours has it.
-fn odd_name(kind: &str, name: &str) -> Foreign {
-    Foreign::Other(format!("{kind} {name:?}"))
+fn odd_name(kind: &str, name: &str) -> Unmanaged {
+    Unmanaged::Other(format!("{kind} {name:?}"))
 }
 
 fn shortened(step: String) -> String {

@@ -4,7 +4,7 @@ use imbl::{OrdMap, OrdSet};
 
 use towpath_core::{
     names::{ChainName, TABLE},
-    ruleset::{Base, ChainType, Element, Fingerprint, Hook, KeyType, Lookup, Verdict},
+    ruleset::{BaseChain, ChainType, Element, Fingerprint, Hook, KeyType, Lookup, Verdict},
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     key::{self, Bounds},
     wire::{TABLE_OF, chain, data, element, rule, set, table, userdata},
 };
-use crate::nfnetlink::{NfnetlinkMessage, Attributes};
+use crate::nfnetlink::{Attributes, NfnetlinkMessage};
 
 /// What there is to know about our table itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,13 +52,13 @@ pub(super) fn other(answer: &NfnetlinkMessage<'_>) -> Option<String> {
 }
 
 /// A chain's name, and its base; an error for a base that we would not have made.
-pub(super) fn chain(answer: &NfnetlinkMessage<'_>) -> Option<(String, Result<Option<Base>, ()>)> {
+pub(super) fn chain(answer: &NfnetlinkMessage<'_>) -> Option<(String, Result<Option<BaseChain>, ()>)> {
     let attributes = ours(answer)?;
     let name = attributes.find(chain::NAME)?.text()?.to_owned();
     Some((name, base(attributes)))
 }
 
-fn base(attributes: Attributes<'_>) -> Result<Option<Base>, ()> {
+fn base(attributes: Attributes<'_>) -> Result<Option<BaseChain>, ()> {
     let flags = attributes.find(chain::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
     if attributes.find(chain::USERDATA).is_some() || flags & !chain::FLAG_BASE != 0 {
         return Err(());
@@ -75,7 +75,7 @@ fn base(attributes: Attributes<'_>) -> Result<Option<Base>, ()> {
             _ => return None,
         };
         let accepts = attributes.find(chain::POLICY)?.be32()? == chain::POLICY_ACCEPT;
-        Some(Base {
+        Some(BaseChain {
             chain_type,
             hook: all.into_iter().find(|hook| hook_number(*hook) == number).filter(|_| accepts && !has_device)?,
             priority: hook.find(chain::HOOK_PRIORITY)?.be32()?.cast_signed(),

@@ -20,9 +20,9 @@ use towpath_core::{
         packet_log::DenyLog,
     },
     ruleset::Ruleset,
-    table::{Masquerade, Policy, TableInput, ToNodes, table},
+    table::{Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
-use towpath_index::{Change, Event, Index};
+use towpath_index::{Event, Index, ObjectChange};
 
 /// The overlay's UDP port.
 pub(crate) const OVERLAY: u16 = 8472;
@@ -152,19 +152,19 @@ impl Cluster {
             node_addresses: &nodes.concat().into_iter().collect(),
             vxlan_port: OVERLAY,
             masquerade: Masquerade::Enabled { not_to: Vec::new() },
-            to_nodes: ToNodes::AsNode,
-            policy: Policy::Enforce(compile(&self.snapshot(), self.index.endpoints(), DenyLog::Enabled)),
+            source_to_nodes: SourceToNodes::NodeAddress,
+            policy: PolicyEnforcement::Enforce(compile(&self.snapshot(), self.index.endpoints(), DenyLog::Enabled)),
         })
     }
 
     /// Tells the index of a policy, given by its namespace, its name and its spec in YAML.
     pub(crate) fn add_policy(&mut self, namespace: &str, name: &str, spec: &str) {
-        let _ = self.index.apply(Event::NetworkPolicy(Box::new(Change::Applied(policy(namespace, name, spec)))));
+        let _ = self.index.apply(Event::NetworkPolicy(Box::new(ObjectChange::Applied(policy(namespace, name, spec)))));
     }
 
     /// Tells the index that a policy is gone.
     pub(crate) fn remove_policy(&mut self, namespace: &str, name: &str) {
-        let _ = self.index.apply(Event::NetworkPolicy(Box::new(Change::Deleted(policy(namespace, name, "{}")))));
+        let _ = self.index.apply(Event::NetworkPolicy(Box::new(ObjectChange::Deleted(policy(namespace, name, "{}")))));
     }
 }
 
@@ -178,22 +178,22 @@ fn index() -> Index {
     let mut index = Index::new(NodeName("n1".to_owned()));
     let of = |value: Value| serde_json::from_value(value).unwrap();
     let events = [
-        Event::Node(Box::new(Change::ListStarted)),
-        Event::Node(Box::new(Change::ListDone)),
-        Event::Namespace(Box::new(Change::ListStarted)),
-        Event::Namespace(Box::new(Change::Listed(of(namespace("shop", "blue"))))),
-        Event::Namespace(Box::new(Change::Listed(of(namespace("ops", "red"))))),
-        Event::Namespace(Box::new(Change::Listed(of(json!({ "metadata": { "name": "lab" } }))))),
-        Event::Namespace(Box::new(Change::ListDone)),
-        Event::NetworkPolicy(Box::new(Change::ListStarted)),
-        Event::NetworkPolicy(Box::new(Change::ListDone)),
-        Event::Pod(Box::new(Change::ListStarted)),
+        Event::Node(Box::new(ObjectChange::ListStarted)),
+        Event::Node(Box::new(ObjectChange::ListDone)),
+        Event::Namespace(Box::new(ObjectChange::ListStarted)),
+        Event::Namespace(Box::new(ObjectChange::Listed(of(namespace("shop", "blue"))))),
+        Event::Namespace(Box::new(ObjectChange::Listed(of(namespace("ops", "red"))))),
+        Event::Namespace(Box::new(ObjectChange::Listed(of(json!({ "metadata": { "name": "lab" } }))))),
+        Event::Namespace(Box::new(ObjectChange::ListDone)),
+        Event::NetworkPolicy(Box::new(ObjectChange::ListStarted)),
+        Event::NetworkPolicy(Box::new(ObjectChange::ListDone)),
+        Event::Pod(Box::new(ObjectChange::ListStarted)),
     ];
     events.into_iter().for_each(|event| _ = index.apply(event));
     for pod in pods() {
-        let _ = index.apply(Event::Pod(Box::new(Change::Listed(serde_json::from_value(pod).unwrap()))));
+        let _ = index.apply(Event::Pod(Box::new(ObjectChange::Listed(serde_json::from_value(pod).unwrap()))));
     }
-    let _ = index.apply(Event::Pod(Box::new(Change::ListDone)));
+    let _ = index.apply(Event::Pod(Box::new(ObjectChange::ListDone)));
     assert!(index.synced());
     index
 }

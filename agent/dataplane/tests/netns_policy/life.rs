@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use towpath_core::model::Family;
-use towpath_index::{Change, Event};
+use towpath_index::{Event, ObjectChange};
 
 use crate::{
     cluster::{namespace, pods, who},
@@ -18,7 +18,8 @@ const BACK_OF_RED: &str = "{podSelector: {}, ingress: [{from: [{namespaceSelecto
 fn change_pod(world: &mut World, name: &str, change: impl FnOnce(&mut serde_json::Value)) {
     let mut pod = pods().into_iter().find(|pod| pod["metadata"]["name"] == name).unwrap();
     change(&mut pod);
-    let _ = world.cluster.index.apply(Event::Pod(Box::new(Change::Applied(serde_json::from_value(pod).unwrap()))));
+    let _ =
+        world.cluster.index.apply(Event::Pod(Box::new(ObjectChange::Applied(serde_json::from_value(pod).unwrap()))));
     world.apply();
 }
 
@@ -42,7 +43,7 @@ fn a_namespaces_labels_count_as_they_are_now() {
     world.cluster.add_policy("shop", "p", BACK_OF_RED);
     let relabel = |world: &mut World, team| {
         let object = serde_json::from_value(namespace("ops", team)).unwrap();
-        let _ = world.cluster.index.apply(Event::Namespace(Box::new(Change::Applied(object))));
+        let _ = world.cluster.index.apply(Event::Namespace(Box::new(ObjectChange::Applied(object))));
         world.apply();
     };
     relabel(&mut world, "red");
@@ -100,7 +101,8 @@ fn an_interface_that_nobody_knows_is_closed_and_a_pod_that_nobody_knows_too() {
     world.apply();
     check(&mut world, "it is", "db > web,outside,node tcp 80; web > db tcp 80", "");
     let pod = pods().into_iter().find(|pod| pod["metadata"]["name"] == "db").unwrap();
-    let _ = world.cluster.index.apply(Event::Pod(Box::new(Change::Deleted(serde_json::from_value(pod).unwrap()))));
+    let _ =
+        world.cluster.index.apply(Event::Pod(Box::new(ObjectChange::Deleted(serde_json::from_value(pod).unwrap()))));
     world.apply();
     check(
         &mut world,

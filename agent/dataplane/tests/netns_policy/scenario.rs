@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use towpath_core::{
     model::{Family, Protocol},
-    policy::eval::{self, Party as End, eval},
+    policy::eval::{self, FlowEndpoint, eval},
     ruleset::{self, Hook, Outcome},
 };
 
@@ -128,12 +128,12 @@ fn evaluate(world: &World, probe: &Probe) -> Option<Fate> {
         return None;
     }
     let probe = probe.backend();
-    let end = |party: &'static Party| End { address: party.address(probe.family), pod: party.pod() };
+    let end = |party: &'static Party| FlowEndpoint { address: party.address(probe.family), pod: party.pod() };
     let transport = match probe.carries {
-        Carries::Port(protocol, port) => eval::Transport::Port(protocol, port),
-        Carries::Echo | Carries::Plain => eval::Transport::Other(probe.carries.number(probe.family)),
+        Carries::Port(protocol, port) => eval::FlowTransport::Port(protocol, port),
+        Carries::Echo | Carries::Plain => eval::FlowTransport::Other(probe.carries.number(probe.family)),
     };
-    let packet = eval::Packet { from: end(probe.from), to: end(probe.to), transport };
+    let packet = eval::Flow { from: end(probe.from), to: end(probe.to), transport };
     Some(fate(eval(&world.cluster.snapshot(), &packet).allows()))
 }
 

@@ -12,8 +12,8 @@ use towpath_core::{
     model::{Family, Protocol},
     policy::{
         ir::{
-            Action, Direction, Namespaces, Peer, Peers, PodSelector, Policy, PolicyId, Port, Ports, Rule, Tier,
-            TierDefault,
+            Direction, NamespaceSelector, PodSelector, Policy, PolicyId, PolicyRule, RuleAction, RulePeer, RulePeers,
+            RulePort, RulePorts, Tier, TierDefault,
         },
         packet_log::{GROUP, Reason, SNAPLEN, read_prefix},
     },
@@ -32,7 +32,7 @@ struct Case {
     why: &'static str,
     direction: Direction,
     /// What is done with a TCP port, of packets that the pods of `ops` exchange with those of `shop`.
-    rules: &'static [(Action, u16)],
+    rules: &'static [(RuleAction, u16)],
     pass: &'static str,
     drop: &'static str,
     logged: &'static str,
@@ -45,7 +45,7 @@ const CASES: &[Case] = &[
     Case {
         why: "what logs in front of an allow",
         direction: Direction::Ingress,
-        rules: &[(Action::Log, 80), (Action::Allow, 80), (Action::Deny, 81)],
+        rules: &[(RuleAction::Log, 80), (RuleAction::Allow, 80), (RuleAction::Deny, 81)],
         pass: "client > web tcp 80; lab > web tcp 80|tcp 81",
         drop: "client > web tcp 81",
         logged: "client > web tcp 80",
@@ -53,7 +53,7 @@ const CASES: &[Case] = &[
     Case {
         why: "what logs in front of a deny is heard of twice: as logged and as dropped",
         direction: Direction::Ingress,
-        rules: &[(Action::Log, 80), (Action::Deny, 80)],
+        rules: &[(RuleAction::Log, 80), (RuleAction::Deny, 80)],
         pass: "client > web tcp 81|udp 80; lab > web tcp 80",
         drop: "client > web,db tcp 80",
         logged: "client > web,db tcp 80",
@@ -61,7 +61,7 @@ const CASES: &[Case] = &[
     Case {
         why: "behind a decision nothing is logged",
         direction: Direction::Ingress,
-        rules: &[(Action::Allow, 80), (Action::Log, 80), (Action::Deny, 81), (Action::Log, 81)],
+        rules: &[(RuleAction::Allow, 80), (RuleAction::Log, 80), (RuleAction::Deny, 81), (RuleAction::Log, 81)],
         pass: "client > web tcp 80",
         drop: "client > web tcp 81",
         logged: "",
@@ -70,12 +70,12 @@ const CASES: &[Case] = &[
         why: "two that log stand together; a pass goes on with the next tier and leaves out what is behind it",
         direction: Direction::Ingress,
         rules: &[
-            (Action::Log, 80),
-            (Action::Log, 81),
-            (Action::Pass, 80),
-            (Action::Deny, 80),
-            (Action::Deny, 82),
-            (Action::Log, 82),
+            (RuleAction::Log, 80),
+            (RuleAction::Log, 81),
+            (RuleAction::Pass, 80),
+            (RuleAction::Deny, 80),
+            (RuleAction::Deny, 82),
+            (RuleAction::Log, 82),
         ],
         pass: "client > web tcp 80|tcp 81; opsweb > db tcp 81",
         drop: "client > web tcp 82",
@@ -84,7 +84,7 @@ const CASES: &[Case] = &[
     Case {
         why: "what a pod sends",
         direction: Direction::Egress,
-        rules: &[(Action::Log, 80), (Action::Log, 81), (Action::Deny, 81)],
+        rules: &[(RuleAction::Log, 80), (RuleAction::Log, 81), (RuleAction::Deny, 81)],
         pass: "web > client tcp 80|tcp 82; client > web tcp 80",
         drop: "web,db > opsweb tcp 81",
         logged: "web > client tcp 80; web,db > opsweb tcp 81",
@@ -92,12 +92,15 @@ const CASES: &[Case] = &[
 ];
 
 fn tier(case: &Case) -> Tier {
-    let port = |port| Ports::Of(vec![Port::Numbers(Protocol::Tcp, port, port)]);
-    let of = |name: &str| PodSelector { namespaces: Namespaces::Named(name.to_owned()), pods: Selector::everything() };
-    let peers = || Peers::Of(vec![Peer::Pods(of("ops"))]);
-    let rules = case.rules.iter().chain(&[(Action::Log, LAST)]);
-    let rules: Vec<Rule> =
-        rules.map(|(action, at)| Rule { action: *action, peers: peers(), ports: port(*at) }).collect();
+    let port = |port| RulePorts::Of(vec![RulePort::Numbers(Protocol::Tcp, port, port)]);
+    let of = |name: &str| PodSelector {
+        namespaces: NamespaceSelector::Named(name.to_owned()),
+        pods: Selector::everything(),
+    };
+    let peers = || RulePeers::Of(vec![RulePeer::Pods(of("ops"))]);
+    let rules = case.rules.iter().chain(&[(RuleAction::Log, LAST)]);
+    let rules: Vec<PolicyRule> =
+        rules.map(|(action, at)| PolicyRule { action: *action, peers: peers(), ports: port(*at) }).collect();
     let (ingress, egress) = match case.direction {
         Direction::Ingress => (Some(rules), None),
         Direction::Egress => (None, Some(rules)),

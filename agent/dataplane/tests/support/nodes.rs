@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use towpath_core::{
-    model::{Endpoint, Family, Mac, NodeName, Peer, Peers, PodId, Vni},
+    model::{Endpoint, Family, Mac, NodeName, NodePeer, NodePeers, PodId, Vni},
     names::IfName,
     overlay::{
-        DirectRouting, InterfaceSpec, Kernel, Op, Overlay, OverlayInput, OwnSide, UplinkQuery, choose_uplink,
+        DirectRouting, InterfaceSpec, Kernel, LocalVtep, NetOp, Overlay, OverlayInput, UplinkQuery, choose_uplink,
         device_mtu, diff, want,
     },
 };
@@ -48,7 +48,7 @@ impl Underlay {
         Self { bridge, nodes }
     }
 
-    pub(crate) fn peers(&self, n: usize) -> Vec<Peer> {
+    pub(crate) fn peers(&self, n: usize) -> Vec<NodePeer> {
         self.nodes.iter().take(n).flat_map(Node::as_peers).collect()
     }
 
@@ -104,10 +104,10 @@ impl Node {
         Mac::locally_administered([0, 0, 0, 0, if family == Family::V4 { 4 } else { 6 }, self.number])
     }
 
-    pub(crate) fn as_peers(&self) -> Vec<Peer> {
+    pub(crate) fn as_peers(&self) -> Vec<NodePeer> {
         Family::ALL
             .into_iter()
-            .map(|family| Peer {
+            .map(|family| NodePeer {
                 node: self.name(),
                 pod_cidr: self.pod_cidr(family),
                 public_ip: self.address(family),
@@ -116,16 +116,16 @@ impl Node {
             .collect()
     }
 
-    pub(crate) fn want(&self, settings: Settings, peers: &[Peer], have: &Kernel) -> Overlay {
+    pub(crate) fn want(&self, settings: Settings, peers: &[NodePeer], have: &Kernel) -> Overlay {
         let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
         let uplink = choose_uplink(have, query).unwrap();
-        let own = |family| OwnSide {
+        let own = |family| LocalVtep {
             pod_cidr: self.pod_cidr(family),
             local: uplink.addresses[&family],
             mac: self.mac(family),
         };
         let families: BTreeMap<_, _> = Family::ALL.into_iter().map(|family| (family, own(family))).collect();
-        let mut by_family = Peers::new();
+        let mut by_family = NodePeers::new();
         for peer in peers.iter().filter(|peer| peer.node != self.name()) {
             let family = by_family.entry(Family::of_net(peer.pod_cidr)).or_default();
             family.insert(peer.node.clone(), peer.clone());
@@ -144,7 +144,7 @@ impl Node {
     }
 
     /// Reads back, compares, applies until nothing is left to do, and gives what was done.
-    pub(crate) fn converge(&self, settings: Settings, peers: &[Peer]) -> Vec<Op> {
+    pub(crate) fn converge(&self, settings: Settings, peers: &[NodePeer]) -> Vec<NetOp> {
         self.namespace.run(|| {
             let mut net = KernelNet::open(Sysctls::default()).unwrap();
             let have = net.read_back().unwrap();

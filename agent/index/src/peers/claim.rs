@@ -12,7 +12,7 @@ use super::SkipReason;
 
 /// Something that one node only can have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Claim {
+pub(super) enum ExclusiveValue {
     /// All addresses of a network.
     PodCidr(IpNet),
     /// An address on the underlay.
@@ -23,14 +23,14 @@ pub(super) enum Claim {
 
 /// Who claims what.
 #[derive(Debug, Default)]
-pub(super) struct Claims(BTreeMap<Claim, BTreeSet<NodeName>>);
+pub(super) struct ValueHolders(BTreeMap<ExclusiveValue, BTreeSet<NodeName>>);
 
-impl Claims {
-    pub(super) fn enter(&mut self, claim: Claim, node: &NodeName) {
+impl ValueHolders {
+    pub(super) fn enter(&mut self, claim: ExclusiveValue, node: &NodeName) {
         self.0.entry(claim).or_default().insert(node.clone());
     }
 
-    pub(super) fn withdraw(&mut self, claim: &Claim, node: &NodeName) {
+    pub(super) fn withdraw(&mut self, claim: &ExclusiveValue, node: &NodeName) {
         let Some(nodes) = self.0.get_mut(claim) else { return };
         nodes.remove(node);
         if nodes.is_empty() {
@@ -40,17 +40,17 @@ impl Claims {
 
     /// The nodes that claim a part of it. Of networks these are its parts, and those that it is a part of: no larger than
     /// the pod networks, `within`.
-    pub(super) fn in_touch(&self, claim: &Claim, within: &[IpNet]) -> Vec<&NodeName> {
+    pub(super) fn in_touch(&self, claim: &ExclusiveValue, within: &[IpNet]) -> Vec<&NodeName> {
         let mut touched: Vec<&BTreeSet<NodeName>> = Vec::new();
         match claim {
-            Claim::PublicIp(_) | Claim::Mac(..) => touched.extend(self.0.get(claim)),
-            Claim::PodCidr(cidr) => {
+            ExclusiveValue::PublicIp(_) | ExclusiveValue::Mac(..) => touched.extend(self.0.get(claim)),
+            ExclusiveValue::PodCidr(cidr) => {
                 let least = within.iter().filter(|net| net.contains(cidr)).map(IpNet::prefix_len).min();
                 let around =
                     (least.unwrap_or(0)..cidr.prefix_len()).filter_map(|length| IpNet::new(cidr.addr(), length).ok());
-                touched.extend(around.filter_map(|net| self.0.get(&Claim::PodCidr(net.trunc()))));
+                touched.extend(around.filter_map(|net| self.0.get(&ExclusiveValue::PodCidr(net.trunc()))));
                 let last = IpNet::from(cidr.broadcast());
-                let inside = self.0.range(Claim::PodCidr(*cidr)..=Claim::PodCidr(last));
+                let inside = self.0.range(ExclusiveValue::PodCidr(*cidr)..=ExclusiveValue::PodCidr(last));
                 touched.extend(inside.map(|(_, nodes)| nodes));
             }
         }
@@ -60,14 +60,14 @@ impl Claims {
 
 /// What nodes have got of one family.
 #[derive(Debug, Default)]
-pub(super) struct Taken<'a> {
+pub(super) struct AssignedValues<'a> {
     /// podCIDRs by their first address. They are disjoint.
     pod_cidrs: BTreeMap<IpAddr, (IpNet, &'a NodeName)>,
     public_ips: BTreeMap<IpAddr, &'a NodeName>,
     macs: BTreeMap<Mac, &'a NodeName>,
 }
 
-impl<'a> Taken<'a> {
+impl<'a> AssignedValues<'a> {
     pub(super) fn take_pod_cidr(&mut self, cidr: IpNet, name: &'a NodeName) -> Result<(), SkipReason> {
         let before =
             self.pod_cidrs.range(..=cidr.network()).next_back().filter(|(_, (other, _))| other.contains(&cidr));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use towpath_core::{
     model::{Endpoint, Family, PodId, Protocol},
     names::IfName,
-    policy::eval::{Packet, Party, Transport, eval},
+    policy::eval::{Flow, FlowEndpoint, FlowTransport, eval},
 };
 use towpath_index::Index;
 
@@ -95,14 +95,14 @@ fn id(who: &str) -> PodId {
     PodId { namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
-fn transport(text: &str) -> Transport {
+fn transport(text: &str) -> FlowTransport {
     let (protocol, port) = text.split_once(' ').unwrap_or((text, ""));
-    let with = |protocol| Transport::Port(protocol, port.parse().unwrap());
+    let with = |protocol| FlowTransport::Port(protocol, port.parse().unwrap());
     match protocol {
         "tcp" => with(Protocol::Tcp),
         "udp" => with(Protocol::Udp),
         "sctp" => with(Protocol::Sctp),
-        "icmp" => Transport::Other(1),
+        "icmp" => FlowTransport::Other(1),
         other => panic!("{other} is no protocol"),
     }
 }
@@ -133,16 +133,16 @@ fn check_over(family: Family, why: &str, index: &Index, allowed: &[&str], denied
     }
 }
 
-fn decide(index: &Index, (from, to): (&str, &str), family: Family, transport: Transport) -> (bool, bool) {
+fn decide(index: &Index, (from, to): (&str, &str), family: Family, transport: FlowTransport) -> (bool, bool) {
     let snapshot = index.snapshot().unwrap();
     let endpoints = endpoints(index);
     let end = |who: &str| {
         let here = endpoints.values().find(|e| format!("{}", e.pod) == who);
         let interface = here.map_or_else(|| IfName::new("eth0").unwrap(), |e| e.interface.clone());
-        (Party { address: address(who, family), pod: here.map(|e| e.pod.clone()) }, interface)
+        (FlowEndpoint { address: address(who, family), pod: here.map(|e| e.pod.clone()) }, interface)
     };
     let ((from, in_interface), (to, out_interface)) = (end(from), end(to));
-    let packet = Packet { from, to, transport };
+    let packet = Flow { from, to, transport };
     let by_table = forwards(&compiled(snapshot, &endpoints), [&in_interface, &out_interface], &packet);
     (eval(snapshot, &packet).allows(), by_table)
 }

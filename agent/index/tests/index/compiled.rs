@@ -8,12 +8,12 @@ use towpath_core::{
     names::IfName,
     policy::{
         compile::compile,
-        eval::{Packet, Transport},
+        eval::{Flow, FlowTransport},
         ir::Snapshot,
         packet_log::DenyLog,
     },
     ruleset::{self, Hook, Outcome, Ruleset},
-    table::{Masquerade, Policy, TableInput, ToNodes, table},
+    table::{Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 
 /// The table of a node with these pods.
@@ -25,23 +25,23 @@ pub(crate) fn compiled(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpo
         node_addresses: &OrdSet::new(),
         vxlan_port: 8472,
         masquerade: Masquerade::Disabled,
-        to_nodes: ToNodes::AsNode,
-        policy: Policy::Enforce(compile(snapshot, endpoints, DenyLog::Enabled)),
+        source_to_nodes: SourceToNodes::NodeAddress,
+        policy: PolicyEnforcement::Enforce(compile(snapshot, endpoints, DenyLog::Enabled)),
     })
 }
 
 /// Whether the node lets a packet through from one interface to the other.
-pub(crate) fn forwards(rules: &Ruleset, [from, to]: [&IfName; 2], packet: &Packet) -> bool {
+pub(crate) fn forwards(rules: &Ruleset, [from, to]: [&IfName; 2], packet: &Flow) -> bool {
     let packet = ruleset::Packet {
         in_interface: Some(from.clone()),
         out_interface: Some(to.clone()),
         source: packet.from.address,
         destination: packet.to.address,
         transport: match packet.transport {
-            Transport::Port(protocol, destination) => {
+            FlowTransport::Port(protocol, destination) => {
                 ruleset::Transport::Ports { protocol: protocol.number(), destination }
             }
-            Transport::Other(number) => ruleset::Transport::Other(number),
+            FlowTransport::Other(number) => ruleset::Transport::Other(number),
         },
         state: None,
         mark: 0,

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 use towpath_core::{
     model::{PodId, Protocol},
     policy::{
-        eval::{Packet, Party, Transport, eval},
+        eval::{Flow, FlowEndpoint, FlowTransport, eval},
         ir::{NamedPort, PodKind},
     },
 };
-use towpath_index::Change;
+use towpath_index::ObjectChange;
 
 use crate::{
     cluster::{check_now, cluster_pod, objects},
@@ -80,16 +80,16 @@ fn no_policy_isolates_a_pod_on_its_nodes_network() {
     let closed = policy("b", "p", json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] }));
     let index = synced(objects().into_iter().chain([closed]));
     let of_b = |name: &str| PodId { namespace: "b".to_owned(), name: name.to_owned() };
-    let outside = || Party { address: [192, 0, 2, 1].into(), pod: None };
-    let node = || Party { address: [10, 0, 0, 8].into(), pod: Some(of_b("host")) };
-    let client = || Party { address: [10, 0, 0, 4].into(), pod: Some(of_b("client")) };
+    let outside = || FlowEndpoint { address: [192, 0, 2, 1].into(), pod: None };
+    let node = || FlowEndpoint { address: [10, 0, 0, 8].into(), pod: Some(of_b("host")) };
+    let client = || FlowEndpoint { address: [10, 0, 0, 4].into(), pod: Some(of_b("client")) };
     for (from, to, passes) in [
         (outside(), node(), true),
         (node(), outside(), true),
         (outside(), client(), false),
         (client(), outside(), false),
     ] {
-        let packet = Packet { from, to, transport: Transport::Port(Protocol::Tcp, 80) };
+        let packet = Flow { from, to, transport: FlowTransport::Port(Protocol::Tcp, 80) };
         assert_eq!(eval(index.snapshot().unwrap(), &packet).allows(), passes, "{packet:?}");
     }
 }
@@ -149,8 +149,14 @@ fn what_becomes_illegible_stays_as_it_was_and_what_never_was_legible_is_not_ther
     for event in named().map(Object::illegible) {
         assert!(index.apply(event).is_empty(), "a change that cannot be read");
     }
-    let starts = of_every_kind(Change::ListStarted, Change::ListStarted, Change::ListStarted, Change::ListStarted);
-    let ends = of_every_kind(Change::ListDone, Change::ListDone, Change::ListDone, Change::ListDone);
+    let starts = of_every_kind(
+        ObjectChange::ListStarted,
+        ObjectChange::ListStarted,
+        ObjectChange::ListStarted,
+        ObjectChange::ListStarted,
+    );
+    let ends =
+        of_every_kind(ObjectChange::ListDone, ObjectChange::ListDone, ObjectChange::ListDone, ObjectChange::ListDone);
     let never = object(json!({ "kind": "Pod", "metadata": { "namespace": "a", "name": "new" } })).illegible();
     let illegible = named().map(Object::illegible);
     for event in starts.into_iter().chain(illegible).chain([never]).chain(ends) {

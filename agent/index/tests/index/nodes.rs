@@ -4,7 +4,7 @@ use imbl::OrdSet;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use towpath_core::model::{Family, NodeName, Vni};
-use towpath_index::{Concern, FamilyView, Index, NetworkUnavailable, PeerSorter, PeerView, flannel};
+use towpath_index::{DirtyPart, FamilyPeers, Index, NetworkUnavailable, PeerResolver, PeersByFamily, flannel};
 
 use crate::objects::{Object, me, object, synced};
 
@@ -37,20 +37,20 @@ fn networks() -> Vec<IpNet> {
 }
 
 /// The nodes of an index, sorted from nothing.
-fn sorted(index: &Index, networks: &[IpNet]) -> PeerSorter {
-    let mut sorter = PeerSorter::new(me(), networks, Vni::new(1).unwrap());
+fn sorted(index: &Index, networks: &[IpNet]) -> PeerResolver {
+    let mut sorter = PeerResolver::new(me(), networks, Vni::new(1).unwrap());
     sorter.update(index.nodes().unwrap());
     sorter
 }
 
 /// The view of a pod network of IPv4 alone.
-fn view(index: &Index) -> FamilyView {
-    let PeerView { families, problems } = sorted(index, &networks()).view().clone();
+fn view(index: &Index) -> FamilyPeers {
+    let PeersByFamily { families, problems } = sorted(index, &networks()).view().clone();
     assert!(problems.is_empty(), "{problems:?}");
     families[&Family::V4].clone()
 }
 
-fn names(view: &FamilyView) -> Vec<&str> {
+fn names(view: &FamilyPeers) -> Vec<&str> {
     view.peers.keys().map(|node| node.0.as_str()).collect()
 }
 
@@ -144,7 +144,7 @@ fn the_families_are_independent() {
     let index = synced([object(node("me", 1)), object(dual)]);
     let networks = ["10.244.0.0/16", "fd00::/16"].map(|n| n.parse().unwrap());
     let sorted = sorted(&index, &networks);
-    let PeerView { families, problems } = sorted.view();
+    let PeersByFamily { families, problems } = sorted.view();
     let dual = NodeName("dual".into());
     let v6 = &families[&Family::V6].peers[&dual];
     assert_eq!((v6.pod_cidr.to_string(), v6.public_ip.to_string()), ("fd00:2::/64".into(), "2001:db8::2".into()));
@@ -208,10 +208,10 @@ fn only_a_change_that_matters_makes_something_stale() {
     let mut moved = node("b", 2);
     annotate(&mut moved, "public-ip", "172.30.0.99");
     let dirty = apply(moved);
-    assert!(dirty.contains(Concern::Nodes) && !dirty.contains(Concern::Policy));
+    assert!(dirty.contains(DirtyPart::Nodes) && !dirty.contains(DirtyPart::Policy));
     let mut own = node("me", 1);
     own["metadata"]["uid"] = json!("made again");
-    assert!(apply(own).contains(Concern::Nodes), "our Node was deleted and made again");
+    assert!(apply(own).contains(DirtyPart::Nodes), "our Node was deleted and made again");
 }
 
 #[test]

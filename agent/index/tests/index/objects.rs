@@ -6,7 +6,7 @@ use k8s_openapi::api::{
 };
 use serde_json::{Value, json};
 use towpath_core::model::NodeName;
-use towpath_index::{Change, Dirty, Event, Index};
+use towpath_index::{Dirty, Event, Index, ObjectChange};
 
 /// An object of any watched kind.
 #[derive(Debug, Clone)]
@@ -19,28 +19,33 @@ pub(crate) enum Object {
 
 impl Object {
     pub(crate) fn applied(self) -> Event {
-        self.event(Change::Applied, Change::Applied, Change::Applied, Change::Applied)
+        self.event(ObjectChange::Applied, ObjectChange::Applied, ObjectChange::Applied, ObjectChange::Applied)
     }
 
     pub(crate) fn deleted(self) -> Event {
-        self.event(Change::Deleted, Change::Deleted, Change::Deleted, Change::Deleted)
+        self.event(ObjectChange::Deleted, ObjectChange::Deleted, ObjectChange::Deleted, ObjectChange::Deleted)
     }
 
     pub(crate) fn listed(self) -> Event {
-        self.event(Change::Listed, Change::Listed, Change::Listed, Change::Listed)
+        self.event(ObjectChange::Listed, ObjectChange::Listed, ObjectChange::Listed, ObjectChange::Listed)
     }
 
     /// Nothing but its name could be read.
     pub(crate) fn illegible(self) -> Event {
-        self.event(Change::Illegible, Change::Illegible, Change::Illegible, Change::Illegible)
+        self.event(
+            ObjectChange::Undecodable,
+            ObjectChange::Undecodable,
+            ObjectChange::Undecodable,
+            ObjectChange::Undecodable,
+        )
     }
 
     fn event(
         self,
-        node: fn(Node) -> Change<Node>,
-        pod: fn(Pod) -> Change<Pod>,
-        namespace: fn(Namespace) -> Change<Namespace>,
-        policy: fn(NetworkPolicy) -> Change<NetworkPolicy>,
+        node: fn(Node) -> ObjectChange<Node>,
+        pod: fn(Pod) -> ObjectChange<Pod>,
+        namespace: fn(Namespace) -> ObjectChange<Namespace>,
+        policy: fn(NetworkPolicy) -> ObjectChange<NetworkPolicy>,
     ) -> Event {
         match self {
             Self::Node(object) => Event::Node(Box::new(node(*object))),
@@ -87,10 +92,10 @@ pub(crate) fn me() -> NodeName {
 
 /// One event for each watched kind.
 pub(crate) fn of_every_kind(
-    node: Change<Node>,
-    pod: Change<Pod>,
-    namespace: Change<Namespace>,
-    policy: Change<NetworkPolicy>,
+    node: ObjectChange<Node>,
+    pod: ObjectChange<Pod>,
+    namespace: ObjectChange<Namespace>,
+    policy: ObjectChange<NetworkPolicy>,
 ) -> [Event; 4] {
     [
         Event::Node(Box::new(node)),
@@ -103,8 +108,14 @@ pub(crate) fn of_every_kind(
 /// A list of all objects of all kinds.
 pub(crate) fn list(index: &mut Index, objects: impl IntoIterator<Item = Object>) -> Dirty {
     let mut dirty = Dirty::nothing();
-    let started = of_every_kind(Change::ListStarted, Change::ListStarted, Change::ListStarted, Change::ListStarted);
-    let done = of_every_kind(Change::ListDone, Change::ListDone, Change::ListDone, Change::ListDone);
+    let started = of_every_kind(
+        ObjectChange::ListStarted,
+        ObjectChange::ListStarted,
+        ObjectChange::ListStarted,
+        ObjectChange::ListStarted,
+    );
+    let done =
+        of_every_kind(ObjectChange::ListDone, ObjectChange::ListDone, ObjectChange::ListDone, ObjectChange::ListDone);
     let listed = objects.into_iter().map(Object::listed);
     started.into_iter().chain(listed).chain(done).for_each(|event| dirty.merge(index.apply(event)));
     dirty

@@ -8,7 +8,7 @@ use towpath_core::{
     names::IfName,
     policy::ir::Pod,
 };
-use towpath_index::{Concern, Index};
+use towpath_index::{DirtyPart, Index};
 
 use crate::objects::{list, namespace, object, pod, policy, synced};
 
@@ -52,7 +52,7 @@ fn a_pod_that_has_run_to_its_end_is_gone_at_once() {
         assert!(index.pod_known(&id("web"), None));
         let mut done = web(&["10.0.0.1"]);
         done["status"]["phase"] = json!(phase);
-        assert!(index.apply(object(done.clone()).applied()).contains(Concern::Policy), "{phase}");
+        assert!(index.apply(object(done.clone()).applied()).contains(DirtyPart::Policy), "{phase}");
         assert!(!index.pod_known(&id("web"), None), "{phase}");
         assert!(index.apply(object(done.clone()).applied()).is_empty(), "{phase}: it went before");
         let _ = list(&mut index, [object(done)]);
@@ -63,7 +63,7 @@ fn a_pod_that_has_run_to_its_end_is_gone_at_once() {
 #[test]
 fn an_endpoints_address_counts_before_the_api_reports_it() {
     let mut index = synced([object(web(&[]))]);
-    assert!(index.set_local_endpoint(endpoint("web", &["10.0.0.1"])).contains(Concern::Policy));
+    assert!(index.set_local_endpoint(endpoint("web", &["10.0.0.1"])).contains(DirtyPart::Policy));
     assert_eq!(addresses(&index, "web"), ["10.0.0.1"]);
     assert!(index.set_local_endpoint(endpoint("web", &["10.0.0.1"])).is_empty(), "the same again");
     assert!(
@@ -72,7 +72,7 @@ fn an_endpoints_address_counts_before_the_api_reports_it() {
     );
     let _ = index.apply(object(web(&["10.0.0.1", "fd00::1"])).applied());
     assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "both sources count");
-    assert!(index.remove_local_endpoint(&endpoint("web", &[]).interface).contains(Concern::Policy));
+    assert!(index.remove_local_endpoint(&endpoint("web", &[]).interface).contains(DirtyPart::Policy));
     assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "what the API says stays");
     assert!(index.remove_local_endpoint(&endpoint("web", &[]).interface).is_empty(), "it went before");
 }
@@ -113,7 +113,7 @@ fn a_list_removes_what_is_not_in_it() {
     };
     let mut index = synced(before());
     assert!(list(&mut index, before()).is_empty(), "the same list again");
-    assert!(list(&mut index, [object(web(&["10.0.0.1"]))]).contains(Concern::Policy));
+    assert!(list(&mut index, [object(web(&["10.0.0.1"]))]).contains(DirtyPart::Policy));
     let snapshot = index.snapshot().unwrap();
     assert_eq!(snapshot.pods.keys().collect::<Vec<_>>(), [&id("web")]);
     assert!(snapshot.namespaces.is_empty() && snapshot.tiers[0].policies.is_empty());
@@ -146,7 +146,7 @@ fn a_pod_is_told_from_its_predecessor_of_the_same_name_by_the_uid_that_the_kubel
     let knows = |index: &Index, uid: &str| index.pod_known(&id("web"), Some(uid));
     assert!(knows(&index, "first") && !knows(&index, "second"));
     let dirty = index.apply(object(with("second")).applied());
-    assert!(dirty.contains(Concern::Policy), "somebody may wait for it, though nothing else is new");
+    assert!(dirty.contains(DirtyPart::Policy), "somebody may wait for it, though nothing else is new");
     assert!(knows(&index, "second") && !knows(&index, "first"));
     assert!(index.apply(object(with("second")).applied()).is_empty());
 

@@ -8,7 +8,7 @@ use towpath_core::{
     model::{Endpoint, PodId},
     names::IfName,
 };
-use towpath_index::{Change, Index};
+use towpath_index::{Index, ObjectChange};
 
 use crate::objects::{list, me, object, of_every_kind};
 
@@ -131,7 +131,7 @@ proptest! {
                 }
                 Step::BrokenList => {
                     let started =
-                        of_every_kind(Change::ListStarted, Change::ListStarted, Change::ListStarted, Change::ListStarted);
+                        of_every_kind(ObjectChange::ListStarted, ObjectChange::ListStarted, ObjectChange::ListStarted, ObjectChange::ListStarted);
                     started.into_iter().chain(objects.values().take(1).cloned().map(|o| object(o).listed())).for_each(
                         |event| {
                             let _ = index.apply(event);

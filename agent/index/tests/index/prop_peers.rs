@@ -3,7 +3,7 @@
 use proptest::{collection::vec, option::weighted, prelude::*, sample::select};
 use serde_json::{Map, Value, json};
 use towpath_core::model::{NodeName, Vni};
-use towpath_index::{Index, PeerSorter};
+use towpath_index::{Index, PeerResolver};
 
 use crate::objects::{list, me, object};
 
@@ -75,9 +75,9 @@ fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-fn sorter() -> PeerSorter {
+fn sorter() -> PeerResolver {
     let networks = ["10.244.0.0/16", "fd00::/48"].map(|net| net.parse().unwrap());
-    PeerSorter::new(me(), &networks, Vni::new(1).unwrap())
+    PeerResolver::new(me(), &networks, Vni::new(1).unwrap())
 }
 
 proptest! {

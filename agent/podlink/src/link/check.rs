@@ -7,7 +7,7 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use towpath_core::{
     model::{Family, Mac, host_net},
     names::IfName,
-    overlay::{IfIndex, Link, LinkState, Route, Target, kernel::default_metric},
+    overlay::{IfIndex, Link, LinkState, Route, RouteTarget, kernel::default_metric},
 };
 
 use super::{Deviation, PodLink, PodLinkError, PodLinkSpec, gateway, open, pod_routes};
@@ -74,7 +74,7 @@ fn check_host(spec: &PodLinkSpec) -> Result<Vec<Deviation>, PodLinkError> {
     for address in &spec.addresses {
         let family = Family::of(*address);
         let have = routes(&mut socket, family).map_err(failed("list the routes".to_owned()))?;
-        deviations.extend(check_route(&have, host_net(*address), Target::Link(index), "on the host"));
+        deviations.extend(check_route(&have, host_net(*address), RouteTarget::Link(index), "on the host"));
     }
     Ok(deviations)
 }
@@ -101,25 +101,25 @@ fn check_link(link: &Link, mac: Mac, mtu: u32) -> Vec<Deviation> {
     deviations
 }
 
-fn check_route(have: &[(IpNet, u32, Route)], destination: IpNet, want: Target, place: &str) -> Option<Deviation> {
+fn check_route(have: &[(IpNet, u32, Route)], destination: IpNet, want: RouteTarget, place: &str) -> Option<Deviation> {
     // Only one with the usual metric is the one that we made; another might lead elsewhere and be right.
     let metric = default_metric(Family::of_net(destination));
     let found = have.iter().find(|(d, m, _)| *d == destination && *m == metric).map(|(_, _, route)| route.target);
-    let say = |target: Option<Target>| match target {
+    let say = |target: Option<RouteTarget>| match target {
         None => "gone".to_owned(),
-        Some(Target::Via { gateway, link }) => format!("via {gateway} on link {link}"),
-        Some(Target::Link(link)) => format!("on link {link}"),
-        Some(Target::Blackhole) => "a blackhole".to_owned(),
-        Some(Target::Other) => "something else".to_owned(),
+        Some(RouteTarget::Via { gateway, link }) => format!("via {gateway} on link {link}"),
+        Some(RouteTarget::Link(link)) => format!("on link {link}"),
+        Some(RouteTarget::Blackhole) => "a blackhole".to_owned(),
+        Some(RouteTarget::Other) => "something else".to_owned(),
     };
     (found != Some(want)).then(|| deviation(format!("route {destination} {place}"), &say(Some(want)), &say(found)))
 }
 
-fn target(hop: Hop) -> Target {
+fn target(hop: Hop) -> RouteTarget {
     match hop {
-        Hop::Via { gateway, index, .. } => Target::Via { gateway, link: IfIndex(index) },
-        Hop::Link { index } => Target::Link(IfIndex(index)),
-        Hop::Blackhole => Target::Blackhole,
+        Hop::Via { gateway, index, .. } => RouteTarget::Via { gateway, link: IfIndex(index) },
+        Hop::Link { index } => RouteTarget::Link(IfIndex(index)),
+        Hop::Blackhole => RouteTarget::Blackhole,
     }
 }
 

@@ -14,7 +14,8 @@ use towpath_core::{
     model::{Family, Mac, Vni},
     names::{IfName, ROUTE_PROTOCOL},
     overlay::{
-        IfIndex, Learning, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target, Tunnel, kernel::default_metric,
+        IfIndex, Learning, Link, LinkKind, LinkState, Route, RouteKey, RouteOwner, RouteTarget, VxlanConfig,
+        kernel::default_metric,
     },
 };
 
@@ -57,7 +58,7 @@ fn link_kind(infos: &[LinkInfo]) -> LinkKind {
 }
 
 /// `None` if it lacks something that ours has, so that it counts as another kind of device.
-fn tunnel(data: &[InfoVxlan]) -> Option<Tunnel> {
+fn tunnel(data: &[InfoVxlan]) -> Option<VxlanConfig> {
     let (mut vni, mut port, mut local, mut uplink, mut learning) = (None, None, None, None, Learning::Off);
     for info in data {
         match info {
@@ -70,7 +71,7 @@ fn tunnel(data: &[InfoVxlan]) -> Option<Tunnel> {
             _ => {}
         }
     }
-    Some(Tunnel { vni: vni?, port: port?, local: local?, uplink: uplink?, learning })
+    Some(VxlanConfig { vni: vni?, port: port?, local: local?, uplink: uplink?, learning })
 }
 
 /// Whether new connections may come from an address.
@@ -179,14 +180,14 @@ pub fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
     // The kernel leaves the metric out where it is 0.
     let metric = metric.unwrap_or_else(|| default_metric(Family::V4));
     let target = match (message.header.kind, gateway, link, several) {
-        (RouteType::BlackHole, ..) => Target::Blackhole,
-        (RouteType::Unicast, Some(gateway), Some(link), false) => Target::Via { gateway, link },
-        (RouteType::Unicast, None, Some(link), false) => Target::Link(link),
-        _ => Target::Other,
+        (RouteType::BlackHole, ..) => RouteTarget::Blackhole,
+        (RouteType::Unicast, Some(gateway), Some(link), false) => RouteTarget::Via { gateway, link },
+        (RouteType::Unicast, None, Some(link), false) => RouteTarget::Link(link),
+        _ => RouteTarget::Other,
     };
     let owner = match u8::from(message.header.protocol) {
-        ROUTE_PROTOCOL => Owner::Towpath,
-        other => Owner::Other(other),
+        ROUTE_PROTOCOL => RouteOwner::Towpath,
+        other => RouteOwner::Other(other),
     };
     let in_main_table = message.header.table == RouteHeader::RT_TABLE_MAIN && message.header.tos == 0;
     in_main_table.then_some((RouteKey { destination, metric }, Route { target, owner }))

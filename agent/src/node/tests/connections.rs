@@ -15,7 +15,7 @@ fn connection(to: &str) -> Connection {
 
 fn no_deny() -> Input {
     let policy = object(json!({ "metadata": { "name": "deny", "namespace": "default" } }));
-    Input::Watch(Event::NetworkPolicy(Box::new(IndexChange::Deleted(policy))))
+    Input::Watch(Event::NetworkPolicy(Box::new(ObjectChange::Deleted(policy))))
 }
 
 /// A node with the pod `a`, which has a connection under way.

@@ -32,7 +32,7 @@ fn what_stands_in_the_way_of_the_overlay_is_said_and_the_pods_rules_stand_all_th
 #[test]
 fn an_entry_that_the_kernel_refuses_is_tried_again_and_the_rest_stands() {
     let mut world = World::new();
-    world.reach.net.refuse(|op| matches!(op, Op::SetFdb { .. }));
+    world.reach.net.refuse(|op| matches!(op, NetOp::SetFdb { .. }));
     world.hear(cluster());
     assert_eq!(world.truth("TunnelReady").1, "ProgrammingFailed");
     assert_eq!(world.reports.last().unwrap().status.tunnels[0].peers_programmed, 0);
@@ -88,10 +88,10 @@ fn a_peer_that_comes_while_the_rules_are_refused_is_programmed_with_them_later()
 
 #[test]
 fn a_peer_that_lacks_any_of_its_entries_is_not_counted_as_programmed() {
-    let refusals: [fn(&Op) -> bool; 3] = [
-        |op| matches!(op, Op::SetFdb { mac: Mac([.., 3]), .. }),
-        |op| matches!(op, Op::SetNeighbour { mac: Mac([.., 3]), .. }),
-        |op| matches!(op, Op::AddRoute { destination, .. } if destination.to_string() == "10.244.3.0/24"),
+    let refusals: [fn(&NetOp) -> bool; 3] = [
+        |op| matches!(op, NetOp::SetFdb { mac: Mac([.., 3]), .. }),
+        |op| matches!(op, NetOp::SetNeighbour { mac: Mac([.., 3]), .. }),
+        |op| matches!(op, NetOp::AddRoute { destination, .. } if destination.to_string() == "10.244.3.0/24"),
     ];
     for (n, refusal) in refusals.into_iter().enumerate() {
         let mut world = World::settled();
@@ -142,7 +142,7 @@ fn an_object_that_has_become_illegible_keeps_what_is_known_of_it() {
     let mut world = World::settled();
     world.hear([deny_all()]);
     let named = object(json!({ "metadata": { "name": "deny", "namespace": "default" } }));
-    let relist = [IndexChange::ListStarted, IndexChange::Illegible(named), IndexChange::ListDone];
+    let relist = [ObjectChange::ListStarted, ObjectChange::Undecodable(named), ObjectChange::ListDone];
     world.hear(relist.map(|change| Input::Watch(Event::NetworkPolicy(Box::new(change)))));
     assert_eq!(world.node.policies(), 1);
 }

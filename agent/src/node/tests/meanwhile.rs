@@ -5,7 +5,7 @@ use towpath_core::overlay::{IfIndex, Link, LinkKind, LinkState};
 use super::*;
 
 fn overrun() -> Input {
-    Input::Notice(Notice::Net(vec![overlay::Notice::Overrun]))
+    Input::Notice(Notice::Net(vec![overlay::NetNotification::Overrun]))
 }
 
 fn link(name: IfName) -> Link {
@@ -81,7 +81,7 @@ fn a_device_has_the_number_that_the_kernel_gives_it() {
 fn our_own_doing_is_no_news_and_what_undoes_it_is() {
     let mut world = World::settled();
     let told = |mac| {
-        let neighbour = overlay::Notice::Neighbour { address: "10.244.2.0".parse().unwrap(), mac };
+        let neighbour = overlay::NetNotification::Neighbour { address: "10.244.2.0".parse().unwrap(), mac };
         Input::Notice(Notice::Net(vec![neighbour]))
     };
     let before = world.node.wake_at();

@@ -10,14 +10,14 @@ use k8s_openapi::{api::core::v1::Node as NodeObject, apimachinery::pkg::apis::me
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use towpath_core::{
-    connection::Review,
+    connection::Reevaluation,
     model::{Family, Mac, NodeName},
     names::IfName,
-    overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Owner, Route, RouteKey, Target},
+    overlay::{IfIndex, Kernel, Link, LinkKind, LinkState, Route, RouteKey, RouteOwner, RouteTarget},
 };
 use towpath_crds::{agent_config::AgentConfig, condition};
 use towpath_dataplane::{conntrack::fake::FakeConntrack, net::FakeNet, nft::fake::FakeNft};
-use towpath_index::{Change, Event};
+use towpath_index::{Event, ObjectChange};
 use towpath_local::{EndpointFile, Endpoints, NodeState, Paths, Reply, Request};
 
 use crate::{
@@ -57,9 +57,9 @@ pub(super) fn kernel() -> Kernel {
     };
     kernel.links.insert(UPLINK, link);
     kernel.addresses.insert(UPLINK, vec!["192.0.2.1/24".parse().unwrap()]);
-    let target = Target::Via { gateway: "192.0.2.254".parse().unwrap(), link: UPLINK };
+    let target = RouteTarget::Via { gateway: "192.0.2.254".parse().unwrap(), link: UPLINK };
     let key = RouteKey { destination: "0.0.0.0/0".parse().unwrap(), metric: 0 };
-    kernel.routes.insert(key, Route { target, owner: Owner::Other(3) });
+    kernel.routes.insert(key, Route { target, owner: RouteOwner::Other(3) });
     kernel
 }
 
@@ -161,7 +161,7 @@ impl World {
                     }
                     Effect::Review(order) => {
                         let pods = order.endpoints.values().map(|endpoint| &**endpoint);
-                        let review = Review::new(&order.table, pods, &order.node, &order.touched);
+                        let review = Reevaluation::new(&order.table, pods, &order.node, &order.touched);
                         let reviewed = self.conntrack.review(&review);
                         let took = Duration::from_millis(20);
                         let cuts = reviewed.map(|reviewed| Cuts { took, ..order.describe(&reviewed) });
@@ -283,7 +283,7 @@ pub(super) fn node_object(name: &str, number: u8, annotations: &Value) -> NodeOb
 
 /// What the API server says of another node, or of ours.
 pub(super) fn node_event(node: NodeObject) -> Input {
-    Input::Watch(Event::Node(Box::new(Change::Applied(node))))
+    Input::Watch(Event::Node(Box::new(ObjectChange::Applied(node))))
 }
 
 pub(super) fn peer(name: &str, number: u8) -> NodeObject {
@@ -309,7 +309,7 @@ pub(super) fn labelled(name: &str, labels: &Value) -> Input {
 }
 
 pub(super) fn pod_object(pod: &Value) -> Input {
-    Input::Watch(Event::Pod(Box::new(Change::Applied(object(pod.clone())))))
+    Input::Watch(Event::Pod(Box::new(ObjectChange::Applied(object(pod.clone())))))
 }
 
 pub(super) fn deny_all() -> Input {
@@ -318,13 +318,13 @@ pub(super) fn deny_all() -> Input {
 
 pub(super) fn policy(name: &str, spec: &Value) -> Input {
     let policy = object(json!({ "metadata": { "name": name, "namespace": "default" }, "spec": spec }));
-    Input::Watch(Event::NetworkPolicy(Box::new(Change::Applied(policy))))
+    Input::Watch(Event::NetworkPolicy(Box::new(ObjectChange::Applied(policy))))
 }
 
-pub(super) fn listed<K>(event: fn(Box<Change<K>>) -> Event, objects: Vec<K>) -> Vec<Input> {
-    let mut changes = vec![Change::ListStarted];
-    changes.extend(objects.into_iter().map(Change::Listed));
-    changes.push(Change::ListDone);
+pub(super) fn listed<K>(event: fn(Box<ObjectChange<K>>) -> Event, objects: Vec<K>) -> Vec<Input> {
+    let mut changes = vec![ObjectChange::ListStarted];
+    changes.extend(objects.into_iter().map(ObjectChange::Listed));
+    changes.push(ObjectChange::ListDone);
     changes.into_iter().map(|change| Input::Watch(event(Box::new(change)))).collect()
 }
 

@@ -8,7 +8,7 @@ use kube::{
 };
 use serde_json::json;
 use towpath_core::model::NodeName;
-use towpath_index::{Change, Event, Index};
+use towpath_index::{Event, Index, ObjectChange};
 
 use super::*;
 
@@ -91,18 +91,18 @@ fn trimmed<K: Watched>(json: &Value) -> Trimmed<K> {
 fn answers([node, namespace, policy, pod]: [Event; 4]) -> String {
     let mut index = Index::new(NodeName("me".to_owned()));
     for event in [
-        Event::Node(Box::new(Change::ListStarted)),
-        Event::Namespace(Box::new(Change::ListStarted)),
-        Event::NetworkPolicy(Box::new(Change::ListStarted)),
-        Event::Pod(Box::new(Change::ListStarted)),
+        Event::Node(Box::new(ObjectChange::ListStarted)),
+        Event::Namespace(Box::new(ObjectChange::ListStarted)),
+        Event::NetworkPolicy(Box::new(ObjectChange::ListStarted)),
+        Event::Pod(Box::new(ObjectChange::ListStarted)),
         node,
         namespace,
         policy,
         pod,
-        Event::Node(Box::new(Change::ListDone)),
-        Event::Namespace(Box::new(Change::ListDone)),
-        Event::NetworkPolicy(Box::new(Change::ListDone)),
-        Event::Pod(Box::new(Change::ListDone)),
+        Event::Node(Box::new(ObjectChange::ListDone)),
+        Event::Namespace(Box::new(ObjectChange::ListDone)),
+        Event::NetworkPolicy(Box::new(ObjectChange::ListDone)),
+        Event::Pod(Box::new(ObjectChange::ListDone)),
     ] {
         let _ = index.apply(event);
     }
@@ -112,13 +112,13 @@ fn answers([node, namespace, policy, pod]: [Event; 4]) -> String {
 
 #[test]
 fn what_is_passed_over_is_nothing_that_the_index_reads() {
-    fn whole<K: Watched>(json: &Value) -> Box<Change<K>> {
-        Box::new(Change::Listed(serde_json::from_value(json.clone()).unwrap()))
+    fn whole<K: Watched>(json: &Value) -> Box<ObjectChange<K>> {
+        Box::new(ObjectChange::Listed(serde_json::from_value(json.clone()).unwrap()))
     }
-    fn part<K: Watched>(json: &Value) -> Box<Change<K>> {
+    fn part<K: Watched>(json: &Value) -> Box<ObjectChange<K>> {
         let Trimmed { object, error } = trimmed(json);
         assert_eq!(error, None);
-        Box::new(Change::Listed(object))
+        Box::new(ObjectChange::Listed(object))
     }
     let (node, namespace, policy, pod) = (node(), namespace(), policy(), pod());
     let whole = [

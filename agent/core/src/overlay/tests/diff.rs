@@ -1,24 +1,24 @@
 use super::*;
 
-fn kinds(ops: &[Op]) -> Vec<&'static str> {
+fn kinds(ops: &[NetOp]) -> Vec<&'static str> {
     let mut kinds: Vec<_> = ops
         .iter()
         .map(|op| match op {
-            Op::DeleteLink { .. } => "delete link",
-            Op::CreateDevice(_) => "device",
-            Op::SetMtu { .. } => "mtu",
-            Op::SetMac { .. } => "mac",
-            Op::SetUp { .. } => "up",
-            Op::SetSysctl { .. } => "sysctl",
-            Op::AddAddress { .. } => "address",
-            Op::SetNeighbour { .. } => "neighbour",
-            Op::SetFdb { .. } => "fdb",
-            Op::AddRoute { .. } => "route",
-            Op::ReplaceRoute { .. } => "replace route",
-            Op::DeleteRoute { .. } => "delete route",
-            Op::DeleteFdb { .. } => "delete fdb",
-            Op::DeleteNeighbour { .. } => "delete neighbour",
-            Op::DeleteAddress { .. } => "delete address",
+            NetOp::DeleteLink { .. } => "delete link",
+            NetOp::CreateDevice(_) => "device",
+            NetOp::SetMtu { .. } => "mtu",
+            NetOp::SetMac { .. } => "mac",
+            NetOp::SetUp { .. } => "up",
+            NetOp::SetSysctl { .. } => "sysctl",
+            NetOp::AddAddress { .. } => "address",
+            NetOp::SetNeighbour { .. } => "neighbour",
+            NetOp::SetFdb { .. } => "fdb",
+            NetOp::AddRoute { .. } => "route",
+            NetOp::ReplaceRoute { .. } => "replace route",
+            NetOp::DeleteRoute { .. } => "delete route",
+            NetOp::DeleteFdb { .. } => "delete fdb",
+            NetOp::DeleteNeighbour { .. } => "delete neighbour",
+            NetOp::DeleteAddress { .. } => "delete address",
         })
         .collect();
     kinds.dedup();
@@ -64,9 +64,9 @@ fn a_peers_new_mac_removes_the_old_forwarding_entry_after_the_new_one_is_there()
     assert_eq!(
         diff(&cluster.want(), &have),
         [
-            Op::SetNeighbour { link: device.clone(), address: addr("10.244.1.0"), mac: new },
-            Op::SetFdb { link: device.clone(), mac: new, remote },
-            Op::DeleteFdb { link: device, mac: old, remote },
+            NetOp::SetNeighbour { link: device.clone(), address: addr("10.244.1.0"), mac: new },
+            NetOp::SetFdb { link: device.clone(), mac: new, remote },
+            NetOp::DeleteFdb { link: device, mac: old, remote },
         ]
     );
 }
@@ -77,7 +77,7 @@ fn a_replaced_device_says_why_and_gets_all_its_entries_again() {
     let have = converged(&cluster.want());
     cluster.port = 4789;
     let ops = diff(&cluster.want(), &have);
-    let Op::DeleteLink { why, .. } = &ops[0] else { panic!("{ops:#?}") };
+    let NetOp::DeleteLink { why, .. } = &ops[0] else { panic!("{ops:#?}") };
     assert_eq!(why, "port 8472 should be 4789");
     assert_eq!(
         kinds(&ops),
@@ -101,7 +101,7 @@ fn a_pods_route_comes_back_while_its_link_is_there_and_never_goes() {
     let mut cluster = Cluster::of(0);
     cluster.endpoints = vec![endpoint(1), endpoint(7)];
     let have = converged(&cluster.want());
-    let pods = have.routes.iter().filter(|(_, route)| matches!(route.target, Target::Link(_))).count();
+    let pods = have.routes.iter().filter(|(_, route)| matches!(route.target, RouteTarget::Link(_))).count();
     assert_eq!(pods, 2, "pod 1 in both families; pod 7 has no link");
     cluster.endpoints.clear();
     assert_eq!(diff(&cluster.want(), &have), [], "the CNI plugin removes it, with the link");
@@ -113,13 +113,13 @@ fn only_our_own_routes_are_removed() {
     let mut have = converged(&want);
     let add = |have: &mut Kernel, destination, metric, owner| {
         let key = RouteKey { destination: net(destination), metric };
-        have.routes.insert(key, Route { target: Target::Link(IfIndex(2)), owner });
+        have.routes.insert(key, Route { target: RouteTarget::Link(IfIndex(2)), owner });
     };
-    add(&mut have, "10.244.7.0/24", 0, Owner::Other(3));
-    add(&mut have, "10.244.99.0/24", 50, Owner::Other(3));
+    add(&mut have, "10.244.7.0/24", 0, RouteOwner::Other(3));
+    add(&mut have, "10.244.99.0/24", 50, RouteOwner::Other(3));
     assert_eq!(diff(&want, &have), []);
-    add(&mut have, "10.244.8.0/24", 0, Owner::Towpath);
-    add(&mut have, "10.244.99.0/24", 60, Owner::Towpath);
+    add(&mut have, "10.244.8.0/24", 0, RouteOwner::Towpath);
+    add(&mut have, "10.244.99.0/24", 60, RouteOwner::Towpath);
     let ops = diff(&want, &have);
     assert!(ops.len() == 2 && kinds(&ops) == ["delete route"], "{ops:#?}");
 }
@@ -132,7 +132,7 @@ fn an_ipv6_route_that_moves_to_another_link_is_deleted_first() {
     let ops = diff(&cluster.want(), &have);
     execute(&mut have, &ops);
     let moved: Vec<_> = ops.iter().filter(|op| op.to_string().contains("fd00:244:0:1::/64")).collect();
-    assert!(matches!(moved.as_slice(), [Op::DeleteRoute { .. }, Op::AddRoute { .. }]), "{moved:#?}");
+    assert!(matches!(moved.as_slice(), [NetOp::DeleteRoute { .. }, NetOp::AddRoute { .. }]), "{moved:#?}");
 }
 
 #[test]
@@ -157,13 +157,13 @@ fn of_the_routes_that_cover_a_gateway_the_most_specific_says_where_it_is() {
     let mut kernel = converged(&Cluster::of(1).want());
     let device = kernel.link(&name("flannel-v6.1")).unwrap().0;
     let (destination, gateway) = (net("fd00:244:0:2::/64"), addr("fd00:244:0:2::"));
-    let add = Op::AddRoute { destination, hop: Hop::Onlink { gateway, link: name("flannel-v6.1") } };
+    let add = NetOp::AddRoute { destination, hop: NextHop::Onlink { gateway, link: name("flannel-v6.1") } };
     for (covering, link, refused, why) in [
-        ("fd00:244::/48", IfIndex(2), Err(Refusal::GatewayElsewhere), "it covers the gateway and leads elsewhere"),
+        ("fd00:244::/48", IfIndex(2), Err(NetOpError::GatewayElsewhere), "it covers the gateway and leads elsewhere"),
         ("fd00:244::/60", device, Ok(()), "a more specific one leads where ours does"),
     ] {
         let key = RouteKey { destination: net(covering), metric: 1024 };
-        kernel.routes.insert(key, Route { target: Target::Link(link), owner: Owner::Other(3) });
+        kernel.routes.insert(key, Route { target: RouteTarget::Link(link), owner: RouteOwner::Other(3) });
         assert_eq!(kernel.clone().execute(&add), refused, "{why}");
     }
 }

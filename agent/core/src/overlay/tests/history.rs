@@ -10,7 +10,7 @@ const NODES: usize = 5;
 /// Now and then another VNI or mode.
 #[derive(Debug, Clone)]
 struct Later {
-    peers: Vec<Peer>,
+    peers: Vec<NodePeer>,
     endpoints: Vec<Endpoint>,
     vni: Option<u32>,
     direct: Option<bool>,
@@ -28,15 +28,15 @@ impl Later {
     }
 }
 
-/// Peers of a family, no two of which have anything in common.
-fn peers(family: Family) -> impl Strategy<Value = Vec<Peer>> {
+/// NodePeers of a family, no two of which have anything in common.
+fn peers(family: Family) -> impl Strategy<Value = Vec<NodePeer>> {
     let numbers = || Just((1..=NODES as u8).collect::<Vec<_>>()).prop_shuffle();
     (numbers(), numbers(), numbers(), vec(weighted(0.7, any::<bool>()), NODES)).prop_map(
         move |(cidrs, macs, hosts, there)| {
             let far = if family == Family::V4 { addr("198.51.100.1") } else { addr("2001:db8::1") };
             let of = |node: usize| {
                 let is_far = there[node]?;
-                Some(Peer {
+                Some(NodePeer {
                     node: NodeName(format!("n{node}")),
                     pod_cidr: pod_cidr(family, cidrs[node]),
                     public_ip: if is_far { far } else { public_ip(family, hosts[node]) },
@@ -69,7 +69,7 @@ proptest! {
         if let Some(family) = only {
             cluster.families.remove(&Family::ALL[family]);
         }
-        let mut wanted = Wanted::default();
+        let mut wanted = OverlayPlanner::default();
         cluster.update(&mut wanted, &fresh());
         let mut kernel = converged(wanted.overlay());
         for step in &history {

@@ -87,8 +87,8 @@ fn disturb(kernel: &mut Kernel, hand: &Hand) {
         Hand::DropRoute(n) => drop_one(&mut kernel.routes, n),
         Hand::BendNeighbour(n) => bend(&mut kernel.neighbours, n, mac(Family::V4, 200)),
         Hand::BendFdb(n) => bend(&mut kernel.fdb, n, addr("192.0.2.200")),
-        Hand::StrangeRoute(n) => add_route(kernel, pod_cidr(Family::V4, n), Owner::Towpath),
-        Hand::ForeignRoute(n) => add_route(kernel, net(&format!("192.168.{n}.0/24")), Owner::Other(3)),
+        Hand::StrangeRoute(n) => add_route(kernel, pod_cidr(Family::V4, n), RouteOwner::Towpath),
+        Hand::ForeignRoute(n) => add_route(kernel, net(&format!("192.168.{n}.0/24")), RouteOwner::Other(3)),
         Hand::SetMac(n) => change_v4(kernel, |link| link.mac = Some(mac(Family::V4, n))),
         Hand::SetMtu(n) => change_v4(kernel, |link| link.mtu = 1300 + u32::from(n)),
         Hand::OtherKind => change_v4(kernel, |link| link.kind = LinkKind::Other("bridge".to_owned())),
@@ -112,7 +112,7 @@ fn disturb(kernel: &mut Kernel, hand: &Hand) {
         }
         Hand::DeleteDevice(n) => {
             if let Some((_, link)) = devices(kernel).into_iter().nth(n % 2) {
-                execute(kernel, &[Op::DeleteLink { link, why: String::new() }]);
+                execute(kernel, &[NetOp::DeleteLink { link, why: String::new() }]);
             }
         }
     }
@@ -128,8 +128,8 @@ fn on_v4(kernel: &mut Kernel, change: impl FnOnce(&mut Kernel, IfIndex)) {
     }
 }
 
-fn add_route(kernel: &mut Kernel, destination: IpNet, owner: Owner) {
-    let route = Route { target: Target::Link(IfIndex(2)), owner };
+fn add_route(kernel: &mut Kernel, destination: IpNet, owner: RouteOwner) {
+    let route = Route { target: RouteTarget::Link(IfIndex(2)), owner };
     kernel.routes.insert(RouteKey { destination, metric: 0 }, route);
 }
 
@@ -188,16 +188,16 @@ fn assert_holds(want: &Overlay, have: &Kernel) -> Result<(), TestCaseError> {
     let fdb: BTreeMap<_, _> = want.fdb.iter().map(|((f, m), r)| ((index[f], *m), *r)).collect();
     let there: BTreeMap<_, _> = have.fdb.clone().into_iter().filter(|((at, _), _)| on_device(at)).collect();
     prop_assert_eq!(there, fdb);
-    let is_ours = |route: &Route| route.owner == Owner::Towpath;
+    let is_ours = |route: &Route| route.owner == RouteOwner::Towpath;
     let ours =
         have.routes.iter().filter(|(_, route)| is_ours(route)).map(|(key, route)| (key.destination, route.target));
-    let path = |net: &IpNet, path: &Path| match path {
-        Path::Tunnel => Target::Via { gateway: net.network(), link: index[&Family::of_net(*net)] },
-        Path::Direct { gateway, uplink } => Target::Via { gateway: *gateway, link: *uplink },
-        Path::Blackhole => Target::Blackhole,
+    let path = |net: &IpNet, path: &RoutePath| match path {
+        RoutePath::Tunnel => RouteTarget::Via { gateway: net.network(), link: index[&Family::of_net(*net)] },
+        RoutePath::Direct { gateway, uplink } => RouteTarget::Via { gateway: *gateway, link: *uplink },
+        RoutePath::Blackhole => RouteTarget::Blackhole,
     };
     let mut routes: BTreeMap<_, _> = want.routes.iter().map(|(net, p)| (*net, path(net, p))).collect();
-    let pods = want.pod_routes.iter().filter_map(|(net, name)| Some((*net, Target::Link(have.link(name)?.0))));
+    let pods = want.pod_routes.iter().filter_map(|(net, name)| Some((*net, RouteTarget::Link(have.link(name)?.0))));
     routes.extend(pods);
     let strays = |net: &IpNet| have.routes.iter().any(|(k, r)| k.destination == *net && is_pod_link(have, r));
     let ours: BTreeMap<_, _> = ours.filter(|(net, _)| routes.contains_key(net) || !strays(net)).collect();
@@ -213,7 +213,7 @@ fn is_pod_link(have: &Kernel, route: &Route) -> bool {
 }
 
 fn foreign(kernel: &Kernel) -> (BTreeMap<RouteKey, Route>, Vec<IfName>) {
-    let routes = kernel.routes.iter().filter(|(_, route)| route.owner != Owner::Towpath);
+    let routes = kernel.routes.iter().filter(|(_, route)| route.owner != RouteOwner::Towpath);
     let links = kernel.links.values().filter(|link| link.overlay_family().is_none());
     (routes.map(|(key, route)| (*key, *route)).collect(), links.map(|link| link.name.clone()).collect())
 }
@@ -246,13 +246,13 @@ proptest! {
         let after = Cluster { peers: after.peers, ..before.clone() };
         let kernel = converged(&before.want());
         let ops = diff(&after.want(), &kernel);
-        let is_removal = |op: &Op| matches!(
+        let is_removal = |op: &NetOp| matches!(
             op,
-            Op::DeleteRoute { .. } | Op::DeleteFdb { .. } | Op::DeleteNeighbour { .. } | Op::DeleteLink { .. }
+            NetOp::DeleteRoute { .. } | NetOp::DeleteFdb { .. } | NetOp::DeleteNeighbour { .. } | NetOp::DeleteLink { .. }
         );
-        let is_v6_route = |op: &Op| match op {
-            Op::DeleteRoute { route } => route.destination.addr().is_ipv6(),
-            Op::AddRoute { destination, .. } => destination.addr().is_ipv6(),
+        let is_v6_route = |op: &NetOp| match op {
+            NetOp::DeleteRoute { route } => route.destination.addr().is_ipv6(),
+            NetOp::AddRoute { destination, .. } => destination.addr().is_ipv6(),
             _ => false,
         };
         let order: Vec<bool> = ops.iter().filter(|op| !is_v6_route(op)).map(is_removal).collect();

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::*;
 use crate::{
-    model::{Endpoint, Family, Mac, NodeName, Peer, Peers, PodId, Vni},
+    model::{Endpoint, Family, Mac, NodeName, NodePeer, NodePeers, PodId, Vni},
     names::IfName,
 };
 
@@ -48,8 +48,8 @@ fn mac(family: Family, number: u8) -> Mac {
     Mac::locally_administered([0, 0, 0, 0, if family == Family::V4 { 4 } else { 6 }, number])
 }
 
-fn peer(family: Family, node: u8) -> Peer {
-    Peer {
+fn peer(family: Family, node: u8) -> NodePeer {
+    NodePeer {
         node: NodeName(format!("n{node}")),
         pod_cidr: pod_cidr(family, node),
         public_ip: public_ip(family, node),
@@ -76,10 +76,10 @@ fn fresh() -> Kernel {
         kernel.links.insert(IfIndex(10 + u32::from(pod)), link(endpoint(pod).interface.as_str(), 1430));
     }
     kernel.addresses.insert(IfIndex(2), vec![net("172.30.0.99/24"), net("fd00:30::99/64")]);
-    let target = Target::Via { gateway: addr("172.30.0.254"), link: IfIndex(2) };
+    let target = RouteTarget::Via { gateway: addr("172.30.0.254"), link: IfIndex(2) };
     kernel
         .routes
-        .insert(RouteKey { destination: net("0.0.0.0/0"), metric: 0 }, Route { target, owner: Owner::Other(3) });
+        .insert(RouteKey { destination: net("0.0.0.0/0"), metric: 0 }, Route { target, owner: RouteOwner::Other(3) });
     kernel
 }
 
@@ -97,16 +97,16 @@ struct Cluster {
     port: u16,
     mtu: u32,
     direct: DirectRouting,
-    families: BTreeMap<Family, OwnSide>,
-    peers: Vec<Peer>,
+    families: BTreeMap<Family, LocalVtep>,
+    peers: Vec<NodePeer>,
     endpoints: Vec<Endpoint>,
 }
 
 impl Cluster {
-    /// Peers 1 to n in both families.
+    /// NodePeers 1 to n in both families.
     fn of(peers: u8) -> Self {
         let own =
-            |family| OwnSide { pod_cidr: pod_cidr(family, 99), local: public_ip(family, 99), mac: mac(family, 99) };
+            |family| LocalVtep { pod_cidr: pod_cidr(family, 99), local: public_ip(family, 99), mac: mac(family, 99) };
         Self {
             vni: 1,
             port: 8472,
@@ -124,15 +124,15 @@ impl Cluster {
 
     /// The same on a node that has something else.
     fn want_on(&self, have: &Kernel) -> Overlay {
-        let mut wanted = Wanted::default();
+        let mut wanted = OverlayPlanner::default();
         self.update(&mut wanted, have);
         wanted.overlay().clone()
     }
 
     /// Brings what was wanted before to what is wanted now.
-    fn update(&self, wanted: &mut Wanted, have: &Kernel) {
+    fn update(&self, wanted: &mut OverlayPlanner, have: &Kernel) {
         let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
-        let mut peers = Peers::new();
+        let mut peers = NodePeers::new();
         for peer in &self.peers {
             let family = peers.entry(Family::of_net(peer.pod_cidr)).or_default();
             assert_eq!(family.insert(peer.node.clone(), peer.clone()), None, "a node is one peer of a family");
@@ -152,7 +152,7 @@ impl Cluster {
 }
 
 /// Carries out everything; nothing may be refused.
-fn execute(kernel: &mut Kernel, ops: &[Op]) {
+fn execute(kernel: &mut Kernel, ops: &[NetOp]) {
     for op in ops {
         kernel.execute(op).unwrap_or_else(|refusal| panic!("{op}: {refusal}; all: {ops:#?}"));
     }

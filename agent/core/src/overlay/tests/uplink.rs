@@ -1,5 +1,5 @@
 use super::*;
-use crate::overlay::uplink::{ChosenBy, MIN_MTU};
+use crate::overlay::uplink::{MIN_MTU, UplinkReason};
 
 fn choose(kernel: &Kernel, spec: &InterfaceSpec, families: &[Family]) -> Result<Uplink, UplinkError> {
     choose_uplink(kernel, UplinkQuery { spec, families, prefer: &[addr("10.0.0.5")] })
@@ -22,13 +22,31 @@ fn kernel() -> Kernel {
 fn the_uplink_is_chosen_as_the_user_says() {
     use InterfaceSpec as Spec;
     for (spec, link, address, chosen_by, why) in [
-        (Spec::DefaultRoute, "uplink", "172.30.0.99", ChosenBy::DefaultRoute(Family::V4), "the usual"),
-        (Spec::Names(vec![name("fast")]), "fast", "10.0.0.5", ChosenBy::Name, "the Node's address is preferred"),
-        (Spec::Names(vec![name("none"), name("down"), name("fast")]), "fast", "10.0.0.5", ChosenBy::Name, "first fit"),
-        (Spec::Cidrs(vec![net("10.1.0.0/16"), net("10.0.0.0/30")]), "none", "", ChosenBy::Name, "outside, or down"),
-        (Spec::Cidrs(vec![net("10.0.0.4/32")]), "fast", "10.0.0.4", ChosenBy::Cidr(net("10.0.0.4/32")), "by network"),
-        (Spec::Address(addr("10.0.0.100")), "fast", "10.0.0.100", ChosenBy::Address(addr("10.0.0.100")), "by address"),
-        (Spec::Cidrs(vec![net("10.244.0.0/16")]), "none", "", ChosenBy::Name, "the overlay carries not itself"),
+        (Spec::DefaultRoute, "uplink", "172.30.0.99", UplinkReason::DefaultRoute(Family::V4), "the usual"),
+        (Spec::Names(vec![name("fast")]), "fast", "10.0.0.5", UplinkReason::Name, "the Node's address is preferred"),
+        (
+            Spec::Names(vec![name("none"), name("down"), name("fast")]),
+            "fast",
+            "10.0.0.5",
+            UplinkReason::Name,
+            "first fit",
+        ),
+        (Spec::Cidrs(vec![net("10.1.0.0/16"), net("10.0.0.0/30")]), "none", "", UplinkReason::Name, "outside, or down"),
+        (
+            Spec::Cidrs(vec![net("10.0.0.4/32")]),
+            "fast",
+            "10.0.0.4",
+            UplinkReason::Cidr(net("10.0.0.4/32")),
+            "by network",
+        ),
+        (
+            Spec::Address(addr("10.0.0.100")),
+            "fast",
+            "10.0.0.100",
+            UplinkReason::Address(addr("10.0.0.100")),
+            "by address",
+        ),
+        (Spec::Cidrs(vec![net("10.244.0.0/16")]), "none", "", UplinkReason::Name, "the overlay carries not itself"),
     ] {
         let found = choose(&kernel(), &spec, &[Family::V4]);
         if link == "none" {
@@ -46,14 +64,14 @@ fn of_default_routes_the_least_metric_wins_and_a_blackhole_is_none() {
     let mut kernel = kernel();
     let add = |kernel: &mut Kernel, metric, target| {
         let key = RouteKey { destination: net("0.0.0.0/0"), metric };
-        kernel.routes.insert(key, Route { target, owner: Owner::Other(3) });
+        kernel.routes.insert(key, Route { target, owner: RouteOwner::Other(3) });
     };
     kernel.routes.clear();
-    add(&mut kernel, 1, Target::Blackhole);
-    add(&mut kernel, 200, Target::Via { gateway: addr("172.30.0.254"), link: IfIndex(2) });
-    add(&mut kernel, 100, Target::Link(IfIndex(3)));
+    add(&mut kernel, 1, RouteTarget::Blackhole);
+    add(&mut kernel, 200, RouteTarget::Via { gateway: addr("172.30.0.254"), link: IfIndex(2) });
+    add(&mut kernel, 100, RouteTarget::Link(IfIndex(3)));
     assert_eq!(choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]).unwrap().name, name("fast"));
-    add(&mut kernel, 50, Target::Link(IfIndex(4)));
+    add(&mut kernel, 50, RouteTarget::Link(IfIndex(4)));
     assert_eq!(
         choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]),
         Err(UplinkError::DefaultRouteUnfit(IfIndex(4))),
@@ -66,7 +84,7 @@ fn without_a_default_route_the_nodes_address_decides() {
     let mut kernel = kernel();
     kernel.routes.clear();
     let found = choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]).unwrap();
-    assert_eq!((found.name.as_str(), found.chosen_by), ("fast", ChosenBy::NodeAddress(addr("10.0.0.5"))));
+    assert_eq!((found.name.as_str(), found.chosen_by), ("fast", UplinkReason::NodeAddress(addr("10.0.0.5"))));
     kernel.addresses.remove(&IfIndex(3));
     assert_eq!(choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]), Err(UplinkError::NoDefaultRoute));
 }

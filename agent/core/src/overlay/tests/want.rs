@@ -18,10 +18,10 @@ fn a_peer_is_one_neighbour_one_forwarding_entry_and_one_route() {
     assert_eq!(
         want.routes,
         vec![
-            (net("10.244.1.0/24"), Path::Tunnel),
-            (net("10.244.99.0/24"), Path::Blackhole),
-            (net("fd00:244:0:1::/64"), Path::Tunnel),
-            (net("fd00:244:0:99::/64"), Path::Blackhole),
+            (net("10.244.1.0/24"), RoutePath::Tunnel),
+            (net("10.244.99.0/24"), RoutePath::Blackhole),
+            (net("fd00:244:0:1::/64"), RoutePath::Tunnel),
+            (net("fd00:244:0:99::/64"), RoutePath::Blackhole),
         ]
         .into()
     );
@@ -54,13 +54,13 @@ fn a_family_that_this_node_has_not_is_left_out_with_its_peers() {
 #[test]
 fn a_peer_on_the_same_link_is_reached_directly_if_so_configured() {
     let mut cluster = Cluster::of(1);
-    cluster.peers.extend([Peer { public_ip: addr("192.0.2.9"), ..peer(Family::V4, 2) }]);
+    cluster.peers.extend([NodePeer { public_ip: addr("192.0.2.9"), ..peer(Family::V4, 2) }]);
     cluster.direct = DirectRouting::Enabled;
     let want = cluster.want();
-    let direct = |gateway| Path::Direct { gateway: addr(gateway), uplink: IfIndex(2) };
+    let direct = |gateway| RoutePath::Direct { gateway: addr(gateway), uplink: IfIndex(2) };
     assert_eq!(want.routes[&net("10.244.1.0/24")], direct("172.30.0.1"));
     assert_eq!(want.routes[&net("fd00:244:0:1::/64")], direct("fd00:30::1"));
-    assert_eq!(want.routes[&net("10.244.2.0/24")], Path::Tunnel, "behind a router");
+    assert_eq!(want.routes[&net("10.244.2.0/24")], RoutePath::Tunnel, "behind a router");
     assert_eq!(want.neighbours.len(), 1, "only for the one behind the router");
     assert_eq!(want.fdb.len(), 1);
 }
@@ -68,21 +68,21 @@ fn a_peer_on_the_same_link_is_reached_directly_if_so_configured() {
 #[test]
 fn a_pod_network_with_host_bits_is_taken_by_its_network_address() {
     let mut cluster = Cluster::of(0);
-    cluster.peers = vec![Peer { pod_cidr: net("10.244.1.7/24"), ..peer(Family::V4, 1) }];
+    cluster.peers = vec![NodePeer { pod_cidr: net("10.244.1.7/24"), ..peer(Family::V4, 1) }];
     let want = cluster.want();
-    assert_eq!(want.routes[&net("10.244.1.0/24")], Path::Tunnel);
+    assert_eq!(want.routes[&net("10.244.1.0/24")], RoutePath::Tunnel);
     assert!(want.neighbours.contains_key(&addr("10.244.1.0")));
 }
 
 #[test]
 fn a_default_route_from_a_router_survives_that_the_node_begins_to_forward() {
-    let router = Target::Via { gateway: addr("fe80::1"), link: IfIndex(2) };
+    let router = RouteTarget::Via { gateway: addr("fe80::1"), link: IfIndex(2) };
     let mut have = fresh();
     have.sysctls.insert(Sysctl::AcceptRouterAdvertisements(name("uplink")), 1);
     let key = RouteKey { destination: net("::/0"), metric: 1024 };
     for (owner, listens, why) in [
-        (Owner::ROUTER_ADVERTISEMENT, Some(&2), "forwarding would end the listening, and delete the route"),
-        (Owner::Other(4), None, "a route that somebody gave: listening is the user's choice"),
+        (RouteOwner::ROUTER_ADVERTISEMENT, Some(&2), "forwarding would end the listening, and delete the route"),
+        (RouteOwner::Other(4), None, "a route that somebody gave: listening is the user's choice"),
     ] {
         have.routes.insert(key, Route { target: router, owner });
         let want = Cluster::of(0).want_on(&have);

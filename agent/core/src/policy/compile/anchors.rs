@@ -1,47 +1,47 @@
 //! Which selectors may find a pod, without asking all of them.
 //!
 //! Every selector is filed under something that a pod must have to be found by it: its namespace or a label of its
-//! namespace, and a label of its own. What a pod asks is what is filed under what it has; the few selectors that require
+//! namespace, and a label of its own. PortMatch a pod asks is what is filed under what it has; the few selectors that require
 //! nothing are asked by every pod.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::world::View;
-use crate::policy::ir::{Namespaces, PodSelector};
+use super::world::PodView;
+use crate::policy::ir::{NamespaceSelector, PodSelector};
 
 /// Selectors with a number each, filed.
 #[derive(Debug, Default)]
-pub(super) struct Anchors {
-    anywhere: Shelf,
-    by_namespace: HashMap<String, Shelf>,
-    by_namespace_label: HashMap<String, HashMap<String, Shelf>>,
+pub(super) struct SelectorIndex {
+    anywhere: Bucket,
+    by_namespace: HashMap<String, Bucket>,
+    by_namespace_label: HashMap<String, HashMap<String, Bucket>>,
 }
 
 /// Those that require the same of the namespace.
 #[derive(Debug, Default)]
-struct Shelf {
+struct Bucket {
     any_pod: BTreeSet<u32>,
     by_label: HashMap<String, HashMap<String, BTreeSet<u32>>>,
 }
 
 /// Whether a number comes or goes.
 #[derive(Clone, Copy)]
-enum Filing {
+enum IndexChange {
     In,
     Out,
 }
 
-impl Anchors {
+impl SelectorIndex {
     pub(super) fn insert(&mut self, selector: &PodSelector, number: u32) {
-        self.file(selector, number, Filing::In);
+        self.file(selector, number, IndexChange::In);
     }
 
     pub(super) fn remove(&mut self, selector: &PodSelector, number: u32) {
-        self.file(selector, number, Filing::Out);
+        self.file(selector, number, IndexChange::Out);
     }
 
     /// The numbers of all selectors that find the pod, and of some that do not.
-    pub(super) fn candidates(&self, view: &View<'_>) -> BTreeSet<u32> {
+    pub(super) fn candidates(&self, view: &PodView<'_>) -> BTreeSet<u32> {
         let mut all = BTreeSet::new();
         self.anywhere.candidates(view, &mut all);
         if let Some(shelf) = self.by_namespace.get(&view.id.namespace) {
@@ -55,14 +55,14 @@ impl Anchors {
         all
     }
 
-    fn file(&mut self, selector: &PodSelector, number: u32, filing: Filing) {
-        let file = |shelf: &mut Shelf| {
+    fn file(&mut self, selector: &PodSelector, number: u32, filing: IndexChange) {
+        let file = |shelf: &mut Bucket| {
             shelf.file(selector, number, filing);
             shelf.is_empty()
         };
         match &selector.namespaces {
-            Namespaces::Named(name) => within(&mut self.by_namespace, name, file),
-            Namespaces::Matching(labels) => match labels.required() {
+            NamespaceSelector::Named(name) => within(&mut self.by_namespace, name, file),
+            NamespaceSelector::Matching(labels) => match labels.required() {
                 Some((key, values)) => {
                     for value in values {
                         within(&mut self.by_namespace_label, key, |shelves| {
@@ -77,23 +77,23 @@ impl Anchors {
     }
 }
 
-impl Shelf {
+impl Bucket {
     fn is_empty(&self) -> bool {
         self.any_pod.is_empty() && self.by_label.is_empty()
     }
 
-    fn candidates(&self, view: &View<'_>, all: &mut BTreeSet<u32>) {
+    fn candidates(&self, view: &PodView<'_>, all: &mut BTreeSet<u32>) {
         all.extend(&self.any_pod);
         for (key, value) in &view.pod.labels {
             all.extend(self.by_label.get(key).and_then(|values| values.get(value)).into_iter().flatten());
         }
     }
 
-    fn file(&mut self, selector: &PodSelector, number: u32, filing: Filing) {
+    fn file(&mut self, selector: &PodSelector, number: u32, filing: IndexChange) {
         let file = |numbers: &mut BTreeSet<u32>| {
             match filing {
-                Filing::In => numbers.insert(number),
-                Filing::Out => numbers.remove(&number),
+                IndexChange::In => numbers.insert(number),
+                IndexChange::Out => numbers.remove(&number),
             };
             numbers.is_empty()
         };
@@ -131,7 +131,7 @@ mod tests {
     use crate::{
         model::{Labels, PodId},
         policy::{
-            compile::world::World,
+            compile::world::PodIndex,
             ir::{Pod, PodKind},
         },
         selector::Selector,
@@ -141,8 +141,8 @@ mod tests {
         Labels::from([(key.to_owned(), value.to_string())])
     }
 
-    /// What a pod of namespace `a`, of team 7, with this label asks.
-    fn asked(anchors: &Anchors, labels: Labels) -> Vec<u32> {
+    /// PortMatch a pod of namespace `a`, of team 7, with this label asks.
+    fn asked(anchors: &SelectorIndex, labels: Labels) -> Vec<u32> {
         let pod = Pod {
             labels,
             addresses: BTreeSet::new(),
@@ -151,16 +151,16 @@ mod tests {
             node: None,
         };
         let id = PodId { namespace: "a".to_owned(), name: "p".to_owned() };
-        let mut world = World::default();
+        let mut world = PodIndex::default();
         world.set_namespace("a", Some(&Arc::new(self::labels("team", 7))));
         anchors.candidates(&world.view(&id, &pod)).into_iter().collect()
     }
 
     #[test]
     fn of_a_thousand_selectors_a_pod_asks_those_that_want_what_it_has_and_those_that_want_nothing() {
-        let named = |name: &str| Namespaces::Named(name.to_owned());
+        let named = |name: &str| NamespaceSelector::Named(name.to_owned());
         let app = |n: usize| Selector::equals("app", &n.to_string());
-        let team = |n: usize| Namespaces::Matching(Selector::equals("team", &n.to_string()));
+        let team = |n: usize| NamespaceSelector::Matching(Selector::equals("team", &n.to_string()));
         let selector = |namespaces, pods| PodSelector { namespaces, pods };
         let both = Selector::In("app".to_owned(), ["5", "6"].map(str::to_owned).into());
         let without = Selector::DoesNotExist("app".to_owned());
@@ -169,10 +169,10 @@ mod tests {
         selectors.extend([
             selector(named("a"), both),
             selector(named("b"), app(5)),
-            selector(Namespaces::Matching(Selector::everything()), app(5)),
-            selector(Namespaces::Matching(Selector::everything()), without),
+            selector(NamespaceSelector::Matching(Selector::everything()), app(5)),
+            selector(NamespaceSelector::Matching(Selector::everything()), without),
         ]);
-        let mut anchors = Anchors::default();
+        let mut anchors = SelectorIndex::default();
         let numbered = || selectors.iter().zip(0..);
         numbered().for_each(|(selector, number)| anchors.insert(selector, number));
         for (app, expected, why) in [
@@ -183,7 +183,7 @@ mod tests {
             assert_eq!(asked(&anchors, labels("app", app)), expected, "{why}");
         }
         numbered().for_each(|(selector, number)| anchors.remove(selector, number));
-        let Anchors { anywhere, by_namespace, by_namespace_label } = &anchors;
+        let SelectorIndex { anywhere, by_namespace, by_namespace_label } = &anchors;
         assert!(anywhere.is_empty() && by_namespace.is_empty() && by_namespace_label.is_empty(), "{anchors:?}");
     }
 }

@@ -10,26 +10,26 @@ use std::{
 use imbl::OrdMap;
 
 use super::{
-    policies::{Number, Policies},
-    run::{Reach, Run, SetLookup},
+    policies::{Policies, PolicyNumber},
+    run::{Coverage, RuleRun, SetLookup},
     set::fingerprint,
     sets::Sets,
-    world::World,
+    world::PodIndex,
 };
 use crate::{
     model::Family,
     names::{ChainName, SetName},
     policy::{
-        ir::{Action, Direction, NamedPort, Rule, TierDefault},
+        ir::{Direction, NamedPort, PolicyRule, RuleAction, TierDefault},
         packet_log::{self, DenyLog, Reason},
     },
-    ruleset::{Chain, Field, Match, Rule as NftRule, Verdict},
-    table::to_receiver,
+    ruleset::{Chain, Field, Match, Rule, Verdict},
+    table::dispatch_to_pod,
 };
 
 /// Everything that a chain depends on: pods for which it is equal share the chain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Group {
+pub(super) enum PodGroup {
     /// Nobody can say yet what the pod may do.
     Unknown(Direction),
     /// These policies apply.
@@ -38,16 +38,16 @@ pub(super) enum Group {
         /// The families in which the pod has addresses: of others no packet gets to it or from it.
         families: BTreeSet<Family>,
         /// In the order in which a packet meets them, those about the direction only.
-        applied: Vec<Number>,
+        applied: Vec<PolicyNumber>,
         /// The pod's own ports, as far as the policies name them.
         own_ports: BTreeSet<NamedPort>,
     },
 }
 
-/// What chains are made of.
+/// PortMatch chains are made of.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) world: &'a World,
+pub(super) struct ChainInputs<'a> {
+    pub(super) world: &'a PodIndex,
     pub(super) policies: &'a Policies,
     /// Of each tier.
     pub(super) defaults: &'a [TierDefault],
@@ -60,11 +60,11 @@ pub(super) struct Chains {
     made: OrdMap<ChainName, Arc<Chain>>,
     /// How many tiers of groups go through each, and the sets it looks into.
     users: BTreeMap<ChainName, (usize, Vec<SetName>)>,
-    groups: BTreeMap<Arc<Group>, GroupState>,
+    groups: BTreeMap<Arc<PodGroup>, PodGroupState>,
 }
 
 #[derive(Debug)]
-struct GroupState {
+struct PodGroupState {
     pods: usize,
     /// One for each tier, the first tier's last.
     chains: Vec<ChainName>,
@@ -77,12 +77,17 @@ impl Chains {
     }
 
     /// One more pod is in the group: its chain is made if it is not there. The group as it is kept, and its chain.
-    pub(super) fn enter(&mut self, group: Group, sets: &mut Sets, source: Source<'_>) -> (Arc<Group>, ChainName) {
+    pub(super) fn enter(
+        &mut self,
+        group: PodGroup,
+        sets: &mut Sets,
+        source: ChainInputs<'_>,
+    ) -> (Arc<PodGroup>, ChainName) {
         let known = self.groups.get_key_value(&group).map(|(group, _)| Arc::clone(group));
         let group = known.unwrap_or_else(|| Arc::new(group));
         if !self.groups.contains_key(&group) {
             let chains = self.build(&group, sets, source);
-            self.groups.insert(Arc::clone(&group), GroupState { pods: 0, chains });
+            self.groups.insert(Arc::clone(&group), PodGroupState { pods: 0, chains });
         }
         let state = self.groups.get_mut(&group).expect("it has just been made");
         state.pods += 1;
@@ -91,14 +96,14 @@ impl Chains {
     }
 
     /// A pod has left the group.
-    pub(super) fn leave(&mut self, group: &Arc<Group>, sets: &mut Sets) {
+    pub(super) fn leave(&mut self, group: &Arc<PodGroup>, sets: &mut Sets) {
         let Some(state) = self.groups.get_mut(group) else { return };
         state.pods -= 1;
         if state.pods > 0 {
             return;
         }
         let chains = self.groups.remove(group).map(|state| state.chains).unwrap_or_default();
-        // What goes to another chain goes before it.
+        // PortMatch goes to another chain goes before it.
         for name in chains.iter().rev() {
             let Some((users, _)) = self.users.get_mut(name) else { continue };
             *users -= 1;
@@ -111,37 +116,37 @@ impl Chains {
     }
 
     /// Builds the chains of a group from the last tier to the first, because a tier goes on to the next one.
-    fn build(&mut self, group: &Group, sets: &mut Sets, source: Source<'_>) -> Vec<ChainName> {
-        let mut builder = Builder { sets, source, looked_into: Vec::new() };
+    fn build(&mut self, group: &PodGroup, sets: &mut Sets, source: ChainInputs<'_>) -> Vec<ChainName> {
+        let mut builder = ChainBuilder { sets, source, looked_into: Vec::new() };
         match group {
-            Group::Unknown(direction) => {
+            PodGroup::Unknown(direction) => {
                 let rules = builder.decided(*direction, Vec::new(), Verdict::Drop);
                 vec![self.add(*direction, rules, builder)]
             }
-            Group::Selected { direction, families, applied, own_ports } => {
+            PodGroup::Selected { direction, families, applied, own_ports } => {
                 let mut chains: Vec<ChainName> = Vec::new();
                 for (tier, policies) in source.policies.by_tier_from_last(applied) {
                     let next = chains.last().cloned().map_or_else(|| passed(*direction), Verdict::Goto);
                     let default = source.defaults.get(tier).copied().unwrap_or(TierDefault::Deny);
-                    let rules: Vec<&Rule> = source.policies.rules(policies, *direction).collect();
+                    let rules: Vec<&PolicyRule> = source.policies.rules(policies, *direction).collect();
                     let tier = Tier { direction: *direction, families, own_ports, default, next };
                     let rules = builder.tier_rules(&tier, &rules);
                     chains.push(self.add(*direction, rules, builder));
-                    builder = Builder { sets, source, looked_into: Vec::new() };
+                    builder = ChainBuilder { sets, source, looked_into: Vec::new() };
                 }
                 chains
             }
         }
     }
 
-    fn add(&mut self, direction: Direction, rules: Vec<NftRule>, builder: Builder<'_>) -> ChainName {
+    fn add(&mut self, direction: Direction, rules: Vec<Rule>, builder: ChainBuilder<'_>) -> ChainName {
         let prefix = match direction {
             Direction::Ingress => "in",
             Direction::Egress => "out",
         };
         let text = rules.iter().fold(String::new(), |mut text, rule| {
             // Writing to a string does not fail.
-            let _ = writeln!(text, "{rule:?}");
+            let _ = writeln!(text, "{rule}");
             text
         });
         let name = ChainName::new(&format!("{prefix}.{}", fingerprint(text)))
@@ -160,11 +165,11 @@ impl Chains {
     }
 }
 
-/// What becomes of what a pod's policies allow.
+/// PortMatch becomes of what a pod's policies allow.
 fn passed(direction: Direction) -> Verdict {
     match direction {
         Direction::Ingress => Verdict::Accept,
-        Direction::Egress => to_receiver(),
+        Direction::Egress => dispatch_to_pod(),
     }
 }
 
@@ -179,30 +184,30 @@ struct Tier<'a> {
 }
 
 /// A chain in the making.
-struct Builder<'a> {
+struct ChainBuilder<'a> {
     sets: &'a mut Sets,
-    source: Source<'a>,
+    source: ChainInputs<'a>,
     looked_into: Vec<SetName>,
 }
 
-impl Builder<'_> {
-    fn tier_rules(&mut self, tier: &Tier<'_>, rules: &[&Rule]) -> Vec<NftRule> {
+impl ChainBuilder<'_> {
+    fn tier_rules(&mut self, tier: &Tier<'_>, rules: &[&PolicyRule]) -> Vec<Rule> {
         let mut out = Vec::new();
         for same in rules.chunk_by(|a, b| a.action == b.action) {
             let verdict = match same[0].action {
-                Action::Allow => Some(passed(tier.direction)),
-                Action::Deny => Some(Verdict::Drop),
-                Action::Pass => Some(tier.next.clone()),
-                Action::Log => None,
+                RuleAction::Allow => Some(passed(tier.direction)),
+                RuleAction::Deny => Some(Verdict::Drop),
+                RuleAction::Pass => Some(tier.next.clone()),
+                RuleAction::Log => None,
             };
-            let run = Run::new(same.iter().copied(), tier.direction, tier.own_ports);
+            let run = RuleRun::new(same.iter().copied(), tier.direction, tier.own_ports);
             for matches in self.lines(tier, &run) {
                 match &verdict {
                     Some(verdict) => out.extend(self.decided(tier.direction, matches, verdict.clone())),
                     None => out.push(packet_log::rule(Reason::Logged, tier.direction, matches)),
                 }
             }
-            if run.reach() == Reach::All && verdict.is_some() {
+            if run.reach() == Coverage::All && verdict.is_some() {
                 return out;
             }
         }
@@ -215,8 +220,8 @@ impl Builder<'_> {
     }
 
     /// The conditions of the rules that a run becomes: what matches one of them, the run matches.
-    fn lines(&mut self, tier: &Tier<'_>, run: &Run<'_>) -> Vec<Vec<Match>> {
-        if run.reach() == Reach::All {
+    fn lines(&mut self, tier: &Tier<'_>, run: &RuleRun<'_>) -> Vec<Vec<Match>> {
+        if run.reach() == Coverage::All {
             return vec![Vec::new()];
         }
         let peer = match tier.direction {
@@ -233,9 +238,9 @@ impl Builder<'_> {
     }
 
     /// The rule that gives the verdict; what is dropped is told of before.
-    fn decided(&self, direction: Direction, matches: Vec<Match>, verdict: Verdict) -> Vec<NftRule> {
+    fn decided(&self, direction: Direction, matches: Vec<Match>, verdict: Verdict) -> Vec<Rule> {
         let told = verdict == Verdict::Drop && self.source.deny_log == DenyLog::Enabled;
         let log = told.then(|| packet_log::rule(Reason::Denied, direction, matches.clone()));
-        log.into_iter().chain([NftRule::verdict(matches, verdict)]).collect()
+        log.into_iter().chain([Rule::verdict(matches, verdict)]).collect()
     }
 }

@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use crate::{
     model::{Family, Protocol},
-    policy::ir::Block,
+    policy::ir::IpBlock,
 };
 
 /// Ports of one protocol from the first to the last, both included.
@@ -45,10 +45,10 @@ pub(super) fn merge_ports(ranges: impl IntoIterator<Item = PortRange>) -> Vec<Po
 }
 
 /// The addresses of one family in the blocks, in as few networks as possible, in order.
-pub(super) fn merge_nets<'a>(blocks: impl IntoIterator<Item = &'a Block>, family: Family) -> Vec<IpNet> {
-    let mut spans: Vec<Span> = blocks.into_iter().flat_map(|block| spans(block, family)).collect();
+pub(super) fn merge_nets<'a>(blocks: impl IntoIterator<Item = &'a IpBlock>, family: Family) -> Vec<IpNet> {
+    let mut spans: Vec<AddressSpan> = blocks.into_iter().flat_map(|block| spans(block, family)).collect();
     spans.sort_unstable();
-    let mut merged: Vec<Span> = Vec::new();
+    let mut merged: Vec<AddressSpan> = Vec::new();
     for span in spans {
         match merged.last_mut() {
             Some(last) if span.first <= last.last.saturating_add(1) => last.last = last.last.max(span.last),
@@ -63,15 +63,15 @@ pub(super) fn merge_nets<'a>(blocks: impl IntoIterator<Item = &'a Block>, family
 /// A sweep over the addresses: between two places where a block begins or ends, the same ports are open throughout.
 /// The cost grows with the number of blocks times how many of them overlap at one address.
 pub(super) fn rectangles<'a>(
-    pairs: impl IntoIterator<Item = (&'a Block, PortRange)>,
+    pairs: impl IntoIterator<Item = (&'a IpBlock, PortRange)>,
     family: Family,
 ) -> Vec<(IpNet, PortRange)> {
-    let mut changes: BTreeMap<u128, Vec<(PortRange, Change)>> = BTreeMap::new();
+    let mut changes: BTreeMap<u128, Vec<(PortRange, Edge)>> = BTreeMap::new();
     for (block, ports) in pairs {
         for span in spans(block, family) {
-            changes.entry(span.first).or_default().push((ports, Change::Opens));
+            changes.entry(span.first).or_default().push((ports, Edge::Opens));
             if span.last < last_address(family) {
-                changes.entry(span.last + 1).or_default().push((ports, Change::Closes));
+                changes.entry(span.last + 1).or_default().push((ports, Edge::Closes));
             }
         }
     }
@@ -88,7 +88,7 @@ pub(super) fn rectangles<'a>(
     let mut rectangles = Vec::new();
     for ((first, ports), last) in steps.iter().zip(ends) {
         if !ports.is_empty() {
-            let nets = nets(Span { first: *first, last }, family);
+            let nets = nets(AddressSpan { first: *first, last }, family);
             rectangles.extend(nets.into_iter().flat_map(|net| ports.iter().map(move |p| (net, *p))));
         }
     }
@@ -96,16 +96,16 @@ pub(super) fn rectangles<'a>(
 }
 
 #[derive(Clone, Copy)]
-enum Change {
+enum Edge {
     Opens,
     Closes,
 }
 
-fn count(open: &mut BTreeMap<PortRange, usize>, ports: PortRange, change: Change) {
+fn count(open: &mut BTreeMap<PortRange, usize>, ports: PortRange, change: Edge) {
     let users = open.entry(ports).or_default();
     match change {
-        Change::Opens => *users += 1,
-        Change::Closes => *users -= 1,
+        Edge::Opens => *users += 1,
+        Edge::Closes => *users -= 1,
     }
     if *users == 0 {
         open.remove(&ports);
@@ -114,12 +114,12 @@ fn count(open: &mut BTreeMap<PortRange, usize>, ports: PortRange, change: Change
 
 /// Addresses as numbers, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Span {
+struct AddressSpan {
     first: u128,
     last: u128,
 }
 
-impl Span {
+impl AddressSpan {
     fn of(net: &IpNet) -> Self {
         match net {
             IpNet::V4(net) => Self { first: net.network().to_bits().into(), last: net.broadcast().to_bits().into() },
@@ -135,13 +135,14 @@ const fn last_address(family: Family) -> u128 {
     }
 }
 
-/// What is left of a block of this family without its exceptions, in order.
-fn spans(block: &Block, family: Family) -> Vec<Span> {
+/// PortMatch is left of a block of this family without its exceptions, in order.
+fn spans(block: &IpBlock, family: Family) -> Vec<AddressSpan> {
     if Family::of_net(block.net) != family {
         return Vec::new();
     }
-    let whole = Span::of(&block.net);
-    let mut holes: Vec<Span> = block.except.iter().filter(|e| Family::of_net(**e) == family).map(Span::of).collect();
+    let whole = AddressSpan::of(&block.net);
+    let mut holes: Vec<AddressSpan> =
+        block.except.iter().filter(|e| Family::of_net(**e) == family).map(AddressSpan::of).collect();
     holes.sort_unstable();
     let mut spans = Vec::new();
     let mut first = whole.first;
@@ -150,19 +151,19 @@ fn spans(block: &Block, family: Family) -> Vec<Span> {
             break;
         }
         if hole.first > first {
-            spans.push(Span { first, last: hole.first - 1 });
+            spans.push(AddressSpan { first, last: hole.first - 1 });
         }
         if hole.last >= whole.last {
             return spans;
         }
         first = first.max(hole.last + 1);
     }
-    spans.push(Span { first, last: whole.last });
+    spans.push(AddressSpan { first, last: whole.last });
     spans
 }
 
 /// The fewest networks that make up the span.
-fn nets(span: Span, family: Family) -> Vec<IpNet> {
+fn nets(span: AddressSpan, family: Family) -> Vec<IpNet> {
     match family {
         Family::V4 => {
             // A span of IPv4 never has bits beyond the lower 32.
@@ -184,8 +185,8 @@ pub(super) fn single_address(net: IpNet) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    fn block(net: &str, except: &[&str]) -> Block {
-        Block { net: net.parse().unwrap(), except: except.iter().map(|e| e.parse().unwrap()).collect() }
+    fn block(net: &str, except: &[&str]) -> IpBlock {
+        IpBlock { net: net.parse().unwrap(), except: except.iter().map(|e| e.parse().unwrap()).collect() }
     }
 
     fn tcp(first: u16, last: u16) -> PortRange {

@@ -6,7 +6,7 @@
 //! pods that come and go change elements only, and equal content is one object for all chains.
 //!
 //! The [`Compiler`] remembers what it has made of the last snapshot, and its work is in proportion to what has changed
-//! since. What it makes is a function of the snapshot alone: a property test holds every history against a compiler
+//! since. PortMatch it makes is a function of the snapshot alone: a property test holds every history against a compiler
 //! that has seen the last snapshot only.
 //!
 //! | Changed | Touched |
@@ -35,10 +35,10 @@ use std::{
 use imbl::OrdMap;
 
 use self::{
-    chains::{Chains, Group, Source},
-    policies::{Number, Policies},
+    chains::{ChainInputs, Chains, PodGroup},
+    policies::{Policies, PolicyNumber},
     sets::Sets,
-    world::{View, World},
+    world::{PodIndex, PodView},
 };
 use super::{
     ir::{Direction, Snapshot, TierDefault},
@@ -48,27 +48,27 @@ use crate::{
     delta::changes,
     model::{Endpoint, Family, Labels, PodId},
     names::{ChainName, IfName},
-    table::PolicyPart,
+    table::CompiledPolicy,
 };
 
 /// Compiles what the policies say about the pods of this node, from nothing: [`Compiler::update`] once.
 #[must_use]
-pub fn compile(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>, deny_log: DenyLog) -> PolicyPart {
+pub fn compile(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>, deny_log: DenyLog) -> CompiledPolicy {
     let mut compiler = Compiler::new(deny_log);
     compiler.update(snapshot, endpoints);
     compiler.part()
 }
 
-/// What was made of the last snapshot, ready for the next one.
+/// PortMatch was made of the last snapshot, ready for the next one.
 #[derive(Debug)]
 pub struct Compiler {
     deny_log: DenyLog,
     /// The last snapshot, without its namespaces and pods: those are the world's.
     last: Snapshot,
-    world: World,
+    world: PodIndex,
     policies: Policies,
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
-    locals: BTreeMap<IfName, Local>,
+    locals: BTreeMap<IfName, LocalPod>,
     sets: Sets,
     chains: Chains,
     ingress: OrdMap<IfName, ChainName>,
@@ -77,15 +77,15 @@ pub struct Compiler {
 
 /// A pod of this node.
 #[derive(Debug)]
-struct Local {
+struct LocalPod {
     /// The policies that apply to it, in the order in which a packet meets them.
-    applied: Vec<Number>,
-    groups: BTreeMap<Direction, Arc<Group>>,
+    applied: Vec<PolicyNumber>,
+    groups: BTreeMap<Direction, Arc<PodGroup>>,
 }
 
 /// Interfaces whose pods need another look.
 #[derive(Default)]
-struct Stale {
+struct DirtyInterfaces {
     /// Which policies apply to them is not known.
     policies: BTreeSet<IfName>,
     /// Their chains may be others.
@@ -99,7 +99,7 @@ impl Compiler {
         Self {
             deny_log,
             last: Snapshot::default(),
-            world: World::default(),
+            world: PodIndex::default(),
             policies: Policies::default(),
             endpoints: OrdMap::new(),
             locals: BTreeMap::new(),
@@ -120,7 +120,7 @@ impl Compiler {
         if shape(snapshot) != shape(&self.last) && !self.last.tiers.is_empty() {
             *self = Self::new(self.deny_log);
         }
-        let mut stale = Stale::default();
+        let mut stale = DirtyInterfaces::default();
         self.follow_namespaces(snapshot, &mut stale);
         self.follow_pods(snapshot, &mut stale);
         self.follow_policies(snapshot, &mut stale);
@@ -129,10 +129,10 @@ impl Compiler {
         self.last.tiers.clone_from(&snapshot.tiers);
     }
 
-    /// What it has made. The copy shares everything.
+    /// PortMatch it has made. The copy shares everything.
     #[must_use]
-    pub fn part(&self) -> PolicyPart {
-        PolicyPart {
+    pub fn part(&self) -> CompiledPolicy {
+        CompiledPolicy {
             sets: self.sets.filled().clone(),
             chains: self.chains.made().clone(),
             ingress: self.ingress.clone(),
@@ -145,12 +145,12 @@ impl Compiler {
         self.world.at(address).map(|view| view.id)
     }
 
-    fn follow_namespaces(&mut self, snapshot: &Snapshot, stale: &mut Stale) {
+    fn follow_namespaces(&mut self, snapshot: &Snapshot, stale: &mut DirtyInterfaces) {
         let last = self.world.namespaces().clone();
         for (name, before, after) in changes(&last, &snapshot.namespaces) {
             self.world.set_namespace(name, after);
             for view in self.world.of_namespace(name) {
-                let before = View { namespace: before.map(|labels: &Arc<Labels>| &**labels), ..view };
+                let before = PodView { namespace: before.map(|labels: &Arc<Labels>| &**labels), ..view };
                 self.sets.follow(Some(before), Some(view), &self.world);
             }
             let there = self.endpoints.iter().filter(|(_, endpoint)| endpoint.pod.namespace == *name);
@@ -159,7 +159,7 @@ impl Compiler {
         self.world.share_namespaces(&snapshot.namespaces);
     }
 
-    fn follow_pods(&mut self, snapshot: &Snapshot, stale: &mut Stale) {
+    fn follow_pods(&mut self, snapshot: &Snapshot, stale: &mut DirtyInterfaces) {
         let last = self.world.pods().clone();
         for (id, before, after) in changes(&last, &snapshot.pods) {
             self.world.set_pod(id, after);
@@ -174,7 +174,7 @@ impl Compiler {
         self.endpoints.iter().filter(move |(_, endpoint)| endpoint.pod == *id).map(|(interface, _)| interface.clone())
     }
 
-    fn follow_policies(&mut self, snapshot: &Snapshot, stale: &mut Stale) {
+    fn follow_policies(&mut self, snapshot: &Snapshot, stale: &mut DirtyInterfaces) {
         for (n, tier) in snapshot.tiers.iter().enumerate() {
             let last = self.last.tiers.get(n).map(|tier| tier.policies.clone()).unwrap_or_default();
             for (id, _, after) in changes(&last, &tier.policies) {
@@ -202,27 +202,27 @@ impl Compiler {
         }
     }
 
-    fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, stale: &mut Stale) {
+    fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, stale: &mut DirtyInterfaces) {
         let last = std::mem::replace(&mut self.endpoints, endpoints.clone());
         for (interface, _, _) in changes(&last, endpoints) {
             stale.policies.insert(interface.clone());
         }
     }
 
-    fn regroup(&mut self, stale: Stale, defaults: &[TierDefault]) {
-        let Stale { policies, mut chains } = stale;
+    fn regroup(&mut self, stale: DirtyInterfaces, defaults: &[TierDefault]) {
+        let DirtyInterfaces { policies, mut chains } = stale;
         for interface in policies {
             let Some(endpoint) = self.endpoints.get(&interface) else {
                 chains.insert(interface);
                 continue;
             };
-            let applied = self.world.get(&endpoint.pod).filter(View::is_endpoint);
+            let applied = self.world.get(&endpoint.pod).filter(PodView::is_endpoint);
             let applied = applied.map(|view| self.policies.applied(&view)).unwrap_or_default();
-            let local = || Local { applied: Vec::new(), groups: BTreeMap::new() };
+            let local = || LocalPod { applied: Vec::new(), groups: BTreeMap::new() };
             self.locals.entry(interface.clone()).or_insert_with(local).applied = applied;
             chains.insert(interface);
         }
-        // What is left goes last: a set that the next chain needs is not made again.
+        // PortMatch is left goes last: a set that the next chain needs is not made again.
         let mut left = Vec::new();
         for interface in chains {
             for direction in Direction::ALL {
@@ -231,7 +231,8 @@ impl Compiler {
                 if have.map(|group| &**group) == want.as_ref() {
                     continue;
                 }
-                let source = Source { world: &self.world, policies: &self.policies, defaults, deny_log: self.deny_log };
+                let source =
+                    ChainInputs { world: &self.world, policies: &self.policies, defaults, deny_log: self.deny_log };
                 let entered = want.map(|group| self.chains.enter(group, &mut self.sets, source));
                 let map = match direction {
                     Direction::Ingress => &mut self.ingress,
@@ -256,11 +257,11 @@ impl Compiler {
     }
 
     /// The group that the pod of an interface belongs to in a direction; `None` if nothing isolates it.
-    fn group(&self, interface: &IfName, direction: Direction) -> Option<Group> {
+    fn group(&self, interface: &IfName, direction: Direction) -> Option<PodGroup> {
         let endpoint = self.endpoints.get(interface)?;
-        let Some(view) = self.world.get(&endpoint.pod) else { return Some(Group::Unknown(direction)) };
+        let Some(view) = self.world.get(&endpoint.pod) else { return Some(PodGroup::Unknown(direction)) };
         let applied = &self.locals.get(interface)?.applied;
-        let applied: Vec<Number> = applied.iter().copied().filter(|number| number.is_about(direction)).collect();
+        let applied: Vec<PolicyNumber> = applied.iter().copied().filter(|number| number.is_about(direction)).collect();
         if applied.is_empty() {
             return None;
         }
@@ -269,6 +270,6 @@ impl Compiler {
             Direction::Egress => BTreeSet::new(),
         };
         let families = endpoint.addresses.iter().map(|a| Family::of(*a)).collect();
-        Some(Group::Selected { direction, families, applied, own_ports })
+        Some(PodGroup::Selected { direction, families, applied, own_ports })
     }
 }

@@ -7,14 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use super::{anchors::Anchors, world::View};
-use crate::policy::ir::{Direction, NamedPort, Policy, PolicyId, Port, Ports, Rule};
+use super::{anchors::SelectorIndex, world::PodView};
+use crate::policy::ir::{Direction, NamedPort, Policy, PolicyId, PolicyRule, RulePort, RulePorts};
 
 /// A policy's number. It says in which directions the policy has rules, and whether they name ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Number(u32);
+pub(super) struct PolicyNumber(u32);
 
-impl Number {
+impl PolicyNumber {
     const INGRESS: u32 = 1;
     const EGRESS: u32 = 2;
     const NAMES_PORTS: u32 = 4;
@@ -35,14 +35,14 @@ impl Number {
 /// All policies of all tiers.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
-    entries: BTreeMap<Number, Entry>,
-    numbers: BTreeMap<(usize, PolicyId), Number>,
-    subjects: Anchors,
+    entries: BTreeMap<PolicyNumber, PolicyEntry>,
+    numbers: BTreeMap<(usize, PolicyId), PolicyNumber>,
+    subjects: SelectorIndex,
     next: u32,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct PolicyEntry {
     tier: usize,
     id: PolicyId,
     policy: Arc<Policy>,
@@ -56,7 +56,7 @@ impl Policies {
         tier: usize,
         id: &PolicyId,
         policy: Option<&Arc<Policy>>,
-    ) -> (Option<Number>, Option<Number>) {
+    ) -> (Option<PolicyNumber>, Option<PolicyNumber>) {
         let place = (tier, id.clone());
         let before = self.numbers.remove(&place);
         if let Some((number, entry)) = before.and_then(|number| Some((number, self.entries.get(&number)?))) {
@@ -64,13 +64,13 @@ impl Policies {
         }
         let number = policy.map(|policy| {
             self.next += 1;
-            let about = |direction| if policy.rules(direction).is_some() { Number::of(direction) } else { 0 };
+            let about = |direction| if policy.rules(direction).is_some() { PolicyNumber::of(direction) } else { 0 };
             let named = policy.ingress.iter().flatten().flat_map(named).next().is_some();
-            let names = if named { Number::NAMES_PORTS } else { 0 };
+            let names = if named { PolicyNumber::NAMES_PORTS } else { 0 };
             let bits = about(Direction::Ingress) | about(Direction::Egress) | names;
-            let number = Number((self.next << Number::BITS) | bits);
+            let number = PolicyNumber((self.next << PolicyNumber::BITS) | bits);
             self.subjects.insert(&policy.subject, number.0);
-            let entry = Entry { tier, id: id.clone(), policy: Arc::clone(policy) };
+            let entry = PolicyEntry { tier, id: id.clone(), policy: Arc::clone(policy) };
             self.entries.insert(number, entry);
             self.numbers.insert(place, number);
             number
@@ -79,14 +79,14 @@ impl Policies {
     }
 
     /// No list holds this number, which [`Policies::set`] has replaced.
-    pub(super) fn forget(&mut self, number: Number) {
+    pub(super) fn forget(&mut self, number: PolicyNumber) {
         self.entries.remove(&number);
     }
 
     /// Those that apply to the pod, in the order in which a packet meets them.
-    pub(super) fn applied(&self, view: &View<'_>) -> Vec<Number> {
-        let candidates = self.subjects.candidates(view).into_iter().map(Number);
-        let mut applied: Vec<(Number, &Entry)> = candidates
+    pub(super) fn applied(&self, view: &PodView<'_>) -> Vec<PolicyNumber> {
+        let candidates = self.subjects.candidates(view).into_iter().map(PolicyNumber);
+        let mut applied: Vec<(PolicyNumber, &PolicyEntry)> = candidates
             .filter_map(|number| Some((number, self.entries.get(&number)?)))
             .filter(|(_, entry)| view.found_by(&entry.policy.subject))
             .collect();
@@ -94,56 +94,61 @@ impl Policies {
         applied.into_iter().map(|(number, _)| number).collect()
     }
 
-    pub(super) fn applies(&self, number: Number, view: &View<'_>) -> bool {
+    pub(super) fn applies(&self, number: PolicyNumber, view: &PodView<'_>) -> bool {
         self.entries.get(&number).is_some_and(|entry| view.found_by(&entry.policy.subject))
     }
 
     /// In which order a packet meets two of them.
-    pub(super) fn order(&self, a: Number, b: Number) -> Ordering {
-        let place = |number| self.entries.get(&number).map(Entry::place);
+    pub(super) fn order(&self, a: PolicyNumber, b: PolicyNumber) -> Ordering {
+        let place = |number| self.entries.get(&number).map(PolicyEntry::place);
         place(a).cmp(&place(b))
     }
 
     /// Policies that were in order, by tier, the last tier first.
     pub(super) fn by_tier_from_last<'a>(
         &'a self,
-        applied: &'a [Number],
-    ) -> impl Iterator<Item = (usize, &'a [Number])> {
-        let tier = |number: &Number| self.entries.get(number).map(|entry| entry.tier);
-        let runs: Vec<&[Number]> = applied.chunk_by(|a, b| tier(a) == tier(b)).collect();
+        applied: &'a [PolicyNumber],
+    ) -> impl Iterator<Item = (usize, &'a [PolicyNumber])> {
+        let tier = |number: &PolicyNumber| self.entries.get(number).map(|entry| entry.tier);
+        let runs: Vec<&[PolicyNumber]> = applied.chunk_by(|a, b| tier(a) == tier(b)).collect();
         runs.into_iter().rev().filter_map(move |run| Some((tier(run.first()?)?, run)))
     }
 
     /// Their rules, in order.
-    pub(super) fn rules<'a>(&'a self, policies: &'a [Number], direction: Direction) -> impl Iterator<Item = &'a Rule> {
+    pub(super) fn rules<'a>(
+        &'a self,
+        policies: &'a [PolicyNumber],
+        direction: Direction,
+    ) -> impl Iterator<Item = &'a PolicyRule> {
         let entries = policies.iter().filter_map(|number| self.entries.get(number));
         entries.flat_map(move |entry| entry.policy.rules(direction).unwrap_or_default())
     }
 
     /// The ports of a pod that a rule of these policies for packets to it calls by their names.
-    pub(super) fn named_ports(&self, applied: &[Number], ports: &BTreeSet<NamedPort>) -> BTreeSet<NamedPort> {
+    pub(super) fn named_ports(&self, applied: &[PolicyNumber], ports: &BTreeSet<NamedPort>) -> BTreeSet<NamedPort> {
         if ports.is_empty() {
             return BTreeSet::new();
         }
-        let naming: Vec<Number> = applied.iter().copied().filter(|n| n.0 & Number::NAMES_PORTS != 0).collect();
+        let naming: Vec<PolicyNumber> =
+            applied.iter().copied().filter(|n| n.0 & PolicyNumber::NAMES_PORTS != 0).collect();
         let names: BTreeSet<&str> = self.rules(&naming, Direction::Ingress).flat_map(named).collect();
         ports.iter().filter(|port| names.contains(port.name.as_str())).cloned().collect()
     }
 }
 
-impl Entry {
+impl PolicyEntry {
     fn place(&self) -> (usize, i32, &PolicyId) {
         (self.tier, self.policy.order, &self.id)
     }
 }
 
-fn named(rule: &Rule) -> impl Iterator<Item = &str> {
+fn named(rule: &PolicyRule) -> impl Iterator<Item = &str> {
     let ports = match &rule.ports {
-        Ports::Any => &[][..],
-        Ports::Of(ports) => ports,
+        RulePorts::Any => &[][..],
+        RulePorts::Of(ports) => ports,
     };
     ports.iter().filter_map(|port| match port {
-        Port::Named(_, name) => Some(name.as_str()),
-        Port::Numbers(..) => None,
+        RulePort::Named(_, name) => Some(name.as_str()),
+        RulePort::Numbers(..) => None,
     })
 }

@@ -5,42 +5,42 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     interval::{PortRange, merge_nets, merge_ports, rectangles},
-    set::{Holder, PortKey, SetExpr},
+    set::{AddressSource, PortKey, SetExpr},
 };
 use crate::{
     model::{Family, Protocol},
-    policy::ir::{Block, Direction, NamedPort, Peer, Peers, PodSelector, Port, Ports, Rule},
-    ruleset::{Field, Op},
+    policy::ir::{Direction, IpBlock, NamedPort, PodSelector, PolicyRule, RulePeer, RulePeers, RulePort, RulePorts},
+    ruleset::{CmpOp, Field},
 };
 
 /// A packet's fields, whether they must be in the set or must not, and the set.
-pub(super) type SetLookup<'a> = (Vec<Field>, Op, SetExpr<'a>);
+pub(super) type SetLookup<'a> = (Vec<Field>, CmpOp, SetExpr<'a>);
 
-/// What a run of rules matches, sorted by how it is looked up.
+/// PortMatch a run of rules matches, sorted by how it is looked up.
 #[derive(Default)]
-pub(super) struct Run<'a> {
-    matches_all: Reach,
+pub(super) struct RuleRun<'a> {
+    matches_all: Coverage,
     pods: BTreeSet<&'a PodSelector>,
-    blocks: Vec<&'a Block>,
+    blocks: Vec<&'a IpBlock>,
     ports: BTreeSet<(Protocol, u16)>,
     ranges: Vec<PortRange>,
-    pod_ports: BTreeSet<(Holder<'a>, PortKey<'a>)>,
+    pod_ports: BTreeSet<(AddressSource<'a>, PortKey<'a>)>,
     pod_ranges: BTreeMap<&'a PodSelector, Vec<PortRange>>,
-    block_ports: Vec<(&'a Block, PortRange)>,
-    /// What is matched of everybody but some.
-    but: BTreeMap<Excluded<'a>, Run<'a>>,
+    block_ports: Vec<(&'a IpBlock, PortRange)>,
+    /// PortMatch is matched of everybody but some.
+    but: BTreeMap<ExcludedPeers<'a>, RuleRun<'a>>,
 }
 
-/// Peers that a rule is not about.
+/// RulePeers that a rule is not about.
 #[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Excluded<'a> {
+struct ExcludedPeers<'a> {
     pods: BTreeSet<&'a PodSelector>,
-    blocks: BTreeSet<&'a Block>,
+    blocks: BTreeSet<&'a IpBlock>,
 }
 
 /// How far a run reaches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum Coverage {
     /// Some packets.
     #[default]
     Some,
@@ -49,24 +49,24 @@ pub(super) enum Reach {
 }
 
 #[derive(Clone, Copy)]
-enum Who<'a> {
+enum PeerMatch<'a> {
     Anybody,
     Pods(&'a PodSelector),
-    Block(&'a Block),
+    IpBlock(&'a IpBlock),
 }
 
 #[derive(Clone, Copy)]
-enum What<'a> {
+enum PortMatch<'a> {
     Anything,
     Numbers(PortRange),
     Named(Protocol, &'a str),
 }
 
-impl<'a> Run<'a> {
+impl<'a> RuleRun<'a> {
     /// Takes the rules together. On ingress a port's name means a port of the selected pod: `own_ports` are that
     /// pod's. On egress it means one of the peer's, which the sets resolve.
     pub(super) fn new(
-        rules: impl IntoIterator<Item = &'a Rule>,
+        rules: impl IntoIterator<Item = &'a PolicyRule>,
         direction: Direction,
         own_ports: &BTreeSet<NamedPort>,
     ) -> Self {
@@ -74,10 +74,10 @@ impl<'a> Run<'a> {
         for rule in rules {
             let whats = whats(&rule.ports, direction, own_ports);
             let (run, whos) = match &rule.peers {
-                Peers::Any => (&mut run, vec![Who::Anybody]),
-                Peers::Of(peers) => (&mut run, peers.iter().map(who).collect()),
-                Peers::NoneOf(peers) if peers.is_empty() => (&mut run, vec![Who::Anybody]),
-                Peers::NoneOf(peers) => (run.but.entry(excluded(peers)).or_default(), vec![Who::Anybody]),
+                RulePeers::Any => (&mut run, vec![PeerMatch::Anybody]),
+                RulePeers::Of(peers) => (&mut run, peers.iter().map(who).collect()),
+                RulePeers::NoneOf(peers) if peers.is_empty() => (&mut run, vec![PeerMatch::Anybody]),
+                RulePeers::NoneOf(peers) => (run.but.entry(excluded(peers)).or_default(), vec![PeerMatch::Anybody]),
             };
             for who in whos {
                 whats.iter().for_each(|what| run.add(who, *what));
@@ -86,36 +86,36 @@ impl<'a> Run<'a> {
         run
     }
 
-    pub(super) const fn reach(&self) -> Reach {
+    pub(super) const fn reach(&self) -> Coverage {
         self.matches_all
     }
 
-    fn add(&mut self, who: Who<'a>, what: What<'a>) {
+    fn add(&mut self, who: PeerMatch<'a>, what: PortMatch<'a>) {
         let single = |range: PortRange| (range.first == range.last).then_some((range.protocol, range.first));
         match (who, what) {
-            (Who::Anybody, What::Anything) => self.matches_all = Reach::All,
-            (Who::Pods(selector), What::Anything) => {
+            (PeerMatch::Anybody, PortMatch::Anything) => self.matches_all = Coverage::All,
+            (PeerMatch::Pods(selector), PortMatch::Anything) => {
                 self.pods.insert(selector);
             }
-            (Who::Block(block), What::Anything) => self.blocks.push(block),
-            (Who::Anybody, What::Numbers(range)) => match single(range) {
+            (PeerMatch::IpBlock(block), PortMatch::Anything) => self.blocks.push(block),
+            (PeerMatch::Anybody, PortMatch::Numbers(range)) => match single(range) {
                 Some(port) => {
                     self.ports.insert(port);
                 }
                 None => self.ranges.push(range),
             },
-            (Who::Pods(selector), What::Numbers(range)) => match single(range) {
+            (PeerMatch::Pods(selector), PortMatch::Numbers(range)) => match single(range) {
                 Some((protocol, port)) => {
-                    self.pod_ports.insert((Holder::Selected(selector), PortKey::Number(protocol, port)));
+                    self.pod_ports.insert((AddressSource::Selected(selector), PortKey::Number(protocol, port)));
                 }
                 None => self.pod_ranges.entry(selector).or_default().push(range),
             },
-            (Who::Block(block), What::Numbers(range)) => self.block_ports.push((block, range)),
-            (who, What::Named(protocol, name)) => {
+            (PeerMatch::IpBlock(block), PortMatch::Numbers(range)) => self.block_ports.push((block, range)),
+            (who, PortMatch::Named(protocol, name)) => {
                 let holder = match who {
-                    Who::Anybody => Holder::AnyPod,
-                    Who::Pods(selector) => Holder::Selected(selector),
-                    Who::Block(block) => Holder::Within(block),
+                    PeerMatch::Anybody => AddressSource::AnyPod,
+                    PeerMatch::Pods(selector) => AddressSource::Selected(selector),
+                    PeerMatch::IpBlock(block) => AddressSource::Within(block),
                 };
                 self.pod_ports.insert((holder, PortKey::Named(protocol, name)));
             }
@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
     /// holds the other side's address.
     pub(super) fn lookups(&self, families: &BTreeSet<Family>, peer: fn(Family) -> Field) -> Vec<Vec<SetLookup<'a>>> {
         let found = |line: Vec<(Vec<Field>, SetExpr<'a>)>| {
-            line.into_iter().map(|(fields, set)| (fields, Op::Is, set)).collect::<Vec<_>>()
+            line.into_iter().map(|(fields, set)| (fields, CmpOp::Eq, set)).collect::<Vec<_>>()
         };
         let mut lines: Vec<Vec<SetLookup<'_>>> = self.finding(families, peer).into_iter().map(found).collect();
         for (excluded, run) in &self.but {
@@ -134,8 +134,8 @@ impl<'a> Run<'a> {
                 let but = excluded.lookups(family, peer);
                 let one = BTreeSet::from([family]);
                 let inner = match run.reach() {
-                    Reach::All => vec![Vec::new()],
-                    Reach::Some => run.finding(&one, peer),
+                    Coverage::All => vec![Vec::new()],
+                    Coverage::Some => run.finding(&one, peer),
                 };
                 lines.extend(inner.into_iter().map(|line| but.iter().cloned().chain(found(line)).collect()));
             }
@@ -181,7 +181,7 @@ impl<'a> Run<'a> {
     }
 }
 
-impl<'a> Excluded<'a> {
+impl<'a> ExcludedPeers<'a> {
     /// That a packet of the family comes from nobody of them. The sets can be empty: they hold the packet to its
     /// family, too.
     fn lookups(&self, family: Family, peer: fn(Family) -> Field) -> Vec<SetLookup<'a>> {
@@ -192,37 +192,37 @@ impl<'a> Excluded<'a> {
         } else {
             sets.pop();
         }
-        sets.into_iter().map(|set| (vec![peer(family)], Op::IsNot, set)).collect()
+        sets.into_iter().map(|set| (vec![peer(family)], CmpOp::NotEq, set)).collect()
     }
 }
 
-fn who(peer: &Peer) -> Who<'_> {
+fn who(peer: &RulePeer) -> PeerMatch<'_> {
     match peer {
-        Peer::Pods(selector) => Who::Pods(selector),
-        Peer::Block(block) => Who::Block(block),
+        RulePeer::Pods(selector) => PeerMatch::Pods(selector),
+        RulePeer::IpBlock(block) => PeerMatch::IpBlock(block),
     }
 }
 
-fn excluded(peers: &[Peer]) -> Excluded<'_> {
-    let mut excluded = Excluded::default();
+fn excluded(peers: &[RulePeer]) -> ExcludedPeers<'_> {
+    let mut excluded = ExcludedPeers::default();
     for peer in peers {
         match peer {
-            Peer::Pods(selector) => _ = excluded.pods.insert(selector),
-            Peer::Block(block) => _ = excluded.blocks.insert(block),
+            RulePeer::Pods(selector) => _ = excluded.pods.insert(selector),
+            RulePeer::IpBlock(block) => _ = excluded.blocks.insert(block),
         }
     }
     excluded
 }
 
-fn whats<'a>(ports: &'a Ports, direction: Direction, own_ports: &BTreeSet<NamedPort>) -> Vec<What<'a>> {
-    let Ports::Of(ports) = ports else { return vec![What::Anything] };
-    let numbers = |&protocol: &Protocol, first, last| What::Numbers(PortRange { protocol, first, last });
+fn whats<'a>(ports: &'a RulePorts, direction: Direction, own_ports: &BTreeSet<NamedPort>) -> Vec<PortMatch<'a>> {
+    let RulePorts::Of(ports) = ports else { return vec![PortMatch::Anything] };
+    let numbers = |&protocol: &Protocol, first, last| PortMatch::Numbers(PortRange { protocol, first, last });
     let mut whats = Vec::new();
     for port in ports {
         match (port, direction) {
-            (Port::Numbers(protocol, first, last), _) => whats.push(numbers(protocol, *first, *last)),
-            (Port::Named(protocol, name), Direction::Egress) => whats.push(What::Named(*protocol, name)),
-            (Port::Named(protocol, name), Direction::Ingress) => {
+            (RulePort::Numbers(protocol, first, last), _) => whats.push(numbers(protocol, *first, *last)),
+            (RulePort::Named(protocol, name), Direction::Egress) => whats.push(PortMatch::Named(*protocol, name)),
+            (RulePort::Named(protocol, name), Direction::Ingress) => {
                 let own = own_ports.iter().filter(|p| p.protocol == *protocol && p.name == *name);
                 whats.extend(own.map(|p| numbers(protocol, p.port, p.port)));
             }

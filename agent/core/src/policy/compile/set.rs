@@ -14,11 +14,11 @@ use sha1::{Digest, Sha1};
 use super::interval::{PortRange, single_address};
 use crate::{
     model::{Family, Protocol},
-    policy::ir::{Block, Pod, PodSelector},
+    policy::ir::{IpBlock, Pod, PodSelector},
     ruleset::{Element, KeyType, Lookup, Set, Value},
 };
 
-/// What a set holds.
+/// PortMatch a set holds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SetExpr<'a> {
     /// Addresses of pods.
@@ -30,20 +30,20 @@ pub(super) enum SetExpr<'a> {
     /// Protocols with ranges of ports, disjoint.
     PortRanges(Vec<PortRange>),
     /// Addresses of pods with a protocol and a port each.
-    PodPorts(Family, BTreeSet<(Holder<'a>, PortKey<'a>)>),
+    PodPorts(Family, BTreeSet<(AddressSource<'a>, PortKey<'a>)>),
     /// Networks with ranges of ports, disjoint.
     NetPorts(Family, Vec<(IpNet, PortRange)>),
 }
 
 /// Whose addresses a set of pods and ports holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Holder<'a> {
+pub(super) enum AddressSource<'a> {
     /// Every pod's.
     AnyPod,
     /// Those of the selected pods.
     Selected(&'a PodSelector),
     /// Those of pods in the block.
-    Within(&'a Block),
+    Within(&'a IpBlock),
 }
 
 /// Which port of theirs.
@@ -51,7 +51,7 @@ pub(super) enum Holder<'a> {
 pub(super) enum PortKey<'a> {
     /// The same for all.
     Number(Protocol, u16),
-    /// What each of them calls so.
+    /// PortMatch each of them calls so.
     Named(Protocol, &'a str),
 }
 
@@ -111,20 +111,20 @@ impl SetExpr<'_> {
     }
 }
 
-/// Who puts something into a set.
+/// PeerMatch puts something into a set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Giver {
+pub(super) enum MemberSource {
     /// Every pod.
     AnyPod,
     /// The selected pods.
     Selected(PodSelector),
     /// Pods, as far as their addresses are in the block.
-    Within(Block),
+    Within(IpBlock),
 }
 
-/// What a pod puts into a set for each of its addresses.
+/// PortMatch a pod puts into a set for each of its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Gift {
+pub(super) enum SetMember {
     /// The address.
     Address,
     /// The address with this port.
@@ -133,30 +133,32 @@ pub(super) enum Gift {
     Named(Protocol, String),
 }
 
-/// What a set holds.
-pub(super) enum Contents {
+/// PortMatch a set holds.
+pub(super) enum SetContents {
     /// Always the same.
     Fixed(OrdSet<Element>),
-    /// What pods put into it, with their addresses of one family.
-    Given(Family, BTreeMap<Giver, BTreeSet<Gift>>),
+    /// PortMatch pods put into it, with their addresses of one family.
+    FromPods(Family, BTreeMap<MemberSource, BTreeSet<SetMember>>),
 }
 
 impl SetExpr<'_> {
-    pub(super) fn contents(&self) -> Contents {
+    pub(super) fn contents(&self) -> SetContents {
         let net_ports = |(net, range): &(IpNet, PortRange)| -> Element {
             [net_value(*net)].into_iter().chain(range_values(*range)).collect()
         };
-        Contents::Fixed(match self {
+        SetContents::Fixed(match self {
             Self::Pods(family, selectors) => {
-                let given = |selector: &&PodSelector| (Giver::Selected((*selector).clone()), [Gift::Address].into());
-                return Contents::Given(*family, selectors.iter().map(given).collect());
+                let given = |selector: &&PodSelector| {
+                    (MemberSource::Selected((*selector).clone()), [SetMember::Address].into())
+                };
+                return SetContents::FromPods(*family, selectors.iter().map(given).collect());
             }
             Self::PodPorts(family, pairs) => {
-                let mut given: BTreeMap<Giver, BTreeSet<Gift>> = BTreeMap::new();
+                let mut given: BTreeMap<MemberSource, BTreeSet<SetMember>> = BTreeMap::new();
                 for (holder, key) in pairs {
                     given.entry(holder.giver()).or_default().insert(key.gift());
                 }
-                return Contents::Given(*family, given);
+                return SetContents::FromPods(*family, given);
             }
             Self::Nets(_, nets) => nets.iter().map(|net| vec![net_value(*net)]).collect(),
             Self::Ports(ports) => ports.iter().map(|&(protocol, port)| port_values(protocol, port).to_vec()).collect(),
@@ -171,28 +173,28 @@ impl SetExpr<'_> {
     }
 }
 
-impl Holder<'_> {
-    fn giver(self) -> Giver {
+impl AddressSource<'_> {
+    fn giver(self) -> MemberSource {
         match self {
-            Self::AnyPod => Giver::AnyPod,
-            Self::Selected(selector) => Giver::Selected(selector.clone()),
-            Self::Within(block) => Giver::Within(block.clone()),
+            Self::AnyPod => MemberSource::AnyPod,
+            Self::Selected(selector) => MemberSource::Selected(selector.clone()),
+            Self::Within(block) => MemberSource::Within(block.clone()),
         }
     }
 }
 
 impl PortKey<'_> {
-    fn gift(self) -> Gift {
+    fn gift(self) -> SetMember {
         match self {
-            Self::Number(protocol, port) => Gift::Port(protocol, port),
-            Self::Named(protocol, name) => Gift::Named(protocol, name.to_owned()),
+            Self::Number(protocol, port) => SetMember::Port(protocol, port),
+            Self::Named(protocol, name) => SetMember::Named(protocol, name.to_owned()),
         }
     }
 }
 
-impl Giver {
-    /// What the pod puts into a set of this family by this right, if it has it at all.
-    pub(super) fn elements(&self, gifts: &BTreeSet<Gift>, family: Family, pod: &Pod) -> Vec<Element> {
+impl MemberSource {
+    /// PortMatch the pod puts into a set of this family by this right, if it has it at all.
+    pub(super) fn elements(&self, gifts: &BTreeSet<SetMember>, family: Family, pod: &Pod) -> Vec<Element> {
         let inside = |address: &IpAddr| match self {
             Self::Within(block) => block.contains(*address),
             Self::AnyPod | Self::Selected(_) => true,
@@ -202,7 +204,7 @@ impl Giver {
     }
 }
 
-impl Gift {
+impl SetMember {
     fn elements(&self, address: IpAddr, pod: &Pod) -> Vec<Element> {
         let with = |protocol, port| [Value::Addr(address)].into_iter().chain(port_values(protocol, port)).collect();
         match self {
@@ -263,7 +265,7 @@ impl fmt::Display for SetExpr<'_> {
     }
 }
 
-impl fmt::Display for Holder<'_> {
+impl fmt::Display for AddressSource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AnyPod => f.write_str("any pod"),

@@ -8,9 +8,9 @@ use std::{
 use imbl::OrdMap;
 
 use super::{
-    anchors::Anchors,
-    set::{Contents, Gift, Giver, SetExpr},
-    world::{View, World},
+    anchors::SelectorIndex,
+    set::{MemberSource, SetContents, SetExpr, SetMember},
+    world::{PodIndex, PodView},
 };
 use crate::{
     model::Family,
@@ -23,30 +23,30 @@ use crate::{
 pub(super) struct Sets {
     filled: OrdMap<SetName, Set>,
     /// How many chains look into each, and who gives to it.
-    users: BTreeMap<SetName, Users>,
-    givers: BTreeMap<u32, GiverState>,
-    numbers: BTreeMap<Giver, u32>,
+    users: BTreeMap<SetName, SetUsers>,
+    givers: BTreeMap<u32, SourceState>,
+    numbers: BTreeMap<MemberSource, u32>,
     /// Those givers that are selectors.
-    selectors: Anchors,
+    selectors: SelectorIndex,
     /// The others: any pod may be one of them.
     wide: BTreeSet<u32>,
     next: u32,
 }
 
 #[derive(Debug, Default)]
-struct Users {
+struct SetUsers {
     chains: usize,
     givers: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
-struct GiverState {
-    giver: Giver,
-    gives: BTreeMap<SetName, (Family, BTreeSet<Gift>)>,
+struct SourceState {
+    giver: MemberSource,
+    gives: BTreeMap<SetName, (Family, BTreeSet<SetMember>)>,
 }
 
-/// What a pod gives, by set.
-type Given<'a> = BTreeMap<&'a SetName, BTreeSet<Element>>;
+/// PortMatch a pod gives, by set.
+type MembersBySet<'a> = BTreeMap<&'a SetName, BTreeSet<Element>>;
 
 impl Sets {
     /// The sets as they are now.
@@ -55,22 +55,22 @@ impl Sets {
     }
 
     /// A chain looks into the set: it is made if it is not there.
-    pub(super) fn acquire(&mut self, expr: &SetExpr<'_>, world: &World) -> SetName {
+    pub(super) fn acquire(&mut self, expr: &SetExpr<'_>, world: &PodIndex) -> SetName {
         let name = SetName::new(&expr.name()).expect("a prefix of ours and hexadecimal digits");
         if let Some(users) = self.users.get_mut(&name) {
             users.chains += 1;
             return name;
         }
         let mut set = expr.empty();
-        let mut users = Users { chains: 1, givers: BTreeSet::new() };
+        let mut users = SetUsers { chains: 1, givers: BTreeSet::new() };
         match expr.contents() {
-            Contents::Fixed(elements) => set.elements = elements,
-            Contents::Given(family, by_giver) => {
+            SetContents::Fixed(elements) => set.elements = elements,
+            SetContents::FromPods(family, by_giver) => {
                 for (giver, gifts) in by_giver {
-                    let mut fill = |view: View<'_>| set.elements.extend(giver.elements(&gifts, family, view.pod));
+                    let mut fill = |view: PodView<'_>| set.elements.extend(giver.elements(&gifts, family, view.pod));
                     match &giver {
-                        Giver::Selected(selector) => world.find(selector).into_iter().for_each(&mut fill),
-                        Giver::AnyPod | Giver::Within(_) => world.all().for_each(&mut fill),
+                        MemberSource::Selected(selector) => world.find(selector).into_iter().for_each(&mut fill),
+                        MemberSource::AnyPod | MemberSource::Within(_) => world.all().for_each(&mut fill),
                     }
                     users.givers.insert(self.gives(giver, &name, (family, gifts)));
                 }
@@ -81,17 +81,17 @@ impl Sets {
         name
     }
 
-    fn gives(&mut self, giver: Giver, set: &SetName, gifts: (Family, BTreeSet<Gift>)) -> u32 {
+    fn gives(&mut self, giver: MemberSource, set: &SetName, gifts: (Family, BTreeSet<SetMember>)) -> u32 {
         let number = match self.numbers.get(&giver) {
             Some(number) => *number,
             None => {
                 self.next += 1;
                 match &giver {
-                    Giver::Selected(selector) => self.selectors.insert(selector, self.next),
-                    Giver::AnyPod | Giver::Within(_) => _ = self.wide.insert(self.next),
+                    MemberSource::Selected(selector) => self.selectors.insert(selector, self.next),
+                    MemberSource::AnyPod | MemberSource::Within(_) => _ = self.wide.insert(self.next),
                 }
                 self.numbers.insert(giver.clone(), self.next);
-                self.givers.insert(self.next, GiverState { giver, gives: BTreeMap::new() });
+                self.givers.insert(self.next, SourceState { giver, gives: BTreeMap::new() });
                 self.next
             }
         };
@@ -120,16 +120,16 @@ impl Sets {
     }
 
     fn forget(&mut self, number: u32) {
-        let Some(GiverState { giver, .. }) = self.givers.remove(&number) else { return };
+        let Some(SourceState { giver, .. }) = self.givers.remove(&number) else { return };
         self.numbers.remove(&giver);
         match &giver {
-            Giver::Selected(selector) => self.selectors.remove(selector, number),
-            Giver::AnyPod | Giver::Within(_) => _ = self.wide.remove(&number),
+            MemberSource::Selected(selector) => self.selectors.remove(selector, number),
+            MemberSource::AnyPod | MemberSource::Within(_) => _ = self.wide.remove(&number),
         }
     }
 
     /// Follows a change of a pod or of its namespace's labels. The world has it already.
-    pub(super) fn follow(&mut self, before: Option<View<'_>>, after: Option<View<'_>>, world: &World) {
+    pub(super) fn follow(&mut self, before: Option<PodView<'_>>, after: Option<PodView<'_>>, world: &PodIndex) {
         let (had, has) = (self.given(before), self.given(after));
         let nothing = BTreeSet::new();
         let id = before.or(after).map(|view| view.id);
@@ -160,14 +160,14 @@ impl Sets {
         }
     }
 
-    fn given(&self, view: Option<View<'_>>) -> Given<'_> {
-        let mut all = Given::new();
-        let Some(view) = view.filter(View::is_endpoint) else { return all };
+    fn given(&self, view: Option<PodView<'_>>) -> MembersBySet<'_> {
+        let mut all = MembersBySet::new();
+        let Some(view) = view.filter(PodView::is_endpoint) else { return all };
         for number in self.selectors.candidates(&view).iter().chain(&self.wide) {
             let Some(state) = self.givers.get(number) else { continue };
             let has_the_right = match &state.giver {
-                Giver::Selected(selector) => view.found_by(selector),
-                Giver::AnyPod | Giver::Within(_) => true,
+                MemberSource::Selected(selector) => view.found_by(selector),
+                MemberSource::AnyPod | MemberSource::Within(_) => true,
             };
             if has_the_right {
                 for (set, (family, gifts)) in &state.gives {

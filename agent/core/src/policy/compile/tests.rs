@@ -6,34 +6,34 @@ use crate::{
     names::SetName,
     policy::{
         ir::{
-            Action, Block, Namespaces, Peer, Peers, Pod, PodKind, PodSelector, Policy, PolicyId, Port, Ports, Rule,
-            Tier,
+            IpBlock, NamespaceSelector, Pod, PodKind, PodSelector, Policy, PolicyId, PolicyRule, RuleAction, RulePeer,
+            RulePeers, RulePort, RulePorts, Tier,
         },
         packet_log::{self, Reason},
     },
-    ruleset::{Chain, Rule as NftRule, Verdict},
+    ruleset::{Chain, Rule, Verdict},
     selector::Selector,
 };
 
 fn all_of(namespace: &str) -> PodSelector {
-    PodSelector { namespaces: Namespaces::Named(namespace.to_owned()), pods: Selector::everything() }
+    PodSelector { namespaces: NamespaceSelector::Named(namespace.to_owned()), pods: Selector::everything() }
 }
 
-fn allow(peers: Peers, ports: Ports) -> Rule {
-    Rule { action: Action::Allow, peers, ports }
+fn allow(peers: RulePeers, ports: RulePorts) -> PolicyRule {
+    PolicyRule { action: RuleAction::Allow, peers, ports }
 }
 
-fn port(number: u16) -> Ports {
-    Ports::Of(vec![Port::Numbers(Protocol::Tcp, number, number)])
+fn port(number: u16) -> RulePorts {
+    RulePorts::Of(vec![RulePort::Numbers(Protocol::Tcp, number, number)])
 }
 
-fn labelled(app: &str) -> Peers {
-    let namespaces = Namespaces::Matching(Selector::everything());
-    Peers::Of(vec![Peer::Pods(PodSelector { namespaces, pods: Selector::equals("app", app) })])
+fn labelled(app: &str) -> RulePeers {
+    let namespaces = NamespaceSelector::Matching(Selector::everything());
+    RulePeers::Of(vec![RulePeer::Pods(PodSelector { namespaces, pods: Selector::equals("app", app) })])
 }
 
 /// Three pods in namespace `a`, all on this node, and one policy per list of ingress rules, for all of them.
-fn cluster(policies: Vec<Vec<Rule>>) -> (Snapshot, OrdMap<IfName, Arc<Endpoint>>) {
+fn cluster(policies: Vec<Vec<PolicyRule>>) -> (Snapshot, OrdMap<IfName, Arc<Endpoint>>) {
     let mut snapshot = Snapshot::default();
     let mut endpoints = OrdMap::new();
     snapshot.namespaces.insert("a".to_owned(), Arc::new(Labels::new()));
@@ -63,7 +63,7 @@ fn cluster(policies: Vec<Vec<Rule>>) -> (Snapshot, OrdMap<IfName, Arc<Endpoint>>
     (snapshot, endpoints)
 }
 
-fn only_chain(part: &PolicyPart) -> &Chain {
+fn only_chain(part: &CompiledPolicy) -> &Chain {
     let [chain] = part.chains.values().collect::<Vec<_>>()[..] else { panic!("{:#?}", part.chains) };
     chain
 }
@@ -78,14 +78,14 @@ fn pods_with_the_same_policies_share_a_chain_and_pods_without_have_none() {
     let (snapshot, endpoints) = cluster(Vec::new());
     assert_eq!(
         compile(&snapshot, &endpoints, DenyLog::Disabled),
-        PolicyPart::default(),
+        CompiledPolicy::default(),
         "no policy, nothing programmed"
     );
 }
 
 #[test]
 fn a_thousand_policies_cost_a_packet_what_one_does() {
-    let policy = |n: u16| vec![allow(labelled(&n.to_string()), port(n)), allow(Peers::Any, port(n + 10_000))];
+    let policy = |n: u16| vec![allow(labelled(&n.to_string()), port(n)), allow(RulePeers::Any, port(n + 10_000))];
     let (snapshot, endpoints) = cluster((1..=1000).map(policy).collect());
     let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!(only_chain(&part).rules.len(), 3, "pods with ports, ports, drop: {:#?}", only_chain(&part));
@@ -94,8 +94,12 @@ fn a_thousand_policies_cost_a_packet_what_one_does() {
 
 #[test]
 fn a_chain_grows_with_the_alternations_of_action_only() {
-    let rule = |action| Rule { action, ..allow(labelled("1"), port(80)) };
-    let rules = [[Action::Allow; 3], [Action::Deny; 3], [Action::Allow; 3]].concat().into_iter().map(rule).collect();
+    let rule = |action| PolicyRule { action, ..allow(labelled("1"), port(80)) };
+    let rules = [[RuleAction::Allow; 3], [RuleAction::Deny; 3], [RuleAction::Allow; 3]]
+        .concat()
+        .into_iter()
+        .map(rule)
+        .collect();
     let (snapshot, endpoints) = cluster(vec![rules]);
     let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!(only_chain(&part).rules.len(), 4, "three runs and the default");
@@ -104,17 +108,19 @@ fn a_chain_grows_with_the_alternations_of_action_only() {
 
 #[test]
 fn behind_a_rule_for_everything_there_is_nothing() {
-    let everything =
-        vec![allow(Peers::Any, Ports::Any), Rule { action: Action::Deny, ..allow(labelled("1"), Ports::Any) }];
+    let everything = vec![
+        allow(RulePeers::Any, RulePorts::Any),
+        PolicyRule { action: RuleAction::Deny, ..allow(labelled("1"), RulePorts::Any) },
+    ];
     let (snapshot, endpoints) = cluster(vec![everything]);
     let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
-    assert_eq!(only_chain(&part).rules, [NftRule::verdict(Vec::new(), Verdict::Accept)]);
+    assert_eq!(only_chain(&part).rules, [Rule::verdict(Vec::new(), Verdict::Accept)]);
     assert!(part.sets.is_empty(), "no set that nobody looks into");
 }
 
 #[test]
 fn a_pod_that_comes_is_an_element_and_nothing_else() {
-    let (mut snapshot, endpoints) = cluster(vec![vec![allow(labelled("9"), Ports::Any)]]);
+    let (mut snapshot, endpoints) = cluster(vec![vec![allow(labelled("9"), RulePorts::Any)]]);
     let before = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert!(before.sets.values().all(|set| set.elements.is_empty()), "the set is there before its first pod");
     let mut pod = Pod::clone(snapshot.pods.values().next().unwrap());
@@ -139,14 +145,14 @@ fn an_interface_of_an_unknown_pod_drops_everything() {
     snapshot.pods.clear();
     let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     assert_eq!((part.ingress.len(), part.egress.len()), (3, 3));
-    assert!(part.chains.values().all(|c| c.rules == [NftRule::verdict(Vec::new(), Verdict::Drop)]), "{part:#?}");
+    assert!(part.chains.values().all(|c| c.rules == [Rule::verdict(Vec::new(), Verdict::Drop)]), "{part:#?}");
 }
 
 #[test]
 fn networks_are_merged_and_only_of_families_that_the_pod_has() {
-    let block = |net: &str| Peer::Block(Block { net: net.parse().unwrap(), except: BTreeSet::new() });
-    let peers = Peers::Of(["10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/8", "fd00::/64"].map(block).to_vec());
-    let (snapshot, endpoints) = cluster(vec![vec![allow(peers, Ports::Any)]]);
+    let block = |net: &str| RulePeer::IpBlock(IpBlock { net: net.parse().unwrap(), except: BTreeSet::new() });
+    let peers = RulePeers::Of(["10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/8", "fd00::/64"].map(block).to_vec());
+    let (snapshot, endpoints) = cluster(vec![vec![allow(peers, RulePorts::Any)]]);
     let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     let sets: Vec<_> = part.sets.values().collect();
     assert_eq!(sets.len(), 1, "the pods have no IPv6 address: {sets:#?}");
@@ -156,7 +162,8 @@ fn networks_are_merged_and_only_of_families_that_the_pod_has() {
 
 #[test]
 fn names_say_what_is_in_a_set_and_meet_none_of_the_tables_own() {
-    let (snapshot, endpoints) = cluster(vec![vec![allow(labelled("1"), port(80)), allow(labelled("2"), Ports::Any)]]);
+    let (snapshot, endpoints) =
+        cluster(vec![vec![allow(labelled("1"), port(80)), allow(labelled("2"), RulePorts::Any)]]);
     let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     let names: Vec<&str> = part.sets.keys().map(SetName::as_str).collect();
     assert!(names[0].starts_with("podports4.") && names[1].starts_with("pods4."), "{names:?}");
@@ -165,15 +172,15 @@ fn names_say_what_is_in_a_set_and_meet_none_of_the_tables_own() {
 
 #[test]
 fn what_is_dropped_is_told_of_before_and_nothing_else_is() {
-    let rule = |action| Rule { action, ..allow(labelled("1"), port(80)) };
-    let (mut snapshot, mut endpoints) = cluster(vec![vec![rule(Action::Allow), rule(Action::Deny)]]);
+    let rule = |action| PolicyRule { action, ..allow(labelled("1"), port(80)) };
+    let (mut snapshot, mut endpoints) = cluster(vec![vec![rule(RuleAction::Allow), rule(RuleAction::Deny)]]);
     let stranger = IfName::of_pod("a", "stranger");
     let pod = PodId { namespace: "a".to_owned(), name: "stranger".to_owned() };
     endpoints.insert(stranger.clone(), Arc::new(Endpoint { pod, interface: stranger, addresses: Vec::new() }));
     let silent = compile(&snapshot, &endpoints, DenyLog::Disabled);
     let telling = compile(&snapshot, &endpoints, DenyLog::Enabled);
     assert_eq!((&silent.sets, silent.chains.len()), (&telling.sets, telling.chains.len()));
-    let is_log = |rule: &&NftRule| matches!(rule.action, crate::ruleset::Action::Log(_));
+    let is_log = |rule: &&Rule| matches!(rule.action, crate::ruleset::Action::Log(_));
     assert_eq!(silent.chains.values().flat_map(|chain| &chain.rules).find(is_log), None);
     for (name, chain) in &telling.chains {
         let direction = if name.as_str().starts_with("in.") { Direction::Ingress } else { Direction::Egress };
@@ -192,15 +199,16 @@ fn what_is_dropped_is_told_of_before_and_nothing_else_is() {
     snapshot.tiers.clear();
     let known = |(_, endpoint): &(IfName, Arc<Endpoint>)| snapshot.pods.contains_key(&endpoint.pod);
     let endpoints = endpoints.into_iter().filter(known).collect();
-    assert_eq!(compile(&snapshot, &endpoints, DenyLog::Enabled), PolicyPart::default());
+    assert_eq!(compile(&snapshot, &endpoints, DenyLog::Enabled), CompiledPolicy::default());
 }
 
 #[test]
 fn what_a_rule_logs_is_told_of_where_it_stands_and_goes_on() {
-    let rule = |action, app| Rule { action, ..allow(labelled(app), Ports::Any) };
-    let everything = Rule { action: Action::Log, ..allow(Peers::Any, Ports::Any) };
-    let logs = [rule(Action::Log, "1"), rule(Action::Log, "2")];
-    let rules = [vec![rule(Action::Allow, "1")], logs.to_vec(), vec![rule(Action::Deny, "1"), everything]].concat();
+    let rule = |action, app| PolicyRule { action, ..allow(labelled(app), RulePorts::Any) };
+    let everything = PolicyRule { action: RuleAction::Log, ..allow(RulePeers::Any, RulePorts::Any) };
+    let logs = [rule(RuleAction::Log, "1"), rule(RuleAction::Log, "2")];
+    let rules =
+        [vec![rule(RuleAction::Allow, "1")], logs.to_vec(), vec![rule(RuleAction::Deny, "1"), everything]].concat();
     let (snapshot, endpoints) = cluster(vec![rules]);
     let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
     let chain = only_chain(&part);

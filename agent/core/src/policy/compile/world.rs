@@ -12,19 +12,19 @@ use imbl::OrdMap;
 use super::anchors::within;
 use crate::{
     model::{Labels, PodId},
-    policy::ir::{Namespaces, Pod, PodKind, PodSelector},
+    policy::ir::{NamespaceSelector, Pod, PodKind, PodSelector},
 };
 
 /// A pod as policies see it at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct View<'a> {
+pub(super) struct PodView<'a> {
     pub(super) id: &'a PodId,
     pub(super) pod: &'a Pod,
     /// The labels of its namespace, if that is known.
     pub(super) namespace: Option<&'a Labels>,
 }
 
-impl View<'_> {
+impl PodView<'_> {
     /// Whether policies can find it at all.
     pub(super) fn is_endpoint(&self) -> bool {
         is_findable(self.pod)
@@ -35,16 +35,16 @@ impl View<'_> {
     }
 }
 
-/// Namespaces and pods.
+/// NamespaceSelector and pods.
 #[derive(Debug, Default)]
-pub(super) struct World {
+pub(super) struct PodIndex {
     namespaces: OrdMap<String, Arc<Labels>>,
     pods: OrdMap<PodId, Arc<Pod>>,
     by_label: HashMap<String, HashMap<String, BTreeSet<Arc<PodId>>>>,
     by_address: HashMap<IpAddr, BTreeSet<Arc<PodId>>>,
 }
 
-impl World {
+impl PodIndex {
     pub(super) const fn namespaces(&self) -> &OrdMap<String, Arc<Labels>> {
         &self.namespaces
     }
@@ -78,7 +78,7 @@ impl World {
         self.namespaces = equal.clone();
     }
 
-    /// As [`World::share_namespaces`].
+    /// As [`PodIndex::share_namespaces`].
     pub(super) fn share_pods(&mut self, equal: &OrdMap<PodId, Arc<Pod>>) {
         self.pods = equal.clone();
     }
@@ -120,43 +120,43 @@ impl World {
         }
     }
 
-    pub(super) fn view<'a>(&'a self, id: &'a PodId, pod: &'a Pod) -> View<'a> {
-        View { id, pod, namespace: self.namespaces.get(&id.namespace).map(|labels| &**labels) }
+    pub(super) fn view<'a>(&'a self, id: &'a PodId, pod: &'a Pod) -> PodView<'a> {
+        PodView { id, pod, namespace: self.namespaces.get(&id.namespace).map(|labels| &**labels) }
     }
 
     /// The pod as it is now.
-    pub(super) fn get<'a>(&'a self, id: &'a PodId) -> Option<View<'a>> {
+    pub(super) fn get<'a>(&'a self, id: &'a PodId) -> Option<PodView<'a>> {
         self.pods.get(id).map(|pod| self.view(id, pod))
     }
 
     /// All pods of a namespace.
-    pub(super) fn of_namespace<'a, 'b>(&'a self, name: &'b str) -> impl Iterator<Item = View<'a>> + use<'a, 'b> {
+    pub(super) fn of_namespace<'a, 'b>(&'a self, name: &'b str) -> impl Iterator<Item = PodView<'a>> + use<'a, 'b> {
         let first = PodId { namespace: name.to_owned(), name: String::new() };
         let pods = self.pods.range(first..).take_while(move |(id, _)| id.namespace == name);
         pods.map(|(id, pod)| self.view(id, pod))
     }
 
     /// Pods with a network of their own that claim the address.
-    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = View<'_>> {
+    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = PodView<'_>> {
         self.by_address.get(&address).into_iter().flatten().filter_map(|id| self.get(id))
     }
 
     /// All pods with a network of their own.
-    pub(super) fn all(&self) -> impl Iterator<Item = View<'_>> {
+    pub(super) fn all(&self) -> impl Iterator<Item = PodView<'_>> {
         self.pods.iter().filter(|(_, pod)| is_findable(pod)).map(|(id, pod)| self.view(id, pod))
     }
 
     /// Those that the selector finds. It looks at the pods of its namespaces or at those with a label that it requires,
     /// whichever are fewer.
-    pub(super) fn find(&self, selector: &PodSelector) -> Vec<View<'_>> {
+    pub(super) fn find(&self, selector: &PodSelector) -> Vec<PodView<'_>> {
         let labelled = selector.pods.required().map(|(key, values)| -> Vec<&Arc<PodId>> {
             let by_value = self.by_label.get(key);
             values.iter().filter_map(|value| by_value?.get(value)).flatten().collect()
         });
         let most = labelled.as_ref().map_or(usize::MAX, Vec::len);
-        let mut views: Vec<View<'_>> = match &selector.namespaces {
-            Namespaces::Named(name) => self.of_namespace(name).take(most.saturating_add(1)).collect(),
-            Namespaces::Matching(labels) => {
+        let mut views: Vec<PodView<'_>> = match &selector.namespaces {
+            NamespaceSelector::Named(name) => self.of_namespace(name).take(most.saturating_add(1)).collect(),
+            NamespaceSelector::Matching(labels) => {
                 let matching = self.namespaces.iter().filter(|(_, have)| labels.matches(have));
                 matching.flat_map(|(name, _)| self.of_namespace(name)).take(most.saturating_add(1)).collect()
             }

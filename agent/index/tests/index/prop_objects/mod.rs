@@ -19,7 +19,7 @@ use towpath_core::{
     model::{Endpoint, Family, PodId, Protocol},
     names::IfName,
     policy::{
-        eval::{Packet, Party, Transport, eval},
+        eval::{Flow, FlowEndpoint, FlowTransport, eval},
         ir::Direction,
     },
 };
@@ -32,7 +32,7 @@ use crate::{
 
 /// One end of a packet; a pod of this node, or somebody behind the uplink.
 struct End<'a> {
-    party: Party,
+    party: FlowEndpoint,
     pod: Option<&'a Value>,
     interface: IfName,
 }
@@ -65,7 +65,7 @@ fn ends<'a>(objects: &'a Objects, local: &[&'a Value], family: Family) -> Vec<En
     for pod in local {
         let interface = IfName::of_pod(&id(pod).namespace, &id(pod).name);
         ends.extend(oracle::addresses(pod).into_iter().map(|address| End {
-            party: Party { address, pod: Some(id(pod)) },
+            party: FlowEndpoint { address, pod: Some(id(pod)) },
             pod: Some(pod),
             interface: interface.clone(),
         }));
@@ -74,7 +74,7 @@ fn ends<'a>(objects: &'a Objects, local: &[&'a Value], family: Family) -> Vec<En
     let elsewhere = OTHERS.iter().map(|other| other.parse().unwrap());
     let elsewhere: BTreeSet<IpAddr> = elsewhere.chain(objects.pods.iter().flat_map(oracle::addresses)).collect();
     ends.extend(elsewhere.difference(&known).map(|address| End {
-        party: Party { address: *address, pod: None },
+        party: FlowEndpoint { address: *address, pod: None },
         pod: None,
         interface: IfName::new("eth0").unwrap(),
     }));
@@ -82,10 +82,10 @@ fn ends<'a>(objects: &'a Objects, local: &[&'a Value], family: Family) -> Vec<En
     ends
 }
 
-fn transports() -> Vec<Transport> {
-    let mut transports = vec![Transport::Other(1)];
+fn transports() -> Vec<FlowTransport> {
+    let mut transports = vec![FlowTransport::Other(1)];
     for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
-        transports.extend(PORTS.map(|port| Transport::Port(protocol, port)));
+        transports.extend(PORTS.map(|port| FlowTransport::Port(protocol, port)));
     }
     transports
 }
@@ -107,7 +107,7 @@ fn check(objects: &Objects) -> Result<[usize; 2], TestCaseError> {
                     end.pod.is_none_or(|pod| oracle::lets(objects, direction, pod, other.party.address, transport))
                 };
                 let expected = lets(Direction::Egress, from, to) && lets(Direction::Ingress, to, from);
-                let packet = Packet { from: from.party.clone(), to: to.party.clone(), transport };
+                let packet = Flow { from: from.party.clone(), to: to.party.clone(), transport };
                 let verdict = eval(snapshot, &packet);
                 prop_assert_eq!(verdict.allows(), expected, "{:?}: evaluator says {:?}", packet, verdict);
                 prop_assert_eq!(

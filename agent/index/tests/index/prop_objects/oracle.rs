@@ -7,13 +7,13 @@ use ipnet::IpNet;
 use serde_json::Value;
 use towpath_core::{
     model::Protocol,
-    policy::{eval::Transport, ir::Direction},
+    policy::{eval::FlowTransport, ir::Direction},
 };
 
 use super::generate::Objects;
 
 /// Whether a pod's policies let a packet through that it exchanges with an address.
-pub(super) fn lets(objects: &Objects, direction: Direction, pod: &Value, peer: IpAddr, packet: Transport) -> bool {
+pub(super) fn lets(objects: &Objects, direction: Direction, pod: &Value, peer: IpAddr, packet: FlowTransport) -> bool {
     let case = Case { objects, direction, pod, peer, packet };
     let mut isolating = objects.policies.iter().filter(|policy| case.isolates(policy)).peekable();
     isolating.peek().is_none() || isolating.any(|policy| case.policy_lets(policy))
@@ -34,7 +34,7 @@ struct Case<'a> {
     direction: Direction,
     pod: &'a Value,
     peer: IpAddr,
-    packet: Transport,
+    packet: FlowTransport,
 }
 
 impl<'a> Case<'a> {
@@ -108,7 +108,7 @@ impl<'a> Case<'a> {
     }
 
     fn port_lets(&self, port: &Value, holders: &[&Value]) -> bool {
-        let Transport::Port(protocol, number) = self.packet else { return false };
+        let FlowTransport::Port(protocol, number) = self.packet else { return false };
         if protocol_of(port) != Some(protocol) {
             return false;
         }
