@@ -13,13 +13,19 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkMessage},
 };
 use netlink_sys::{Socket, protocols::NETLINK_USERSOCK};
-use nix::unistd::gettid;
+use nix::{
+    sys::{
+        socket::{setsockopt, sockopt::ReceiveTimeout},
+        time::{TimeVal, TimeValLike},
+    },
+    unistd::gettid,
+};
 use towpath_core::names::IfName;
 use towpath_podlink::route::{message::get_link, parse};
 
 use super::*;
 
-const ENOUGH: Duration = Duration::from_secs(10);
+const ENOUGH: Duration = Duration::from_secs(5);
 
 /// A socket that plays the kernel.
 struct FakeKernel(Socket, SocketAddr);
@@ -30,6 +36,8 @@ impl FakeKernel {
         let mut socket = Socket::new(NETLINK_USERSOCK).unwrap();
         let address = SocketAddr::new(gettid().as_raw().cast_unsigned(), 0);
         socket.bind(&address).unwrap();
+        // A test that fails ends, instead of waiting for a request that does not come.
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(ENOUGH.as_secs().cast_signed())).unwrap();
         Self(socket, address)
     }
 
