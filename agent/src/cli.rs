@@ -10,22 +10,22 @@ use towpath_crds::names;
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Cli {
-    /// Name of the Node that this agent serves.
+    /// Name of the Node that the agent runs on.
     #[arg(long, env = "NODE_NAME", value_parser = |name: &str| Ok::<_, String>(NodeName(name.to_owned())))]
     pub node: NodeName,
-    /// The configuration that the operator rendered.
+    /// The configuration file that the operator rendered.
     #[arg(long, default_value = names::AGENT_CONFIG_PATH)]
     pub config: PathBuf,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Command {
-    /// Keep the node's network and policies in shape until told to stop; leave everything in place then.
+    /// Run the node's network and policies until SIGTERM, and leave everything in place.
     Run,
-    /// Remove everything of ours from the node, then wait to be stopped.
+    /// Remove everything of ours from the node, then wait for SIGTERM.
     Teardown,
 }

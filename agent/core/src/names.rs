@@ -121,6 +121,68 @@ nft_name!(
     SetName
 );
 
+/// What `nft list` shows beside a chain, a set or a map: whose policies it belongs to, or what it holds. It never decides
+/// anything, and no comparison looks at it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Comment(Arc<str>);
+
+impl Comment {
+    /// The longest comment in bytes. nft takes 128 (`NFTNL_UDATA_COMMENT_MAXLEN`), its final zero included.
+    pub const MAX_LEN: usize = 127;
+
+    /// A comment of a fixed text, shortened to [`Comment::MAX_LEN`]; `"` becomes `'`, because nft cannot quote it.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(shortened(&text.replace('"', "'"), Self::MAX_LEN).into())
+    }
+
+    /// `what` and as many of the items as there is room for: `ingress of default/web, default/db and 3 more`.
+    #[must_use]
+    pub fn list(what: &str, items: &[String]) -> Self {
+        let all = items.join(", ");
+        if what.len() + 1 + all.len() <= Self::MAX_LEN {
+            return Self::new(&format!("{what} {all}"));
+        }
+        let tail = |left: usize| format!(" and {left} more");
+        let mut text = format!("{what} {}", items.first().map_or("", String::as_str));
+        let mut shown = 1;
+        for item in items.iter().skip(1) {
+            if text.len() + 2 + item.len() + tail(items.len()).len() > Self::MAX_LEN {
+                break;
+            }
+            text = format!("{text}, {item}");
+            shown += 1;
+        }
+        if items.len() <= shown {
+            return Self::new(&text);
+        }
+        let tail = tail(items.len() - shown);
+        Self::new(&format!("{}{tail}", shortened(&text, Self::MAX_LEN - tail.len())))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Comment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text, or its beginning and an ellipsis, in at most `max` bytes.
+fn shortened(text: &str, max: usize) -> String {
+    const ELLIPSIS: &str = "...";
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let end = (0..=max - ELLIPSIS.len()).rev().find(|n| text.is_char_boundary(*n)).unwrap_or(0);
+    format!("{}{ELLIPSIS}", &text[..end])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +212,26 @@ mod tests {
         assert!(name.is_pod() && IfName::new(name.as_str()).is_ok());
         assert!(!IfName::of_vxlan(Family::V4, Vni::new(1).unwrap()).is_pod());
         assert!(!IfName::new("tow0").unwrap().is_pod());
+    }
+
+    #[test]
+    fn a_comment_fits_into_nft_and_says_how_much_it_leaves_out() {
+        assert_eq!(Comment::new("pods of \"web\"").as_str(), "pods of 'web'", "nft cannot quote a quote");
+        let items = |n: usize| (0..n).map(|n| format!("namespace-{n}/policy")).collect::<Vec<_>>();
+        assert_eq!(
+            Comment::list("ingress of", &items(2)).as_str(),
+            "ingress of namespace-0/policy, namespace-1/policy"
+        );
+        for n in [6, 7, 8, 100, 10_000] {
+            let comment = Comment::list("ingress of", &items(n));
+            assert!(comment.as_str().len() <= Comment::MAX_LEN, "{comment}");
+            let shown = comment.as_str().matches("/policy").count();
+            if shown < n {
+                assert!(comment.as_str().ends_with(&format!(" and {} more", n - shown)), "{comment}");
+            }
+        }
+        let long = Comment::list("ingress of", &["a".repeat(63) + "/" + &"é".repeat(253), "b/c".to_owned()]);
+        assert!(long.as_str().len() <= Comment::MAX_LEN && long.as_str().ends_with("... and 1 more"), "{long}");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use towpath_core::{
     model::{Endpoint, PodId},
-    names::{ChainName, IfName, SetName},
-    ruleset::{Chain, CmpOp, Field, KeyType, Lookup, Match, Rule, Set, Transaction, Value, Verdict},
+    names::{ChainName, Comment, IfName, SetName},
+    ruleset::{Chain, CmpOp, Comments, Field, KeyType, Lookup, Match, Rule, Set, Transaction, Value, Verdict},
     table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 
@@ -44,6 +44,10 @@ fn one_policy() -> CompiledPolicy {
         Rule::verdict(Vec::new(), Verdict::Drop),
     ];
     CompiledPolicy {
+        comments: Comments {
+            chains: OrdMap::unit(chain.clone(), Comment::new("ingress of default/web")),
+            sets: OrdMap::unit(set.clone(), Comment::new("peers: pods all of namespace 'default' port 6/80")),
+        },
         sets: OrdMap::unit(set, Set { key, lookup: Lookup::Hash, elements }),
         chains: OrdMap::unit(chain.clone(), Arc::new(Chain { base: None, rules })),
         ingress: OrdMap::unit(IfName::of_pod("default", "web"), chain),

@@ -131,6 +131,7 @@ fn commit(kernel: &mut FakeTable, transaction: &Transaction) -> Result<(), TestC
             sets: after.sets.intersection(before.sets.clone()),
             maps: after.maps.intersection(before.maps.clone()),
             chains: after.chains.intersection(before.chains.clone()),
+            comments: before.comments.clone(),
         };
         prop_assert!(n == stages.len() || kept == before, "{stage}");
     }

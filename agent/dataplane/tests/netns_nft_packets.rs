@@ -381,6 +381,7 @@ fn one_policy() -> PolicyEnforcement {
         ingress: OrdMap::unit(b.clone(), into.0.clone()),
         egress: OrdMap::unit(b, out.0.clone()),
         chains: [into, out].into_iter().collect(),
+        ..CompiledPolicy::default()
     })
 }
 

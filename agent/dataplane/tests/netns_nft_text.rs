@@ -91,7 +91,7 @@ fn every_condition_is_listed_alike_behind_every_other() {
             let rule = Rule::verdict(vec![first.clone(), second.clone()], Verdict::Accept);
             // Some contradict each other in family or protocol, which nft does not take.
             let add: Transaction =
-                [Step::AddChain(chain("c"), None), Step::AddRule(chain("c"), rule.clone())].into_iter().collect();
+                [Step::AddChain(chain("c"), None, None), Step::AddRule(chain("c"), rule.clone())].into_iter().collect();
             let check = || both.by_text.try_sh(&format!("nft -c -f - <<'END'\n{add}\nEND"));
             if goes_with_all(first) || goes_with_all(second) || check().is_ok() {
                 want.chains.insert(chain(&format!("c-{n}-{m}")), Arc::new(Chain { base: None, rules: vec![rule] }));

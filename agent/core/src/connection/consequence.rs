@@ -107,7 +107,7 @@ impl<'a> ImpactBuilder<'a> {
     fn step(&mut self, step: &'a Step, table: &'a Ruleset) {
         match step {
             Step::AddSet(name, ..) => _ = self.new_sets.insert(name),
-            Step::AddChain(name, _) => _ = self.new_chains.insert(name),
+            Step::AddChain(name, ..) => _ = self.new_chains.insert(name),
             Step::AddElements(name, _) if self.new_sets.contains(name) => {}
             Step::AddElements(name, _) => _ = self.come.insert(name),
             Step::DeleteElements(name, _) => _ = self.gone.insert(name),

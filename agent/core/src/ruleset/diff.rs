@@ -255,20 +255,20 @@ impl<'a> TableDiff<'a> {
         let sets: BTreeSet<&SetName> = self.sets.keys().chain(&self.doomed.sets).copied().collect();
         for (name, set) in sets.into_iter().filter_map(|name| Some((name, self.want.sets.get(name)?))) {
             if self.kept_set(name).is_none() {
-                all.push(Step::AddSet(name.clone(), set.key.clone(), set.lookup));
+                all.push(self.want.add_set(name, set));
             }
         }
         let chains: BTreeSet<&ChainName> = self.chains.keys().chain(&self.doomed.chains).copied().collect();
         for (name, chain) in chains.into_iter().filter_map(|name| Some((name, self.want.chains.get(name)?))) {
             let is_there = self.chains.get(name).is_some_and(|pair| pair.have.is_some());
             if !is_there || self.doomed.chains.contains(name) {
-                all.push(Step::AddChain(name.clone(), chain.base));
+                all.push(self.want.add_chain(name, chain));
             }
         }
         let maps: BTreeSet<&SetName> = self.maps.keys().chain(&self.doomed.maps).copied().collect();
         for (name, map) in maps.into_iter().filter_map(|name| Some((name, self.want.maps.get(name)?))) {
             if self.kept_map(name).is_none() {
-                all.push(Step::AddMap(name.clone(), map.key.clone()));
+                all.push(self.want.add_map(name, map));
             }
         }
     }

@@ -8,8 +8,8 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::{
-    Action, BaseChain, Chain, Element, Field, Installed, InstalledChain, KeyType, Lookup, Match, Reference, Rule,
-    Ruleset, Set, Step, Transaction, Unmanaged, Value, Verdict, VerdictMap,
+    Action, BaseChain, Chain, Comments, Element, Field, Installed, InstalledChain, KeyType, Lookup, Match, Reference,
+    Rule, Ruleset, Set, Step, Transaction, Unmanaged, Value, Verdict, VerdictMap,
 };
 use crate::names::{ChainName, SetName};
 
@@ -42,6 +42,7 @@ struct FakeContents {
     maps: OrdMap<SetName, VerdictMap>,
     chains: OrdMap<ChainName, FakeChain>,
     foreign: BTreeSet<Unmanaged>,
+    comments: Comments,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,6 +90,7 @@ impl FakeTable {
             sets: contents.sets.clone(),
             maps: contents.maps.clone(),
             chains: contents.chains.iter().map(|(name, have)| (name.clone(), Arc::new(chain(have)))).collect(),
+            comments: contents.comments.clone(),
         })
     }
 
@@ -127,25 +129,29 @@ impl FakeContents {
         match step {
             Step::AddTable => Ok(()),
             Step::DeleteTable => Err(missing()),
-            Step::AddSet(name, key, lookup) => {
+            Step::AddSet(name, key, lookup, comment) => {
                 self.free_name(name, step)?;
                 let set = Set { key: key.clone(), lookup: *lookup, elements: OrdSet::new() };
                 self.sets.insert(name.clone(), set);
+                self.comments.sets.extend(comment.iter().map(|comment| (name.clone(), comment.clone())));
                 Ok(())
             }
-            Step::AddMap(name, key) => {
+            Step::AddMap(name, key, comment) => {
                 self.free_name(name, step)?;
                 self.maps.insert(name.clone(), VerdictMap { key: key.clone(), elements: OrdMap::new() });
+                self.comments.sets.extend(comment.iter().map(|comment| (name.clone(), comment.clone())));
                 Ok(())
             }
             Step::DeleteSet(name) => {
                 self.not_named(Reference::Set(name), step)?;
                 let foreign = self.foreign.remove(&Unmanaged::Set(name.clone()));
+                self.comments.sets.remove(name);
                 (self.sets.remove(name).is_some() || foreign).then_some(()).ok_or_else(missing)
             }
             Step::DeleteMap(name) => {
                 self.not_named(Reference::Set(name), step)?;
                 let foreign = self.foreign.remove(&Unmanaged::Map(name.clone()));
+                self.comments.sets.remove(name);
                 (self.maps.remove(name).is_some() || foreign).then_some(()).ok_or_else(missing)
             }
             Step::AddElements(name, elements) => {
@@ -160,11 +166,12 @@ impl FakeContents {
                 let map = self.maps.get_mut(name).ok_or_else(missing)?;
                 keys.iter().all(|key| map.elements.remove(key).is_some()).then_some(()).ok_or_else(missing)
             }
-            Step::AddChain(name, base) => {
+            Step::AddChain(name, base, comment) => {
                 if self.chains.contains_key(name) || self.foreign.contains(&Unmanaged::Chain(name.clone())) {
                     return Err(StepError::Exists(step.to_string()));
                 }
                 self.chains.insert(name.clone(), FakeChain { base: *base, rules: Vec::new() });
+                self.comments.chains.extend(comment.iter().map(|comment| (name.clone(), comment.clone())));
                 Ok(())
             }
             Step::FlushChain(name) => {
@@ -187,6 +194,7 @@ impl FakeContents {
             return Err(StepError::Busy(step.to_string()));
         }
         let foreign = self.foreign.remove(&Unmanaged::Chain(name.clone()));
+        self.comments.chains.remove(name);
         let gone = self.chains.remove(name).is_some() || foreign;
         gone.then_some(()).ok_or_else(|| StepError::Missing(step.to_string()))
     }

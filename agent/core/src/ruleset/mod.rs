@@ -28,7 +28,7 @@ use ipnet::IpNet;
 
 use crate::{
     model::Family,
-    names::{ChainName, IfName, SetName},
+    names::{ChainName, Comment, IfName, SetName},
 };
 
 /// Everything in our table. Its parts are shared with the rulesets that it was made from and is copied to: to copy it costs
@@ -41,6 +41,18 @@ pub struct Ruleset {
     pub maps: OrdMap<SetName, VerdictMap>,
     /// Chains by name.
     pub chains: OrdMap<ChainName, Arc<Chain>>,
+    /// What `nft list` shows beside them.
+    pub comments: Comments,
+}
+
+/// Comments of chains, sets and maps. The kernel takes a comment only when the object is created, so an object that exists
+/// is never recreated for its comment's sake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comments {
+    /// Of chains.
+    pub chains: OrdMap<ChainName, Comment>,
+    /// Of sets and verdict maps.
+    pub sets: OrdMap<SetName, Comment>,
 }
 
 /// The type of one part of a set's key, as nft declares it.

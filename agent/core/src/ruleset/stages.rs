@@ -40,8 +40,8 @@ impl<'a> NewObjects<'a> {
         let mut new = Self { chains: BTreeSet::new(), sets: BTreeSet::new() };
         for step in steps {
             match step {
-                Step::AddChain(name, None) => _ = new.chains.insert(name),
-                Step::AddSet(name, ..) | Step::AddMap(name, _) => _ = new.sets.insert(name),
+                Step::AddChain(name, None, _) => _ = new.chains.insert(name),
+                Step::AddSet(name, ..) | Step::AddMap(name, ..) => _ = new.sets.insert(name),
                 Step::AddTable
                 | Step::DeleteTable
                 | Step::DeleteSet(_)
@@ -50,7 +50,7 @@ impl<'a> NewObjects<'a> {
                 | Step::DeleteMap(_)
                 | Step::AddMapElements(..)
                 | Step::DeleteMapElements(..)
-                | Step::AddChain(_, Some(_))
+                | Step::AddChain(_, Some(_), _)
                 | Step::FlushChain(_)
                 | Step::DeleteChain(_)
                 | Step::AddRule(..) => {}
@@ -86,7 +86,7 @@ impl<'a> NewObjects<'a> {
     /// (a base chain) as soon as it exists.
     fn must_be_atomic(&self, steps: &[Step]) -> bool {
         steps.iter().any(|step| match step {
-            Step::DeleteTable | Step::AddChain(_, Some(_)) => true,
+            Step::DeleteTable | Step::AddChain(_, Some(_), _) => true,
             Step::DeleteChain(name) | Step::FlushChain(name) => self.chains.contains(name),
             Step::DeleteSet(name) | Step::DeleteMap(name) => self.sets.contains(name),
             Step::AddTable
@@ -96,7 +96,7 @@ impl<'a> NewObjects<'a> {
             | Step::AddMap(..)
             | Step::AddMapElements(..)
             | Step::DeleteMapElements(..)
-            | Step::AddChain(_, None)
+            | Step::AddChain(_, None, _)
             | Step::AddRule(..) => false,
         })
     }

@@ -8,23 +8,31 @@ use super::{
     Action, BaseChain, ChainType, CmpOp, CtState, Element, Field, Hook, KeyType, Log, Lookup, Match,
     PROTOCOLS_WITH_PORTS, Rule, Value, Verdict,
 };
-use crate::model::Family;
+use crate::{model::Family, names::Comment};
 
 /// How a command names our table. The name is [`crate::names::TABLE`]; a test holds the two together.
 pub(super) const TABLE: &str = "inet towpath";
 
-/// What follows the name when a set or a map is declared.
+/// What follows the name when a set, a map or a chain is created.
 pub(super) enum Declaration<'a> {
-    Set(&'a [KeyType], Lookup),
-    Map(&'a [KeyType]),
+    Set(&'a [KeyType], Lookup, Option<&'a Comment>),
+    Map(&'a [KeyType], Option<&'a Comment>),
+    /// With a blank before it, because a regular chain without a comment has nothing at all.
+    Chain(Option<&'a BaseChain>, Option<&'a Comment>),
 }
 
 impl Display for Declaration<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let comment = |comment: &Option<&Comment>| comment.map_or_else(String::new, |c| format!(" comment \"{c}\";"));
         match self {
-            Self::Set(key, Lookup::Hash) => write!(f, "{{ type {}; }}", Joined(key, " . ")),
-            Self::Set(key, Lookup::Interval) => write!(f, "{{ type {}; flags interval; }}", Joined(key, " . ")),
-            Self::Map(key) => write!(f, "{{ type {} : verdict; }}", Joined(key, " . ")),
+            Self::Set(key, Lookup::Hash, c) => write!(f, "{{ type {};{} }}", Joined(key, " . "), comment(c)),
+            Self::Set(key, Lookup::Interval, c) => {
+                write!(f, "{{ type {}; flags interval;{} }}", Joined(key, " . "), comment(c))
+            }
+            Self::Map(key, c) => write!(f, "{{ type {} : verdict;{} }}", Joined(key, " . "), comment(c)),
+            Self::Chain(None, None) => Ok(()),
+            Self::Chain(None, c) => write!(f, " {{{} }}", comment(c)),
+            Self::Chain(Some(base), c) => write!(f, " {{ {base};{} }}", comment(c)),
         }
     }
 }

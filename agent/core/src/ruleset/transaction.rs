@@ -5,10 +5,10 @@ use std::fmt;
 use imbl::{OrdMap, OrdSet};
 
 use super::{
-    BaseChain, Element, KeyType, Lookup, Rule, Ruleset, Verdict,
+    BaseChain, Chain, Element, KeyType, Lookup, Rule, Ruleset, Set, Verdict, VerdictMap,
     text::{Declaration, ElementList, TABLE},
 };
-use crate::names::{ChainName, SetName};
+use crate::names::{ChainName, Comment, SetName};
 
 /// One change of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Step {
     /// The table with all that is in it.
     DeleteTable,
     /// A set without elements. Never with a `size`: the kernel would refuse elements beyond it.
-    AddSet(SetName, Vec<KeyType>, Lookup),
+    AddSet(SetName, Vec<KeyType>, Lookup, Option<Comment>),
     /// A set that no rule looks into.
     DeleteSet(SetName),
     /// Elements that are not in the set yet.
@@ -26,7 +26,7 @@ pub enum Step {
     /// Elements that are in the set.
     DeleteElements(SetName, OrdSet<Element>),
     /// A verdict map without elements.
-    AddMap(SetName, Vec<KeyType>),
+    AddMap(SetName, Vec<KeyType>, Option<Comment>),
     /// A verdict map that no rule looks into, with its elements.
     DeleteMap(SetName),
     /// Elements that are not in the map yet; the chains they name are there.
@@ -34,7 +34,7 @@ pub enum Step {
     /// Elements that are in the map.
     DeleteMapElements(SetName, OrdSet<Element>),
     /// A chain without rules; with a base it hangs in the packet's way.
-    AddChain(ChainName, Option<BaseChain>),
+    AddChain(ChainName, Option<BaseChain>, Option<Comment>),
     /// All rules of a chain.
     FlushChain(ChainName),
     /// A chain without rules that nothing names.
@@ -55,14 +55,14 @@ impl Transaction {
     pub fn create(want: &Ruleset) -> Self {
         let mut all = Self::default();
         for (name, set) in &want.sets {
-            all.push(Step::AddSet(name.clone(), set.key.clone(), set.lookup));
+            all.push(want.add_set(name, set));
             all.add_elements(name, set.elements.clone());
         }
         for (name, chain) in &want.chains {
-            all.push(Step::AddChain(name.clone(), chain.base));
+            all.push(want.add_chain(name, chain));
         }
         for (name, map) in &want.maps {
-            all.push(Step::AddMap(name.clone(), map.key.clone()));
+            all.push(want.add_map(name, map));
             all.add_map_elements(name, map.elements.clone());
         }
         for (name, chain) in &want.chains {
@@ -137,6 +137,23 @@ impl Transaction {
     }
 }
 
+impl Ruleset {
+    /// Creates one of its sets without elements.
+    pub(super) fn add_set(&self, name: &SetName, set: &Set) -> Step {
+        Step::AddSet(name.clone(), set.key.clone(), set.lookup, self.comments.sets.get(name).cloned())
+    }
+
+    /// Creates one of its maps without elements.
+    pub(super) fn add_map(&self, name: &SetName, map: &VerdictMap) -> Step {
+        Step::AddMap(name.clone(), map.key.clone(), self.comments.sets.get(name).cloned())
+    }
+
+    /// Creates one of its chains without rules.
+    pub(super) fn add_chain(&self, name: &ChainName, chain: &Chain) -> Step {
+        Step::AddChain(name.clone(), chain.base, self.comments.chains.get(name).cloned())
+    }
+}
+
 impl fmt::Display for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
@@ -148,17 +165,22 @@ impl fmt::Display for Step {
         match self {
             Self::AddTable => write!(f, "add table {TABLE}"),
             Self::DeleteTable => write!(f, "delete table {TABLE}"),
-            Self::AddSet(name, key, lookup) => write!(f, "add set {TABLE} {name} {}", Declaration::Set(key, *lookup)),
+            Self::AddSet(name, key, lookup, comment) => {
+                write!(f, "add set {TABLE} {name} {}", Declaration::Set(key, *lookup, comment.as_ref()))
+            }
             Self::DeleteSet(name) => write!(f, "delete set {TABLE} {name}"),
             Self::AddElements(name, elements) => write!(f, "add element {TABLE} {name} {}", ElementList(elements)),
             Self::DeleteElements(name, keys) | Self::DeleteMapElements(name, keys) => {
                 write!(f, "delete element {TABLE} {name} {}", ElementList(keys))
             }
-            Self::AddMap(name, key) => write!(f, "add map {TABLE} {name} {}", Declaration::Map(key)),
+            Self::AddMap(name, key, comment) => {
+                write!(f, "add map {TABLE} {name} {}", Declaration::Map(key, comment.as_ref()))
+            }
             Self::DeleteMap(name) => write!(f, "delete map {TABLE} {name}"),
             Self::AddMapElements(name, elements) => write!(f, "add element {TABLE} {name} {}", ElementList(elements)),
-            Self::AddChain(name, None) => write!(f, "add chain {TABLE} {name}"),
-            Self::AddChain(name, Some(base)) => write!(f, "add chain {TABLE} {name} {{ {base}; }}"),
+            Self::AddChain(name, base, comment) => {
+                write!(f, "add chain {TABLE} {name}{}", Declaration::Chain(base.as_ref(), comment.as_ref()))
+            }
             Self::FlushChain(name) => write!(f, "flush chain {TABLE} {name}"),
             Self::DeleteChain(name) => write!(f, "delete chain {TABLE} {name}"),
             Self::AddRule(name, rule) => {

@@ -36,8 +36,8 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
         }
         from_pod.push(masquerade([]));
         let chain = match family {
-            Family::V4 => "leaving4",
-            Family::V6 => "leaving6",
+            Family::V4 => "masquerade4",
+            Family::V6 => "masquerade6",
         };
         add_chain(all, chain, None, from_pod);
         rules.push(goto([in_set(Field::Source(family), "pods", family)], chain));
@@ -47,7 +47,7 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
         }
         rules.push(masquerade([in_set(destination, "pods", family)]));
     }
-    add_chain(all, "leaving", base(ChainType::Nat, Hook::Postrouting, SOURCE_NAT), rules);
+    add_chain(all, "postrouting", base(ChainType::Nat, Hook::Postrouting, SOURCE_NAT), rules);
 }
 
 /// RFC 5771 and RFC 4291, section 2.7.

@@ -7,7 +7,7 @@
 //! | `output` | output, raw (−300) | the overlay is not tracked |
 //! | `input` | input, 0 | the overlay's port listens to nodes only; the sending pod's policy |
 //! | `forward` | forward, 0 | no pod sends to the overlay's port, but to another pod's; the sending pod's policy, then the receiving one's |
-//! | `leaving` | postrouting, source NAT (100) | who leaves the cluster does so with the node's address |
+//! | `postrouting` | postrouting, source NAT (100) | who leaves the cluster does so with the node's address |
 //!
 //! Each begins with one look at the interface's name or at the port: traffic that is no pod's pays no more. A pod's
 //! interface that is not known is dropped by `prerouting` before connection tracking sees the packet. What the node
@@ -37,11 +37,11 @@ use ipnet::IpNet;
 use crate::{
     delta::changes,
     model::{Endpoint, Family},
-    names::{ChainName, IfName, SetName, VETH_PREFIX},
+    names::{ChainName, Comment, IfName, SetName, VETH_PREFIX},
     policy::ir::Direction,
     ruleset::{
-        BaseChain, Chain, ChainType, CmpOp, Element, Field, Hook, KeyType, Lookup, Match, Rule, Ruleset, Set, Value,
-        Verdict,
+        BaseChain, Chain, ChainType, CmpOp, Comments, Element, Field, Hook, KeyType, Lookup, Match, Rule, Ruleset, Set,
+        Value, Verdict,
     },
 };
 
@@ -60,6 +60,8 @@ pub struct CompiledPolicy {
     pub ingress: OrdMap<IfName, ChainName>,
     /// The chain for packets from a pod's interface, as [`CompiledPolicy::ingress`].
     pub egress: OrdMap<IfName, ChainName>,
+    /// Whose policies the chains are, and which pods the sets hold.
+    pub comments: Comments,
 }
 
 /// Whether policies count.
@@ -166,6 +168,8 @@ impl Table {
         };
         follow(&mut self.all.sets, &self.policy.sets, &policy.sets);
         follow(&mut self.all.chains, &self.policy.chains, &policy.chains);
+        follow(&mut self.all.comments.sets, &self.policy.comments.sets, &policy.comments.sets);
+        follow(&mut self.all.comments.chains, &self.policy.comments.chains, &policy.comments.chains);
         self.follow_endpoints(input.endpoints, &policy);
         self.policy = policy;
         self.endpoints = input.endpoints.clone();
@@ -205,7 +209,47 @@ fn empty(input: &TableInput<'_>) -> Ruleset {
     masquerade::add(&mut all, input);
     pods::dispatch(&mut all, input.vxlan_port);
     hooks(&mut all, input.vxlan_port);
+    comment(&mut all);
     all
+}
+
+/// What `nft list` shows beside the table's own chains, sets and maps, as far as they are there.
+const COMMENTS: [(&str, &str); 23] = [
+    ("prerouting", "pods send from their own addresses; the overlay is not tracked"),
+    ("antispoof", "source addresses of pods"),
+    ("output", "the overlay is not tracked"),
+    ("input", "packets to this node: overlay from nodes only, then the sending pod's egress policies"),
+    ("forward", "pods' egress policies, then the receiving pod's ingress policies"),
+    ("from-pod", "packets of pods: guard of the overlay port, connection tracking, egress policies"),
+    ("to-pod", "packets to pods: connection tracking, ingress policies"),
+    ("dispatch-to-pod", "allowed by egress policies: on to the receiving pod's ingress policies"),
+    ("overlay-from", "who may send to the overlay port of this node"),
+    ("overlay-to", "where pods may send to the overlay port"),
+    ("postrouting", "masquerade"),
+    ("masquerade4", "masquerade of packets from pods, IPv4"),
+    ("masquerade6", "masquerade of packets from pods, IPv6"),
+    ("sources4", "interface and address of each pod of this node, IPv4"),
+    ("sources6", "interface and address of each pod of this node, IPv6"),
+    ("nodes4", "underlay addresses of all nodes, IPv4"),
+    ("nodes6", "underlay addresses of all nodes, IPv6"),
+    ("pods4", "pod network of the cluster, IPv4"),
+    ("pods6", "pod network of the cluster, IPv6"),
+    ("local4", "podCIDR of this node, IPv4"),
+    ("local6", "podCIDR of this node, IPv6"),
+    ("unmasqueraded4", "spec.masquerade.nonMasqueradeCIDRs, IPv4"),
+    ("unmasqueraded6", "spec.masquerade.nonMasqueradeCIDRs, IPv6"),
+];
+
+fn comment(all: &mut Ruleset) {
+    for (name, text) in COMMENTS {
+        let (chain, set) = (chain_name(name), name!(SetName, name));
+        if all.chains.contains_key(&chain) {
+            all.comments.chains.insert(chain, Comment::new(text));
+        }
+        if all.sets.contains_key(&set) || all.maps.contains_key(&set) {
+            all.comments.sets.insert(set, Comment::new(text));
+        }
+    }
 }
 
 /// Does to a map that holds more what was done to a part of it.

@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-const SENDER: &str = "sender";
+const ANTISPOOF: &str = "antispoof";
 const FROM_POD: &str = "from-pod";
 const TO_POD: &str = "to-pod";
-const RECEIVER: &str = "receiver";
+const DISPATCH_TO_POD: &str = "dispatch-to-pod";
 
 /// The chain that every packet of a pod goes through in a direction, on its way to the pod's own.
 #[must_use]
@@ -49,13 +49,13 @@ pub(super) fn antispoof(all: &mut Ruleset) {
         rules.push(accept([source, Match::NeighbourDiscovery]));
     }
     rules.push(drop([]));
-    add_chain(all, SENDER, None, rules);
+    add_chain(all, ANTISPOOF, None, rules);
 }
 
 /// What a sender's policy does with what it accepts: the receiver is asked.
 #[must_use]
 pub fn dispatch_to_pod() -> Verdict {
-    Verdict::Goto(chain_name(RECEIVER))
+    Verdict::Goto(chain_name(DISPATCH_TO_POD))
 }
 
 /// From which addresses a pod sends.
@@ -110,7 +110,7 @@ pub(super) fn dispatch(all: &mut Ruleset, port: u16) {
     from_pod.push(accept([Match::NeighbourDiscovery]));
     add_direction(all, Direction::Egress, Field::InInterface, from_pod);
     add_direction(all, Direction::Ingress, Field::OutInterface, known().into());
-    add_chain(all, RECEIVER, None, vec![receives(), accept([])]);
+    add_chain(all, DISPATCH_TO_POD, None, vec![receives(), accept([])]);
 }
 
 /// The way to the policy of the pod that sends.
@@ -125,7 +125,7 @@ pub(super) fn receives() -> Rule {
 
 /// The way to the check of a pod's own addresses.
 pub(super) fn is_itself() -> Rule {
-    goto([of_pods(Field::InInterface)], SENDER)
+    goto([of_pods(Field::InInterface)], ANTISPOOF)
 }
 
 /// The map has the chain's name.

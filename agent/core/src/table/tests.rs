@@ -44,6 +44,7 @@ impl World {
             chains,
             ingress: OrdMap::unit(interface(B), into),
             egress: OrdMap::unit(interface(B), out),
+            ..CompiledPolicy::default()
         };
         Self {
             endpoints: OrdMap::from_iter([

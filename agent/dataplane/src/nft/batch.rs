@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use imbl::{OrdMap, OrdSet};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use towpath_core::{
-    names::{SetName, TABLE},
+    names::{Comment, SetName, TABLE},
     ruleset::{BaseChain, ChainType, Element, Hook, KeyType, Lookup, Rule, Step, Transaction, Verdict},
 };
 
@@ -89,15 +89,18 @@ impl Batch {
                 lookups.clear();
                 self.push(Message::DelTable, 0, |_| {});
             }
-            Step::AddSet(name, key, lookup) => {
+            Step::AddSet(name, key, lookup, comment) => {
                 lookups.insert(name.clone(), *lookup);
                 let id = self.next_id();
-                self.push(Message::NewSet, NLM_F_CREATE, |body| add_set(name, key, *lookup, id, body));
+                self.push(Message::NewSet, NLM_F_CREATE, |body| {
+                    add_set(name, key, *lookup, id, body);
+                    add_set_userdata(&[(userdata::SET_KEY_ORDER, key_order(key))], comment.as_ref(), body);
+                });
             }
-            Step::AddMap(name, key) => {
+            Step::AddMap(name, key, comment) => {
                 lookups.remove(name);
                 let id = self.next_id();
-                self.push(Message::NewSet, NLM_F_CREATE, |body| add_map(name, key, id, body));
+                self.push(Message::NewSet, NLM_F_CREATE, |body| add_map(name, key, id, comment.as_ref(), body));
             }
             Step::DeleteSet(name) | Step::DeleteMap(name) => {
                 lookups.remove(name);
@@ -108,9 +111,14 @@ impl Batch {
                 self.elements(Do::Delete, name, keys(of(lookups, name), elements));
             }
             Step::AddMapElements(name, elements) => self.elements(Do::Add, name, verdicts(elements)),
-            Step::AddChain(name, base) => self.push(Message::NewChain, NLM_F_CREATE, |body| {
+            Step::AddChain(name, base, comment) => self.push(Message::NewChain, NLM_F_CREATE, |body| {
                 body.text(chain::NAME, name.as_str());
                 base.iter().for_each(|base| add_base(*base, body));
+                if let Some(comment) = comment {
+                    let mut data = Vec::new();
+                    userdata::comment(userdata::CHAIN_COMMENT, comment.as_str(), &mut data);
+                    body.bytes(chain::USERDATA, &data);
+                }
             }),
             Step::FlushChain(name) => {
                 self.push(Message::DelRule, 0, |body| _ = body.text(rule::CHAIN, name.as_str()));
@@ -172,9 +180,9 @@ impl Batch {
         self.push(Message::NewRule, NLM_F_CREATE | NLM_F_APPEND, |body| {
             body.text(rule::CHAIN, chain);
             body.nest(rule::EXPRESSIONS, |body| body.append(&expressions));
-            let mut comment = Vec::new();
-            userdata::entry(userdata::RULE_COMMENT, format!("{}\0", rule.fingerprint()).as_bytes(), &mut comment);
-            body.bytes(rule::USERDATA, &comment);
+            let mut data = Vec::new();
+            userdata::comment(userdata::RULE_COMMENT, &rule.fingerprint().to_string(), &mut data);
+            body.bytes(rule::USERDATA, &data);
         });
     }
 
@@ -189,7 +197,7 @@ impl Batch {
             body.text(set::NAME, ANONYMOUS).be32(set::FLAGS, set::FLAG_ANONYMOUS | set::FLAG_CONSTANT);
             body.be32(set::KEY_TYPE, nft_type).be32(set::KEY_LEN, 1).be32(set::ID, id);
             body.nest(set::DESC, |body| _ = body.be32(set::DESC_SIZE, size));
-            body.bytes(set::USERDATA, &set_userdata(&[(userdata::SET_KEY_ORDER, userdata::ORDER_NETWORK)]));
+            add_set_userdata(&[(userdata::SET_KEY_ORDER, userdata::ORDER_NETWORK)], None, body);
         });
         self.push(Message::NewElement, NLM_F_CREATE, |body| {
             body.text(element::LIST_SET, ANONYMOUS).be32(element::LIST_SET_ID, id);
@@ -283,7 +291,6 @@ fn add_set(name: &SetName, key: &[KeyType], lookup: Lookup, id: u32, body: &mut 
         });
     }
     body.be32(set::ID, id);
-    body.bytes(set::USERDATA, &set_userdata(&[(userdata::SET_KEY_ORDER, key_order(key))]));
 }
 
 fn add_field(part: KeyType, body: &mut Body) {
@@ -291,12 +298,12 @@ fn add_field(part: KeyType, body: &mut Body) {
     body.nest(ITEM, |body| _ = body.be32(set::FIELD_LEN, length));
 }
 
-fn add_map(name: &SetName, key: &[KeyType], id: u32, body: &mut Body) {
+fn add_map(name: &SetName, key: &[KeyType], id: u32, comment: Option<&Comment>, body: &mut Body) {
     declare(name, key, set::FLAG_MAP, body);
     body.be32(set::DATA_TYPE, set::DATA_VERDICT).be32(set::DATA_LEN, 0).be32(set::ID, id);
     let orders =
         [(userdata::SET_KEY_ORDER, key_order(key)), (userdata::SET_DATA_ORDER, 0), (userdata::SET_DATA_INTERVAL, 0)];
-    body.bytes(set::USERDATA, &set_userdata(&orders));
+    add_set_userdata(&orders, comment, body);
 }
 
 fn declare(name: &SetName, key: &[KeyType], flags: u32, body: &mut Body) {
@@ -314,10 +321,13 @@ const fn key_order(key: &[KeyType]) -> u32 {
     }
 }
 
-fn set_userdata(entries: &[(u8, u32)]) -> Vec<u8> {
-    let mut all = Vec::new();
-    entries.iter().for_each(|(kind, number)| userdata::entry(*kind, &number.to_ne_bytes(), &mut all));
-    all
+fn add_set_userdata(entries: &[(u8, u32)], comment: Option<&Comment>, body: &mut Body) {
+    let mut data = Vec::new();
+    entries.iter().for_each(|(kind, number)| userdata::entry(*kind, &number.to_ne_bytes(), &mut data));
+    if let Some(comment) = comment {
+        userdata::comment(userdata::SET_COMMENT, comment.as_str(), &mut data);
+    }
+    body.bytes(set::USERDATA, &data);
 }
 
 fn add_base(base: BaseChain, body: &mut Body) {

@@ -60,7 +60,8 @@ pub(super) fn chain(answer: &NfnetlinkMessage<'_>) -> Option<(String, Result<Opt
 
 fn base(attributes: Attributes<'_>) -> Result<Option<BaseChain>, ()> {
     let flags = attributes.find(chain::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
-    if attributes.find(chain::USERDATA).is_some() || flags & !chain::FLAG_BASE != 0 {
+    let beside = attributes.find(chain::USERDATA).map_or(&[][..], |data| data.payload);
+    if userdata::entries(beside).any(|(kind, _)| kind != userdata::CHAIN_COMMENT) || flags & !chain::FLAG_BASE != 0 {
         return Err(());
     }
     let Some(hook) = attributes.find(chain::HOOK) else { return Ok(None) };
@@ -125,8 +126,13 @@ fn declared(attributes: Attributes<'_>, flags: u32) -> Option<Declared> {
     if has_size || attributes.into_iter().any(|attribute| odd.contains(&attribute.kind)) {
         return None;
     }
-    let known =
-        [userdata::SET_KEY_ORDER, userdata::SET_DATA_ORDER, userdata::SET_KEY_TYPEOF, userdata::SET_DATA_INTERVAL];
+    let known = [
+        userdata::SET_KEY_ORDER,
+        userdata::SET_DATA_ORDER,
+        userdata::SET_KEY_TYPEOF,
+        userdata::SET_DATA_INTERVAL,
+        userdata::SET_COMMENT,
+    ];
     let beside = attributes.find(set::USERDATA).map_or(&[][..], |data| data.payload);
     if userdata::entries(beside).any(|(kind, _)| !known.contains(&kind)) {
         return None;

@@ -144,6 +144,8 @@ pub(super) mod data {
 pub(super) mod userdata {
     /// Of a rule: its comment.
     pub(in crate::nft) const RULE_COMMENT: u8 = 0;
+    /// Of a chain: its comment.
+    pub(in crate::nft) const CHAIN_COMMENT: u8 = 0;
     /// Of a set: the order of the bytes of its key, and of a map's data.
     pub(in crate::nft) const SET_KEY_ORDER: u8 = 0;
     pub(in crate::nft) const SET_DATA_ORDER: u8 = 1;
@@ -151,6 +153,8 @@ pub(super) mod userdata {
     pub(in crate::nft) const SET_KEY_TYPEOF: u8 = 3;
     /// Of a map: whether its data are intervals.
     pub(in crate::nft) const SET_DATA_INTERVAL: u8 = 6;
+    /// Of a set or a map: its comment.
+    pub(in crate::nft) const SET_COMMENT: u8 = 7;
     pub(in crate::nft) const ORDER_HOST: u32 = 1;
     pub(in crate::nft) const ORDER_NETWORK: u32 = 2;
     /// Of an element: that its interval goes on to the end.
@@ -162,6 +166,11 @@ pub(super) mod userdata {
         let length = u8::try_from(payload.len()).expect("what we keep beside objects is a few bytes");
         to.extend([kind, length]);
         to.extend(payload);
+    }
+
+    /// A comment, which ends with a zero byte.
+    pub(in crate::nft) fn comment(kind: u8, text: &str, to: &mut Vec<u8>) {
+        entry(kind, format!("{text}\0").as_bytes(), to);
     }
 
     /// The entries of bytes of any origin.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::Family,
-    names::{ChainName, SetName},
+    names::{ChainName, Comment, SetName},
     policy::{
         ir::{Direction, NamedPort, PolicyRule, RuleAction, TierDefault},
         packet_log::{self, DenyLog, Reason},
@@ -58,6 +58,7 @@ pub(super) struct ChainInputs<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Chains {
     made: OrdMap<ChainName, Arc<Chain>>,
+    comments: OrdMap<ChainName, Comment>,
     /// How many tiers of groups go through each, and the sets it looks into.
     users: BTreeMap<ChainName, (usize, Vec<SetName>)>,
     groups: BTreeMap<Arc<PodGroup>, PodGroupState>,
@@ -74,6 +75,11 @@ impl Chains {
     /// The chains as they are now.
     pub(super) const fn made(&self) -> &OrdMap<ChainName, Arc<Chain>> {
         &self.made
+    }
+
+    /// Whose policies they are.
+    pub(super) const fn comments(&self) -> &OrdMap<ChainName, Comment> {
+        &self.comments
     }
 
     /// One more pod is in the group: its chain is made if it is not there. The group as it is kept, and its chain.
@@ -111,6 +117,7 @@ impl Chains {
                 let looked_into = self.users.remove(name).map(|(_, sets)| sets).unwrap_or_default();
                 looked_into.iter().for_each(|set| sets.release(set));
                 self.made.remove(name);
+                self.comments.remove(name);
             }
         }
     }
@@ -121,7 +128,8 @@ impl Chains {
         match group {
             PodGroup::Unknown(direction) => {
                 let rules = builder.decided(*direction, Vec::new(), Verdict::Drop);
-                vec![self.add(*direction, rules, builder)]
+                let comment = Comment::new(&format!("{direction} of pods that the API server has not reported yet"));
+                vec![self.add(*direction, rules, comment, builder)]
             }
             PodGroup::Selected { direction, families, applied, own_ports } => {
                 let mut chains: Vec<ChainName> = Vec::new();
@@ -131,7 +139,9 @@ impl Chains {
                     let rules: Vec<&PolicyRule> = source.policies.rules(policies, *direction).collect();
                     let tier = Tier { direction: *direction, families, own_ports, default, next };
                     let rules = builder.tier_rules(&tier, &rules);
-                    chains.push(self.add(*direction, rules, builder));
+                    let names: Vec<String> = source.policies.ids(policies).map(ToString::to_string).collect();
+                    let comment = Comment::list(&format!("{direction} of"), &names);
+                    chains.push(self.add(*direction, rules, comment, builder));
                     builder = ChainBuilder { sets, source, looked_into: Vec::new() };
                 }
                 chains
@@ -139,12 +149,20 @@ impl Chains {
         }
     }
 
-    fn add(&mut self, direction: Direction, rules: Vec<Rule>, builder: ChainBuilder<'_>) -> ChainName {
+    /// The chain's name is the hash of its rules as nft text and of its comment. So it changes when the kernel's objects do,
+    /// and not when a type of ours is renamed.
+    fn add(
+        &mut self,
+        direction: Direction,
+        rules: Vec<Rule>,
+        comment: Comment,
+        builder: ChainBuilder<'_>,
+    ) -> ChainName {
         let prefix = match direction {
             Direction::Ingress => "in",
             Direction::Egress => "out",
         };
-        let text = rules.iter().fold(String::new(), |mut text, rule| {
+        let text = rules.iter().fold(format!("{comment}\n"), |mut text, rule| {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{rule}");
             text
@@ -159,6 +177,7 @@ impl Chains {
             None => {
                 self.users.insert(name.clone(), (1, builder.looked_into));
                 self.made.insert(name.clone(), Arc::new(Chain { base: None, rules }));
+                self.comments.insert(name.clone(), comment);
             }
         }
         name

@@ -48,6 +48,7 @@ use crate::{
     delta::changes,
     model::{Endpoint, Family, Labels, PodId},
     names::{ChainName, IfName},
+    ruleset::Comments,
     table::CompiledPolicy,
 };
 
@@ -137,6 +138,7 @@ impl Compiler {
             chains: self.chains.made().clone(),
             ingress: self.ingress.clone(),
             egress: self.egress.clone(),
+            comments: Comments { chains: self.chains.comments().clone(), sets: self.sets.comments().clone() },
         }
     }
 

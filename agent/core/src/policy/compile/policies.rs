@@ -114,6 +114,11 @@ impl Policies {
         runs.into_iter().rev().filter_map(move |run| Some((tier(run.first()?)?, run)))
     }
 
+    /// Their names, in the same order.
+    pub(super) fn ids<'a>(&'a self, policies: &'a [PolicyNumber]) -> impl Iterator<Item = &'a PolicyId> {
+        policies.iter().filter_map(|number| self.entries.get(number)).map(|entry| &entry.id)
+    }
+
     /// Their rules, in order.
     pub(super) fn rules<'a>(
         &'a self,

@@ -14,6 +14,7 @@ use sha1::{Digest, Sha1};
 use super::interval::{PortRange, single_address};
 use crate::{
     model::{Family, Protocol},
+    names::Comment,
     policy::ir::{IpBlock, Pod, PodSelector},
     ruleset::{Element, KeyType, Lookup, Set, Value},
 };
@@ -75,6 +76,16 @@ impl SetExpr<'_> {
     /// The set's name: the same for equal expressions on every node and at any time.
     pub(super) fn name(&self) -> String {
         format!("{}.{}", self.prefix(), fingerprint(self))
+    }
+
+    /// Which pods the set holds. The elements of the other sets say all that there is to say.
+    pub(super) fn comment(&self) -> Option<Comment> {
+        let items: Vec<String> = match self {
+            Self::Pods(_, selectors) => selectors.iter().map(ToString::to_string).collect(),
+            Self::PodPorts(_, pairs) => pairs.iter().map(|(source, port)| format!("{source} port {port}")).collect(),
+            Self::Nets(..) | Self::Ports(_) | Self::PortRanges(_) | Self::NetPorts(..) => return None,
+        };
+        Some(Comment::list("peers:", &items))
     }
 
     /// Whether nothing can ever be in it.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::Family,
-    names::SetName,
+    names::{Comment, SetName},
     ruleset::{Element, Set, Value},
 };
 
@@ -22,6 +22,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Sets {
     filled: OrdMap<SetName, Set>,
+    comments: OrdMap<SetName, Comment>,
     /// How many chains look into each, and who gives to it.
     users: BTreeMap<SetName, SetUsers>,
     givers: BTreeMap<u32, SourceState>,
@@ -54,6 +55,11 @@ impl Sets {
         &self.filled
     }
 
+    /// Which pods they hold.
+    pub(super) const fn comments(&self) -> &OrdMap<SetName, Comment> {
+        &self.comments
+    }
+
     /// A chain looks into the set: it is made if it is not there.
     pub(super) fn acquire(&mut self, expr: &SetExpr<'_>, world: &PodIndex) -> SetName {
         let name = SetName::new(&expr.name()).expect("a prefix of ours and hexadecimal digits");
@@ -77,6 +83,9 @@ impl Sets {
             }
         }
         self.filled.insert(name.clone(), set);
+        if let Some(comment) = expr.comment() {
+            self.comments.insert(name.clone(), comment);
+        }
         self.users.insert(name.clone(), users);
         name
     }
@@ -110,6 +119,7 @@ impl Sets {
         }
         let givers = self.users.remove(name).map(|users| users.givers).unwrap_or_default();
         self.filled.remove(name);
+        self.comments.remove(name);
         for number in givers {
             let Some(state) = self.givers.get_mut(&number) else { continue };
             state.gives.remove(name);

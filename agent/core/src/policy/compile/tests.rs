@@ -84,6 +84,39 @@ fn pods_with_the_same_policies_share_a_chain_and_pods_without_have_none() {
 }
 
 #[test]
+fn a_chain_says_whose_policies_it_is_and_a_set_which_pods_it_holds() {
+    let (snapshot, endpoints) = cluster(vec![vec![allow(labelled("1"), port(80))], Vec::new()]);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
+    let comments = |part: &CompiledPolicy| {
+        let chains = part.comments.chains.values().map(ToString::to_string).collect::<Vec<_>>();
+        (chains, part.comments.sets.values().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let (chains, sets) = comments(&part);
+    assert_eq!(chains, ["ingress of a/p0000, a/p0001"]);
+    assert_eq!(sets, ["peers: pods 'app' in {'1'} of namespaces all port 6/80"]);
+    assert!(part.comments.chains.keys().eq(part.chains.keys()), "every chain has one");
+    let mut unknown = snapshot;
+    unknown.pods.clear();
+    let (chains, _) = comments(&compile(&unknown, &endpoints, DenyLog::Disabled));
+    assert!(
+        chains.iter().all(|chain| chain.ends_with("of pods that the API server has not reported yet")),
+        "{chains:?}"
+    );
+}
+
+/// An upgrade must not rename chains because a type or a field of ours has another name.
+#[test]
+fn a_chains_name_is_the_hash_of_its_nft_text_and_its_comment() {
+    let (snapshot, endpoints) = cluster(vec![vec![allow(labelled("1"), port(80))]]);
+    let part = compile(&snapshot, &endpoints, DenyLog::Disabled);
+    let (name, chain) = part.chains.iter().next().unwrap();
+    let comment = &part.comments.chains[name];
+    let text: String = chain.rules.iter().fold(format!("{comment}\n"), |text, rule| format!("{text}{rule}\n"));
+    assert_eq!(name.as_str(), format!("in.{}", set::fingerprint(&text)));
+    assert_eq!(name.as_str(), "in.e5817dc7e6b94ddf7aab", "{text}");
+}
+
+#[test]
 fn a_thousand_policies_cost_a_packet_what_one_does() {
     let policy = |n: u16| vec![allow(labelled(&n.to_string()), port(n)), allow(RulePeers::Any, port(n + 10_000))];
     let (snapshot, endpoints) = cluster((1..=1000).map(policy).collect());
