@@ -1,4 +1,4 @@
-//! What the kernel notifies: news arrives, noise and our own changes do not.
+//! The kernel's notifications: changes by others arrive, noise and our own changes do not.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 

@@ -1,4 +1,4 @@
-//! The real kernel.
+//! Reads and changes the kernel's network.
 
 use std::collections::BTreeMap;
 
@@ -31,16 +31,16 @@ use towpath_podlink::{
 pub struct KernelNet {
     connection: RouteConnection,
     sysctls: Sysctls,
-    /// Numbers of the links that the changes at hand name.
+    /// The ifindex of each link that the current changes name.
     indexes: BTreeMap<IfName, IfIndex>,
 }
 
 impl KernelNet {
-    /// Opens the network of the calling thread's namespace. Sysctls are always those of the thread that makes a call, so
-    /// call from the same namespace.
+    /// Opens the network of the calling thread's namespace. Sysctls are those of the thread that makes a call, and a
+    /// connection that ended is opened again there: call from the same namespace.
     ///
     /// # Errors
-    /// If there is no netlink socket to be had.
+    /// If the kernel refuses the socket.
     pub fn open(sysctls: Sysctls) -> Result<Self, NetlinkError> {
         Ok(Self { connection: RouteConnection::open()?, sysctls, indexes: BTreeMap::new() })
     }
@@ -63,34 +63,34 @@ impl KernelNet {
         Ok(())
     }
 
-    /// One that is not there (no IPv6 in this kernel, a device that vanished) is left out.
+    /// One that does not exist (no IPv6 in this kernel, a deleted device) is left out.
     fn read_sysctl(&self, sysctl: Sysctl, kernel: &mut Kernel) {
         if let Ok(value) = self.sysctls.read(&sysctl.to_string()) {
             kernel.sysctls.insert(sysctl, value);
         }
     }
 
-    /// Carries out what was collected, and collects the failures.
+    /// Executes the pending requests and collects the failures.
     fn flush<'a>(&mut self, pending: &mut Vec<(&'a NetOp, RouteRequest)>, failed: &mut Vec<ApplyError>) {
         let (ops, requests): (Vec<&'a NetOp>, Vec<RouteRequest>) = std::mem::take(pending).into_iter().unzip();
         let results = self.connection.execute_all(requests);
         for (op, result) in ops.into_iter().zip(results) {
             let Err(source) = result else { continue };
-            if !self.is_fine(op, &source) {
+            if !self.is_benign(op, &source) {
                 failed.push(ApplyError { op: op.clone(), advice: advice(op, &source), source: source.into() });
             }
         }
     }
 
-    /// Whether a refusal only says that things are as they should be already.
-    fn is_fine(&mut self, op: &NetOp, error: &NetlinkError) -> bool {
+    /// Whether a rejection only says that the state is as wanted already.
+    fn is_benign(&mut self, op: &NetOp, error: &NetlinkError) -> bool {
         match (op, error.errno()) {
             (NetOp::DeleteLink { .. }, Some(Errno::ENODEV))
             | (NetOp::DeleteNeighbour { .. } | NetOp::DeleteFdb { .. }, Some(Errno::ENOENT | Errno::ENODEV))
             | (NetOp::DeleteRoute { .. }, Some(Errno::ESRCH | Errno::ENOENT))
             | (NetOp::DeleteAddress { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => true,
             (NetOp::AddRoute { destination, hop: overlay::NextHop::Link(link) }, Some(Errno::EEXIST)) => {
-                // The CNI plugin was quicker with its pod's route.
+                // The CNI plugin has added its pod's route already.
                 let have = self.connection.get(&message::fib_match(destination.addr()), parse::output_link);
                 let want = self.indexes.get(link);
                 have.is_ok_and(|have| have.is_some() && have.as_ref() == want)
@@ -190,19 +190,19 @@ impl Net for KernelNet {
         let mut pending = Vec::new();
         self.indexes.clear();
         for op in ops {
-            let remakes_links = matches!(op, NetOp::CreateDevice(_) | NetOp::DeleteLink { .. });
+            let changes_links = matches!(op, NetOp::CreateDevice(_) | NetOp::DeleteLink { .. });
             if matches!(op, NetOp::SetSysctl { .. }) {
-                // Its file is there only once the device is.
+                // Its file exists only once the device does.
                 self.flush(&mut pending, &mut failed);
             }
             match self.request(op) {
                 Ok(Some(request)) => pending.push((op, request)),
                 Ok(None) => {}
-                // What is to go went with its link.
+                // It was deleted with its link.
                 Err(ApplyCause::NoLink(_)) if is_deletion(op) => {}
                 Err(source) => failed.push(ApplyError { op: op.clone(), advice: "", source }),
             }
-            if remakes_links {
+            if changes_links {
                 self.flush(&mut pending, &mut failed);
                 self.indexes.clear();
             }
@@ -223,7 +223,7 @@ const fn is_deletion(op: &NetOp) -> bool {
     matches!(op, NetOp::DeleteAddress { .. } | NetOp::DeleteNeighbour { .. } | NetOp::DeleteFdb { .. })
 }
 
-/// What a person can do about a refusal.
+/// The remedy for a rejection.
 fn advice(op: &NetOp, error: &NetlinkError) -> &'static str {
     match (op, error.errno()) {
         (_, Some(Errno::EPERM)) => ": the agent needs the capability NET_ADMIN",
