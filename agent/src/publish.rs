@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(after(&update("False", "b")), NUMBERS_PACE);
         assert_eq!(after(&update("False", "a")), KEEP_ALIVE);
         let mut incomplete = update("False", "a");
-        incomplete.status.tunnels.push(Tunnel {
+        incomplete.status.tunnels.push(TunnelStatus {
             device: "flannel.1".to_owned(),
             vni: 1,
             port: 8472,

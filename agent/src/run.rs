@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::{self, Read},
     net::{Ipv6Addr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -16,7 +17,7 @@ use tokio::{
     sync::{mpsc, watch as latest},
     time::{self, Instant as TokioInstant},
 };
-use towpath_core::model::{Family, Mac};
+use towpath_core::model::{Family, Mac, NodeName};
 use towpath_crds::names;
 use towpath_dataplane::{
     conntrack::Conntrack,
@@ -24,7 +25,7 @@ use towpath_dataplane::{
     nft::{KernelNft, NftEvents},
 };
 use towpath_local::{Endpoints, Paths};
-use towpath_node::{Identity, Node, Now, Settings};
+use towpath_node::{Identity, Input, Node, Now, Settings};
 use towpath_podlink::sysctl::Sysctls;
 use tracing::{error, info, warn};
 use tracing_subscriber::{
@@ -39,40 +40,46 @@ use crate::{
     cli::{Cli, Command},
     cni_server, config, conntrack,
     effects::{EffectExecutor, EffectHandles},
+    foreign_firewall::{self, Pace},
     health,
     input::Arrival,
     install,
     kernel::{self, KernelHandles},
     metrics::Metrics,
-    packet_log, teardown, watch,
+    packet_log, ruleset, teardown, watch,
 };
 
 /// Where the host's `/proc/sys/net` is mounted: a container that is not privileged has its own read-only.
 const HOST_SYSCTLS: &str = "/host/proc/sys/net";
 
-/// Runs the command of the command line, until SIGTERM or SIGINT.
+/// Runs the command of the command line.
 ///
 /// Not async for its caller: a future is compiled where it is polled, so the program would compile this crate's again.
 ///
 /// # Errors
 /// If a part cannot be started. What fails later is reported and tried again.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { node, config, command } = cli;
+    let node = node.context("name the Node of this agent: --node or NODE_NAME");
+    match command {
+        Command::Run => until_stopped(&config, async |settings| serve(node?, settings).await),
+        Command::Teardown => until_stopped(&config, async |settings| teardown::run(node?, settings.vni).await),
+        Command::Ruleset { output } => ruleset::print(output),
+    }
+}
+
+/// Works until the end or until SIGTERM or SIGINT.
 #[tokio::main(flavor = "current_thread")]
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
-    let config = config::read(&cli.config)?;
+async fn until_stopped(config: &Path, work: impl AsyncFnOnce(Settings) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let config = config::read(config)?;
     let settings = Settings::new(&config)?;
     // kube's client logs each failed request as an error, beside the caller, who knows whether it matters.
     let filter = EnvFilter::new(format!("{},kube_client::client::builder=off", config.log_level.as_filter()));
     log_format().with_env_filter(filter).init();
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let work = async {
-        match cli.command {
-            Command::Run => serve(cli, settings).await,
-            Command::Teardown => teardown::run(cli.node, settings.vni).await,
-        }
-    };
     tokio::select! {
-        ended = work => ended,
+        ended = work(settings) => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
@@ -86,7 +93,7 @@ pub(crate) fn log_format() -> SubscriberBuilder<JsonFields, Format<Json>> {
 
 /// Opens the handles to the kernel.
 pub(crate) fn open_kernel(paths: &Paths) -> anyhow::Result<KernelHandles<KernelNet, KernelNft>> {
-    let host = std::path::Path::new(HOST_SYSCTLS);
+    let host = Path::new(HOST_SYSCTLS);
     let sysctls = if host.exists() { Sysctls::below(host) } else { Sysctls::default() };
     Ok(KernelHandles {
         net: KernelNet::open(sysctls).context("open route netlink")?,
@@ -95,7 +102,7 @@ pub(crate) fn open_kernel(paths: &Paths) -> anyhow::Result<KernelHandles<KernelN
     })
 }
 
-async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
+async fn serve(me: NodeName, settings: Settings) -> anyhow::Result<()> {
     let paths = Paths::default();
     let (to, mut arrivals) = mpsc::unbounded_channel::<Arrival>();
     // Listeners are opened before the first read-back, so that no change is missed between the two.
@@ -108,6 +115,10 @@ async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     kernel::listen_table(table_events, jobs.clone())?;
     let conntrack = conntrack::spawn([Conntrack::open()?, Conntrack::open()?], &to)?;
     packet_log::listen(to.clone())?;
+    let jitter = jitter()?;
+    let to_node = to.clone();
+    let send = move |tables| to_node.send(Arrival::Input(Input::ForeignTables(tables))).is_ok();
+    foreign_firewall::spawn(Pace::new(jitter), send).context("listen to changes of other programs' tables")?;
 
     let metrics = Arc::new(Metrics::default());
     let (readiness, is_ready) = latest::channel(Some("the agent has just started".to_owned()));
@@ -120,12 +131,12 @@ async fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     let client =
         Client::try_default().await.context("find the API server: check that the ServiceAccount is mounted")?;
     watch::spawn(&client, &to);
-    info!(node = %cli.node, revision = settings.revision, pods = pods.len(), "started");
+    info!(node = %me, revision = settings.revision, pods = pods.len(), "started");
 
     let cni_files = install::spawn(paths, to)?;
     let handles = EffectHandles { kernel: jobs, conntrack, cni_files, metrics, readiness };
-    let mut executor = EffectExecutor::new(client, cli.node.clone(), handles);
-    let identity = Identity { me: cli.node, started_at: SystemTime::now(), macs: draw_macs()?, jitter: jitter()? };
+    let mut executor = EffectExecutor::new(client, me.clone(), handles);
+    let identity = Identity { me, started_at: SystemTime::now(), macs: draw_macs()?, jitter };
     let mut node = Node::new(settings, identity, pods, Instant::now());
     let mut batch = Vec::new();
     loop {

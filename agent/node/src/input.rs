@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use towpath_core::{
+    foreign_firewall::ForeignTable,
     model::Endpoint,
     names::IfName,
     overlay::{self, Kernel},
@@ -31,6 +32,8 @@ pub enum Input {
     CniInstalled(CniNetwork, Result<(), String>),
     /// Packets that policies dropped or logged.
     Packets(PacketBatch),
+    /// The tables of other programs with a base chain at the forward hook were read: all that there are.
+    ForeignTables(Vec<ForeignTable>),
 }
 
 /// Names a request of the CNI plugin until it is answered. The CNI server hands them out, each once.

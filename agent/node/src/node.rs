@@ -180,6 +180,7 @@ impl Node {
                 }
             }
             Input::CniInstalled(network, result) => self.status.cni_installed(now, &network, result, effects),
+            Input::ForeignTables(tables) => self.status.firewall.read(tables),
             Input::Packets(batch) => {
                 let endpoints = self.index.endpoints();
                 let lookup = PodLookup::Compiled(self.kernel.planner().compiler());

@@ -16,6 +16,7 @@ pub(super) const CLUSTER: &[&str] = &[
     "gcc",
     "iperf3",
     "iproute2",
+    "iptables",
     "iputils-ping",
     "libc6-dev",
     "nftables",

@@ -5,7 +5,7 @@ use towpath_crds::{
     network_config::PolicyMode,
 };
 
-use super::{CniInstall, Observed};
+use super::{CniInstall, Observed, Status};
 use crate::{
     kernel::Shortfall,
     plan::{OverlayProblem, Plan},
@@ -14,11 +14,14 @@ use crate::{
 type DesiredNodeCondition = DesiredCondition<NodeCondition, NodeReason>;
 
 /// The conditions as they should read.
-pub(super) fn desired(cni: &CniInstall, observed: Observed<'_>, plan: &Plan) -> Vec<DesiredNodeCondition> {
+pub(super) fn desired(current: &Status, observed: Observed<'_>, plan: &Plan) -> Vec<DesiredNodeCondition> {
     let (tunnel, policy) = (tunnel_ready(observed, plan), policy_synced(observed));
     let (status, reason, message) = match (tunnel.status, policy.status) {
-        (ConditionStatus::True, ConditionStatus::True) if let CniInstall::Failed { error, .. } = cni => {
+        (ConditionStatus::True, ConditionStatus::True) if let CniInstall::Failed { error, .. } = &current.cni => {
             (ConditionStatus::False, NodeReason::InstallFailed, error.clone())
+        }
+        (ConditionStatus::True, ConditionStatus::True) if let Some(message) = current.firewall.closed() => {
+            (ConditionStatus::False, NodeReason::ForeignFirewall, message)
         }
         (ConditionStatus::True, ConditionStatus::True) => {
             let message = "pods are connected and their policies are enforced";

@@ -1,6 +1,7 @@
 //! The node's status: the CNI install, conditions, commits and drift, and what is therefore published.
 
 mod conditions;
+mod firewall;
 mod report;
 
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +14,7 @@ use k8s_openapi::{
 use towpath_crds::condition;
 use towpath_index::Index;
 
+use self::firewall::FirewallCheck;
 pub(crate) use self::report::policies;
 use crate::{
     effect::Effect,
@@ -80,6 +82,7 @@ pub(crate) struct Status {
     pub(crate) cni: CniInstall,
     pub(crate) commits: Commits,
     pub(crate) drift: Drift,
+    pub(crate) firewall: FirewallCheck,
     /// As they were reported last.
     pub(crate) conditions: Vec<Condition>,
 }
@@ -97,7 +100,13 @@ pub(crate) struct Observed<'a> {
 impl Status {
     /// The status of a node that has just started.
     pub(crate) fn new() -> Self {
-        Self { cni: CniInstall::NotReady, commits: Commits::default(), drift: Drift::default(), conditions: Vec::new() }
+        Self {
+            cni: CniInstall::NotReady,
+            commits: Commits::default(),
+            drift: Drift::default(),
+            firewall: FirewallCheck::default(),
+            conditions: Vec::new(),
+        }
     }
 
     /// Rules were committed; with the latency if they are of a change of policy.
@@ -149,7 +158,8 @@ impl Status {
     /// Publishes the status after a change was tried: CNI files, our Node, our NetworkNode, and the log.
     pub(crate) fn publish(&mut self, now: &Now, observed: Observed<'_>, effects: &mut Vec<Effect>) {
         let Some(plan) = observed.kernel.wanted() else { return };
-        let desired = conditions::desired(&self.cni, observed, plan);
+        self.firewall.observe(observed);
+        let desired = conditions::desired(self, observed, plan);
         let conditions = condition::fold(&self.conditions, desired, None, &api_time(now.wall));
         self.install_cni(now, observed, effects);
         effects.extend(report::node_patch(self, observed, plan).map(Effect::PatchNode));

@@ -78,7 +78,7 @@ pub(super) fn status_update(
         addresses: overlay.map(|overlay| addresses(observed, overlay)),
         policy: Some(policy(observed.index, status.commits)),
         drift: Some(drift(&status.drift)),
-        findings: Vec::new(),
+        findings: status.firewall.findings(),
     };
     Some(Box::new(StatusUpdate { node_uid: node.uid.clone(), status }))
 }
@@ -169,6 +169,6 @@ fn int<N: TryInto<i32>>(number: N) -> i32 {
     number.try_into().unwrap_or(i32::MAX)
 }
 
-fn truncate(text: String, most: usize) -> String {
+pub(super) fn truncate(text: String, most: usize) -> String {
     if text.chars().count() <= most { text } else { text.chars().take(most - 1).chain(['…']).collect() }
 }

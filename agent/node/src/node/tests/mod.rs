@@ -4,6 +4,7 @@ mod connections;
 mod denied;
 mod failures;
 mod fakes;
+mod firewall;
 mod meanwhile;
 mod world;
 
