@@ -90,7 +90,7 @@ impl NotificationFilter {
             return None;
         }
         if message.header.family == AddressFamily::Bridge {
-            let ((_, mac), remote) = parse::forwarding_entry(message)?;
+            let ((_, mac), remote) = parse::fdb_entry(message)?;
             return Some(NetNotification::Fdb { mac, remote, presence });
         }
         let address = parse::neighbour_address(message)?;

@@ -55,9 +55,8 @@ impl KernelNet {
             let dump = self.connection.dump(&neighbours_on(family, index.0), neighbour);
             kernel.neighbours.extend(dump.map_err(failed("neighbours"))?);
         }
-        let entry = |message: &_| {
-            parse::new_neighbour(message).and_then(parse::forwarding_entry).filter(|((at, _), _)| *at == index)
-        };
+        let entry =
+            |message: &_| parse::new_neighbour(message).and_then(parse::fdb_entry).filter(|((at, _), _)| *at == index);
         kernel.fdb.extend(self.connection.dump(&fdb_entries_on(index.0), entry).map_err(failed("FDB entries"))?);
         self.read_sysctl(Sysctl::AcceptRouterAdvertisements(link.name.clone()), kernel);
         Ok(())

@@ -123,7 +123,7 @@ pub fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Mac)>
 }
 
 /// A permanent FDB entry of a VXLAN device.
-pub fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
+pub fn fdb_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
     if !is_permanent(message) || message.header.family != AddressFamily::Bridge {
         return None;
     }
