@@ -84,7 +84,7 @@ pub(super) fn set_verdict(all: &mut Ruleset, direction: Direction, interface: &I
     };
     match known {
         KnownEndpoint::Yes(chain) => {
-            _ = map.elements.insert(key, chain.map_or_else(free, |c| Verdict::Jump(c.clone())))
+            _ = map.elements.insert(key, chain.map_or_else(free, |c| Verdict::Jump(c.clone())));
         }
         KnownEndpoint::No => _ = map.elements.remove(&key),
     }
