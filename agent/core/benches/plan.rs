@@ -108,7 +108,7 @@ impl Node {
             vxlan_port: 8472,
             masquerade: Masquerade::Disabled,
             source_to_nodes: SourceToNodes::NodeAddress,
-            policy: table::PolicyEnforcement::Enforce(self.compiler.part()),
+            policy: table::PolicyEnforcement::Enforce(self.compiler.compiled()),
         });
         let transaction = change(self.table.ruleset(), &self.have);
         self.have = self.table.ruleset().clone();

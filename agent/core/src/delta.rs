@@ -1,8 +1,9 @@
-//! What differs between two versions of a map that share their parts. It costs what differs, and not what the maps hold.
+//! The difference between two versions of a persistent map. The cost is proportional to the difference, not to the size
+//! of the maps, because shared parts are skipped.
 
 use imbl::OrdMap;
 
-/// What differs, in the order of the keys: key, value before, value after.
+/// The entries that differ, sorted by key: key, value before, value after. `None`: the key is missing in that version.
 pub fn changes<'a, K: Ord, V: PartialEq>(
     before: &'a OrdMap<K, V>,
     after: &'a OrdMap<K, V>,

@@ -1,5 +1,5 @@
-//! What is kept between changes never shows: after any history the compiler has made what one makes that has seen
-//! nothing but the end of it. And what a change is said to mean for connections is what it means.
+//! State kept between updates does not affect the result: after any history the compiler has the same result as a new
+//! one that has seen only the last snapshot. And the impact reported for a change is its actual impact.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
@@ -22,7 +22,7 @@ use towpath_core::{
     table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, Table, TableInput},
 };
 
-/// One object becomes what it is in another cluster, or goes if that has none of its name.
+/// One object is replaced by its version in another cluster, or deleted if that cluster does not have it.
 #[derive(Debug, Clone)]
 enum Edit {
     Namespace,
@@ -46,7 +46,7 @@ fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
     vec(vec(step, 1..4), 1..30)
 }
 
-/// Copies what `from` has under one of all keys.
+/// Copies the entry of one key from `from`, or removes it.
 fn copy<K: Ord + Clone, V: Clone>(to: &mut OrdMap<K, V>, from: &OrdMap<K, V>, key: &Index) {
     let keys: Vec<K> = to.clone().union(from.clone()).keys().cloned().collect();
     if keys.is_empty() {
@@ -87,7 +87,7 @@ fn input<'a>(cluster: &'a Cluster, nodes: &'a OrdSet<IpAddr>, policy: CompiledPo
     }
 }
 
-/// Every two addresses of which one is a pod's of this node.
+/// Connections between all pairs of addresses of which at least one belongs to a pod of this node.
 fn connections(cluster: &Cluster) -> Vec<Connection> {
     let own: BTreeSet<IpAddr> = cluster.endpoints.values().flat_map(|e| e.addresses.iter().copied()).collect();
     let pods = cluster.snapshot.pods.values().flat_map(|pod| pod.addresses.iter().copied());
@@ -98,23 +98,24 @@ fn connections(cluster: &Cluster) -> Vec<Connection> {
     pairs.flat_map(|(from, to)| transports.map(|transport| Connection { from, to, transport })).collect()
 }
 
-/// Whose verdict is another than before is touched; what was allowed and is not makes the change a narrowing one.
-fn means_what_it_says(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> Result<(), TestCaseError> {
-    let PolicyImpact { meaning, touched } = PolicyImpact::of(&change(after, before), after);
-    prop_assert!(touched != AffectedPods::All, "nobody has made the table anew");
+/// Pods with a changed verdict are affected; a change that denies an allowed connection narrows.
+fn check_impact(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> Result<(), TestCaseError> {
+    let PolicyImpact { kind, affected } = PolicyImpact::of(&change(after, before), after);
+    prop_assert!(affected != AffectedPods::All, "the table was not recreated");
     let pods: Vec<&Endpoint> = cluster.endpoints.values().map(|endpoint| &**endpoint).collect();
-    let nowhere = BTreeSet::new();
-    let [old, new] = [before, after].map(|table| Reevaluation::new(table, pods.iter().copied(), &nowhere, &touched));
+    let no_addresses = BTreeSet::new();
+    let [old, new] =
+        [before, after].map(|table| Reevaluation::new(table, pods.iter().copied(), &no_addresses, &affected));
     for connection in connections(cluster) {
         let (was, is) = (old.denied_at(&connection).unwrap(), new.denied_at(&connection).unwrap());
-        prop_assert!(was == is || new.is_about(&connection), "{connection}: {was:?} became {is:?}");
-        prop_assert!(was.is_some() || is.is_none() || meaning == ImpactKind::Narrows, "{connection}: {is:?} now");
+        prop_assert!(was == is || new.covers(&connection), "{connection}: {was:?} became {is:?}");
+        prop_assert!(was.is_some() || is.is_none() || kind == ImpactKind::Narrows, "{connection}: {is:?} now");
     }
     Ok(())
 }
 
-/// Does it stage by stage. None makes a chain and leads packets of the generation before into it, and before the last
-/// nothing changes of what is there.
+/// Commits stage by stage. No stage adds a verdict map element that refers to a chain created by the same stage, and
+/// only the last stage changes existing objects.
 fn commit(kernel: &mut FakeTable, transaction: &Transaction) -> Result<(), TestCaseError> {
     let stages = transaction.stages();
     for (n, stage) in (1..).zip(&stages) {
@@ -142,7 +143,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn after_any_history_compiler_table_and_kernel_have_what_the_end_of_it_makes(
+    fn after_any_history_compiler_table_and_kernel_match_the_last_snapshot(
         versions in vec(clusters(), 2..5), history in steps(),
     ) {
         let mut cluster = versions[0].clone();
@@ -154,8 +155,8 @@ proptest! {
             let nodes = (0..batch.len()).map(|n| IpAddr::from([172, 30, 0, n as u8])).collect();
             compiler.update(&cluster.snapshot, &cluster.endpoints);
             let fresh = compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled);
-            prop_assert_eq!(compiler.part(), fresh.clone(), "after {:?}", batch);
-            table.update(input(&cluster, &nodes, compiler.part()));
+            prop_assert_eq!(compiler.compiled(), fresh.clone(), "after {:?}", batch);
+            table.update(input(&cluster, &nodes, compiler.compiled()));
             let fresh = towpath_core::table::table(input(&cluster, &nodes, fresh));
             prop_assert_eq!(table.ruleset(), &fresh, "after {:?}", batch);
             let transaction = change(table.ruleset(), &last);
@@ -170,7 +171,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_change_touches_all_whose_connections_it_judges_otherwise(versions in vec(clusters(), 2..4), history in steps()) {
+    fn a_change_affects_every_pod_with_a_changed_verdict(versions in vec(clusters(), 2..4), history in steps()) {
         let mut cluster = versions[0].clone();
         let (mut table, mut compiler) = (Table::default(), Compiler::new(DenyLog::Enabled));
         let nodes = OrdSet::new();
@@ -178,9 +179,9 @@ proptest! {
         for batch in history.iter().take(10) {
             batch.iter().for_each(|step| edit(&mut cluster, &versions, step));
             compiler.update(&cluster.snapshot, &cluster.endpoints);
-            table.update(input(&cluster, &nodes, compiler.part()));
+            table.update(input(&cluster, &nodes, compiler.compiled()));
             if let Some(last) = &last {
-                means_what_it_says(&cluster, last, table.ruleset())?;
+                check_impact(&cluster, last, table.ruleset())?;
             }
             last = Some(table.ruleset().clone());
         }

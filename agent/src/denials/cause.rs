@@ -167,7 +167,7 @@ fn holds(pod: &Pod, address: IpAddr) -> bool {
 /// is left out: they do not know of it either.
 fn near(view: View<'_>, pod: &PodId, addresses: [IpAddr; 2]) -> Snapshot {
     let View { snapshot, compiler, .. } = view;
-    let ids = addresses.into_iter().flat_map(|address| compiler.holders(address)).chain([pod]);
+    let ids = addresses.into_iter().flat_map(|address| compiler.pods_with_address(address)).chain([pod]);
     let pods = ids.filter_map(|id| Some((id.clone(), Arc::clone(snapshot.pods.get(id)?))));
     Snapshot { namespaces: snapshot.namespaces.clone(), pods: pods.collect(), tiers: snapshot.tiers.clone() }
 }

@@ -61,7 +61,7 @@ impl Cutting {
             OnChange::Reevaluate => Stage::Due(now),
             OnChange::Keep => Stage::Never,
         };
-        let (planned, running) = (AffectedPods::nobody(), AffectedPods::nobody());
+        let (planned, running) = (AffectedPods::none(), AffectedPods::none());
         Self {
             stage,
             not_before: now,
@@ -78,16 +78,16 @@ impl Cutting {
         // A review that is under way may cut by rules that this change puts an end to.
         let may_restore = self.held > 0 || matches!(self.stage, Stage::Running | Stage::Outdated);
         self.planned = match (&self.stage, PolicyImpact::of(change, table)) {
-            (Stage::Never, _) => AffectedPods::nobody(),
-            (_, PolicyImpact { meaning: ImpactKind::Widens, .. }) if !may_restore => AffectedPods::nobody(),
-            (_, PolicyImpact { touched, .. }) => touched,
+            (Stage::Never, _) => AffectedPods::none(),
+            (_, PolicyImpact { kind: ImpactKind::Widens, .. }) if !may_restore => AffectedPods::none(),
+            (_, PolicyImpact { affected, .. }) => affected,
         };
     }
 
     /// The change is made.
     pub(super) fn committed(&mut self, now: Instant) {
-        let touched = std::mem::replace(&mut self.planned, AffectedPods::nobody());
-        if touched == AffectedPods::nobody() {
+        let touched = std::mem::replace(&mut self.planned, AffectedPods::none());
+        if touched == AffectedPods::none() {
             return;
         }
         self.pending.merge(touched);
@@ -102,14 +102,14 @@ impl Cutting {
     pub(super) fn begins(&mut self, now: Instant) -> Option<AffectedPods> {
         matches!(self.stage, Stage::Due(at) if at <= now).then(|| {
             self.stage = Stage::Running;
-            self.running = std::mem::replace(&mut self.pending, AffectedPods::nobody());
+            self.running = std::mem::replace(&mut self.pending, AffectedPods::none());
             self.running.clone()
         })
     }
 
     /// A review has ended.
     pub(super) fn ended(&mut self, now: Instant, result: Result<&Cuts, &(dyn Error + 'static)>) {
-        let touched = std::mem::replace(&mut self.running, AffectedPods::nobody());
+        let touched = std::mem::replace(&mut self.running, AffectedPods::none());
         match result {
             Ok(cuts) => {
                 self.back_off.succeeded();

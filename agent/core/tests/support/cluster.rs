@@ -1,4 +1,4 @@
-//! Random clusters, small on purpose: few labels, few addresses and few ports meet often.
+//! Random clusters. They are small, so that labels, addresses and ports of policies, pods and packets often coincide.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -27,13 +27,13 @@ use towpath_core::{
 /// A cluster seen from one node.
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
-    /// All of it.
+    /// All pods, namespaces and policies.
     pub(crate) snapshot: Snapshot,
     /// The pods of this node.
     pub(crate) endpoints: OrdMap<IfName, Arc<Endpoint>>,
 }
 
-/// RulePorts that policies and packets use.
+/// The ports that policies and packets use.
 pub(crate) const PORTS: [u16; 6] = [53, 79, 80, 81, 443, 8080];
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
@@ -57,7 +57,7 @@ fn selector() -> impl Strategy<Value = Selector> {
         1 => key().prop_map(Selector::Exists),
         1 => key().prop_map(Selector::DoesNotExist),
     ];
-    // Most of them find something: what selects nothing tries nothing.
+    // Favour selectors that match pods: one that matches nothing tests little.
     prop_oneof![
         1 => Just(Selector::everything()),
         2 => vec(part, 1..=2).prop_map(Selector::all),
@@ -84,7 +84,7 @@ fn named_port() -> impl Strategy<Value = NamedPort> {
     })
 }
 
-/// A pod and the numbers of its addresses. Two pods may have the same address: one has just gone.
+/// A pod. Two pods can have the same address, as when an address is reused quickly.
 fn pod() -> impl Strategy<Value = Pod> {
     let addresses = btree_set((any::<bool>(), 1_u8..=12), 0..=3);
     let kind = prop_oneof![4 => Just(PodKind::Endpoint), 1 => Just(PodKind::HostNetwork)];
@@ -151,7 +151,7 @@ fn tier(default: TierDefault, actions: Vec<RuleAction>) -> impl Strategy<Value =
     })
 }
 
-/// Half of them have Kubernetes' own tier only, the others more of them with every action.
+/// Either the single tier of Kubernetes' NetworkPolicy, or one to three tiers with all actions.
 fn tiers() -> impl Strategy<Value = Vec<Tier>> {
     let all = || vec![RuleAction::Allow, RuleAction::Allow, RuleAction::Deny, RuleAction::Pass, RuleAction::Log];
     let any_default = select(vec![TierDefault::Deny, TierDefault::Pass]);
@@ -159,25 +159,25 @@ fn tiers() -> impl Strategy<Value = Vec<Tier>> {
     prop_oneof![tier(TierDefault::Deny, vec![RuleAction::Allow]).prop_map(|tier| vec![tier]), vec(any_tier, 1..=3),]
 }
 
-/// Clusters of up to eight pods; most of them are on this node, and one interface may belong to a pod that is unknown.
+/// Clusters of up to eight pods, most of them on this node. One interface may belong to a pod that is not in the snapshot.
 pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     let namespaces = vec(proptest::option::weighted(0.9, labels()), NAMESPACES.len());
     let pods = vec((select(NAMESPACES.to_vec()), pod(), proptest::bool::weighted(0.8)), 2..=8);
-    (namespaces, pods, tiers(), proptest::bool::weighted(0.2)).prop_map(|(labels, pods, tiers, stranger)| {
+    (namespaces, pods, tiers(), proptest::bool::weighted(0.2)).prop_map(|(labels, pods, tiers, unknown_pod)| {
         let namespaces =
             NAMESPACES.iter().zip(labels).filter_map(|(n, l)| Some(((*n).to_owned(), Arc::new(l?)))).collect();
         let mut snapshot = Snapshot { namespaces, pods: OrdMap::new(), tiers };
         let mut endpoints = OrdMap::new();
-        let mut taken = BTreeSet::new();
+        let mut used = BTreeSet::new();
         for (n, (namespace, pod, local)) in pods.into_iter().enumerate() {
             let id = PodId { namespace: namespace.to_owned(), name: format!("pod{n}") };
-            // No two pods of one node have an address in common: the kernel would not take the second one's route.
-            if local && pod.addresses.iter().all(|a| taken.insert(*a)) {
+            // Pods of one node never share an address: the kernel would reject the second route.
+            if local && pod.addresses.iter().all(|a| used.insert(*a)) {
                 insert(&mut endpoints, id.clone(), pod.addresses.iter().copied().collect());
             }
             snapshot.pods.insert(id, Arc::new(pod));
         }
-        if stranger {
+        if unknown_pod {
             let id = PodId { namespace: "a".to_owned(), name: "unknown".to_owned() };
             insert(&mut endpoints, id, vec![address(false, 13), address(true, 13)]);
         }

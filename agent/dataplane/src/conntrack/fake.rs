@@ -37,7 +37,7 @@ impl FakeConntrack {
         self.reviews += 1;
         let mut reviewed = Reviewed::default();
         for (connection, standing) in &mut self.connections {
-            if !review.is_about(connection) {
+            if !review.covers(connection) {
                 reviewed.still_cut += usize::from(*standing == FakeStanding::Cut);
                 continue;
             }

@@ -104,7 +104,7 @@ impl Conntrack {
     pub fn review(&mut self, review: &Reevaluation<'_>) -> Result<Reviewed, ConntrackError> {
         let mut dangling = None;
         let judge = |entry: Entry<'_>| {
-            if !review.is_about(&entry.connection) {
+            if !review.covers(&entry.connection) {
                 return (entry.standing == Standing::Cut).then_some(Sentence::StayCut);
             }
             let denied = review.denied_at(&entry.connection).unwrap_or_else(|error| {
