@@ -5,20 +5,13 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::{api::core::v1::Node as KubeNode, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use k8s_openapi::api::core::v1::Node as KubeNode;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
-use towpath_agent::{
-    cni_server::CniRequest,
-    input::Input,
-    kernel::{Change as KernelChange, Done, Job, Reach},
-    node::{Effect, Identity, Node, Now},
-    settings::Settings,
-};
+use towpath_agent::{kernel::KernelHandles, local_pod};
 use towpath_core::{
     model::{Family, Mac, NodeName},
     names::IfName,
@@ -26,7 +19,10 @@ use towpath_core::{
 };
 use towpath_dataplane::{net::FakeNet, nft::fake::FakeNft};
 use towpath_index::{Event, ObjectChange};
-use towpath_local::{EndpointFile, Endpoints, Paths, Request};
+use towpath_local::{EndpointFile, Endpoints, Paths};
+use towpath_node::{
+    CniRequest, Effect, Identity, Input, KernelChange, KernelJob, KernelResult, Node, Now, Settings, Ticket,
+};
 
 const LEVELS: [usize; 4] = [10, 100, 1_000, 5_000];
 const RUNS: usize = 31;
@@ -80,7 +76,7 @@ impl Sample {
 /// A node, and a kernel that is a model.
 struct World {
     node: Node,
-    reach: Reach<FakeNet, FakeNft>,
+    reach: KernelHandles<FakeNet, FakeNft>,
     now: Now,
     _dir: tempfile::TempDir,
 }
@@ -88,16 +84,16 @@ struct World {
 impl World {
     fn new() -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let now = Now { instant: Instant::now(), time: Time(Timestamp::UNIX_EPOCH) };
+        let now = Now { monotonic: Instant::now(), wall: SystemTime::UNIX_EPOCH };
         let identity = Identity {
             me: NodeName("me".to_owned()),
-            started_at: now.time.clone(),
+            started_at: now.wall,
             macs: BTreeMap::from([(Family::V4, Mac([2, 0, 0, 0, 0, 1]))]),
             jitter: 500,
         };
         let endpoints = Endpoints::new(&Paths::new(dir.path(), dir.path()));
-        let reach = Reach { net: FakeNet::new(kernel()?), nft: FakeNft::default(), endpoints };
-        let node = Node::new(settings()?, identity, Vec::new(), now.instant);
+        let reach = KernelHandles { net: FakeNet::new(kernel()?), nft: FakeNft::default(), endpoints };
+        let node = Node::new(settings()?, identity, Vec::new(), now.monotonic);
         Ok(Self { node, reach, now, _dir: dir })
     }
 
@@ -115,9 +111,11 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::Job(Job::Read(part)) => Some(Input::Done(self.reach.read(part))),
-            Effect::Job(Job::Apply(change)) => Some(Input::Done(Done::Applied(self.reach.apply(&change)))),
-            Effect::Open(_) => Some(Input::Opened(Ok(()))),
+            Effect::Kernel(KernelJob::Read(part)) => Some(Input::Kernel(self.reach.read(part))),
+            Effect::Kernel(KernelJob::Apply(change)) => {
+                Some(Input::Kernel(KernelResult::Applied(self.reach.apply(&change))))
+            }
+            Effect::InstallCni(network) => Some(Input::CniInstalled(network, Ok(()))),
             _ => None,
         }
     }
@@ -128,7 +126,7 @@ impl World {
         let effects = self.node.step(&self.now, [input]);
         let decided = start.elapsed();
         let change = change(effects)?;
-        let done = Input::Done(Done::Applied(self.reach.apply(&change)));
+        let done = Input::Kernel(KernelResult::Applied(self.reach.apply(&change)));
         let start = Instant::now();
         let effects = self.node.step(&self.now, [done]);
         let noted = start.elapsed();
@@ -153,14 +151,13 @@ impl World {
             mtu: 1450,
             addresses: vec![format!("10.0.0.{}", n + 2).parse()?],
         };
-        let (reply, _answer) = oneshot::channel();
-        self.one(Input::Cni(CniRequest { request: Request::Add { endpoint }, reply }))
+        self.one(Input::Cni(Ticket(n as u64), CniRequest::Add(local_pod(&endpoint)?)))
     }
 }
 
 fn change(effects: Vec<Effect>) -> Result<KernelChange> {
     for effect in effects {
-        if let Effect::Job(Job::Apply(change)) = effect {
+        if let Effect::Kernel(KernelJob::Apply(change)) = effect {
             return Ok(change);
         }
     }

@@ -6,26 +6,34 @@ use clap::{Parser, Subcommand};
 use towpath_core::model::NodeName;
 use towpath_crds::names;
 
+use crate::ruleset::RulesetFormat;
+
 /// The node agent of Towpath.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Cli {
-    /// Name of the Node that this agent serves.
+    /// Name of the Node that this agent serves; required but for `ruleset`.
     #[arg(long, env = "NODE_NAME", value_parser = |name: &str| Ok::<_, String>(NodeName(name.to_owned())))]
-    pub node: NodeName,
+    pub node: Option<NodeName>,
     /// The configuration that the operator rendered.
     #[arg(long, default_value = names::AGENT_CONFIG_PATH)]
     pub config: PathBuf,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Command {
-    /// Keep the node's network and policies in shape until told to stop; leave everything in place then.
+    /// Run the node's network and policies until SIGTERM, and leave everything in place.
     Run,
-    /// Remove everything of ours from the node, then wait to be stopped.
+    /// Remove everything of ours from the node, then wait for SIGTERM.
     Teardown,
+    /// Print the table inet towpath of this node as the kernel has it, and end.
+    Ruleset {
+        /// How to print it: text is a script for nft -f, json the schema of nft -j.
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: RulesetFormat,
+    },
 }

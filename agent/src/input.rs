@@ -1,43 +1,21 @@
-//! What the daemon hears, from wherever it comes: one channel, one order.
+//! What reaches the daemon, from all sources: one channel, one order.
 
-use towpath_dataplane::{conntrack::ConntrackError, nflog::Batch};
+use tokio::sync::oneshot;
 use towpath_index::Event;
+use towpath_local::Reply;
+use towpath_node::{CniRequest, Input};
 
-use crate::{
-    cni_server::CniRequest,
-    connections::{Cleared, Cuts},
-    kernel::{Done, Notice},
-};
-
-/// One thing that happened.
+/// One message to the daemon.
 #[derive(Debug)]
-pub enum Input {
-    /// In the API.
-    Watch(Event),
-    /// The CNI plugin asks.
-    Cni(CniRequest),
-    /// A job is done.
-    Done(Done),
-    /// The kernel tells.
-    Notice(Notice),
-    /// The connections were looked through.
-    Reviewed(Result<Cuts, ConntrackError>),
-    /// What an address left behind is gone.
-    Cleared(Cleared),
-    /// The files for plugin and runtime are written, or not.
-    Opened(anyhow::Result<()>),
-    /// Policies dropped packets.
-    Denied(Batch),
+pub enum Arrival {
+    /// An input of the node.
+    Input(Input),
+    /// A request of the CNI plugin: the daemon keeps the sender under a ticket that it gives the node.
+    Cni(CniRequest, oneshot::Sender<Reply>),
 }
 
-macro_rules! from {
-    ($($type:ty => $variant:ident),*) => {$(
-        impl From<$type> for Input {
-            fn from(value: $type) -> Self {
-                Self::$variant(value)
-            }
-        }
-    )*};
+impl From<Event> for Arrival {
+    fn from(event: Event) -> Self {
+        Self::Input(Input::Watch(event))
+    }
 }
-
-from!(Event => Watch, CniRequest => Cni, Done => Done, Notice => Notice, Result<Cuts, ConntrackError> => Reviewed, Cleared => Cleared, Batch => Denied);

@@ -1,16 +1,32 @@
-//! What the agent puts on the node's disk for the container runtime: the CNI plugin and the network configuration list.
+//! The CNI install: the plugin, the node file that the plugin reads, and the configuration list of the container runtime.
 //!
-//! Both are replaced atomically: a runtime that looks at any moment sees the old file or the new one, whole.
+//! All are replaced atomically: a runtime sees the old file or the new one, whole. Files are synced to the disk, so a thread
+//! of its own writes them.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Sender, channel},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
+use tokio::sync::mpsc::UnboundedSender;
+use towpath_local::{NodeState, Paths};
+use towpath_node::{CniNetwork, Input};
+
+use crate::input::Arrival;
+
+/// The plugin in our image.
+const IMAGE_PLUGIN: &str = "/opt/towpath/cni/towpath";
+/// Where containerd and CRI-O look for plugins by default.
+const PLUGIN_DIR: &str = "/opt/cni/bin";
+/// Where they look for configuration lists.
+pub(crate) const CONFIG_DIR: &str = "/etc/cni/net.d";
 
 /// File name of the configuration list. Runtimes take the first in lexical order.
 pub const CONFLIST: &str = "10-towpath.conflist";
@@ -18,8 +34,12 @@ pub const CONFLIST: &str = "10-towpath.conflist";
 pub const PLUGIN: &str = "towpath";
 /// The network's name: Canal's, so that its address files can be taken over.
 const NETWORK: &str = "k8s-pod-network";
+/// How long the plugin may take to print its version. It takes milliseconds.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two checks whether the plugin has ended.
+const POLL: Duration = Duration::from_millis(5);
 
-/// A failed step of the installation.
+/// A failed step of the install.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// A file could not be read.
@@ -30,8 +50,8 @@ pub enum InstallError {
         /// Why.
         source: io::Error,
     },
-    /// A file could not be written or put in its place.
-    #[error("write {path}: check that the directory is mounted writable in the agent's pod and has room")]
+    /// A file could not be written or renamed.
+    #[error("write {path}: check that the directory is mounted writable in the agent's pod and has free space")]
     Write {
         /// Which.
         path: PathBuf,
@@ -46,48 +66,106 @@ pub enum InstallError {
         /// Why.
         source: io::Error,
     },
-    /// The installed plugin does not run, or is of another version.
-    #[error(
-        "{path} answers --version with {answer:?} where {expected:?} was expected: the image's plugin and agent differ"
-    )]
+    /// The plugin could not be run.
+    #[error("run {path} --version: check that the image is built for this node's architecture")]
+    Run {
+        /// The plugin.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The plugin did not end, and was killed.
+    #[error("{path} --version did not end within {limit:?} and was killed: check the image and the node's load")]
+    Timeout {
+        /// The plugin.
+        path: PathBuf,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// The plugin is of another version than the agent.
+    #[error("{path} --version prints {answer:?} instead of {expected:?}: the image's plugin and agent differ")]
     Version {
-        /// The installed plugin.
+        /// The plugin.
         path: PathBuf,
         /// What it printed.
         answer: String,
-        /// What it should have.
+        /// The agent's version.
         expected: String,
     },
 }
 
-/// Puts the image's plugin into the host's plugin directory unless the same bytes are there, and asks it its version.
+/// Starts the thread that writes the CNI files, for one network after the other. It ends with the sender.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub fn spawn(paths: Paths, to: UnboundedSender<Arrival>) -> io::Result<Sender<CniNetwork>> {
+    let (networks, queue) = channel::<CniNetwork>();
+    let work = move || {
+        queue.iter().all(|network| {
+            let result = install(&paths, &network).map_err(|error| format!("{error:#}"));
+            to.send(Arrival::Input(Input::CniInstalled(network, result))).is_ok()
+        })
+    };
+    thread::Builder::new().name("cni-install".to_owned()).spawn(work)?;
+    Ok(networks)
+}
+
+/// The plugin and its node file come first, and last the list by which the runtime reports the network as ready.
+fn install(paths: &Paths, network: &CniNetwork) -> anyhow::Result<()> {
+    NodeState { pod_cidrs: network.pod_cidrs.clone(), mtu: network.mtu }.write(paths)?;
+    plugin(Path::new(IMAGE_PLUGIN), Path::new(PLUGIN_DIR), VERSION_TIMEOUT)?;
+    Ok(write_conflist(Path::new(CONFIG_DIR))?)
+}
+
+/// Copies the image's plugin into the host's plugin directory unless the same bytes are there. Before, it is run to see that
+/// it is of the agent's version; it is killed if it does not end within the limit.
 ///
 /// # Errors
 /// See [`InstallError`]. On an error the earlier plugin, if any, is still in its place.
-pub fn plugin(from: &Path, dir: &Path) -> Result<(), InstallError> {
+pub fn plugin(from: &Path, dir: &Path, limit: Duration) -> Result<(), InstallError> {
     let path = dir.join(PLUGIN);
     let bytes = fs::read(from).map_err(|source| InstallError::Read { path: from.to_owned(), source })?;
     if fs::read(&path).ok().as_ref() == Some(&bytes) {
         return Ok(());
     }
-    check_version(from)?;
+    check_version(from, limit)?;
     replace(&path, &bytes, 0o755)
 }
 
-fn check_version(path: &Path) -> Result<(), InstallError> {
+fn check_version(path: &Path, limit: Duration) -> Result<(), InstallError> {
+    let failed = |source| InstallError::Run { path: path.to_owned(), source };
+    let mut command = Command::new(path);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(failed)?;
+    let status = wait(&mut child, limit).map_err(failed)?;
+    if status.is_none() {
+        return Err(InstallError::Timeout { path: path.to_owned(), limit });
+    }
+    let mut answer = [0; 256];
+    let length = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read(&mut answer)).map_err(failed)?;
+    let answer = String::from_utf8_lossy(&answer[..length]).trim().to_owned();
     let expected = format!("towpath {}", env!("CARGO_PKG_VERSION"));
-    let output = Command::new(path)
-        .arg("--version")
-        .output()
-        .map_err(|source| InstallError::Read { path: path.to_owned(), source })?;
-    let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if answer == expected { Ok(()) } else { Err(InstallError::Version { path: path.to_owned(), answer, expected }) }
 }
 
-/// Writes the configuration list, which makes the kubelet report the node's network as ready. Nothing is written when
-/// it is there already.
+/// Waits for the end of a process; kills it at the limit, and returns `None` then.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            return child.wait().map(|_| None);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Writes the configuration list, unless it is there already. The kubelet then reports the node's network as ready.
 ///
-/// `cniVersions` lets runtimes that know it (CNI 1.1, section 1) take the newest that both understand; older ones read `cniVersion`.
+/// `cniVersions` (CNI 1.1, section 1) lets a runtime use the newest version that it supports; older runtimes read `cniVersion`.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -107,22 +185,22 @@ pub fn write_conflist(dir: &Path) -> Result<(), InstallError> {
     }
 }
 
-/// Removes the configuration list. Pods that run keep their network; new ones wait.
+/// Removes the configuration list. Running pods keep their network; no pod is added any more.
 ///
 /// # Errors
-/// If it is there and cannot be removed.
+/// If it exists and cannot be removed.
 pub fn remove_conflist(dir: &Path) -> Result<(), InstallError> {
     let path = dir.join(CONFLIST);
     match fs::remove_file(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(InstallError::Remove { path, source }),
-        _ => Ok(()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
 /// Writes beside the target and renames: on the same file system that is atomic (POSIX rename).
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Runtimes read only .conf, .conflist and .json in that directory, so the half-written file is not seen.
+    // Runtimes read only .conf, .conflist and .json in that directory, so they ignore the half-written file.
     let tmp = path.with_file_name(format!(".{name}.new"));
     let write = || -> io::Result<()> {
         if let Some(dir) = path.parent() {
@@ -130,7 +208,7 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
         }
         match fs::remove_file(&tmp) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+            Ok(()) | Err(_) => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp)?;
         file.write_all(bytes)?;
@@ -178,11 +256,25 @@ mod tests {
             fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
         };
         script(env!("CARGO_PKG_VERSION"));
-        plugin(&source, host.path()).unwrap();
+        plugin(&source, host.path(), VERSION_TIMEOUT).unwrap();
         let installed = fs::read(host.path().join(PLUGIN)).unwrap();
 
         script("99.0.0");
-        assert!(matches!(plugin(&source, host.path()), Err(InstallError::Version { .. })));
+        assert!(matches!(plugin(&source, host.path(), VERSION_TIMEOUT), Err(InstallError::Version { .. })));
         assert_eq!(fs::read(host.path().join(PLUGIN)).unwrap(), installed);
+    }
+    #[test]
+    fn a_plugin_that_does_not_end_is_killed_and_not_installed() {
+        let (image, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (source, pid) = (image.path().join(PLUGIN), image.path().join("pid"));
+        fs::write(&source, format!("#!/bin/sh\necho $$ > {}\nexec sleep 60\n", pid.display())).unwrap();
+        fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
+        let start = Instant::now();
+        let error = plugin(&source, host.path(), Duration::from_secs(2)).unwrap_err();
+        assert!(matches!(error, InstallError::Timeout { .. }), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(30), "it is not waited for");
+        let pid = fs::read_to_string(&pid).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "it does not run any more");
+        assert!(!host.path().join(PLUGIN).exists());
     }
 }

@@ -1,120 +1,51 @@
-//! The one thread that touches the kernel, and the threads that listen to it.
+//! The thread that writes to the kernel, and the threads that listen to it.
 //!
-//! The daemon sends a [`Job`] and goes on folding events; the thread answers with a [`Done`]. One job at a time: what a
-//! change is computed from is what the kernel had when it was computed.
+//! The daemon sends a [`Job`] and goes on; the thread answers with a [`KernelResult`]. One kernel job at a time: what a
+//! change is computed from is what the kernel has when it is applied.
 
 use std::{
     error::Error,
     io,
     sync::mpsc::{Receiver, Sender, channel},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::mpsc::UnboundedSender;
-use towpath_core::{
-    overlay::{self, Kernel, NetOp},
-    ruleset::{Installed, Transaction},
-};
 use towpath_dataplane::{
-    net::{ApplyError, Net, NetEvents, ReadBackError},
-    nft::{Nft, NftError, NftEvents, TableChange},
+    net::{Net, NetEvents, ReadBackError},
+    nft::{Nft, NftEvents, TableChange},
 };
-use towpath_local::{Endpoints, Listing, LocalError};
+use towpath_local::{Endpoints, LocalError};
+use towpath_node::{
+    ApplyResult, FailedOps, Input, KernelChange, KernelJob, KernelNotification, KernelPart, KernelResult, LocalPod,
+    NetworkReadBack,
+};
+use tracing::{error, warn};
 
-/// What is read back: each part for itself, because reading costs in proportion to its size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// Links, addresses, neighbours, forwarding entries, routes, sysctls; and the pods' endpoint files.
-    Net,
-    /// Our table.
-    Table,
-}
+use crate::{error_text::with_causes, input::Arrival, local_pod::local_pod};
 
-/// A change of the kernel's state: rules first, then the rest, so that no route leads where no rule guards.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
-    /// What happens to our table, at once or not at all.
-    pub table: Transaction,
-    /// What happens to the rest, in this order, each for itself.
-    pub net: Vec<NetOp>,
-}
-
-impl Change {
-    /// Whether there is nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty() && self.net.is_empty()
-    }
-}
-
-/// What the thread is to do.
+/// Work for the kernel thread.
 #[derive(Debug)]
 pub enum Job {
-    /// Read a part back.
-    Read(Part),
-    /// Change it.
-    Apply(Change),
-    /// Say whether this was somebody else's doing. Answered with a [`Notice`] if so.
-    Heard(TableChange),
+    /// Execute, and send the result.
+    Execute(KernelJob),
+    /// Find out whether another process made a change of our table, and send a notification if so.
+    Attribute(TableChange),
 }
 
-/// The kernel could not be asked.
+/// The network could not be read back.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Over route netlink.
-    #[error("read links, routes and neighbours back")]
+enum NetworkReadError {
+    #[error("read back links, routes and neighbours")]
     Net(#[from] ReadBackError),
-    /// Through nft.
-    #[error("read our table back")]
-    Nft(#[from] NftError),
-    /// The endpoint files.
     #[error("list the pods of this node")]
     Endpoints(#[from] LocalError),
 }
 
-/// How a change went.
+/// The handles of the kernel thread.
 #[derive(Debug)]
-pub struct Applied {
-    /// The table's part.
-    pub table: Result<(), NftError>,
-    /// The operations that failed; the others were done.
-    pub failed: Vec<ApplyError>,
-    /// How long all of it took.
-    pub took: Duration,
-}
-
-impl Applied {
-    /// Whether everything was done.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.table.is_ok() && self.failed.is_empty()
-    }
-}
-
-/// The answer to a [`Job`].
-#[derive(Debug)]
-pub enum Done {
-    /// To [`Job::Read`] of [`Part::Net`].
-    Net(Result<(Box<Kernel>, Listing), ReadError>),
-    /// To [`Job::Read`] of [`Part::Table`]; `None` when there is no table.
-    Table(Result<Option<Box<Installed>>, ReadError>),
-    /// To [`Job::Apply`].
-    Applied(Applied),
-}
-
-/// What the kernel tells of its own accord.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// Links, addresses, routes or neighbours changed, perhaps by our own hand.
-    Net(Vec<overlay::NetNotification>),
-    /// Somebody else changed our table.
-    Table,
-}
-
-/// The kernel, as the thread reaches it.
-#[derive(Debug)]
-pub struct Reach<N, F> {
+pub struct KernelHandles<N, F> {
     /// Route netlink.
     pub net: N,
     /// Our table.
@@ -123,80 +54,95 @@ pub struct Reach<N, F> {
     pub endpoints: Endpoints,
 }
 
-impl<N: Net, F: Nft> Reach<N, F> {
+impl<N: Net, F: Nft> KernelHandles<N, F> {
     /// Reads a part back.
-    pub fn read(&mut self, part: Part) -> Done {
+    pub fn read(&mut self, part: KernelPart) -> KernelResult {
         match part {
-            Part::Net => Done::Net(self.read_net()),
-            Part::Table => Done::Table(self.nft.read_back().map(|have| have.map(Box::new)).map_err(Into::into)),
+            KernelPart::Network => KernelResult::Network(self.read_network().map_err(|error| with_causes(&error))),
+            KernelPart::Table => {
+                let table = self.nft.read_back().map(|have| have.map(Box::new));
+                KernelResult::Table(table.map_err(|error| format!("read back our table: {}", with_causes(&error))))
+            }
         }
     }
 
-    fn read_net(&mut self) -> Result<(Box<Kernel>, Listing), ReadError> {
-        // The files first: a pod that is added in between is then without a file, which only means that it is not
-        // known yet, and its own request will tell.
+    fn read_network(&mut self) -> Result<NetworkReadBack, NetworkReadError> {
+        // The files first: a pod that is added in between has no file here, but sends its own request.
+        let pods = self.pods()?;
+        Ok(NetworkReadBack { kernel: Box::new(self.net.read_back()?), pods })
+    }
+
+    /// The pods of this node, by their endpoint files.
+    ///
+    /// # Errors
+    /// If the folder cannot be read. A damaged file is logged and skipped.
+    pub fn pods(&self) -> Result<Vec<LocalPod>, LocalError> {
         let listing = self.endpoints.list()?;
-        Ok((Box::new(self.net.read_back()?), listing))
+        for error in &listing.damaged {
+            warn!(error = with_causes(error), "endpoint file skipped; its pod has no rules: delete the pod");
+        }
+        Ok(listing.endpoints.iter().filter_map(|file| local_pod(file).ok()).collect())
     }
 
-    /// Changes the kernel. When the table is refused nothing else is done: routes must not lead past missing rules.
-    pub fn apply(&mut self, change: &Change) -> Applied {
+    /// Changes the kernel. When the table is rejected nothing else is done: no route must lead to a pod without rules.
+    pub fn apply(&mut self, change: &KernelChange) -> ApplyResult {
         let start = Instant::now();
-        let table = self.nft.apply(&change.table);
-        let failed = if table.is_ok() { self.net.apply(&change.net) } else { Vec::new() };
-        Applied { table, failed, took: start.elapsed() }
+        let table = self.nft.apply(&change.table).map_err(|error| with_causes(&error));
+        let failed = if table.is_ok() { self.net.apply(&change.network) } else { Vec::new() };
+        let network = match failed.first() {
+            None => Ok(()),
+            Some(first) => Err(FailedOps { count: failed.len(), first: with_causes(first) }),
+        };
+        ApplyResult { table, network, took: start.elapsed() }
     }
 
-    fn work<T: From<Done> + From<Notice>>(&mut self, queue: &Receiver<Job>, to: &UnboundedSender<T>) {
+    fn work(&mut self, queue: &Receiver<Job>, to: &UnboundedSender<Arrival>) {
         while let Ok(job) = queue.recv() {
             let input = match job {
-                Job::Read(part) => self.read(part).into(),
-                Job::Apply(change) => Done::Applied(self.apply(&change)).into(),
-                Job::Heard(change) if self.nft.is_own(&change) => continue,
-                Job::Heard(_) => Notice::Table.into(),
+                Job::Execute(KernelJob::Read(part)) => Input::Kernel(self.read(part)),
+                Job::Execute(KernelJob::Apply(change)) => Input::Kernel(KernelResult::Applied(self.apply(&change))),
+                Job::Attribute(change) if self.nft.is_own(&change) => continue,
+                Job::Attribute(_) => Input::Notification(KernelNotification::Table),
             };
-            if to.send(input).is_err() {
+            if to.send(Arrival::Input(input)).is_err() {
                 return;
             }
         }
     }
 }
 
-/// Starts the thread. It ends when the last sender of jobs is gone.
+/// Starts the kernel thread. It ends when the last sender of jobs is dropped.
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn spawn<N, F, T>(mut reach: Reach<N, F>, to: UnboundedSender<T>) -> io::Result<Sender<Job>>
+pub fn spawn<N, F>(mut handles: KernelHandles<N, F>, to: UnboundedSender<Arrival>) -> io::Result<Sender<Job>>
 where
     N: Net + Send + 'static,
     F: Nft + Send + 'static,
-    T: From<Done> + From<Notice> + Send + 'static,
 {
     let (jobs, queue) = channel();
-    thread::Builder::new().name("kernel".to_owned()).spawn(move || reach.work(&queue, &to))?;
+    thread::Builder::new().name("kernel".to_owned()).spawn(move || handles.work(&queue, &to))?;
     Ok(jobs)
 }
 
-/// Starts the thread that tells of changes of links, addresses, routes and neighbours.
+/// Starts the listener for changes of links, addresses, routes and neighbours.
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn listen_net<T>(mut events: NetEvents, to: UnboundedSender<T>) -> io::Result<()>
-where
-    T: From<Notice> + Send + 'static,
-{
-    listen("net-events", move || events.next(None).map(|notices| to.send(Notice::Net(notices).into()).is_ok()))
+pub fn listen_net(mut events: NetEvents, to: UnboundedSender<Arrival>) -> io::Result<()> {
+    let notify = move |changes| Arrival::Input(Input::Notification(KernelNotification::Network(changes)));
+    listen("net-events", move || events.next(None).map(|changes| to.send(notify(changes)).is_ok()))
 }
 
-/// Starts the thread that tells the kernel's thread of changes of our table.
+/// Starts the listener for changes of our table. The kernel thread decides which are our own.
 ///
 /// # Errors
 /// If the thread cannot be started.
 pub fn listen_table(mut events: NftEvents, jobs: Sender<Job>) -> io::Result<()> {
-    listen("table-events", move || events.next_change().map(|change| jobs.send(Job::Heard(change)).is_ok()))
+    listen("table-events", move || events.next_change().map(|change| jobs.send(Job::Attribute(change)).is_ok()))
 }
 
-/// Forwards until nobody listens any more.
+/// Forwards notifications until the daemon ends.
 fn listen<E: Error + 'static>(
     name: &str,
     mut forward: impl FnMut() -> Result<bool, E> + Send + 'static,
@@ -206,11 +152,9 @@ fn listen<E: Error + 'static>(
             match forward() {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn Error,
-                        "kernel notifications ended; repairs wait for the timer"
-                    );
+                Err(failed) => {
+                    let error = with_causes(&failed);
+                    error!(error, "kernel notifications ended; drift is repaired at the next resync only");
                     return;
                 }
             }

@@ -1,10 +1,10 @@
-//! What the agent counts, in the OpenMetrics text format. Bounded in number: the only label that carries an object's name
-//! is a policy's, and of those there are at most a hundred.
+//! The agent's metrics, in the OpenMetrics text format. Their number is bounded: the only label with an object's name is a
+//! policy's, of which there are at most a hundred series.
 
 use std::fmt;
 
 use prometheus_client::{
-    encoding::text::encode,
+    encoding::{EncodeLabelSet, text::encode},
     metrics::{
         counter::Counter,
         family::Family,
@@ -14,35 +14,52 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::denials::Series;
+use towpath_node::denials::DenialSeries;
+
+/// The labels of a series of denied packets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DenialLabels {
+    /// The policy's namespace.
+    pub namespace: String,
+    /// The policy's name.
+    pub policy: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+}
+
+impl From<DenialSeries> for DenialLabels {
+    fn from(DenialSeries { namespace, policy, direction }: DenialSeries) -> Self {
+        Self { namespace, policy, direction }
+    }
+}
 
 /// The agent's metrics, all named `towpath_agent_…`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Overlay peers of all families that are wanted.
+    /// Wanted overlay peers of all families.
     pub peers: Gauge,
     /// Pod interfaces on this node.
     pub endpoints: Gauge,
-    /// Network policies known.
+    /// Network policies.
     pub policies: Gauge,
-    /// 1 when the node is ready, else 0.
+    /// 1 if pods can be added, else 0.
     pub ready: Gauge,
-    /// Entries of ours that somebody else removed or changed, put right.
+    /// Kernel objects of ours that another process changed and the agent repaired.
     pub repairs: Counter,
-    /// Connections that were cut because policies deny them now.
+    /// Established connections that were revoked, because policies deny them now.
     pub connections_cut: Counter,
-    /// Changes that the kernel refused; each is tried again.
+    /// Changes that the kernel rejected; each is tried again.
     pub apply_failures: Counter,
     /// From the start of a change to its commit in the kernel.
     pub apply_seconds: Histogram,
     /// How long the start of a pod waited for its rules.
     pub pod_wait_seconds: Histogram,
-    /// From the arrival of the first thing that concerns policy to the commit that puts it in force.
+    /// From the arrival of a change that concerns policy to its commit in the kernel.
     pub policy_change_seconds: Histogram,
-    /// Packets that policies dropped, as far as they were logged.
-    pub denied_packets: Family<Series, Counter>,
-    /// Logged packets that nobody looked at.
+    /// Packets that policies dropped, of those that were logged.
+    pub denied_packets: Family<DenialLabels, Counter>,
+    /// Logged packets that were not evaluated.
     pub deny_log_lost: Counter,
 }
 
@@ -61,7 +78,7 @@ impl Default for Metrics {
             apply_failures: Counter::default(),
             apply_seconds: seconds(),
             pod_wait_seconds: seconds(),
-            // Narrow around 10 ms, which is the aim of nearly all of them.
+            // Narrow around 10 ms, the goal for nearly all of them.
             policy_change_seconds: Histogram::new([
                 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
             ]),
@@ -69,27 +86,31 @@ impl Default for Metrics {
             deny_log_lost: Counter::default(),
         };
         let r = &mut metrics.registry;
-        r.register("peers", "Overlay peers of all families that are wanted", metrics.peers.clone());
+        r.register("peers", "Wanted overlay peers of all families", metrics.peers.clone());
         r.register("endpoints", "Pod interfaces on this node", metrics.endpoints.clone());
-        r.register("policies", "Network policies known", metrics.policies.clone());
-        r.register("ready", "1 when the node is ready", metrics.ready.clone());
-        r.register("repairs", "Entries that somebody else removed or changed, put right", metrics.repairs.clone());
+        r.register("policies", "Network policies", metrics.policies.clone());
+        r.register("ready", "1 if pods can be added to the node", metrics.ready.clone());
+        r.register(
+            "repairs",
+            "Kernel objects of ours that another process changed and the agent repaired",
+            metrics.repairs.clone(),
+        );
         r.register(
             "connections_cut",
-            "Connections that were cut because policies deny them now",
+            "Established connections that were revoked, because policies deny them now",
             metrics.connections_cut.clone(),
         );
         r.register(
             "denied_packets",
-            "Packets that policies dropped, of those that were logged: at most 10 per second and group of equal pods. A packet counts for the first three policies that isolate its pod; more of them, and policies after the first 96 that dropped any, are other",
+            "Packets that policies dropped, of those that were logged: at most 10 per second and chain. A packet counts for the first three policies that isolate its pod; further ones, and policies after the first 96, count as policy other",
             metrics.denied_packets.clone(),
         );
         r.register(
             "deny_log_lost",
-            "Logged packets that were more than the kernel could deliver or the agent looks at",
+            "Logged packets that the kernel had no room for, or that exceeded the rate at which the agent evaluates them",
             metrics.deny_log_lost.clone(),
         );
-        r.register("apply_failures", "Changes that the kernel refused", metrics.apply_failures.clone());
+        r.register("apply_failures", "Changes that the kernel rejected", metrics.apply_failures.clone());
         let seconds = Unit::Seconds;
         r.register_with_unit(
             "apply",
@@ -105,7 +126,7 @@ impl Default for Metrics {
         );
         r.register_with_unit(
             "policy_change",
-            "From the arrival of what concerns policy to the commit that puts it in force",
+            "From the arrival of a change that concerns policy to its commit in the kernel",
             seconds,
             metrics.policy_change_seconds.clone(),
         );
@@ -114,7 +135,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The text that a scrape gets.
+    /// The text of a scrape.
     ///
     /// # Errors
     /// Never in practice: writing to a string fails only when a metric's own encoder does.

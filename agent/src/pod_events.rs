@@ -1,4 +1,4 @@
-//! Events on pods, from this node's agent: best-effort, one after the other, and nobody waits for them.
+//! Events on denied pods: best-effort, one after the other, without anything waiting for them.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -10,32 +10,32 @@ use towpath_core::{model::NodeName, policy::ir::Direction};
 use towpath_crds::names;
 use tracing::warn;
 
-use crate::denials::Denial;
+use towpath_node::explain::Denial;
 
-/// The word for programs; like the reasons of conditions it is API.
+/// The Event's reason. Like the reasons of conditions it is API.
 const REASON: &str = "PolicyDenied";
-/// The API admits 1,024 bytes.
-const MOST: usize = 1000;
+/// How many bytes of a note are kept; the API allows 1,024.
+const MAX_NOTE: usize = 1000;
 
-/// Writes an Event for each denial, until the sender is gone. Who sends bounds their number.
-pub async fn tell(client: Client, me: NodeName, mut denials: UnboundedReceiver<Denial>) {
+/// Emits an Event for each denial, until the sender is dropped. The sender bounds their number.
+pub async fn emit(client: Client, me: NodeName, mut denials: UnboundedReceiver<Denial>) {
     let reporter = Reporter { controller: format!("{}/agent", names::GROUP), instance: Some(me.0) };
     while let Some(denial) = denials.recv().await {
-        if let Err(error) = write(&client, &reporter, &denial).await {
-            warn!(pod = %denial.pod, %error, "event was not written");
+        if let Err(error) = publish(&client, &reporter, &denial).await {
+            warn!(pod = %denial.pod, %error, "Event not written");
         }
     }
 }
 
-/// A pod that is gone has no Event. The pod is read for its uid, by which people's tools find the Event.
-async fn write(client: &Client, reporter: &Reporter, denial: &Denial) -> kube::Result<()> {
+/// A pod that is deleted gets no Event. The pod is read for its UID, by which `kubectl describe` finds the Event.
+async fn publish(client: &Client, reporter: &Reporter, denial: &Denial) -> kube::Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &denial.pod.namespace);
     let Some(pod) = pods.get_metadata_opt(&denial.pod.name).await? else { return Ok(()) };
     let mut reference = Pod::default().object_ref(&());
     reference.name = pod.metadata.name;
     reference.namespace = pod.metadata.namespace;
     reference.uid = pod.metadata.uid;
-    // A recorder takes Events of the same reason for one, whatever they say: so each has its own.
+    // A recorder aggregates Events of the same reason, whatever their notes are: so each has its own.
     Recorder::new(client.clone(), reporter.clone()).publish(&event(denial), &reference).await
 }
 
@@ -45,8 +45,8 @@ fn event(denial: &Denial) -> Event {
         Direction::Egress => "DropEgress",
     };
     let mut note = format!("{} was dropped: {}", denial, denial.cause);
-    if note.len() > MOST {
-        let end = (0..=MOST).rev().find(|at| note.is_char_boundary(*at));
+    if note.len() > MAX_NOTE {
+        let end = (0..=MAX_NOTE).rev().find(|at| note.is_char_boundary(*at));
         note.truncate(end.unwrap_or_default());
     }
     Event {
@@ -64,10 +64,9 @@ mod tests {
         model::{PodId, Protocol},
         policy::ir::PolicyId,
     };
-    use towpath_dataplane::nflog::Carried;
 
     use super::*;
-    use crate::denials::{Cause, Peer};
+    use towpath_node::explain::{DenialCause, PacketPeer, Payload};
 
     fn denial(direction: Direction, policy: &str) -> Denial {
         let pod = |name: &str| PodId { namespace: "a".to_owned(), name: name.to_owned() };
@@ -75,14 +74,14 @@ mod tests {
         Denial {
             pod: pod("web"),
             direction,
-            peer: Peer { address: [10, 244, 0, 2].into(), pod: Some(pod("client")) },
-            carried: Carried::Port(Protocol::Tcp, 80),
-            cause: Cause::Isolated { by: vec![policy], more: 1 },
+            peer: PacketPeer { address: [10, 244, 0, 2].into(), pod: Some(pod("client")) },
+            payload: Payload::Port(Protocol::Tcp, 80),
+            cause: DenialCause::Isolated { by: vec![policy], more: 1 },
         }
     }
 
     #[test]
-    fn an_event_says_who_was_kept_from_what_and_by_which_policy() {
+    fn an_event_names_peer_port_and_policy() {
         for (direction, action, note) in [
             (Direction::Ingress, "DropIngress", "from a/client (10.244.0.2), TCP port 80 was dropped: "),
             (Direction::Egress, "DropEgress", "to a/client (10.244.0.2), TCP port 80 was dropped: "),

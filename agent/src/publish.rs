@@ -1,9 +1,9 @@
 //! What the agent writes to the API server: its Node's annotations and condition, and its NetworkNode.
 //!
-//! Each writer is a task that holds the latest wish and nothing else: a wish that is overtaken is never written, a write
-//! that fails is tried again, and nobody waits for it.
+//! Each writer is a task that holds the latest value only: a value that is replaced before it is written is never written, and
+//! a write that fails is tried again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
@@ -20,46 +20,21 @@ use towpath_crds::{
     names,
     network_node::{NetworkNode, NetworkNodeStatus},
 };
+use towpath_node::{NodePatch, StatusUpdate};
 use tracing::{debug, warn};
 
-/// Shortest time between two writes to the same object, whatever happens.
+/// Shortest time between two writes to the same object.
 const PACE: Duration = Duration::from_secs(1);
-/// Shortest time between two reports that differ in numbers only.
+/// Shortest time between two updates that differ in numbers only.
 const NUMBERS_PACE: Duration = Duration::from_secs(10);
 /// Pause after a failed write.
 const RETRY: Duration = Duration::from_secs(3);
-/// Time between reports when nothing changes, less or more a fifth.
+/// Time between updates when nothing changes, plus or minus a fifth.
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
-/// What our Node should carry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeWish {
-    /// Annotations to set; `None` removes one.
-    pub annotations: BTreeMap<String, Option<String>>,
-    /// The condition NetworkUnavailable; `None` removes it.
-    pub network_unavailable: Option<NetworkUnavailable>,
-}
-
-/// The Node condition of that name: while it is True, the scheduler keeps pods away.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NetworkUnavailable {
-    /// Whether the network is *not* there.
-    pub unavailable: bool,
-    /// Why, for people.
-    pub message: String,
-}
-
-impl NetworkUnavailable {
-    /// The word for programs.
-    #[must_use]
-    pub const fn reason(&self) -> &'static str {
-        if self.unavailable { "TowpathIsDown" } else { "TowpathIsUp" }
-    }
-}
-
 /// The patch of a Node's status subresource, which takes annotations too.
-fn node_patch(wish: &NodeWish, now: &Time) -> Value {
-    let condition = wish.network_unavailable.as_ref().map_or_else(
+fn node_patch(patch: &NodePatch, now: &Time) -> Value {
+    let condition = patch.network_condition.as_ref().map_or_else(
         || json!({ "type": "NetworkUnavailable", "$patch": "delete" }),
         |c| {
             json!({
@@ -72,32 +47,32 @@ fn node_patch(wish: &NodeWish, now: &Time) -> Value {
             })
         },
     );
-    json!({ "metadata": { "annotations": wish.annotations }, "status": { "conditions": [condition] } })
+    json!({ "metadata": { "annotations": patch.annotations }, "status": { "conditions": [condition] } })
 }
 
-/// Writes one wish to our Node.
+/// Patches our Node.
 ///
 /// # Errors
-/// What the API server answered.
-pub async fn patch_node(client: &Client, me: &NodeName, wish: &NodeWish) -> kube::Result<()> {
+/// The API server's.
+pub async fn patch_node(client: &Client, me: &NodeName, patch: &NodePatch) -> kube::Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let patch = node_patch(wish, &Time(Timestamp::now()));
+    let patch = node_patch(patch, &Time(Timestamp::now()));
     nodes.patch_status(&me.0, &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
 }
 
-/// Keeps our Node as wished, until the sender is gone.
-pub async fn keep_node(client: Client, me: NodeName, mut wishes: watch::Receiver<Option<NodeWish>>) {
-    while wishes.changed().await.is_ok() {
+/// Writes the latest patch of our Node, until the sender is dropped.
+pub async fn patch_node_on_change(client: Client, me: NodeName, mut patches: watch::Receiver<Option<NodePatch>>) {
+    while patches.changed().await.is_ok() {
         loop {
-            let Some(wish) = wishes.borrow_and_update().clone() else { break };
-            match patch_node(&client, &me, &wish).await {
+            let Some(patch) = patches.borrow_and_update().clone() else { break };
+            match patch_node(&client, &me, &patch).await {
                 Ok(()) => {
-                    debug!(node = %me, "node annotations and condition written");
+                    debug!(node = %me, "Node patched");
                     sleep(PACE).await;
                     break;
                 }
                 Err(error) => {
-                    warn!(node = %me, %error, "node annotations and condition not written; tried again");
+                    warn!(node = %me, %error, "Node not patched: its annotations and condition are out of date; tried again");
                     sleep(RETRY).await;
                 }
             }
@@ -105,30 +80,21 @@ pub async fn keep_node(client: Client, me: NodeName, mut wishes: watch::Receiver
     }
 }
 
-/// A report with what the NetworkNode needs to belong to its Node.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    /// The Node's uid; the NetworkNode goes with it.
-    pub node_uid: String,
-    /// All but the time of the report.
-    pub status: NetworkNodeStatus,
-}
-
-/// Writes reports when they change: conditions and the completeness of the overlay at once, other numbers at most every
-/// ten seconds; and a keep-alive.
-pub async fn keep_report(client: Client, me: NodeName, mut reports: watch::Receiver<Option<Report>>) {
-    let mut written: Option<(Report, Instant)> = None;
+/// Writes the status of our NetworkNode when it changes: conditions and the completeness of the overlay at once, other
+/// numbers at most every ten seconds; and a keep-alive.
+pub async fn update_status_on_change(client: Client, me: NodeName, mut updates: watch::Receiver<Option<StatusUpdate>>) {
+    let mut written: Option<(StatusUpdate, Instant)> = None;
     loop {
-        let latest = reports.borrow_and_update().clone();
-        let due = latest.as_ref().map(|report| due(written.as_ref(), report, keep_alive(&me)));
+        let latest = updates.borrow_and_update().clone();
+        let due = latest.as_ref().map(|update| due(written.as_ref(), update, keep_alive(&me)));
         tokio::select! {
-            changed = reports.changed() => if changed.is_err() { return },
+            changed = updates.changed() => if changed.is_err() { return },
             () = until(due) => {
-                let Some(report) = latest else { continue };
-                match write_report(&client, &me, &report).await {
-                    Ok(()) => written = Some((report, Instant::now())),
+                let Some(update) = latest else { continue };
+                match write_status(&client, &me, &update).await {
+                    Ok(()) => written = Some((update, Instant::now())),
                     Err(error) => {
-                        warn!(node = %me, %error, "report not written; tried again");
+                        warn!(node = %me, %error, "NetworkNode status not written; tried again");
                         sleep(RETRY).await;
                     }
                 }
@@ -144,32 +110,31 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// When this report is to be written.
-fn due(written: Option<&(Report, Instant)>, report: &Report, keep_alive: Duration) -> Instant {
+/// When an update is written.
+fn due(written: Option<&(StatusUpdate, Instant)>, update: &StatusUpdate, keep_alive: Duration) -> Instant {
     match written {
         None => Instant::now(),
-        Some((last, at)) if truths(&last.status) != truths(&report.status) => *at + PACE,
-        Some((last, at)) if last != report => *at + NUMBERS_PACE,
+        Some((last, at)) if significant(&last.status) != significant(&update.status) => *at + PACE,
+        Some((last, at)) if last != update => *at + NUMBERS_PACE,
         Some((_, at)) => *at + keep_alive,
     }
 }
 
-/// What the operator folds: the conditions, and whether every node is a programmed peer.
-fn truths(status: &NetworkNodeStatus) -> (Vec<(&str, &str, &str)>, bool) {
+/// The fields that the operator's decisions depend on: the conditions, and whether every node is a programmed peer.
+fn significant(status: &NetworkNodeStatus) -> (Vec<(&str, &str, &str)>, bool) {
     let conditions = status.conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str()));
     (conditions.collect(), status.tunnels.iter().all(|tunnel| tunnel.peers_programmed == tunnel.peers_expected))
 }
 
-/// 300 s, less or more up to a fifth, different for each node and the same each time: the nodes of a cluster that
-/// started together do not report together.
+/// 300 s plus or minus up to a fifth, by a hash of the node's name: nodes that started together do not report together.
 fn keep_alive(me: &NodeName) -> Duration {
     let spread = me.0.bytes().fold(0_u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b))) % 401;
     KEEP_ALIVE * (800 + spread) / 1000
 }
 
-async fn write_report(client: &Client, me: &NodeName, report: &Report) -> kube::Result<()> {
+async fn write_status(client: &Client, me: &NodeName, update: &StatusUpdate) -> kube::Result<()> {
     let api: Api<NetworkNode> = Api::all(client.clone());
-    let status = NetworkNodeStatus { last_report_time: Some(Time(Timestamp::now())), ..report.status.clone() };
+    let status = NetworkNodeStatus { last_report_time: Some(Time(Timestamp::now())), ..update.status.clone() };
     let params = PatchParams::apply(names::AGENT_FIELD_MANAGER).force();
     let kind = json!({ "apiVersion": names::API_VERSION, "kind": "NetworkNode" });
     let with = |fields: Value| {
@@ -182,7 +147,7 @@ async fn write_report(client: &Client, me: &NodeName, report: &Report) -> kube::
     let body = with(json!({ "metadata": { "name": me.0 }, "status": status }));
     match api.patch_status(&me.0, &params, &body).await {
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            let owner = json!([{ "apiVersion": "v1", "kind": "Node", "name": me.0, "uid": report.node_uid }]);
+            let owner = json!([{ "apiVersion": "v1", "kind": "Node", "name": me.0, "uid": update.node_uid }]);
             let object = with(json!({ "metadata": { "name": me.0, "ownerReferences": owner } }));
             api.patch(&me.0, &params, &object).await?;
             api.patch_status(&me.0, &params, &body).await.map(drop)
@@ -191,27 +156,26 @@ async fn write_report(client: &Client, me: &NodeName, report: &Report) -> kube::
     }
 }
 
-/// Removes our NetworkNode. That it is gone already is no error.
+/// Deletes our NetworkNode; one that is not found is deleted already.
 ///
 /// # Errors
-/// What the API server answered.
-pub async fn delete_report(client: &Client, me: &NodeName) -> kube::Result<()> {
+/// The API server's.
+pub async fn delete_network_node(client: &Client, me: &NodeName) -> kube::Result<()> {
     let api: Api<NetworkNode> = Api::all(client.clone());
     match api.delete(&me.0, &DeleteParams::default()).await {
-        Err(kube::Error::Api(status)) if status.code != 404 => Err(kube::Error::Api(status)),
-        Err(error) if !matches!(error, kube::Error::Api(_)) => Err(error),
-        _ => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        deleted => deleted.map(drop),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-    use towpath_crds::network_node::Tunnel;
+    use towpath_crds::network_node::TunnelStatus;
 
     use super::*;
 
-    fn report(status: &str, message: &str) -> Report {
+    fn update(status: &str, message: &str) -> StatusUpdate {
         let condition = Condition {
             type_: "Ready".to_owned(),
             status: status.to_owned(),
@@ -221,19 +185,19 @@ mod tests {
             last_transition_time: Time(Timestamp::UNIX_EPOCH),
         };
         let status = NetworkNodeStatus { conditions: vec![condition], ..NetworkNodeStatus::default() };
-        Report { node_uid: "u".to_owned(), status }
+        StatusUpdate { node_uid: "u".to_owned(), status }
     }
 
     #[test]
-    fn a_flip_is_written_at_once_numbers_wait_and_silence_is_broken() {
+    fn a_new_condition_is_written_at_once_numbers_wait_and_there_is_a_keep_alive() {
         let at = Instant::now();
-        let written = Some((report("False", "a"), at));
-        let after = |report: &Report| due(written.as_ref(), report, KEEP_ALIVE) - at;
-        assert_eq!(after(&report("True", "a")), PACE);
-        assert_eq!(after(&report("False", "b")), NUMBERS_PACE);
-        assert_eq!(after(&report("False", "a")), KEEP_ALIVE);
-        let mut incomplete = report("False", "a");
-        incomplete.status.tunnels.push(Tunnel {
+        let written = Some((update("False", "a"), at));
+        let after = |update: &StatusUpdate| due(written.as_ref(), update, KEEP_ALIVE) - at;
+        assert_eq!(after(&update("True", "a")), PACE);
+        assert_eq!(after(&update("False", "b")), NUMBERS_PACE);
+        assert_eq!(after(&update("False", "a")), KEEP_ALIVE);
+        let mut incomplete = update("False", "a");
+        incomplete.status.tunnels.push(TunnelStatus {
             device: "flannel.1".to_owned(),
             vni: 1,
             port: 8472,
@@ -254,9 +218,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_without_a_condition_removes_it() {
-        let wish = NodeWish { annotations: BTreeMap::from([("k".to_owned(), None)]), network_unavailable: None };
-        let patch = node_patch(&wish, &Time(Timestamp::UNIX_EPOCH));
+    fn a_patch_without_a_condition_removes_it() {
+        let patch = NodePatch { annotations: [("k".to_owned(), None)].into(), network_condition: None };
+        let patch = node_patch(&patch, &Time(Timestamp::UNIX_EPOCH));
         assert_eq!(patch["metadata"]["annotations"], json!({ "k": null }), "null removes in a merge patch");
         assert_eq!(patch["status"]["conditions"][0]["$patch"], "delete");
     }

@@ -1,13 +1,13 @@
-//! The API server's watches, each a task that turns what it sees into the index's events and sends them to the daemon.
+//! The watches of the API server, each a task that sends the index's events to the daemon.
 //!
-//! An object that cannot be read is named in the log, and what was known of it stays; it never stops a watch. When the API server is away,
-//! each watch tries again after 1 to 8 seconds, with jitter; what was known stays known.
+//! An object that cannot be decoded is logged, and the index keeps what it knows of it; it never stops a watch. While the API
+//! server cannot be reached, each watch tries again after 1 to 8 seconds with jitter, and the index keeps everything.
 //!
-//! Of each object only what the index reads is decoded (`trimmed`), and pods that have run to their end do not come at all.
+//! Only the fields that the index reads are decoded (`trimmed`), and completed pods are not watched.
 
 mod trimmed;
 
-use std::{error::Error, fmt::Debug, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use backon::ExponentialBuilder;
 use futures::{StreamExt, TryStreamExt};
@@ -27,24 +27,24 @@ use towpath_index::{Event, ObjectChange};
 use tracing::warn;
 
 use self::trimmed::{Trimmed, Watched};
+use crate::error_text::with_causes;
 
-/// Pods that have not run to their end. To a watch, one that does is deleted: the API server says so of each object that
-/// no longer fits the watch's selector.
-const ALIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";
-/// How many objects a page of a list has at most. The text of a page is in memory as a whole.
-const PAGE: u32 = 250;
+/// Pods that are not completed. The API server sends DELETED for an object that no longer matches a watch's selector.
+const NOT_COMPLETED: &str = "status.phase!=Succeeded,status.phase!=Failed";
+/// How many objects a page of a list has at most: the text of a page is in memory as a whole.
+const PAGE_SIZE: u32 = 250;
 
 /// Starts all watches. They end with the receiver.
 ///
-/// The channel has no bound: events are folded faster than the API server can send them, and a bound would only move
-/// the queue into the sockets.
+/// The channel is unbounded: the index folds events faster than the API server sends them, and a bound would only move the
+/// queue into the sockets.
 pub fn spawn<T: From<Event> + Send + 'static>(client: &Client, to: &UnboundedSender<T>) {
-    let all = || watcher::Config::default().page_size(PAGE);
-    let alive = all().fields(ALIVE);
+    let all = || watcher::Config::default().page_size(PAGE_SIZE);
+    let not_completed = all().fields(NOT_COMPLETED);
     tokio::spawn(watch::<Node, T>(client.clone(), all(), Event::Node, to.clone()));
     tokio::spawn(watch::<Namespace, T>(client.clone(), all(), Event::Namespace, to.clone()));
     tokio::spawn(watch::<NetworkPolicy, T>(client.clone(), all(), Event::NetworkPolicy, to.clone()));
-    tokio::spawn(watch::<Pod, T>(client.clone(), alive, Event::Pod, to.clone()));
+    tokio::spawn(watch::<Pod, T>(client.clone(), not_completed, Event::Pod, to.clone()));
 }
 
 async fn watch<K, T>(
@@ -68,18 +68,18 @@ async fn watch<K, T>(
     loop {
         let change = match events.try_next().await {
             Ok(Some(watcher::Event::Apply(object))) => {
-                Some(read(object).map_or_else(ObjectChange::Undecodable, ObjectChange::Applied))
+                Some(decoded(object).map_or_else(ObjectChange::Undecodable, ObjectChange::Applied))
             }
-            // Its name is enough.
+            // The name is enough.
             Ok(Some(watcher::Event::Delete(trimmed))) => Some(ObjectChange::Deleted(trimmed.object)),
             Ok(Some(watcher::Event::Init)) => Some(ObjectChange::ListStarted),
             Ok(Some(watcher::Event::InitApply(object))) => {
-                Some(read(object).map_or_else(ObjectChange::Undecodable, ObjectChange::Listed))
+                Some(decoded(object).map_or_else(ObjectChange::Undecodable, ObjectChange::Listed))
             }
             Ok(Some(watcher::Event::InitDone)) => Some(ObjectChange::ListDone),
             Ok(None) => return,
             Err(error) => {
-                warn!(%kind, error = &error as &dyn Error, "watch interrupted; what is known stays in force and the watch is tried again");
+                warn!(%kind, error = with_causes(&error), "watch interrupted; rules and routes stay as they are; tried again");
                 None
             }
         };
@@ -91,12 +91,12 @@ async fn watch<K, T>(
     }
 }
 
-/// The object; if it has not the form of its kind, one with its name only.
-fn read<K: Watched>(Trimmed { object, error }: Trimmed<K>) -> Result<K, K> {
+/// The object; if it cannot be decoded, one with its name only.
+fn decoded<K: Watched>(Trimmed { object, error }: Trimmed<K>) -> Result<K, K> {
     let Some(error) = error else { return Ok(object) };
     let kind = K::kind(&());
     let (namespace, name) = (object.meta().namespace.as_deref(), object.meta().name.as_deref());
-    warn!(%kind, namespace, name, error, "object not understood: it does not have the form of its kind; what was known of it stays");
+    warn!(%kind, namespace, name, error, "object not decoded; its last known state stays in force: compare the versions of agent and API server");
     Err(object)
 }
 

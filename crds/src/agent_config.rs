@@ -1,46 +1,47 @@
-//! `AgentConfig`: the content of the agent's ConfigMap. The operator resolves every value; agents never watch the
-//! NetworkConfig, so that a change of configuration is a revision of the DaemonSet like a new image.
+//! `AgentConfig`: the content of the agent's ConfigMap. The operator resolves every value. Agents never watch the
+//! NetworkConfig, so a change of configuration is a revision of the DaemonSet, as a new image is.
 
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
-use crate::network_config::{Interface, LogLevel, Masquerade, Policy, VxlanBackend};
+use crate::network_config::{Interface, LogLevel, MasqueradeSpec, PolicySpec, VxlanBackend};
 
-/// Everything that an agent is told. Unknown fields are refused: an agent must not run half a configuration.
+/// The complete configuration of an agent. Unknown fields are errors: an agent must not run half a configuration.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentConfig {
-    /// The address ranges of all pods, at most one per IP family.
+    /// The CIDRs of the pod network, at most one per IP family.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<String>,
-    /// The VXLAN transport.
+    /// Settings of the VXLAN transport.
     pub backend: VxlanBackend,
-    /// MTU of the overlay and of the pods, in bytes; absent: from the uplink.
+    /// MTU of the overlay device and of pods, in bytes; absent: derived from the uplink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<i32>,
-    /// How the uplink is chosen; absent: the default route's interface.
+    /// How the uplink is chosen; absent: by the default route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Interface>,
-    /// Masquerading.
-    pub masquerade: Masquerade,
-    /// Policy enforcement.
-    pub policy: Policy,
-    /// How much to log.
+    /// Which traffic is masqueraded.
+    pub masquerade: MasqueradeSpec,
+    /// How policies are enforced.
+    pub policy: PolicySpec,
+    /// Log level of the agent.
     pub log_level: LogLevel,
 }
 
 impl AgentConfig {
-    /// The one spelling of this configuration: fields in declaration order, no white space. Both the ConfigMap's
-    /// content and the input of [`AgentConfig::revision`].
+    /// The canonical form: fields in declaration order, no white space. It is the ConfigMap's content, and the input of
+    /// [`AgentConfig::revision`].
     ///
     /// # Panics
-    /// Never: the type holds nothing that JSON cannot say.
+    /// Never: every value of the type can be written as JSON.
     #[must_use]
     pub fn canonical_json(&self) -> String {
         serde_json::to_string(self).expect("plain data is JSON")
     }
 
-    /// First ten hexadecimal digits of the SHA-1 of the canonical JSON. Names a revision; nothing secret hangs on it.
+    /// First ten hexadecimal digits of the SHA-1 of the canonical JSON. It names a revision; security does not depend on
+    /// it.
     #[must_use]
     pub fn revision(&self) -> String {
         let digest = Sha1::digest(self.canonical_json().as_bytes());
@@ -58,8 +59,8 @@ mod tests {
             backend: VxlanBackend::default(),
             mtu: None,
             interface: None,
-            masquerade: Masquerade::default(),
-            policy: Policy::default(),
+            masquerade: MasqueradeSpec::default(),
+            policy: PolicySpec::default(),
             log_level: LogLevel::default(),
         }
     }
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_is_refused() {
+    fn an_unknown_field_is_an_error() {
         let text = config().canonical_json().replace("{\"podCIDRs\"", "{\"novelty\":1,\"podCIDRs\"");
         let error = serde_json::from_str::<AgentConfig>(&text).unwrap_err();
         assert!(error.to_string().contains("novelty"), "{error}");

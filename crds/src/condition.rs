@@ -1,14 +1,14 @@
-//! Condition types and reasons of both kinds, and the fold that keeps `lastTransitionTime` truthful.
+//! Condition types and reasons of both kinds, and the fold that sets `lastTransitionTime`.
 //!
-//! Reasons are API: programs and alerts match on them. No other text may be used as a reason.
+//! Reasons are API: programs and alerts match on them. No other text is used as a reason.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// Longest message that is written, in characters: a condition is read in a terminal.
+/// Longest message that is written, in characters; the API admits 32,768. A condition is read in a terminal.
 pub const MAX_MESSAGE: usize = 1024;
 
-/// Defines a unit enum whose variants are written in the API by their own names.
-macro_rules! words {
+/// Defines an enum whose variants are strings of the API, each named like its variant.
+macro_rules! api_strings {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,7 +18,7 @@ macro_rules! words {
             /// Every value.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The word as it stands in the API.
+            /// The string in the API.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($variant),)+ }
@@ -26,37 +26,37 @@ macro_rules! words {
         }
 
         impl From<$name> for &'static str {
-            fn from(word: $name) -> Self {
-                word.as_str()
+            fn from(value: $name) -> Self {
+                value.as_str()
             }
         }
     };
 }
 
-words! {
+api_strings! {
     /// Condition types of a NetworkConfig.
     ConfigCondition {
-        /// A person must act. Present only while true, and listed first.
+        /// A person must act. Present only while True, and listed first.
         Stalled,
-        /// Work is in progress. Present only while true.
+        /// Work is in progress. Present only while True.
         Reconciling,
         /// Every node runs the wanted revision and is healthy.
         Ready,
-        /// Nothing in the cluster forbids the configuration.
+        /// The configuration fits the cluster.
         PreflightPassed,
     }
 }
 
-words! {
+api_strings! {
     /// Reasons of a NetworkConfig's conditions.
     ConfigReason {
         /// Ready: every node runs the wanted revision and is healthy.
         AllNodesReady,
         /// Ready: agents are being replaced.
         RolloutInProgress,
-        /// Ready: some nodes report a failure or nothing.
+        /// Ready: some nodes are degraded or unreachable.
         NodesNotReady,
-        /// Ready, Stalled: a preflight check failed; nothing was rolled out.
+        /// Ready, Stalled: a preflight check failed; the rollout is held.
         PreflightFailed,
         /// Ready, Stalled, PreflightPassed: the spec contradicts itself.
         InvalidConfiguration,
@@ -66,13 +66,13 @@ words! {
         RollingOut,
         /// Reconciling, Ready: the data plane is being removed.
         TearingDown,
-        /// Reconciling: the last attempt failed; another follows.
+        /// Reconciling: the last attempt failed and is retried, or an object cannot be decoded.
         RetryingAfterError,
-        /// PreflightPassed: all is well.
+        /// PreflightPassed: no check failed.
         AllChecksPassed,
         /// PreflightPassed: pod, Service and node addresses overlap.
         CIDROverlap,
-        /// PreflightPassed: a node's podCIDR lies outside the pod network.
+        /// PreflightPassed: a node's podCIDR is outside the pod network, or overlaps with another node's.
         PodCIDRConflict,
         /// PreflightPassed: no pod network is known, or a node has no podCIDR.
         PodCIDRMissing,
@@ -81,71 +81,73 @@ words! {
     }
 }
 
-words! {
+api_strings! {
     /// Condition types of a NetworkNode.
     NodeCondition {
-        /// The node's pods have their network and their policies.
+        /// Pods on the node have network connectivity, and their policies are enforced.
         Ready,
-        /// The overlay device is up and every peer is programmed.
+        /// The overlay device is up, and every peer is in the kernel.
         TunnelReady,
-        /// The kernel enforces the policies as they are in the API.
+        /// The kernel enforces the current policies.
         PolicySynced,
     }
 }
 
-words! {
+api_strings! {
     /// Reasons of a NetworkNode's conditions.
     NodeReason {
-        /// Ready: the data path is up and the policies are in force.
+        /// Ready: the data path is up and the policies are enforced.
         DataPathReady,
         /// Ready: TunnelReady is not true.
         TunnelNotReady,
         /// Ready: PolicySynced is not true.
         PolicyNotSynced,
-        /// Ready: the CNI plugin or its configuration could not be written.
+        /// Ready: the CNI plugin or its configuration cannot be written.
         InstallFailed,
-        /// Any: the agent has started and has not finished its first round.
+        /// Ready: a firewall of somebody else drops forwarded pod traffic; see `status.findings`.
+        ForeignFirewall,
+        /// Any: the agent has not yet applied its first plan.
         Starting,
-        /// TunnelReady: device and all peers are in the kernel.
+        /// TunnelReady: the device and all peers are in the kernel.
         PeersProgrammed,
-        /// TunnelReady: no interface fits `spec.interface`, or it has no usable address.
+        /// TunnelReady: no interface matches `spec.interface`, or it has no usable address.
         UplinkNotFound,
         /// TunnelReady: the Node has no podCIDR.
         PodCIDRMissing,
-        /// TunnelReady: the Node's podCIDR lies outside the pod network.
+        /// TunnelReady: the Node's podCIDR is outside the pod network.
         PodCIDROutsideNetwork,
         /// TunnelReady: the MTU does not fit the uplink.
         MTUTooLarge,
-        /// TunnelReady: the Node's own annotations are malformed.
+        /// TunnelReady: an annotation of the Node is malformed.
         InvalidAnnotation,
-        /// TunnelReady: the kernel refused the device, or entries of peers.
+        /// TunnelReady: the kernel rejected the device or a peer's entries.
         ProgrammingFailed,
-        /// TunnelReady: what some peers publish is malformed; those are left out.
+        /// TunnelReady: some peers publish malformed annotations and are skipped.
         InvalidPeer,
-        /// PolicySynced: the kernel has the rules of the latest policies.
+        /// PolicySynced: the kernel has the rules of the current policies.
         RulesInForce,
         /// PolicySynced: `spec.policy.mode` is Off.
         PolicyOff,
-        /// PolicySynced: the kernel refused the rules; the former ones stay.
+        /// PolicySynced: the kernel rejected the rules; the previous ones stay in force.
         ApplyFailed,
-        /// Ready: the agent removes everything of ours from the node.
+        /// Ready: the agent is removing Towpath from the node.
         TearingDown,
     }
 }
 
-/// Truth of a condition.
+/// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
-    /// It is so.
+pub enum ConditionStatus {
+    /// The condition holds.
     True,
-    /// It is not so.
+    /// The condition does not hold.
     False,
-    /// Nobody knows.
+    /// Not known.
     Unknown,
 }
 
-impl Truth {
-    /// The word as it stands in the API.
+impl ConditionStatus {
+    /// The string in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -156,30 +158,30 @@ impl Truth {
     }
 }
 
-impl From<bool> for Truth {
+impl From<bool> for ConditionStatus {
     fn from(value: bool) -> Self {
         if value { Self::True } else { Self::False }
     }
 }
 
-/// A condition as it should read, before it has a time.
+/// A condition to publish, before `lastTransitionTime` is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict<Type, Reason> {
-    /// The aspect.
+pub struct DesiredCondition<Type, Reason> {
+    /// The condition's type.
     pub type_: Type,
-    /// Whether it is so.
-    pub status: Truth,
-    /// Why, for programs.
+    /// The condition's status.
+    pub status: ConditionStatus,
+    /// The reason, for programs.
     pub reason: Reason,
-    /// Why and what to do, for people; cut at [`MAX_MESSAGE`].
+    /// Why, and what to do, for people; truncated to [`MAX_MESSAGE`].
     pub message: String,
 }
 
-/// The conditions to publish: exactly those wanted, in that order; `lastTransitionTime` is kept from `have` where the
-/// status is the same. Times have whole seconds, as the API keeps them.
+/// The conditions to publish: exactly those in `want`, in that order. `lastTransitionTime` is taken from `have` where the
+/// status is the same, else `now`, which must have whole seconds, as the API keeps them.
 pub fn fold<Type, Reason>(
     have: &[Condition],
-    want: Vec<Verdict<Type, Reason>>,
+    want: Vec<DesiredCondition<Type, Reason>>,
     generation: Option<i64>,
     now: &Time,
 ) -> Vec<Condition>
@@ -188,16 +190,16 @@ where
     Reason: Into<&'static str>,
 {
     want.into_iter()
-        .map(|verdict| {
-            let type_: &'static str = verdict.type_.into();
-            let status = verdict.status.as_str();
+        .map(|condition| {
+            let type_: &'static str = condition.type_.into();
+            let status = condition.status.as_str();
             let since =
                 have.iter().find(|c| c.type_ == type_ && c.status == status).map_or(now, |c| &c.last_transition_time);
             Condition {
                 type_: type_.to_owned(),
                 status: status.to_owned(),
-                reason: verdict.reason.into().to_owned(),
-                message: cut(verdict.message),
+                reason: condition.reason.into().to_owned(),
+                message: truncate(condition.message),
                 observed_generation: generation,
                 last_transition_time: since.clone(),
             }
@@ -211,7 +213,7 @@ pub fn find<'a>(conditions: &'a [Condition], type_: &'static str) -> Option<&'a 
     conditions.iter().find(|c| c.type_ == type_)
 }
 
-fn cut(message: String) -> String {
+fn truncate(message: String) -> String {
     if message.chars().count() <= MAX_MESSAGE {
         return message;
     }
@@ -228,33 +230,33 @@ mod tests {
         Time(Timestamp::from_second(second).unwrap())
     }
 
-    fn ready(status: Truth, reason: NodeReason) -> Verdict<NodeCondition, NodeReason> {
-        Verdict { type_: NodeCondition::Ready, status, reason, message: String::new() }
+    fn ready(status: ConditionStatus, reason: NodeReason) -> DesiredCondition<NodeCondition, NodeReason> {
+        DesiredCondition { type_: NodeCondition::Ready, status, reason, message: String::new() }
     }
 
     #[test]
     fn the_time_moves_only_when_the_status_flips() {
-        let first = fold(&[], vec![ready(Truth::False, NodeReason::Starting)], None, &at(10));
-        let second = fold(&first, vec![ready(Truth::False, NodeReason::TunnelNotReady)], None, &at(20));
+        let first = fold(&[], vec![ready(ConditionStatus::False, NodeReason::Starting)], None, &at(10));
+        let second = fold(&first, vec![ready(ConditionStatus::False, NodeReason::TunnelNotReady)], None, &at(20));
         assert_eq!(second[0].last_transition_time, at(10), "a new reason is no flip");
         assert_eq!(second[0].reason, "TunnelNotReady");
-        let third = fold(&second, vec![ready(Truth::True, NodeReason::DataPathReady)], Some(3), &at(30));
+        let third = fold(&second, vec![ready(ConditionStatus::True, NodeReason::DataPathReady)], Some(3), &at(30));
         assert_eq!(third[0].last_transition_time, at(30), "a flip");
         assert_eq!(third[0].observed_generation, Some(3));
     }
 
     #[test]
-    fn a_condition_that_is_no_longer_wanted_goes() {
-        let have = fold(&[], vec![ready(Truth::False, NodeReason::Starting)], None, &at(10));
-        let want: Vec<Verdict<NodeCondition, NodeReason>> = Vec::new();
+    fn a_condition_that_is_no_longer_wanted_is_removed() {
+        let have = fold(&[], vec![ready(ConditionStatus::False, NodeReason::Starting)], None, &at(10));
+        let want: Vec<DesiredCondition<NodeCondition, NodeReason>> = Vec::new();
         assert!(fold(&have, want, None, &at(20)).is_empty());
     }
 
     #[test]
-    fn a_long_message_is_cut_at_a_character() {
+    fn a_long_message_is_truncated_at_a_character() {
         let long = "ä".repeat(MAX_MESSAGE + 5);
-        let verdict = Verdict { message: long, ..ready(Truth::False, NodeReason::Starting) };
-        let message = fold(&[], vec![verdict], None, &at(0)).remove(0).message;
+        let condition = DesiredCondition { message: long, ..ready(ConditionStatus::False, NodeReason::Starting) };
+        let message = fold(&[], vec![condition], None, &at(0)).remove(0).message;
         assert_eq!(message.chars().count(), MAX_MESSAGE);
         assert!(message.ends_with('…'));
     }

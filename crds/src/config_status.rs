@@ -1,4 +1,4 @@
-//! `NetworkConfig.status`: what the operator found out and how things stand. Only what is really filled is here.
+//! `NetworkConfig.status`: the observed state. A field is added here when something fills it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
@@ -6,42 +6,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::{network_config::BackendType, schema};
 
-/// How the pod network stands, as the operator sees it.
+/// The observed state of the pod network, as the operator reports it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkConfigStatus {
-    /// The metadata.generation that this status speaks of; -1 before the operator has looked.
+    /// The metadata.generation that this status describes. -1 until the operator has processed the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, PreflightPassed, and while they are true Stalled and Reconciling.
+    /// The conditions Ready and PreflightPassed, and while they are True also Stalled and Reconciling.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// The values that the spec comes down to in this cluster, each with where it came from.
+    /// The values in force, each with its source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<Effective>,
-    /// The nodes, counted.
+    /// How many nodes are in which state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Nodes>,
-    /// What was checked before anything was rolled out.
+    /// The checks that run before a rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<Preflight>,
-    /// Which versions run.
+    /// The versions that run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versions: Option<Versions>,
 }
 
-/// The values that the spec comes down to in this cluster, each with where it came from.
+/// The values in force, each with its source.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Effective {
-    /// The address ranges of all pods.
+    /// The CIDRs of the pod network.
     #[serde(default, rename = "podCIDRs", skip_serializing_if = "Option::is_none")]
     pub pod_cidrs: Option<EffectiveCidrs>,
-    /// The address ranges of Services. Empty with source Unknown: the overlap with Services was not checked.
+    /// The CIDRs of Services. Empty with source Unknown: the overlap with the pod network was not checked.
     #[serde(default, rename = "serviceCIDRs", skip_serializing_if = "Option::is_none")]
     pub service_cidrs: Option<EffectiveCidrs>,
-    /// MTU of the overlay.
+    /// The MTU of overlay devices and pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<EffectiveMtu>,
     /// The transport between nodes.
@@ -49,78 +49,79 @@ pub struct Effective {
     pub backend: Option<EffectiveBackend>,
 }
 
-/// Address ranges and where they came from.
+/// CIDRs and their source.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectiveCidrs {
-    /// The ranges.
+    /// The CIDRs.
     #[schemars(length(max = 8))]
     pub value: Vec<String>,
-    /// Where they came from.
+    /// Where the CIDRs come from.
     pub source: ValueSource,
 }
 
-/// MTU of the overlay over all nodes and where it came from.
+/// The MTU over all nodes, and its source.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectiveMtu {
-    /// Smallest and largest.
+    /// The smallest and largest MTU.
     pub value: MtuRange,
-    /// Where it came from.
+    /// Where the MTU comes from.
     pub source: ValueSource,
 }
 
-/// Smallest and largest MTU of the overlay's devices, in bytes.
+/// The smallest and largest MTU over all nodes, in bytes.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct MtuRange {
-    /// Smallest over all nodes.
+    /// Smallest MTU over all nodes, in bytes.
     pub min: i32,
-    /// Largest over all nodes.
+    /// Largest MTU over all nodes, in bytes.
     pub max: i32,
 }
 
-/// The transport between nodes and where the choice came from.
+/// The transport between nodes, and its source.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectiveBackend {
     /// The transport.
     pub value: BackendType,
-    /// Where the choice came from.
+    /// Where the choice comes from.
     pub source: ValueSource,
 }
 
-/// Where an effective value came from.
+/// The source of a value.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueSource {
-    /// The NetworkConfig's spec.
+    /// The spec of the NetworkConfig.
     Spec,
     /// The smallest range over all Node.spec.podCIDRs.
     NodePodCIDRs,
     /// The cluster's ServiceCIDR objects (networking.k8s.io/v1).
     ServiceCIDRObjects,
-    /// What the nodes' agents report of their devices.
+    /// The reports of the agents.
     NodeReports,
-    /// Nowhere: the cluster does not tell.
+    /// The cluster does not publish it.
     Unknown,
 }
 
-/// The nodes, counted. `desired` = `ready` + `degraded` + `unreachable` + those that have not reported yet.
+/// How many nodes are in which state. Nodes that are in none of them are starting or being updated.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Nodes {
     /// Nodes that should run an agent.
     pub desired: i32,
-    /// Nodes whose agent runs the wanted revision and reports that all is well.
+    /// Nodes whose agent runs the wanted revision, reports Ready, and reaches all other such nodes.
     pub ready: i32,
-    /// Nodes whose agent reports a failure.
+    /// Nodes whose agent cannot start or reports a failure.
     pub degraded: i32,
-    /// Nodes whose agent has been silent for too long or whose kubelet is not ready.
+    /// Nodes without a current report: the agent has not reported for fifteen minutes, the Node's Ready condition is
+    /// Unknown, or the operator cannot decode the report.
     pub unreachable: i32,
-    /// `ready/desired`, for the column.
+    /// Ready and desired nodes as text, such as 2/3.
     #[schemars(length(max = 32))]
     pub summary: String,
-    /// Up to ten nodes that are not ready, with the reason.
+    /// Nodes that are not ready, the worst first, at most ten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub worst: Vec<NodeProblem>,
@@ -130,71 +131,71 @@ pub struct Nodes {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeProblem {
-    /// The node.
+    /// Name of the Node.
     #[schemars(length(max = 253))]
     pub node: String,
-    /// Why, as one word.
+    /// Why, as one word: a reason of the NetworkNode's Ready condition, of the kubelet, or of the operator.
     #[schemars(length(max = 64))]
     pub reason: String,
-    /// Why, and what to do.
+    /// Why, and what to do about it.
     #[schemars(length(max = 1024))]
     pub message: String,
 }
 
-/// What was checked before anything was rolled out.
+/// The checks that run before a rollout.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Preflight {
-    /// The checks, in the order in which they ran.
+    /// The checks, in the order in which they run.
     #[schemars(length(max = 32))]
     pub checks: Vec<Check>,
 }
 
-/// One check and its outcome.
+/// A check and its result.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
-    /// What was checked.
+    /// Name of the check.
     #[schemars(length(max = 64))]
     pub name: String,
-    /// The outcome.
+    /// Result of the check.
     pub result: CheckResult,
     /// What was found, and what to do about it.
     #[schemars(length(max = 1024))]
     pub message: String,
 }
 
-/// Outcome of a check.
+/// Result of a check.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckResult {
-    /// All is well.
+    /// Nothing was found against the configuration.
     Passed,
-    /// The rollout is held until somebody acts.
+    /// The rollout is held until the problem is solved.
     Failed,
-    /// The cluster does not tell what the check needs.
+    /// The cluster does not publish what the check needs.
     Skipped,
 }
 
-/// Which versions run.
+/// The versions that run.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Versions {
-    /// The operator's.
+    /// Version of the operator.
     #[schemars(length(max = 64))]
     pub operator: String,
-    /// The agents', each with the number of nodes that run it.
+    /// Versions of the agents, at most eight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub agents: Vec<AgentVersion>,
 }
 
-/// A version of the agent and how many nodes run it.
+/// A version of the agent, and how many nodes run it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentVersion {
-    /// The version.
+    /// Version of the agent.
     #[schemars(length(max = 64))]
     pub version: String,
-    /// Number of nodes.
+    /// Number of nodes that run it.
     pub nodes: i32,
 }

@@ -1,15 +1,14 @@
-//! The API of Towpath: the kinds [`NetworkConfig`] and [`NetworkNode`], the agent's configuration, and every name that
-//! several processes share. Data only: no client, no runtime, no decision about the network.
+#![doc = include_str!("../README.md")]
 
 pub mod agent_config;
 pub mod condition;
 pub mod config_status;
 pub mod names;
 // The schema derive copies its structs into private ones and keeps their `pub`.
-#[expect(unreachable_pub, reason = "in code that the KubeSchema derive generates")]
+#[expect(unreachable_pub, reason = "the KubeSchema derive generates it")]
 pub mod network_config;
-// Printer columns repeat their keys, which the lint takes for repeated attributes.
-#[expect(clippy::duplicated_attributes, reason = "columns")]
+// Printer columns repeat their keys, which the lint reports as repeated attributes.
+#[expect(clippy::duplicated_attributes, reason = "printer columns repeat their keys")]
 pub mod network_node;
 pub mod schema;
 pub mod yaml;

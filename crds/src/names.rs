@@ -1,16 +1,16 @@
-//! Names that people, manifests and several of our processes share: objects, labels, ports, paths.
+//! Names that users, manifests and several processes share: objects, labels, ports, paths.
 //!
-//! Every name is written once, here. What is deliberately absent: names of kernel objects, which belong to the agent.
+//! Every name is written once, here. Deliberately absent: names of kernel objects, which belong to the agent.
 
-/// API group of all our kinds.
+/// API group of every kind of Towpath.
 pub const GROUP: &str = "towpath.io";
 /// Served and stored API version.
 pub const VERSION: &str = "v1alpha1";
-/// `apiVersion` of our objects as it stands in owner references and manifests.
+/// `apiVersion` of Towpath's objects in owner references and manifests.
 pub const API_VERSION: &str = "towpath.io/v1alpha1";
 /// Namespace of the operator, of the agents and of their ConfigMaps.
 pub const NAMESPACE: &str = "towpath-system";
-/// The one name that a NetworkConfig may have.
+/// The only valid name of a NetworkConfig.
 pub const CONFIG_NAME: &str = "default";
 
 /// Deployment, ServiceAccount, Lease and field manager of the operator.
@@ -21,9 +21,9 @@ pub const AGENT: &str = "towpath-agent";
 pub const AGENT_CONFIG_MAP_PREFIX: &str = "towpath-agent-";
 /// Key of the ConfigMap that holds the agent's configuration as JSON.
 pub const AGENT_CONFIG_KEY: &str = "agent.json";
-/// Where the ConfigMap is mounted in the agent's container.
+/// Mount path of the ConfigMap in the agent's container.
 pub const AGENT_CONFIG_DIR: &str = "/etc/towpath";
-/// The agent's configuration file, as the agent's container sees it.
+/// Path of the agent's configuration file in its container.
 pub const AGENT_CONFIG_PATH: &str = "/etc/towpath/agent.json";
 
 /// Field manager of the operator's server-side apply.
@@ -33,22 +33,22 @@ pub const AGENT_FIELD_MANAGER: &str = AGENT;
 /// Finalizer that the operator keeps on the NetworkConfig, so that deletion follows `spec.deletionPolicy`.
 pub const FINALIZER: &str = "towpath.io/operator";
 
-/// Label of every object of ours; its value is [`PART_OF`].
+/// Label of every object of Towpath; its value is [`PART_OF`].
 pub const LABEL_PART_OF: &str = "app.kubernetes.io/part-of";
-/// Label that tells the component: [`OPERATOR`] or [`AGENT`].
+/// Label that names the component: [`OPERATOR`] or [`AGENT`].
 pub const LABEL_NAME: &str = "app.kubernetes.io/name";
-/// Label that tells who keeps the object in shape: [`OPERATOR`] for what the operator renders.
+/// Label that names who reconciles the object: [`OPERATOR`] for what the operator renders.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_PART_OF`].
 pub const PART_OF: &str = "towpath";
-/// Annotation on the agent's pod template: the configuration's revision.
+/// Annotation on the agent's pod template: the revision of its configuration.
 pub const ANNOTATION_REVISION: &str = "towpath.io/config-revision";
 
-/// Environment variable of the operator: the image that it runs, which the agents run too.
+/// Environment variable of the operator: the image that it runs, and that the agents run too.
 pub const ENV_IMAGE: &str = "TOWPATH_IMAGE";
-/// Registry of the image when nobody says otherwise.
+/// Default registry of the image.
 pub const DEFAULT_REGISTRY: &str = "towpath.local";
-/// Repository name of the one image, below whatever registry.
+/// Repository of the image in its registry.
 pub const IMAGE_REPOSITORY: &str = "towpath";
 
 /// TCP port on the node where the agent answers `/healthz`, `/readyz` and `/metrics`.
@@ -62,7 +62,7 @@ pub fn agent_config_map(revision: &str) -> String {
     format!("{AGENT_CONFIG_MAP_PREFIX}{revision}")
 }
 
-/// The image that operator and agents run when nobody says otherwise: the version is this crate's.
+/// The default image of operator and agents; its tag is the version of this crate.
 #[must_use]
 pub fn default_image() -> String {
     format!("{DEFAULT_REGISTRY}/{IMAGE_REPOSITORY}:{}", env!("CARGO_PKG_VERSION"))

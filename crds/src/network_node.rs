@@ -1,4 +1,4 @@
-//! `NetworkNode`: what one node's agent reports. One per Node, of the same name, owned by the Node; no spec.
+//! `NetworkNode`: the report of one node's agent. One per Node, with the same name, owned by the Node. It has no spec.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema;
 
-/// A NetworkNode has nothing that a person would set: it is written by the node's agent.
+/// The body of a NetworkNode: status only.
 #[derive(CustomResource, Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[kube(
     group = "towpath.io",
@@ -20,7 +20,7 @@ use crate::schema;
     status = "NetworkNodeStatus",
     derive = "Default",
     derive = "PartialEq",
-    doc = "What the agent of one node reports about the node's network. Written by the agent, read by the operator and by people; it has the Node's name and goes with the Node.",
+    doc = "The state of one node's network, as its agent reports it. The agent writes it; do not edit it. It has the name of the Node and is deleted with the Node.",
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Uplink", type_ = "string", json_path = ".status.uplink.name"),
     printcolumn(name = "PodCIDR", type_ = "string", json_path = ".status.podCIDRs[0]"),
@@ -38,19 +38,19 @@ use crate::schema;
 )]
 pub struct NetworkNodeFields {}
 
-/// How the node's network stands, as its agent sees it.
+/// The state of the node's network, as its agent reports it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkNodeStatus {
-    /// Ready, TunnelReady, PolicySynced.
+    /// The conditions Ready, TunnelReady and PolicySynced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// When the agent last wrote this status; it does so on change and every five minutes. A report older than
-    /// fifteen minutes counts as no report.
+    /// When the agent last wrote this status. It writes on change and every five minutes. After fifteen minutes without
+    /// a report the operator counts the node as unreachable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_report_time: Option<Time>,
-    /// Revision of the configuration that the agent runs with.
+    /// Revision of the configuration that the agent runs, as in the name of its ConfigMap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub config_revision: Option<String>,
@@ -59,151 +59,171 @@ pub struct NetworkNodeStatus {
     pub agent: Option<AgentProcess>,
     /// The interface that carries the traffic between nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uplink: Option<Uplink>,
-    /// The overlay's devices, one per IP family.
+    pub uplink: Option<UplinkStatus>,
+    /// The overlay devices, one per IP family.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
-    pub tunnels: Vec<Tunnel>,
-    /// The node's share of the pod network.
+    pub tunnels: Vec<TunnelStatus>,
+    /// The node's podCIDRs, from which its pods get their addresses.
     #[serde(default, rename = "podCIDRs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     pub pod_cidrs: Vec<String>,
-    /// Pod addresses of the node.
+    /// Usage of the node's pod addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub addresses: Option<Addresses>,
-    /// Policy enforcement.
+    pub addresses: Option<AddressUsage>,
+    /// State of policy enforcement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<PolicyReport>,
-    /// What somebody else changed in the kernel and the agent put right.
+    pub policy: Option<PolicyStatus>,
+    /// Changes that others made to the agent's kernel objects, and that the agent repaired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drift: Option<Drift>,
+    pub drift: Option<DriftStatus>,
+    /// Problems on the node that others cause, such as a firewall that drops pod traffic, each with its remedy. At most
+    /// sixteen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub findings: Vec<Finding>,
 }
 
 /// The agent's process.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentProcess {
-    /// The agent's version.
+    /// Version of the agent.
     #[schemars(length(max = 64))]
     pub version: String,
-    /// When it started.
+    /// When the agent's process started.
     pub started_at: Time,
 }
 
 /// The interface that carries the traffic between nodes.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Uplink {
-    /// Its name.
+pub struct UplinkStatus {
+    /// Name of the interface.
     #[schemars(length(max = 15))]
     pub name: String,
-    /// Its index in the kernel.
+    /// Interface index (ifindex).
     pub index: i32,
-    /// Its MTU, in bytes.
+    /// MTU of the interface, in bytes.
     pub mtu: i32,
-    /// The addresses that peers send to, one per IP family.
+    /// The addresses to which peers send encapsulated traffic, one per IP family.
     #[schemars(length(max = 2))]
     pub addresses: Vec<String>,
-    /// Why this interface.
-    pub chosen_by: ChosenBy,
+    /// How the interface was chosen.
+    pub chosen_by: UplinkSelection,
 }
 
-/// Why an interface is the uplink.
+/// How the uplink was chosen.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChosenBy {
-    /// It carries the default route.
+pub enum UplinkSelection {
+    /// It has the default route.
     DefaultRoute,
-    /// There is no default route, and it has the Node's internal address.
+    /// There is no default route, and it has the Node's InternalIP.
     NodeAddress,
-    /// It has a name from `spec.interface.names`.
+    /// Its name is in `spec.interface.names`.
     Name,
-    /// It has an address inside `spec.interface.cidrs`.
+    /// It has an address in `spec.interface.cidrs`.
     #[serde(rename = "CIDR")]
     Cidr,
-    /// It has the address that the Node's annotation names.
+    /// It has the address in the Node's node-public-ip annotation.
     Annotation,
 }
 
-/// One of the overlay's devices.
+/// An overlay device.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Tunnel {
-    /// The device's name.
+pub struct TunnelStatus {
+    /// Name of the device.
     #[schemars(length(max = 15))]
     pub device: String,
     /// VXLAN network identifier.
     pub vni: i32,
-    /// UDP port.
+    /// Destination UDP port.
     pub port: i32,
-    /// The device's MTU, in bytes; pods have the same.
+    /// MTU of the device and of pods, in bytes.
     pub mtu: i32,
-    /// The device's hardware address.
+    /// MAC address of the device.
     #[schemars(length(max = 17))]
     pub mac: String,
-    /// Peers that the cluster has.
+    /// Other nodes in the cluster.
     pub peers_expected: i32,
-    /// Peers that the kernel knows.
+    /// Other nodes whose route, neighbour and FDB entries are in the kernel.
     pub peers_programmed: i32,
 }
 
-/// Pod addresses of the node, both families together.
+/// Usage of the node's pod addresses, both IP families together.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Addresses {
-    /// Addresses in use.
+pub struct AddressUsage {
+    /// Addresses assigned to pods.
     pub used: i64,
-    /// Addresses that there are.
+    /// Addresses that the podCIDRs can provide.
     pub capacity: i64,
 }
 
-/// Policy enforcement on the node.
+/// State of policy enforcement on the node.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct PolicyReport {
-    /// Counts the rule sets that were put in force since the agent started.
+pub struct PolicyStatus {
+    /// Number of rulesets that have been applied since the agent started.
     pub generation: i64,
-    /// Pods of the node under our rules.
+    /// Pods on the node whose traffic is filtered.
     pub endpoints: i32,
-    /// Policies that the agent knows, of all namespaces.
+    /// NetworkPolicies in the cluster.
     pub policies: i32,
-    /// How long the last change took from the event to the kernel, in milliseconds.
+    /// Time from the latest change's event to its commit in the kernel, in milliseconds.
     pub last_apply_millis: i32,
-    /// Up to ten policies that cannot be enforced as written. Their pods are closed, not open.
+    /// NetworkPolicies with parts that cannot be enforced as written, at most ten. Such a part allows nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub rejected: Vec<RejectedPolicy>,
 }
 
-/// A policy that cannot be enforced as written.
+/// A NetworkPolicy with parts that cannot be enforced as written.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub struct RejectedPolicy {
-    /// `namespace/name`.
+    /// The policy, as namespace/name.
     #[schemars(length(max = 317))]
     pub policy: String,
-    /// Why.
+    /// Which parts, and what is wrong with each.
     #[schemars(length(max = 512))]
     pub reason: String,
 }
 
-/// What somebody else changed in the kernel and the agent put right.
+/// Changes that others made to the agent's kernel objects, and that the agent repaired.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Drift {
-    /// Repairs since the agent started.
+pub struct DriftStatus {
+    /// Number of repairs since the agent started.
     pub repairs: i64,
     /// The latest repair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_repair: Option<Repair>,
 }
 
-/// One repair.
+/// A repair of a kernel object.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Repair {
-    /// What was repaired.
+    /// The kernel object that was repaired.
     #[schemars(length(max = 128))]
     pub object: String,
-    /// When.
+    /// When it was repaired.
     pub time: Time,
+}
+
+/// A problem on the node that others cause.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// The kind of problem as one word, such as ForeignFirewall.
+    #[schemars(length(max = 64))]
+    pub name: String,
+    /// What was found, and how it affects pods.
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// What to do about it: a command or a setting.
+    #[schemars(length(max = 512))]
+    pub remedy: String,
 }

@@ -1,4 +1,4 @@
-//! The committed CRDs are those that the types give. Compared as values: emitters differ in layout.
+//! The committed CRDs equal the generated ones. They are compared as values: emitters differ in layout.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ use towpath_crds::schema;
 const APPLY_LIMIT: usize = 262_144;
 
 #[test]
-fn committed_crds_are_those_of_the_types() {
+fn committed_crds_equal_the_generated_ones() {
     for (name, want) in schema::crds() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds").join(name);
         let text = fs::read_to_string(&path)

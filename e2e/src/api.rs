@@ -1,4 +1,4 @@
-//! Writing to the API server without the time that a kubectl takes to start: through one `kubectl proxy`.
+//! Writes to the API server through one `kubectl proxy`, which saves the start of a kubectl per write.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 
-/// Writers at once.
+/// Number of parallel writers.
 const WRITERS: usize = 8;
 
-/// A running `kubectl proxy`. It ends with this value.
+/// A running `kubectl proxy`, which ends when this value is dropped.
 #[derive(Debug)]
 pub struct Api {
     proxy: Child,
@@ -22,26 +22,26 @@ pub struct Api {
 }
 
 impl Api {
-    /// Starts it.
+    /// Starts `kubectl proxy`.
     ///
     /// # Errors
-    /// When kubectl cannot be started or does not say where it listens.
+    /// When kubectl cannot be started or does not print its address.
     pub fn open(cluster: &Cluster) -> Result<Self> {
         let mut command = cluster.kubectl_command(&["proxy", "--port=0"]);
         let mut proxy = command.stdout(Stdio::piped()).spawn().context("start kubectl proxy")?;
         let said = proxy.stdout.take().context("kubectl proxy has no output")?;
         let mut api = Self { proxy, address: String::new() };
         let mut line = String::new();
-        BufReader::new(said).read_line(&mut line).context("listen to kubectl proxy")?;
+        BufReader::new(said).read_line(&mut line).context("read the address of kubectl proxy")?;
         let address = line.trim().rsplit_once(' ').map(|(_, address)| address.to_owned());
-        api.address = address.with_context(|| format!("kubectl proxy said {line:?} and no address"))?;
+        api.address = address.with_context(|| format!("kubectl proxy printed {line:?} and no address"))?;
         Ok(api)
     }
 
     /// Creates an object in the collection `path`.
     ///
     /// # Errors
-    /// When the API server refuses it.
+    /// When the API server rejects it.
     pub fn create(&self, path: &str, object: &Value) -> Result<()> {
         self.call("POST", path, "application/json", &object.to_string())
     }
@@ -49,12 +49,12 @@ impl Api {
     /// Creates several objects, some at once.
     ///
     /// # Errors
-    /// When the API server refuses one.
+    /// When the API server rejects one.
     pub fn create_all(&self, path: &str, objects: &[Value]) -> Result<()> {
         self.each(objects, |object| self.create(path, object))
     }
 
-    /// Does something for each of several things, some at once.
+    /// Calls `act` for each item, several at once.
     ///
     /// # Errors
     /// With the first error of `act`.
@@ -77,7 +77,7 @@ impl Api {
     /// Changes some fields of an object.
     ///
     /// # Errors
-    /// When the API server refuses it.
+    /// When the API server rejects it.
     pub fn patch(&self, path: &str, fields: &Value) -> Result<()> {
         self.call("PATCH", path, "application/merge-patch+json", &fields.to_string())
     }
@@ -85,7 +85,7 @@ impl Api {
     /// Deletes an object, or all of a collection, without grace.
     ///
     /// # Errors
-    /// When the API server refuses it.
+    /// When the API server rejects it.
     pub fn delete(&self, path: &str) -> Result<()> {
         self.call("DELETE", path, "application/json", r#"{"gracePeriodSeconds":0}"#)
     }
@@ -102,14 +102,14 @@ impl Api {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).with_context(|| format!("read the answer to {verb} {path}"))?;
         let status = answer.split(' ').nth(1).unwrap_or_default();
-        ensure!(status.starts_with('2'), "{verb} {path} was refused: {answer}");
+        ensure!(status.starts_with('2'), "the API server rejected {verb} {path}: {answer}");
         Ok(())
     }
 }
 
 impl Drop for Api {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is collected.
+        // It may have ended already; either way it is reaped.
         let _ = self.proxy.kill();
         let _ = self.proxy.wait();
     }

@@ -1,7 +1,8 @@
 //! Control groups: one folder per cluster in every hierarchy, one per node below it.
 //!
-//! One hierarchy also serves as the record of who belongs to a cluster: every process of a cluster starts in it, children
-//! stay in it, so that `down` finds them all by pid, also when the harness itself was killed half-way through `up`.
+//! One hierarchy also serves as the record of who belongs to a cluster: every process of a cluster starts in it,
+//! children stay in it, so that `down` finds them all by pid, also when the harness itself was killed half-way through
+//! `up`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 use crate::wait::wait_for;
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// Time for killed processes to be gone; those in the middle of disk writes take a moment.
+/// Time for killed processes to end; a process in the middle of a disk write takes longer.
 const KILL_BOUND: Duration = Duration::from_secs(30);
 
 /// The folder of a cluster below each hierarchy.
@@ -29,10 +30,10 @@ pub(crate) fn node_group(cluster: &str, node: &str) -> String {
     format!("{}/{node}", cluster_group(cluster))
 }
 
-/// Makes `group` in every hierarchy.
+/// Creates `group` in every hierarchy.
 ///
 /// # Errors
-/// When a folder cannot be made: usually because the harness does not run as root.
+/// When a folder cannot be created: usually because the harness does not run as root.
 pub(crate) fn create(group: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let mut dir = hierarchy.clone();
@@ -50,7 +51,7 @@ pub(crate) fn create(group: &str) -> Result<()> {
 /// controllers, so programs always go to a group of their own below a cluster's or a node's.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel rejects it.
 pub(crate) fn join(group: &str) -> Result<()> {
     let dir = tracking()?.join(group);
     fs::create_dir_all(&dir).with_context(|| format!("create control group {}", dir.display()))?;
@@ -58,13 +59,13 @@ pub(crate) fn join(group: &str) -> Result<()> {
     fs::write(&members, std::process::id().to_string()).with_context(|| format!("join {}", members.display()))
 }
 
-/// Kills, by pid, every process of `group` in the record, and waits until all are gone.
+/// Kills every process of `group` by its pid, and waits until all have ended.
 ///
 /// # Errors
-/// When processes are still there after 30 s.
+/// When a process still runs after 30 s.
 pub(crate) fn kill_all(group: &str) -> Result<()> {
     let dir = tracking()?.join(group);
-    wait_for(&format!("the end of the processes of {group}"), KILL_BOUND, || {
+    wait_for(&format!("the processes of {group} to end"), KILL_BOUND, || {
         let pids = members(&dir);
         for pid in &pids {
             // It may have ended by itself since it was listed; then there is nothing to do.
@@ -80,7 +81,7 @@ pub(crate) fn kill_all(group: &str) -> Result<()> {
 /// When a folder stays in use.
 pub(crate) fn remove(group: &str) -> Result<()> {
     for dir in present(group)? {
-        wait_for(&format!("removal of control group {}", dir.display()), KILL_BOUND, || {
+        wait_for(&format!("control group {} to be removed", dir.display()), KILL_BOUND, || {
             remove_tree(&dir);
             Ok((!dir.exists()).then_some(()))
         })?;

@@ -1,8 +1,25 @@
-//! The embedded cluster: a real Kubernetes of any number of nodes on one machine, made of namespaces, without a container
-//! engine; and what stands on it: deploying Towpath, the demonstration, the scenarios and benchmarks.
+#![doc = include_str!("../README.md")]
 //!
-//! Expected flow: [`toolchain::Tools::prepare`], [`cluster::Cluster::up`], use it, [`cluster::remove`]. Needs root on Linux.
-//! Nothing leaves the namespaces of a cluster but one loopback port, which leads to its API server.
+//! # Example
+//!
+//! What a cluster consists of can be asked without starting it:
+//!
+//! ```
+//! use towpath_e2e::cluster::{ClusterName, IpFamily, Spec};
+//! use towpath_e2e::underlay;
+//!
+//! let name: ClusterName = "demo".parse()?;
+//! let spec = Spec { name, family: IpFamily::Dual, nodes: vec![1, 2, 3] };
+//!
+//! // Node n3 has the thirteenth address of the underlay, in both families.
+//! let addresses = spec.family.addresses(underlay::FIRST_NODE + 3);
+//! assert_eq!(addresses[0].to_string(), "172.30.0.13");
+//! assert_eq!(addresses[1].to_string(), "fd00:172:30::d");
+//!
+//! // The name is part of namespaces, control groups and folders, so it is restricted.
+//! assert!("../x".parse::<ClusterName>().is_err());
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 pub mod api;
 mod cgroup;
@@ -22,4 +39,5 @@ pub mod run;
 pub mod site;
 pub mod toolchain;
 pub mod underlay;
+pub mod unit;
 pub mod wait;

@@ -10,21 +10,21 @@ use towpath_e2e::cluster::{self, Cluster, ClusterName, IpFamily, Spec};
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::toolchain::Tools;
-use towpath_e2e::{demo, deny, deploy, image, node, prepare, process};
+use towpath_e2e::{demo, deny, deploy, image, node, prepare, process, unit};
 
-/// A real Kubernetes on this machine, and Towpath on it.
+/// Runs a real Kubernetes on this machine, and Towpath on it.
 #[derive(Parser)]
 #[command(name = "towpath-cluster", version)]
-struct Cli {
+struct ClusterCli {
     #[command(subcommand)]
-    verb: Verb,
+    action: Action,
 }
 
 #[derive(Subcommand)]
-enum Verb {
-    /// Make everything that a cluster needs, without starting one
+enum Action {
+    /// Build and install what a cluster needs
     Toolchain,
-    /// Make everything that a cluster and Towpath's image need
+    /// Build and install what a cluster needs, and Towpath's image
     Prepare,
     /// Start a cluster without a pod network
     Up {
@@ -43,7 +43,7 @@ enum Verb {
         /// Name of the cluster
         #[arg(long, default_value = "towpath")]
         name: ClusterName,
-        /// The archive
+        /// Path of the archive
         #[arg(long)]
         image: PathBuf,
     },
@@ -60,23 +60,25 @@ enum Verb {
     },
     /// Check the dependencies' licences and sources
     Deny,
-    /// Show everything, from nothing to pods that obey a policy
+    /// Run every test that needs neither root nor a cluster
+    Unit,
+    /// Start a cluster, install Towpath, show traffic and a policy
     Demo,
-    /// Give a cluster a plain bridge network with static routes, to compare with
+    /// Give a cluster the reference network: a bridge and static routes
     Reference {
         /// Name of the cluster
         #[arg(long, default_value = "towpath")]
         name: ClusterName,
     },
-    /// Remove a cluster and everything of it
+    /// Remove a cluster with its processes, namespaces and files
     Down {
         /// Name of the cluster
         #[arg(long, default_value = "towpath")]
         name: ClusterName,
     },
-    /// Put a program into its place in a cluster, and become it
+    /// Execute a program in a control group and network namespace of a cluster
     #[command(hide = true)]
-    Place {
+    Launch {
         #[arg(long)]
         group: String,
         #[arg(long)]
@@ -96,13 +98,13 @@ enum Verb {
         #[arg(long)]
         port_file: PathBuf,
     },
-    /// Hold a node's namespaces
+    /// Create the namespaces of a node and wait for its first process
     #[command(hide = true)]
     Node {
         #[arg(long)]
         spec: PathBuf,
     },
-    /// Be a node's first process
+    /// Run as the first process of a node
     #[command(hide = true)]
     NodeInit {
         #[arg(long)]
@@ -111,61 +113,62 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().verb) {
+    match run(ClusterCli::parse().action) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The chain of causes; no backtrace, whatever the environment says: the steps are in the words.
+            // The chain of causes is enough: each names its step. No backtrace.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(verb: Verb) -> Result<()> {
+fn run(action: Action) -> Result<()> {
     let progress = Progress::default();
-    let site = || Site::new(&std::env::current_exe().context("find this program's own file")?);
-    match verb {
-        Verb::Toolchain => Tools::prepare(&site()?, &progress).map(drop),
-        Verb::Prepare => prepare::all(&site()?, &progress).map(drop),
-        Verb::Up { name, nodes, ip_family } => {
+    let site = || Site::new(&std::env::current_exe().context("find the path of this program")?);
+    match action {
+        Action::Toolchain => Tools::prepare(&site()?, &progress).map(drop),
+        Action::Prepare => prepare::all(&site()?, &progress).map(drop),
+        Action::Up { name, nodes, ip_family } => {
             let site = site()?;
             let tools = Tools::prepare(&site, &progress)?;
             let spec = Spec { name, family: ip_family, nodes: (1..=nodes).collect() };
             Cluster::up(&site, &tools, spec, progress).map(drop)
         }
-        Verb::Load { name, image } => {
+        Action::Load { name, image } => {
             let site = site()?;
             let cluster = Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?;
             let names = cluster.load(&image)?;
-            progress.say(format!("loaded into {} nodes: {}", cluster.nodes().len(), names.join(", ")));
+            progress.step(format!("loaded into {} nodes: {}", cluster.nodes().len(), names.join(", ")));
             Ok(())
         }
-        Verb::Image => image::build(&site()?, &progress).map(drop),
-        Verb::Deploy { name, config } => {
+        Action::Image => image::build(&site()?, &progress).map(drop),
+        Action::Deploy { name, config } => {
             let site = site()?;
             let cluster = Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?;
             deploy::deploy(&cluster, &image::build(&site, &progress)?, &config)?;
-            progress.say(format!("Towpath is ready on cluster {name}"));
+            progress.step(format!("Towpath is Ready on cluster {name}"));
             Ok(())
         }
-        Verb::Deny => deny::check(&site()?, &progress),
-        Verb::Demo => demo::run(&site()?, progress),
-        Verb::Reference { name } => {
+        Action::Deny => deny::check(&site()?, &progress),
+        Action::Unit => unit::run(&site()?),
+        Action::Demo => demo::run(&site()?, progress),
+        Action::Reference { name } => {
             let site = site()?;
             Cluster::open(&site, &Tools::prepare(&site, &progress)?, &name, progress)?.reference_network()?;
-            progress.say("the nodes are Ready with the reference network");
+            progress.step("the nodes are Ready with the reference network");
             Ok(())
         }
-        Verb::Down { name } => {
+        Action::Down { name } => {
             cluster::remove(&site()?, name.as_str())?;
-            progress.say(format!("cluster {name} is gone"));
+            progress.step(format!("cluster {name} is removed"));
             Ok(())
         }
-        Verb::Place { group, netns, pid_file, command } => {
-            process::place(&group, netns.as_deref(), &pid_file, &command)
+        Action::Launch { group, netns, pid_file, command } => {
+            process::launch(&group, netns.as_deref(), &pid_file, &command)
         }
-        Verb::Forward { netns, to, port_file } => cluster::serve_forward(&netns, to, &port_file),
-        Verb::Node { spec } => node::hold(&spec),
-        Verb::NodeInit { spec } => node::init(&spec),
+        Action::Forward { netns, to, port_file } => cluster::serve_forward(&netns, to, &port_file),
+        Action::Node { spec } => node::hold(&spec),
+        Action::NodeInit { spec } => node::init(&spec),
     }
 }

@@ -1,14 +1,17 @@
-//! Writes OCI image archives. The same input gives the same bytes, and so the same digest: no clock, no machine in them.
+//! Writes OCI image archives. The same input gives the same bytes and the same digest: no times, no host names.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::toolchain::hex;
+
+/// The annotation from which containerd takes the name of an image.
+const NAME_ANNOTATION: &str = "io.containerd.image.name";
 
 /// One entry of a layer.
 #[derive(Debug, Clone)]
@@ -24,26 +27,26 @@ pub enum Entry {
 /// A layer of an image.
 #[derive(Debug, Clone)]
 pub enum Layer {
-    /// A tar file as it is.
+    /// A tar file, unchanged.
     Tar(PathBuf),
-    /// Made of entries.
+    /// Files, links and folders.
     Entries(Vec<Entry>),
 }
 
-/// Under which names an archive holds its image.
+/// Names of the image in its archive.
 #[derive(Debug, Clone)]
-pub enum Naming {
+pub enum Tags {
     /// One full name with tag.
     Fixed(String),
     /// That name, and a second one whose tag also has the content's digest: see [`content_name`].
-    AlsoByContent(String),
+    WithDigest(String),
 }
 
 /// An image.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// Its name or names.
-    pub naming: Naming,
+    pub tags: Tags,
     /// Layers, lowest first.
     pub layers: Vec<Layer>,
     /// Entry point; may be empty.
@@ -51,7 +54,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Writes the archive. Gives the digest of the image's manifest, as `sha256:…`.
+    /// Writes the archive. Returns the digest of the image's manifest, as `sha256:…`.
     ///
     /// # Errors
     /// When a file of a layer is missing or `to` cannot be written.
@@ -76,14 +79,13 @@ impl Image {
         let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": described});
         let manifest = archive.blob(kind, &serde_json::to_vec(&manifest)?)?;
         let digest = manifest["digest"].as_str().unwrap_or_default().to_owned();
-        let names = match &self.naming {
-            Naming::Fixed(name) => vec![name.clone()],
-            Naming::AlsoByContent(name) => vec![name.clone(), content_name(name, &digest)],
+        let names = match &self.tags {
+            Tags::Fixed(name) => vec![name.clone()],
+            Tags::WithDigest(name) => vec![name.clone(), content_name(name, &digest)],
         };
         let named = names.iter().map(|name| {
             let mut manifest = manifest.clone();
-            manifest["annotations"] =
-                json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
+            manifest["annotations"] = json!({NAME_ANNOTATION: name, "org.opencontainers.image.ref.name": name});
             manifest
         });
         let index = json!({"schemaVersion": 2, "manifests": named.collect::<Vec<_>>()});
@@ -95,11 +97,30 @@ impl Image {
     }
 }
 
-/// The name by which an image's content can be told: `towpath.local/towpath:0.1.0` with ten digits of the digest appended.
+/// The name with ten digits of the digest appended: `towpath.local/towpath:0.1.0-0123456789`.
 #[must_use]
 pub fn content_name(name: &str, digest: &str) -> String {
     let digits: String = digest.trim_start_matches("sha256:").chars().take(10).collect();
     format!("{name}-{digits}")
+}
+
+/// The names under which an archive holds its images.
+///
+/// # Errors
+/// When the archive cannot be read or has no index.
+pub fn names(archive: &Path) -> Result<Vec<String>> {
+    let file = File::open(archive).with_context(|| format!("open {}", archive.display()))?;
+    let mut tar = tar::Archive::new(file);
+    for entry in tar.entries().with_context(|| format!("read {}", archive.display()))? {
+        let entry = entry.with_context(|| format!("read {}", archive.display()))?;
+        if entry.path().is_ok_and(|path| path == Path::new("index.json")) {
+            let index: Value = serde_json::from_reader(entry).context("parse index.json")?;
+            let manifests = index["manifests"].as_array().into_iter().flatten();
+            let name = |manifest: &Value| manifest["annotations"][NAME_ANNOTATION].as_str().map(str::to_owned);
+            return Ok(manifests.filter_map(name).collect());
+        }
+    }
+    bail!("{} has no index.json: it is not an OCI archive", archive.display())
 }
 
 struct Archive(tar::Builder<File>);
@@ -175,7 +196,7 @@ mod tests {
             Entry::Link("hi".into(), "hello".into()),
         ];
         Image {
-            naming: Naming::Fixed("towpath.local/x:1".into()),
+            tags: Tags::Fixed("towpath.local/x:1".into()),
             layers: vec![Layer::Entries(entries)],
             entrypoint: vec!["/hello".into()],
         }
@@ -194,5 +215,6 @@ mod tests {
             "same bytes"
         );
         assert_ne!(first, image("b", two.path()), "other content");
+        assert_eq!(names(&one.path().join("x.tar")).unwrap(), ["towpath.local/x:1"]);
     }
 }

@@ -45,12 +45,12 @@ impl<'a> Subject<'a> {
 }
 
 impl Authority {
-    /// Makes a new authority with its files in `dir`, the keys of the service accounts among them.
+    /// Creates a new authority with its files in `dir`, the keys of the service accounts among them.
     ///
     /// # Errors
-    /// When a key cannot be made or a file cannot be written.
+    /// When a key cannot be generated or a file cannot be written.
     pub(crate) fn create(dir: &Path) -> Result<Self> {
-        let key = KeyPair::generate().context("make the authority's key")?;
+        let key = KeyPair::generate().context("generate the authority's key")?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
@@ -59,7 +59,7 @@ impl Authority {
         let certificate = params.self_signed(&key).context("sign the authority's certificate")?.pem();
         write(&dir.join("ca.crt"), &certificate)?;
         write(&dir.join("ca.key"), &key.serialize_pem())?;
-        let accounts = KeyPair::generate().context("make the service accounts' key")?;
+        let accounts = KeyPair::generate().context("generate the service accounts' key")?;
         write(&dir.join("sa.key"), &accounts.serialize_pem())?;
         write(&dir.join("sa.pub"), &accounts.public_key_pem())?;
         Ok(Self { dir: dir.to_path_buf(), issuer: Issuer::new(params, key), certificate })
@@ -85,7 +85,7 @@ impl Authority {
     /// # Errors
     /// When it cannot be signed or written.
     pub(crate) fn issue(&self, subject: &Subject<'_>) -> Result<()> {
-        let key = KeyPair::generate().with_context(|| format!("make the key of {}", subject.file))?;
+        let key = KeyPair::generate().with_context(|| format!("generate the key of {}", subject.file))?;
         let mut params =
             CertificateParams::new(subject.names.clone()).with_context(|| format!("names of {}", subject.file))?;
         params.subject_alt_names.extend(subject.addresses.iter().map(|address| SanType::IpAddress(*address)));

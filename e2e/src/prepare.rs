@@ -1,32 +1,32 @@
-//! Making ready what the rest needs, independent things side by side.
+//! Builds what clusters need, in parallel where possible.
 
 use anyhow::{Result, anyhow};
 
-use crate::image::{self, Built};
+use crate::image::{self, Release};
 use crate::progress::Progress;
 use crate::site::Site;
 use crate::toolchain::Tools;
 
-/// Makes the tools and Towpath's image.
+/// Builds the tools and Towpath's image.
 ///
 /// # Errors
-/// When one of them cannot be made.
-pub fn all(site: &Site, progress: &Progress) -> Result<(Tools, Built)> {
-    side_by_side(|| Tools::prepare(site, progress), || image::build(site, progress))
+/// When a build fails.
+pub fn all(site: &Site, progress: &Progress) -> Result<(Tools, Release)> {
+    in_parallel(|| Tools::prepare(site, progress), || image::build(site, progress))
 }
 
-/// Does two things at once and waits for both.
+/// Runs two functions in parallel and waits for both.
 ///
 /// # Errors
 /// With the error of `one`, else with that of `other`.
-pub fn side_by_side<A, B: Send>(
+pub fn in_parallel<A, B: Send>(
     one: impl FnOnce() -> Result<A>,
     other: impl FnOnce() -> Result<B> + Send,
 ) -> Result<(A, B)> {
     std::thread::scope(|scope| {
         let other = scope.spawn(other);
         let one = one();
-        let other = other.join().map_err(|_| anyhow!("the thread of the second thing panicked"));
+        let other = other.join().map_err(|_| anyhow!("the second thread panicked"));
         Ok((one?, other??))
     })
 }

@@ -16,19 +16,19 @@ use crate::run::{TAIL_LINES, log_tail};
 use crate::wait::wait_for;
 use crate::{cgroup, underlay};
 
-/// Time for a killed program to be gone.
+/// Time for a killed program to end.
 const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// A program of a cluster that runs on the machine itself, in one of the cluster's network namespaces.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// Name for people, and of its log and pid files.
+    /// Name in messages, and of its log and pid files.
     pub name: String,
     /// Control group below the cluster's.
     pub group: String,
     /// The role whose network namespace it lives in; none for the machine's own.
     pub role: Option<String>,
-    /// The words of the command.
+    /// Program and arguments.
     pub command: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Fails if the program has ended, naming it and showing the end of its log.
+    /// Fails if the program has ended. The message has its name and the end of its log.
     ///
     /// # Errors
     /// When the program has ended.
@@ -60,18 +60,18 @@ impl Running {
     }
 }
 
-/// The folders that a cluster's programs write their logs and pids to.
+/// Starts and stops the programs of a cluster, and knows their logs and pid files.
 #[derive(Debug, Clone)]
-pub struct Desk {
+pub struct Supervisor {
     /// The cluster's name.
     pub cluster: String,
     /// The cluster's state folder.
     pub dir: PathBuf,
-    /// The binary that puts a program into its place, then becomes it.
+    /// The `towpath-cluster` binary, which enters control group and namespaces and then executes the program.
     pub launcher: PathBuf,
 }
 
-impl Desk {
+impl Supervisor {
     /// The log of a program.
     #[must_use]
     pub fn log(&self, name: &str) -> PathBuf {
@@ -94,7 +94,7 @@ impl Desk {
             File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
         let mut command = Command::new(&self.launcher);
         let group = format!("{}/{}", cgroup::cluster_group(&self.cluster), program.group);
-        command.args(["place", "--group", &group, "--pid-file"]).arg(self.pid_file(&program.name));
+        command.args(["launch", "--group", &group, "--pid-file"]).arg(self.pid_file(&program.name));
         if let Some(role) = &program.role {
             command.args(["--netns", &underlay::netns(&self.cluster, role)]);
         }
@@ -105,14 +105,15 @@ impl Desk {
         let slot = Arc::clone(&ended);
         std::thread::spawn(move || {
             if let Ok(status) = child.wait() {
-                // Only this thread writes.
+                // Set once: only this thread writes it.
                 let _ = slot.set(status);
             }
         });
         Ok(Running { name: program.name.clone(), log, ended })
     }
 
-    /// Ends a program by its pid and at once, as a crash would: nothing of a cluster may depend on a goodbye.
+    /// Kills a program by its pid with SIGKILL, as a crash would: nothing in a cluster may depend on an orderly
+    /// shutdown.
     ///
     /// # Errors
     /// When it is still there after 10 s.
@@ -125,18 +126,18 @@ impl Desk {
     }
 }
 
-/// What the launcher does: joins the cluster's control group and namespace, notes its pid, and becomes the program.
+/// Joins a cluster's control group and namespace, writes the pid file, and executes the program in this process.
 ///
 /// # Errors
 /// When one of these steps fails; it does not return otherwise.
-pub fn place(group: &str, netns: Option<&str>, pid_file: &Path, command: &[String]) -> Result<()> {
-    // Its own session: a person's Ctrl-C in the terminal ends the harness, not the cluster.
+pub fn launch(group: &str, netns: Option<&str>, pid_file: &Path, command: &[String]) -> Result<()> {
+    // A session of its own: Ctrl-C in the terminal ends the harness, not the cluster.
     setsid().context("start a session")?;
     cgroup::join(group)?;
     if let Some(name) = netns {
         enter_netns(name)?;
     }
-    note_pid(pid_file, std::process::id())?;
+    write_pid(pid_file, std::process::id())?;
     let (program, arguments) = command.split_first().context("no program given")?;
     Err(Command::new(program).args(arguments).exec()).with_context(|| format!("start {program}"))
 }
@@ -151,18 +152,18 @@ pub fn enter_netns(name: &str) -> Result<()> {
     setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter {}", path.display()))
 }
 
-/// Writes a pid with its start time, so that a later process with the same pid is not taken for it.
+/// Writes a pid and its start time, which tells the process from a later one with the same pid.
 ///
 /// # Errors
-/// When the process is gone or the file cannot be written.
-pub fn note_pid(file: &Path, pid: u32) -> Result<()> {
-    let started = start_time(pid).with_context(|| format!("process {pid} is gone"))?;
+/// When the process has ended or the file cannot be written.
+pub fn write_pid(file: &Path, pid: u32) -> Result<()> {
+    let started = start_time(pid).with_context(|| format!("process {pid} has ended"))?;
     let temporary = file.with_extension("new");
     fs::write(&temporary, format!("{pid} {started}\n")).with_context(|| format!("write {}", temporary.display()))?;
     fs::rename(&temporary, file).with_context(|| format!("write {}", file.display()))
 }
 
-/// The pid in a file, if that same process still lives.
+/// The pid in a file, if that process still runs.
 ///
 /// # Errors
 /// When the file is there and cannot be read.
@@ -177,7 +178,7 @@ pub fn live_pid(file: &Path) -> Result<Option<i32>> {
     Ok((start_time(pid).as_deref() == Some(started)).then_some(i32::try_from(pid)?))
 }
 
-/// Field 22 of `/proc/<pid>/stat`, ticks since boot; none for a process that is gone or a zombie.
+/// Field 22 of `/proc/<pid>/stat`, ticks since boot; none for a process that has ended or is a zombie.
 fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold spaces, so count from its end: the state is the first field after it.
@@ -194,11 +195,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_noted_pid_is_live_while_the_process_is_and_not_under_another_start_time() {
+    fn a_written_pid_is_live_while_the_process_is_and_not_under_another_start_time() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("me");
         let me = std::process::id();
-        note_pid(&file, me).unwrap();
+        write_pid(&file, me).unwrap();
         assert_eq!(live_pid(&file).unwrap(), Some(i32::try_from(me).unwrap()));
         fs::write(&file, format!("{me} 1\n")).unwrap();
         assert_eq!(live_pid(&file).unwrap(), None, "another process had this pid");

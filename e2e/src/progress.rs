@@ -1,8 +1,8 @@
-//! Lines that tell a waiting person what happens, with the seconds since the start.
+//! Progress messages on standard error, with the seconds since the start.
 
 use std::time::{Duration, Instant};
 
-/// Prints steps with their time. Cheap to copy; the clock is shared by all copies.
+/// Prints progress messages. Copies share the clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     start: Instant,
@@ -15,8 +15,8 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Tells one step on standard error, so that standard output stays free for results.
-    pub fn say(&self, line: impl AsRef<str>) {
+    /// Prints a message on standard error: standard output is for results.
+    pub fn step(&self, line: impl AsRef<str>) {
         eprintln!("[{:>6.1} s] {}", self.start.elapsed().as_secs_f64(), line.as_ref());
     }
 

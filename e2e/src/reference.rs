@@ -1,5 +1,5 @@
-//! A reference network to measure against: the `bridge` and `host-local` plugins of Debian's containernetworking-plugins,
-//! with a static route on every node to every other node's pods. No overlay, no policy.
+//! A reference network to measure against: the `bridge` and `host-local` plugins of Debian's
+//! containernetworking-plugins, with a static route on every node to every other node's pods. No overlay, no policy.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ const PLUGINS: [&str; 3] = ["bridge", "host-local", "portmap"];
 const CONFIG: &str = "/etc/cni/net.d/20-reference.conflist";
 const TABLE: &str = "reference";
 const BRIDGE: &str = "cni0";
-/// What another network's plugin left of a node's addresses is no concern of this one: a folder of its own.
+/// An address folder of its own, apart from another network's.
 const ADDRESSES: &str = "/var/lib/cni/reference";
 
 impl Cluster {
@@ -44,7 +44,7 @@ impl Cluster {
         self.wait_nodes_ready(Duration::from_secs(60))
     }
 
-    /// Takes the reference network away again. Pods that it started must be gone.
+    /// Removes the reference network. Its pods must have been deleted.
     ///
     /// # Errors
     /// When something of it cannot be removed.
@@ -78,7 +78,7 @@ impl Cluster {
     }
 }
 
-/// Pods reach what is outside of the cluster under their node's address. The table is made anew each time.
+/// Masquerades what pods send out of the cluster. The table is recreated each time.
 fn masquerade(range: &str) -> String {
     let outside = IpFamily::V4.pod_range();
     format!(

@@ -1,4 +1,4 @@
-//! Running other programs to their end, with errors that show what they said.
+//! Runs other programs to their end. Errors show their output.
 
 use std::fs::File;
 use std::path::Path;
@@ -6,28 +6,30 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::progress::Progress;
+use crate::site::Site;
 
 /// Lines of a log that a failure shows.
 pub const TAIL_LINES: usize = 20;
-/// Time between two signs of life of a long build.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// Time between two progress messages of a long build.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Runs `command` to its end and gives what it printed.
+/// Runs `command` to its end and returns its output.
 ///
 /// # Errors
 /// When the program cannot be started, or ends with a failure: the message has the command and its standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let out = raw_output(command)?;
     if !out.status.success() {
-        let said = [out.stderr.as_slice(), out.stdout.as_slice()].map(String::from_utf8_lossy).join("");
-        bail!("{} ended with {}:\n{}", words(command), out.status, tail(&said, TAIL_LINES));
+        let text = [out.stderr.as_slice(), out.stdout.as_slice()].map(String::from_utf8_lossy).join("");
+        bail!("{} ended with {}:\n{}", words(command), out.status, tail(&text, TAIL_LINES));
     }
-    String::from_utf8(out.stdout).with_context(|| format!("{} printed no text", words(command)))
+    String::from_utf8(out.stdout).with_context(|| format!("{} printed something that is not UTF-8", words(command)))
 }
 
-/// Runs `command` to its end and gives status and output as they are.
+/// Runs `command` to its end and returns status and output.
 ///
 /// # Errors
 /// When the program cannot be started.
@@ -35,7 +37,7 @@ pub fn raw_output(command: &mut Command) -> Result<Output> {
     command.output().with_context(|| format!("start {}", command.get_program().display()))
 }
 
-/// Runs a long `command` with its output in `log`, telling every 15 seconds that it still runs.
+/// Runs a long `command` with its output in `log`, with a progress message every 15 seconds.
 ///
 /// # Errors
 /// When the program cannot be started or fails: the message shows the end of the log.
@@ -51,16 +53,16 @@ pub fn logged(command: &mut Command, what: &str, log: &Path, progress: &Progress
         .spawn()
         .with_context(|| format!("start {}", command.get_program().display()))?;
     let start = Instant::now();
-    let mut told = Instant::now();
+    let mut printed = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if told.elapsed() >= SIGN_OF_LIFE {
-            told = Instant::now();
+        if printed.elapsed() >= PROGRESS_INTERVAL {
+            printed = Instant::now();
             let last =
                 std::fs::read_to_string(log).unwrap_or_default().lines().last().unwrap_or_default().trim().to_owned();
-            progress.say(format!("  {what}: {} s so far, now {last}", start.elapsed().as_secs()));
+            progress.step(format!("  {what}: {} s, {last}", start.elapsed().as_secs()));
         }
         std::thread::sleep(Duration::from_millis(50));
     };
@@ -70,7 +72,17 @@ pub fn logged(command: &mut Command, what: &str, log: &Path, progress: &Progress
     Ok(())
 }
 
-/// The last lines of a log file, or a word on why there are none.
+/// `cargo metadata` of the workspace and its own packages.
+///
+/// # Errors
+/// When cargo fails or prints no JSON.
+pub fn cargo_metadata(site: &Site) -> Result<Value> {
+    let mut command = Command::new("cargo");
+    let text = output(command.current_dir(site.root()).args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    serde_json::from_str(&text).context("cargo metadata printed no JSON")
+}
+
+/// The last lines of a log file, or the error that reading it gave.
 #[must_use]
 pub fn log_tail(log: &Path, lines: usize) -> String {
     match std::fs::read(log) {
@@ -96,9 +108,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failing_program_shows_its_words_and_what_it_said() {
-        let error = output(Command::new("sh").args(["-c", "echo lost the rope >&2; exit 3"])).unwrap_err().to_string();
-        assert!(error.contains("lost the rope") && error.contains("exit status: 3"), "{error}");
+    fn a_failing_program_shows_its_command_and_output() {
+        let error = output(Command::new("sh").args(["-c", "echo no such rope >&2; exit 3"])).unwrap_err().to_string();
+        assert!(error.contains("no such rope") && error.contains("exit status: 3"), "{error}");
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Where things are: the checkout, the state of the clusters in it, and the user's cache of what was built.
+//! Paths: the checkout, the state of the clusters in it, and the user's cache of what was built.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// The places on this machine that the harness works in.
+/// Paths on this machine: the checkout, the cache, the launcher.
 #[derive(Debug, Clone)]
 pub struct Site {
     root: PathBuf,
@@ -24,13 +24,13 @@ impl Site {
         let cache = std::env::var_os("XDG_CACHE_HOME")
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
-            .context("set HOME or XDG_CACHE_HOME: what is built once is kept there")?
+            .context("set HOME or XDG_CACHE_HOME: it holds what is built once")?
             .join("towpath");
         ensure!(launcher.is_file(), "{} does not exist: build it with cargo build -p towpath-e2e", launcher.display());
         Ok(Self { root, cache, launcher: launcher.to_path_buf() })
     }
 
-    /// The checkout's top folder.
+    /// The checkout's root.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -59,11 +59,5 @@ impl Site {
     #[must_use]
     pub fn cluster_dir(&self, name: &str) -> PathBuf {
         self.target().join("cluster").join(name)
-    }
-
-    /// The product's image, as an OCI archive.
-    #[must_use]
-    pub fn image_archive(&self) -> PathBuf {
-        self.target().join("image").join("towpath.tar")
     }
 }

@@ -1,6 +1,7 @@
 //! The network below the cluster: a bridge in a namespace of its own, one namespace per machine, joined by veths.
 //!
-//! Every cluster has its own bridge namespace, so the same addresses serve all of them. Nothing leaves these namespaces.
+//! Every cluster has its own bridge namespace, so the same addresses serve all of them. Nothing leaves these
+//! namespaces.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -46,10 +47,10 @@ pub fn netns_path(name: &str) -> PathBuf {
     PathBuf::from(NETNS_DIR).join(name)
 }
 
-/// Makes the bridge.
+/// Creates the bridge.
 ///
 /// # Errors
-/// When `ip` refuses.
+/// When `ip` fails.
 pub fn create(cluster: &str, family: IpFamily) -> Result<()> {
     let net = netns(cluster, "net");
     ip(&["netns", "add", &net])?;
@@ -61,10 +62,10 @@ pub fn create(cluster: &str, family: IpFamily) -> Result<()> {
     batch(&net, &commands)
 }
 
-/// Makes a machine's namespace and plugs it into the bridge.
+/// Creates a machine's namespace and connects it to the bridge.
 ///
 /// # Errors
-/// When `ip` refuses.
+/// When `ip` fails.
 pub fn join(cluster: &str, role: &str, host: u8, family: IpFamily) -> Result<()> {
     let (net, machine) = (netns(cluster, "net"), netns(cluster, role));
     ip(&["netns", "add", &machine])?;
@@ -88,7 +89,7 @@ pub fn join(cluster: &str, role: &str, host: u8, family: IpFamily) -> Result<()>
 pub fn present(cluster: &str) -> Result<Vec<String>> {
     let entries = match fs::read_dir(NETNS_DIR) {
         Ok(entries) => entries,
-        // Nobody on this machine ever made a named namespace.
+        // No named namespace was ever created on this machine.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("list {NETNS_DIR}")),
     };
@@ -104,7 +105,7 @@ pub fn present(cluster: &str) -> Result<Vec<String>> {
 /// Removes one namespace, and with it every device in it.
 ///
 /// # Errors
-/// When `ip` refuses.
+/// When `ip` fails.
 pub fn remove(name: &str) -> Result<()> {
     ip(&["netns", "del", name])
 }
@@ -112,7 +113,7 @@ pub fn remove(name: &str) -> Result<()> {
 /// Runs `ip -batch` commands inside a namespace.
 ///
 /// # Errors
-/// When `ip` refuses one of them.
+/// When `ip` fails.
 pub fn batch(netns: &str, commands: &str) -> Result<()> {
     for line in commands.lines() {
         let mut words = vec!["-n", netns];

@@ -1,13 +1,13 @@
-//! Waiting on a condition with a bound. The only place that sleeps: between two looks at the condition.
+//! Waits for a condition, with a time limit.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Time between two looks at a condition.
+/// Time between two checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks at `condition` until it gives a value.
+/// Checks `condition` until it returns a value.
 ///
 /// # Errors
 /// When `bound` has passed (the message names `what`), or with the condition's own error, which ends the wait at once.
@@ -18,7 +18,7 @@ pub fn wait_for<T>(what: &str, bound: Duration, mut condition: impl FnMut() -> R
             return Ok(value);
         }
         if Instant::now() >= deadline {
-            bail!("{what}: not within {} s", bound.as_secs());
+            bail!("timed out after {} s waiting for: {what}", bound.as_secs());
         }
         std::thread::sleep(INTERVAL);
     }

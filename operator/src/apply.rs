@@ -1,4 +1,4 @@
-//! Carries a plan out. The only place that writes to the API, but for the lease.
+//! Executes a plan. Only this module, the Lease and the EventRecorder write to the API.
 
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::ConfigMap, networking::v1::NetworkPolicy};
 use kube::{
@@ -10,23 +10,23 @@ use serde_json::{Value, json};
 use towpath_crds::{NetworkConfig, NetworkConfigStatus, names};
 
 use crate::{
+    events::{EventReason, OperatorEvent},
     metrics::{Metrics, WriteLabels},
-    notice::{Notice, NoticeReason},
-    plan::{FinalizerStep, Plan, Stripped, Write},
+    plan::{FinalizerChange, Plan, UnmanagedFields, Write},
+    recorder::EventRecorder,
     rejection::Rejection,
     render::{Child, ChildKind},
-    teller::Teller,
 };
 
-/// A step that failed. Whatever was done before stands; the next plan starts from there.
+/// The write that failed. Earlier writes stand; the next plan starts from there.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Adding or removing the finalizer.
     #[error("change the finalizer of NetworkConfig {name}")]
     Finalizer {
-        /// The object.
+        /// Name of the NetworkConfig.
         name: String,
-        /// What the API said.
+        /// The API server's answer.
         source: kube::Error,
     },
     /// Server-side apply of a child.
@@ -34,52 +34,52 @@ pub enum ApplyError {
     Apply {
         /// Kind of the child.
         kind: &'static str,
-        /// The child.
+        /// Name of the child.
         name: String,
-        /// What the API said.
+        /// The API server's answer.
         source: kube::Error,
     },
-    /// Removal of foreign fields.
-    #[error("remove foreign fields from the DaemonSet")]
-    Strip(#[source] Box<kube::Error>),
+    /// Removal of unmanaged fields.
+    #[error("remove unmanaged fields from the DaemonSet")]
+    RemoveFields(#[source] Box<kube::Error>),
     /// Deletion of a child.
     #[error("delete {kind} {name}")]
     Delete {
         /// Kind of the child.
         kind: &'static str,
-        /// The child.
+        /// Name of the child.
         name: String,
-        /// What the API said.
+        /// The API server's answer.
         source: kube::Error,
     },
     /// Publication of the status.
     #[error("publish the status of NetworkConfig {name}")]
     Status {
-        /// The object.
+        /// Name of the NetworkConfig.
         name: String,
-        /// What the API said.
+        /// The API server's answer.
         source: kube::Error,
     },
 }
 
 impl ApplyError {
-    /// The step, as a label.
+    /// The failed write as a metric label.
     #[must_use]
     pub const fn category(&self) -> &'static str {
         match self {
             Self::Finalizer { .. } => "finalizer",
             Self::Apply { .. } => "apply",
-            Self::Strip(_) => "strip",
+            Self::RemoveFields(_) => "strip",
             Self::Delete { .. } => "delete",
             Self::Status { .. } => "status",
         }
     }
 }
 
-/// Writes to the API as one field manager.
+/// Executes plans, as one field manager.
 pub struct Executor {
     client: Client,
-    teller: Teller,
+    recorder: EventRecorder,
     metrics: Metrics,
 }
 
@@ -87,40 +87,40 @@ impl Executor {
     /// An executor; `instance` names this replica in Events.
     #[must_use]
     pub fn new(client: Client, instance: &str, metrics: Metrics) -> Self {
-        Self { teller: Teller::new(client.clone(), instance), client, metrics }
+        Self { recorder: EventRecorder::new(client.clone(), instance), client, metrics }
     }
 
-    /// Carries the plan out: finalizer on, children, status, Events, finalizer off.
+    /// Executes the plan: adds the finalizer, writes children, status and Events, removes the finalizer.
     ///
     /// # Errors
-    /// The first step that failed. Events are told best-effort: one that cannot be written is logged.
+    /// The first write that failed. Events are best-effort: a failed one is logged.
     pub async fn execute(&self, config: &NetworkConfig, plan: &Plan) -> Result<(), ApplyError> {
-        if plan.finalizer == FinalizerStep::Add {
+        if plan.finalizer == FinalizerChange::Add {
             self.finalizer(config, plan.finalizer).await?;
         }
-        let written = self.steps(config, plan).await;
-        // The status tells of the former failure, so it goes out also when a write fails again.
+        let written = self.writes(config, plan).await;
+        // The status reports the previous failure, so it is published even if a write fails again.
         if let Some(status) = &plan.status {
             self.status(config, status).await?;
         }
-        for notice in &plan.notices {
-            self.tell(config, notice).await;
+        for event in &plan.events {
+            self.emit(config, event).await;
         }
         for rejection in &plan.rejections {
-            self.tell_policy(rejection).await;
+            self.emit_on_policy(rejection).await;
         }
         written?;
-        if plan.finalizer == FinalizerStep::Remove {
+        if plan.finalizer == FinalizerChange::Remove {
             self.finalizer(config, plan.finalizer).await?;
         }
         Ok(())
     }
 
-    async fn steps(&self, config: &NetworkConfig, plan: &Plan) -> Result<(), ApplyError> {
-        for step in &plan.steps {
+    async fn writes(&self, config: &NetworkConfig, plan: &Plan) -> Result<(), ApplyError> {
+        for step in &plan.writes {
             self.write(&step.write).await?;
-            if let Some(notice) = &step.notice {
-                self.tell(config, notice).await;
+            if let Some(event) = &step.event {
+                self.emit(config, event).await;
             }
         }
         Ok(())
@@ -132,7 +132,7 @@ impl Executor {
                 ChildKind::ConfigMap => self.apply::<ConfigMap>(child).await,
                 ChildKind::DaemonSet => self.apply::<DaemonSet>(child).await,
             },
-            Write::Strip(stripped) => self.strip(stripped).await,
+            Write::RemoveFields(unmanaged) => self.remove_fields(unmanaged).await,
             Write::Delete(ChildKind::ConfigMap, name) => self.delete::<ConfigMap>(ChildKind::ConfigMap, name).await,
             Write::Delete(ChildKind::DaemonSet, name) => self.delete::<DaemonSet>(ChildKind::DaemonSet, name).await,
         }
@@ -158,7 +158,7 @@ impl Executor {
     {
         let kind = child.kind.as_str();
         self.count(kind, "apply");
-        // Forced: what we want of our own objects is complete, and another owner's value is drift.
+        // Forced: the intent for our own objects is complete, and another manager's value is drift.
         let params = PatchParams::apply(names::OPERATOR_FIELD_MANAGER).force();
         let result = self.children::<K>().patch(&child.name, &params, &Patch::Apply(&child.value)).await;
         result.map_err(|source| ApplyError::Apply { kind, name: child.name.clone(), source })?;
@@ -166,19 +166,19 @@ impl Executor {
         Ok(())
     }
 
-    async fn strip(&self, stripped: &Stripped) -> Result<(), ApplyError> {
+    async fn remove_fields(&self, unmanaged: &UnmanagedFields) -> Result<(), ApplyError> {
         self.count(ChildKind::DaemonSet.as_str(), "strip");
-        let removals: Vec<Value> = stripped.fields.iter().map(|path| json!({"op": "remove", "path": path})).collect();
-        // Positions in lists hold only for the object that was read.
-        let test = json!({"op": "test", "path": "/metadata/generation", "value": stripped.generation});
+        let removals: Vec<Value> = unmanaged.fields.iter().map(|path| json!({"op": "remove", "path": path})).collect();
+        // List positions are valid only for the generation that was read.
+        let test = json!({"op": "test", "path": "/metadata/generation", "value": unmanaged.generation});
         let patch = std::iter::once(test).chain(removals).collect::<Value>();
-        let patch =
-            serde_json::from_value(patch).map_err(|e| ApplyError::Strip(Box::new(kube::Error::SerdeError(e))))?;
+        let patch = serde_json::from_value(patch)
+            .map_err(|e| ApplyError::RemoveFields(Box::new(kube::Error::SerdeError(e))))?;
         let params =
             PatchParams { field_manager: Some(names::OPERATOR_FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let result = self.children::<DaemonSet>().patch(names::AGENT, &params, &Patch::<()>::Json(patch)).await;
-        result.map_err(|source| ApplyError::Strip(Box::new(source)))?;
-        tracing::info!(fields = ?stripped.fields, "foreign fields removed");
+        result.map_err(|source| ApplyError::RemoveFields(Box::new(source)))?;
+        tracing::info!(fields = ?unmanaged.fields, "unmanaged fields removed");
         Ok(())
     }
 
@@ -214,44 +214,44 @@ impl Executor {
         result.map(|_| ()).map_err(|source| ApplyError::Status { name, source })
     }
 
-    async fn finalizer(&self, config: &NetworkConfig, step: FinalizerStep) -> Result<(), ApplyError> {
+    async fn finalizer(&self, config: &NetworkConfig, step: FinalizerChange) -> Result<(), ApplyError> {
         self.count("NetworkConfig", "finalizer");
         let others = config.finalizers().iter().filter(|f| *f != names::FINALIZER).cloned();
-        let ours = (step == FinalizerStep::Add).then(|| names::FINALIZER.to_owned());
+        let ours = (step == FinalizerChange::Add).then(|| names::FINALIZER.to_owned());
         let finalizers: Vec<String> = others.chain(ours).collect();
-        // With the version that was read, so that another's finalizer that came meanwhile is not lost.
+        // With the version that was read, so that a finalizer that somebody else added meanwhile is not lost.
         let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": config.resource_version()}});
         let name = config.name_any();
         let configs: Api<NetworkConfig> = Api::all(self.client.clone());
         match configs.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),
-            // Gone already: what the removal wanted.
-            Err(kube::Error::Api(status)) if status.code == 404 && step == FinalizerStep::Remove => Ok(()),
+            // Already deleted, as wanted.
+            Err(kube::Error::Api(status)) if status.code == 404 && step == FinalizerChange::Remove => Ok(()),
             Err(source) => Err(ApplyError::Finalizer { name, source }),
         }
     }
 
-    async fn tell(&self, config: &NetworkConfig, notice: &Notice) {
+    async fn emit(&self, config: &NetworkConfig, event: &OperatorEvent) {
         self.count("Event", "event");
-        self.teller.tell(&config.object_ref(&()), notice).await;
+        self.recorder.emit(&config.object_ref(&()), event).await;
     }
 
-    /// Best-effort, as every Event. The policy is read for its uid, by which people's tools find the Event; of one that
-    /// is gone there is nothing to tell.
-    async fn tell_policy(&self, rejection: &Rejection) {
+    /// Best-effort, as every Event. The policy is read for its uid, by which `kubectl describe` finds the Event; for a
+    /// deleted policy nothing is emitted.
+    async fn emit_on_policy(&self, rejection: &Rejection) {
         let Rejection { namespace, name, reason } = rejection;
         let policies: Api<NetworkPolicy> = Api::namespaced(self.client.clone(), namespace);
         match policies.get_metadata_opt(name).await {
             Ok(Some(found)) => {
                 let policy = NetworkPolicy { metadata: found.metadata, ..NetworkPolicy::default() };
-                let note = format!("a part cannot be used and allows nothing: {reason}");
-                let notice = Notice::new(NoticeReason::PolicyPartRejected, note);
+                let note = format!("a part of this policy cannot be enforced and allows nothing: {reason}");
+                let event = OperatorEvent::new(EventReason::PolicyPartRejected, note);
                 self.count("Event", "event");
-                self.teller.tell(&policy.object_ref(&()), &notice).await;
+                self.recorder.emit(&policy.object_ref(&()), &event).await;
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(namespace, name, error = %error, "event was not written: the policy was not read");
+                tracing::warn!(namespace, name, error = %error, "event not written: the policy cannot be read");
             }
         }
     }

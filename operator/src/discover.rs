@@ -1,26 +1,26 @@
-//! Finds the pod network: the spec's word, else the smallest range per family that covers the Nodes' podCIDRs.
+//! The pod network: `spec.podCIDRs`, else the smallest range per IP family that covers all Node.spec.podCIDRs. Pure.
 //!
-//! A discovered network never shrinks while the NetworkConfig lives: the former value is part of the cover. It grows
-//! when nodes join, each time to at least the double, so a cluster of n nodes sees about log2(n) revisions on its way;
-//! a spec that names the network sees none.
+//! A discovered network never shrinks while the NetworkConfig exists: the range must cover the previous value too. When
+//! nodes join it at least doubles, so a cluster that grows to n nodes goes through about log2(n) revisions. A spec that
+//! names the network avoids them.
 
 use ipnet::IpNet;
 use towpath_crds::config_status::{EffectiveCidrs, ValueSource};
 
-use crate::{facts::NodeFacts, table::Table};
+use crate::{facts::NodeFacts, store::Store};
 
-/// The pod network and where it came from.
+/// The pod network and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodNetwork {
-    /// At most one range per family, IPv4 first.
+    /// At most one CIDR per IP family, IPv4 first.
     pub cidrs: Vec<IpNet>,
-    /// Where they came from.
+    /// Where the CIDRs come from.
     pub source: ValueSource,
 }
 
-/// The pod network, or none when neither spec nor Nodes tell.
+/// The pod network; `None` if neither spec nor Nodes have a CIDR. `former` is the one in the status.
 #[must_use]
-pub fn pod_network(spec: &[IpNet], nodes: &Table<NodeFacts>, former: Option<&EffectiveCidrs>) -> Option<PodNetwork> {
+pub fn pod_network(spec: &[IpNet], nodes: &Store<NodeFacts>, former: Option<&EffectiveCidrs>) -> Option<PodNetwork> {
     if !spec.is_empty() {
         return Some(PodNetwork { cidrs: spec.to_vec(), source: ValueSource::Spec });
     }
@@ -50,7 +50,7 @@ mod tests {
     use crate::testing::{nets, node_table};
 
     #[test]
-    fn the_network_is_the_specs_word_else_the_cover_of_the_nodes() {
+    fn the_network_is_that_of_the_spec_else_the_cover_of_the_nodes() {
         let cases = [
             (vec!["10.9.0.0/16"], vec![vec!["10.244.0.0/24"]], vec![], "Spec 10.9.0.0/16", "the spec wins"),
             (vec![], vec![vec!["10.244.0.0/24"]], vec![], "NodePodCIDRs 10.244.0.0/24", "one node"),
@@ -75,7 +75,7 @@ mod tests {
                 "NodePodCIDRs 10.244.0.0/23 fd00:1::/63",
                 "one range per family, IPv4 first",
             ),
-            (vec![], vec![vec![]], vec![], "unknown", "nobody tells"),
+            (vec![], vec![vec![]], vec![], "unknown", "the nodes have no podCIDR"),
             (vec![], vec![], vec![], "unknown", "no nodes"),
         ];
         for (spec, nodes, former, want, why) in cases {

@@ -1,19 +1,18 @@
-//! Compares a child as we want it with the child as it is. Pure.
+//! Compares the wanted child with the child in the cluster. Pure.
 //!
-//! The API server fills in defaults, so *have* is always richer than *want*: it is in shape when every wanted field has
-//! the wanted value and nobody else has added fields to the spec. What others added is known by `managedFields`, which
-//! name the owner of every field; server-side apply alone would leave such a field (a node selector that keeps the
-//! agents off every node) for ever.
+//! The API server fills in defaults, so `have` always has more fields than `want`. A child is as wanted if every wanted
+//! field has the wanted value and nobody else has added fields to the spec. `managedFields` name the manager of every
+//! field; server-side apply alone would keep what others add, such as a node selector that matches no node.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::{Map, Value};
 
-/// Fields of a spec that people may add to without our minding: `kubectl rollout restart` writes a template annotation.
-const FREE: &[&[&str]] = &[&["spec", "template", "metadata", "annotations"]];
-/// Maps that have one owner as a whole (`x-kubernetes-map-type: atomic`): an entry more is another value.
+/// Fields that others may add to: `kubectl rollout restart` writes an annotation of the template.
+const UNRESTRICTED: &[&[&str]] = &[&["spec", "template", "metadata", "annotations"]];
+/// Maps that are owned as a whole (`x-kubernetes-map-type: atomic`): one more entry is another value.
 const ATOMIC: &[&str] = &["nodeSelector", "matchLabels", "fieldRef"];
-/// Maps of amounts.
-const AMOUNTS: &[&str] = &["requests", "limits"];
+/// Maps of quantities.
+const QUANTITIES: &[&str] = &["requests", "limits"];
 
 /// Paths of wanted fields that do not have the wanted value, in order.
 #[must_use]
@@ -31,8 +30,8 @@ fn differ(want: &Value, have: Option<&Value>, path: String, found: &mut Vec<Stri
                 match have.get(key) {
                     Some(have) if ATOMIC.contains(&key.as_str()) && want == have => {}
                     Some(_) if ATOMIC.contains(&key.as_str()) => found.push(path),
-                    Some(have) if AMOUNTS.contains(&key.as_str()) && amounts_hold(want, have) => {}
-                    Some(_) if AMOUNTS.contains(&key.as_str()) => found.push(path),
+                    Some(have) if QUANTITIES.contains(&key.as_str()) && quantities_equal(want, have) => {}
+                    Some(_) if QUANTITIES.contains(&key.as_str()) => found.push(path),
                     have => differ(want, have, path, found),
                 }
             }
@@ -47,8 +46,8 @@ fn differ(want: &Value, have: Option<&Value>, path: String, found: &mut Vec<Stri
     }
 }
 
-/// The API server rewrites amounts (0.5 becomes 500m), so they are compared by value.
-fn amounts_hold(want: &Value, have: &Value) -> bool {
+/// The API server rewrites quantities (0.5 becomes 500m), so they are compared by value.
+fn quantities_equal(want: &Value, have: &Value) -> bool {
     let (Some(want), Some(have)) = (want.as_object(), have.as_object()) else { return false };
     want.len() == have.len()
         && want.iter().all(|(key, want)| match (want.as_str(), have.get(key).and_then(Value::as_str)) {
@@ -57,7 +56,7 @@ fn amounts_hold(want: &Value, have: &Value) -> bool {
         })
 }
 
-/// The value of a Kubernetes quantity. Values that differ by less than a billionth of themselves count as equal.
+/// The value of a Kubernetes quantity in billionths, rounded.
 fn quantity(text: &str) -> Option<u128> {
     const SCALES: [(&str, f64); 16] = [
         ("Ki", 1024.0),
@@ -84,16 +83,16 @@ fn quantity(text: &str) -> Option<u128> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "amounts are positive; a cast saturates"
+        reason = "quantities are positive; a cast saturates"
     )]
     let nanos = (number * scale * 1e9).round() as u128;
     Some(nanos)
 }
 
-/// JSON pointers of fields below `spec` that somebody else owns and that we do not want, deepest position in a list
-/// last removed first, so that they can be removed one after the other.
+/// JSON pointers (RFC 6901) of fields below `spec` that somebody else owns and that are not wanted. Higher list positions
+/// come first, so that the fields can be removed one by one.
 #[must_use]
-pub fn strays(want: &Value, have: &Value, owners: &[ManagedFieldsEntry], manager: &str) -> Vec<String> {
+pub fn unmanaged_fields(want: &Value, have: &Value, owners: &[ManagedFieldsEntry], manager: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in owners {
         let ours = entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply");
@@ -101,41 +100,43 @@ pub fn strays(want: &Value, have: &Value, owners: &[ManagedFieldsEntry], manager
             continue;
         }
         let Some(spec) = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:spec")) else { continue };
-        let place = Place { want: want.get("spec"), have: have.get("spec"), path: vec!["spec".to_owned()] };
-        collect(spec, &place, &mut found);
+        let cursor = Cursor { want: want.get("spec"), have: have.get("spec"), path: vec!["spec".to_owned()] };
+        collect(spec, &cursor, &mut found);
     }
     found.sort_by(|a, b| b.cmp(a));
     found.dedup();
     found.into_iter().map(|path| pointer(&path)).collect()
 }
 
-struct Place<'a> {
+struct Cursor<'a> {
     want: Option<&'a Value>,
     have: Option<&'a Value>,
     path: Vec<String>,
 }
 
-/// Walks the owned fields; reports the topmost that exist but are not wanted.
-fn collect(owned: &Value, place: &Place<'_>, found: &mut Vec<Vec<String>>) {
-    if place.have.is_none() || FREE.iter().any(|free| place.path.iter().map(String::as_str).eq(free.iter().copied())) {
+/// Walks the owned fields; collects the topmost that exist and are not wanted.
+fn collect(owned: &Value, cursor: &Cursor<'_>, found: &mut Vec<Vec<String>>) {
+    if cursor.have.is_none()
+        || UNRESTRICTED.iter().any(|path| cursor.path.iter().map(String::as_str).eq(path.iter().copied()))
+    {
         return;
     }
-    if place.want.is_none() {
-        found.push(place.path.clone());
+    if cursor.want.is_none() {
+        found.push(cursor.path.clone());
         return;
     }
     for (key, inner) in owned.as_object().into_iter().flatten() {
         let next = if let Some(field) = key.strip_prefix("f:") {
-            Some((child(place.want, field), child(place.have, field), field.to_owned()))
+            Some((child(cursor.want, field), child(cursor.have, field), field.to_owned()))
         } else if let Some(keys) = key.strip_prefix("k:") {
-            item(place, keys)
+            item(cursor, keys)
         } else {
             None
         };
         if let Some((want, have, segment)) = next {
-            let mut path = place.path.clone();
+            let mut path = cursor.path.clone();
             path.push(segment);
-            collect(inner, &Place { want, have, path }, found);
+            collect(inner, &Cursor { want, have, path }, found);
         }
     }
 }
@@ -144,19 +145,19 @@ fn child<'a>(value: Option<&'a Value>, field: &str) -> Option<&'a Value> {
     value.and_then(|v| v.get(field))
 }
 
-type Next<'a> = (Option<&'a Value>, Option<&'a Value>, String);
+type ListItem<'a> = (Option<&'a Value>, Option<&'a Value>, String);
 
-/// The list item that has these keys, in both; the position is that in *have*.
-fn item<'a>(place: &Place<'a>, keys: &str) -> Option<Next<'a>> {
+/// The list item that has these keys, in both; the position is that in `have`.
+fn item<'a>(cursor: &Cursor<'a>, keys: &str) -> Option<ListItem<'a>> {
     let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
     let fits = |value: &&Value| keys.iter().all(|(key, want)| value.get(key) == Some(want));
-    let have = place.have?.as_array()?;
+    let have = cursor.have?.as_array()?;
     let position = have.iter().position(|v| fits(&v))?;
-    let want = place.want.and_then(Value::as_array).and_then(|items| items.iter().find(fits));
+    let want = cursor.want.and_then(Value::as_array).and_then(|items| items.iter().find(fits));
     Some((want, have.get(position), format!("{position:06}")))
 }
 
-/// List positions were padded so that they sort; here they lose it.
+/// Removes the zeros with which list positions were padded for sorting.
 fn pointer(path: &[String]) -> String {
     let mut text = String::new();
     for segment in path {

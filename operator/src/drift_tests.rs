@@ -37,7 +37,7 @@ fn an_entry_more_in_an_atomic_map_is_another_value() {
 }
 
 #[test]
-fn amounts_are_compared_by_value() {
+fn quantities_are_compared_by_value() {
     for (want, have, same) in [
         ("0.5", "500m", true),
         ("64Mi", "67108864", true),
@@ -80,7 +80,7 @@ fn what_others_add_to_the_spec_is_found_by_its_owner() {
                 "k:{\"name\":\"extra\"}": {".": {}, "f:name": {}}}}}}});
     let entries = [owners("kubectl-edit", "Update", &fields)];
     assert_eq!(
-        strays(&want, &have, &entries, "us"),
+        unmanaged_fields(&want, &have, &entries, "us"),
         [
             "/spec/template/spec/overhead",
             "/spec/template/spec/containers/1",
@@ -88,14 +88,17 @@ fn what_others_add_to_the_spec_is_found_by_its_owner() {
             "/spec/template/spec/containers/0/env/2",
             "/spec/template/spec/containers/0/env/1",
         ],
-        "the restart annotation is free; later positions go first"
+        "the restart annotation is allowed; later positions come first"
     );
-    assert!(strays(&want, &have, &[owners("us", "Apply", &fields)], "us").is_empty(), "our own fields are no strays");
+    assert!(
+        unmanaged_fields(&want, &have, &[owners("us", "Apply", &fields)], "us").is_empty(),
+        "the operator's own fields are managed"
+    );
 }
 
 #[test]
 fn the_status_belongs_to_others() {
     let mut entry = owners("kube-controller-manager", "Update", &json!({"f:spec": {"f:x": {}}}));
     entry.subresource = Some("status".to_owned());
-    assert!(strays(&json!({"spec": {}}), &json!({"spec": {"x": 1}}), &[entry], "us").is_empty());
+    assert!(unmanaged_fields(&json!({"spec": {}}), &json!({"spec": {"x": 1}}), &[entry], "us").is_empty());
 }

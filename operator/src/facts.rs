@@ -1,5 +1,5 @@
-//! What the operator keeps of the objects that it watches: facts, not objects. A change that leaves the facts alone
-//! wakes nobody, and a thousand nodes cost a few hundred kilobytes.
+//! What the operator keeps of the objects that it watches: facts, not objects. A change that leaves the facts as they are
+//! triggers no plan, and a thousand nodes take a few hundred kilobytes.
 
 use std::net::IpAddr;
 
@@ -16,26 +16,27 @@ use towpath_crds::{
 
 use crate::rejection::Rejection;
 
-/// A Node, as far as the pod network is concerned.
+/// The facts of a Node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// Its share of the pod network.
+    /// Its podCIDRs.
     pub pod_cidrs: Vec<IpNet>,
-    /// Its own addresses.
+    /// Its IP addresses; host names are left out.
     pub addresses: Vec<IpAddr>,
-    /// Whether its kubelet is heard of.
+    /// Whether its kubelet is reachable.
     pub kubelet: Kubelet,
-    /// When the object was created.
+    /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
 }
 
-/// Whether a node's kubelet is heard of. "Not ready" is heard of: a node without a pod network is not ready.
+/// Whether a node's kubelet is reachable. A node that is not ready counts as reachable: without a pod network every node
+/// is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kubelet {
-    /// It renews its lease.
-    Heard,
-    /// The node's Ready condition is Unknown: the node lifecycle controller has given it up.
-    Silent,
+    /// It renews its Lease.
+    Reachable,
+    /// The Node's Ready condition is Unknown: the node lifecycle controller has set it after the Lease expired.
+    Unreachable,
 }
 
 impl From<&Node> for NodeFacts {
@@ -51,32 +52,33 @@ impl From<&Node> for NodeFacts {
         Self {
             pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
             addresses: addresses.filter_map(|a| a.address.parse().ok()).collect(),
-            kubelet: if silent { Kubelet::Silent } else { Kubelet::Heard },
+            kubelet: if silent { Kubelet::Unreachable } else { Kubelet::Reachable },
             created: node.metadata.creation_timestamp.as_ref().map(|Time(at)| *at),
         }
     }
 }
 
-/// A pod of the agent.
+/// The facts of a pod of the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFacts {
-    /// The node where it runs; none while it waits for the scheduler.
+    /// The node where it runs; none until it is scheduled.
     pub node: Option<String>,
-    /// How it is.
+    /// Its health.
     pub health: PodHealth,
 }
 
-/// How a pod of the agent is.
+/// The health of a pod of the agent, the best first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PodHealth {
     /// Its readiness probe passes.
     Ready,
-    /// It starts.
+    /// Its container is starting, or not yet ready.
     Starting,
-    /// It cannot start or has stopped; the reason is the kubelet's word (ImagePullBackOff, CrashLoopBackOff).
+    /// Its container cannot start or has stopped, with the kubelet's reason, such as ImagePullBackOff or
+    /// CrashLoopBackOff.
     Failing(String),
-    /// It is on its way out.
-    Ending,
+    /// It is being deleted.
+    Terminating,
 }
 
 impl From<&Pod> for PodFacts {
@@ -85,12 +87,12 @@ impl From<&Pod> for PodFacts {
     }
 }
 
-/// Waiting reasons of a container that starts as it should.
+/// Waiting reasons of a container that starts normally.
 const NORMAL_WAITING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 fn pod_health(pod: &Pod) -> PodHealth {
     if pod.metadata.deletion_timestamp.is_some() {
-        return PodHealth::Ending;
+        return PodHealth::Terminating;
     }
     let Some(status) = &pod.status else { return PodHealth::Starting };
     let conditions = status.conditions.as_deref().unwrap_or_default();
@@ -100,40 +102,40 @@ fn pod_health(pod: &Pod) -> PodHealth {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     let waiting = containers.iter().find_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone());
     match waiting {
-        // The kubelet goes back and forth between the two while it pauses between its attempts.
+        // The kubelet alternates between the two while it backs off.
         Some(reason) if reason == "ErrImagePull" => PodHealth::Failing("ImagePullBackOff".to_owned()),
         Some(reason) if !NORMAL_WAITING.contains(&reason.as_str()) => PodHealth::Failing(reason),
         _ => PodHealth::Starting,
     }
 }
 
-/// What a node's agent reports.
+/// The facts of an agent's report (NetworkNode).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ReportFacts {
-    /// Revision of its configuration.
+    /// Revision of the configuration that the agent runs.
     pub revision: Option<String>,
     /// Version of the agent.
     pub version: Option<String>,
-    /// When it last wrote.
+    /// When the agent last reported.
     pub at: Option<Timestamp>,
-    /// Its Ready condition.
-    pub ready: Option<Ready>,
-    /// The uplink.
+    /// The Ready condition.
+    pub ready: Option<ReadyCondition>,
+    /// The interface that carries the traffic between nodes.
     pub uplink: Option<UplinkFacts>,
-    /// MTUs of its overlay devices, in bytes.
+    /// MTUs of the overlay devices, in bytes.
     pub mtus: Vec<i32>,
-    /// Other nodes that its overlay reaches: the least of its devices; none without a device.
+    /// Number of other nodes in the kernel: the least of the overlay devices, 0 without a device.
     pub peers: usize,
-    /// Policies that it cannot enforce as they are written.
+    /// Policies with parts that cannot be enforced as written.
     pub rejected: Vec<Rejection>,
 }
 
 /// The Ready condition of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ready {
-    /// True, or why not.
-    pub truth: bool,
-    /// The reason, one word.
+pub struct ReadyCondition {
+    /// Whether the status is True.
+    pub is_true: bool,
+    /// The reason.
     pub reason: String,
     /// The message.
     pub message: String,
@@ -142,11 +144,11 @@ pub struct Ready {
 /// The uplink of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UplinkFacts {
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// Its MTU, in bytes.
+    /// MTU of the interface, in bytes.
     pub mtu: i32,
-    /// Its addresses.
+    /// Addresses that peers send to.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -159,8 +161,8 @@ impl From<&NetworkNode> for ReportFacts {
             revision: status.config_revision.clone(),
             version: status.agent.as_ref().map(|a| a.version.clone()),
             at: status.last_report_time.as_ref().map(|Time(at)| *at),
-            ready: ready.map(|c| Ready {
-                truth: c.status == "True",
+            ready: ready.map(|c| ReadyCondition {
+                is_true: c.status == "True",
                 reason: c.reason.clone(),
                 message: c.message.clone(),
             }),
@@ -183,11 +185,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_that_is_not_ready_for_want_of_a_network_is_heard_of() {
+    fn a_node_that_is_not_ready_because_it_has_no_network_is_reachable() {
         for (status, want, why) in [
-            ("True", Kubelet::Heard, "healthy"),
-            ("False", Kubelet::Heard, "no CNI configuration yet"),
-            ("Unknown", Kubelet::Silent, "the node controller has given it up"),
+            ("True", Kubelet::Reachable, "healthy"),
+            ("False", Kubelet::Reachable, "no CNI configuration yet"),
+            ("Unknown", Kubelet::Unreachable, "the node controller has given up on it"),
         ] {
             let node: Node = serde_json::from_value(json!({
                 "metadata": {"name": "a"},
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_health_is_the_kubelets_word() {
+    fn the_health_of_a_pod_is_what_the_kubelet_reports() {
         let waiting = |reason: &str| {
             json!({"containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": false,
             "restartCount": 0, "state": {"waiting": {"reason": reason}}}]})
@@ -213,7 +215,11 @@ mod tests {
             (json!({}), PodHealth::Starting, "nothing known yet"),
             (waiting("ContainerCreating"), PodHealth::Starting, "as it should be"),
             (waiting("ImagePullBackOff"), PodHealth::Failing("ImagePullBackOff".to_owned()), "a person must act"),
-            (waiting("ErrImagePull"), PodHealth::Failing("ImagePullBackOff".to_owned()), "the same, a moment before"),
+            (
+                waiting("ErrImagePull"),
+                PodHealth::Failing("ImagePullBackOff".to_owned()),
+                "the same, before the backoff",
+            ),
             (json!({"conditions": [{"type": "Ready", "status": "True"}]}), PodHealth::Ready, "ready"),
         ];
         for (status, want, why) in cases {
@@ -223,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_report_is_kept_what_decisions_and_people_need() {
+    fn a_report_is_reduced_to_what_plans_and_status_need() {
         let tunnel = |device: &str, mtu: i32, peers: i32| {
             json!({"device": device, "vni": 1, "port": 8472, "mtu": mtu, "mac": "02:00:00:00:00:01",
                    "peersExpected": 5, "peersProgrammed": peers})
@@ -240,7 +246,7 @@ mod tests {
             },
         }))
         .unwrap();
-        let ready = Ready { truth: false, reason: "TunnelNotReady".to_owned(), message: "why".to_owned() };
+        let ready = ReadyCondition { is_true: false, reason: "TunnelNotReady".to_owned(), message: "why".to_owned() };
         let want = ReportFacts {
             revision: Some("abc".to_owned()),
             ready: Some(ready),

@@ -1,29 +1,26 @@
-//! The operator of Towpath: watches, plans, writes.
-//!
-//! Data walks one way: [`watch`] folds the cluster into a [`world::World`]; [`plan`] makes of it, as a pure function,
-//! everything that is to be done; [`apply`] does it. [`reconcile`] turns the wheel.
+#![doc = include_str!("../README.md")]
 
 pub mod apply;
+pub mod cluster;
 pub mod discover;
 pub mod drift;
+pub mod events;
 pub mod facts;
 pub mod install;
 pub mod lease;
 pub mod metrics;
-pub mod notice;
 pub mod plan;
 pub mod preflight;
 pub mod reconcile;
+pub mod recorder;
 pub mod rejection;
 pub mod render;
 pub mod run;
 pub mod serve;
 pub mod spec;
 pub mod status;
-pub mod table;
-pub mod teller;
+pub mod store;
 pub mod watch;
-pub mod world;
 
 #[cfg(test)]
 mod testing;

@@ -23,42 +23,42 @@ pub struct KindLabel {
 pub struct WriteLabels {
     /// Kind of the object.
     pub kind: &'static str,
-    /// What was done: apply, strip, delete, status, finalizer, event.
+    /// The write: apply, strip (removal of unmanaged fields), delete, status, finalizer, event.
     pub step: &'static str,
 }
 
 /// Label `result`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ResultLabel {
-    /// `ok`, or the category of the failure.
+    /// `ok`, `timeout`, or the write that failed.
     pub result: &'static str,
 }
 
 /// Label `state`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct StateLabel {
-    /// ready, degraded, unreachable, pending.
+    /// ready, degraded, unreachable or pending.
     pub state: &'static str,
 }
 
-/// Every metric. Cheap to clone: all clones count together.
+/// Every metric. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Plans carried out.
+    /// Reconciles that wrote something, by result.
     pub reconciles: Family<ResultLabel, Counter>,
-    /// How long plan and writes took, in seconds.
+    /// Duration of a reconcile, in seconds.
     pub reconcile_seconds: Histogram,
-    /// Requests that change something.
+    /// Write requests to the API server.
     pub writes: Family<WriteLabels, Counter>,
-    /// Failed watches.
+    /// Failed list and watch requests.
     pub watch_failures: Family<KindLabel, Counter>,
-    /// Objects that could not be read and were left out.
+    /// Watch events with an object that cannot be decoded.
     pub unreadable: Family<KindLabel, Counter>,
-    /// Nodes by state, as last published by this replica.
+    /// Nodes by state, as this replica last published them.
     pub nodes: Family<StateLabel, Gauge>,
-    /// 1 while the NetworkConfig is ready, as last published by this replica.
+    /// 1 while the NetworkConfig is Ready, as this replica last published it.
     pub ready: Gauge,
-    /// 1 while this replica holds the lease.
+    /// 1 while this replica holds the Lease.
     pub leader: Gauge,
 }
 
@@ -78,39 +78,39 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A registry of all of them.
+    /// A registry with every metric.
     #[must_use]
     pub fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix("towpath_operator");
-        registry.register("reconciles", "Plans carried out, by result", self.reconciles.clone());
+        registry.register("reconciles", "Reconciles that wrote something, by result", self.reconciles.clone());
         registry.register_with_unit(
             "reconcile_duration",
-            "How long a plan and its writes took",
+            "Duration of a reconcile: the plan and its writes",
             Unit::Seconds,
             self.reconcile_seconds.clone(),
         );
-        registry.register("writes", "Requests that change something", self.writes.clone());
-        registry.register("watch_failures", "Failed watches", self.watch_failures.clone());
+        registry.register("writes", "Write requests to the API server, by kind and step", self.writes.clone());
+        registry.register("watch_failures", "Failed list and watch requests, by kind", self.watch_failures.clone());
         registry.register(
             "unreadable_objects",
-            "Objects that could not be read and were left out",
+            "Watch events with an object that cannot be decoded, by kind",
             self.unreadable.clone(),
         );
-        registry.register("nodes", "Nodes by state, as last published by this replica", self.nodes.clone());
+        registry.register("nodes", "Nodes by state, as this replica last published them", self.nodes.clone());
         registry.register(
             "network_ready",
-            "1 while the NetworkConfig is ready, as last published by this replica",
+            "1 while the NetworkConfig is Ready, as this replica last published it",
             self.ready.clone(),
         );
-        registry.register("leader", "1 while this replica holds the lease", self.leader.clone());
+        registry.register("leader", "1 while this replica holds the Lease", self.leader.clone());
         registry
     }
 }
 
-/// The registry as a scrape reads it (OpenMetrics text).
+/// The registry in the OpenMetrics text format.
 ///
 /// # Errors
-/// When the text cannot be written, which memory alone could cause.
+/// If the text cannot be encoded.
 pub fn render(registry: &Registry) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     text::encode(&mut text, registry)?;

@@ -1,7 +1,7 @@
 //! Checks the configuration against the cluster before anything is rolled out. Pure.
 //!
-//! A failed check holds what is *new*. What was rolled out before is kept in shape meanwhile, because a node that joins
-//! without a podCIDR must not leave the other nodes without repairs.
+//! A failed check holds a *new* revision. The revision that was rolled out before is still reconciled, because a node
+//! that joins without a podCIDR must not leave the other nodes without repairs.
 
 use std::net::IpAddr;
 
@@ -9,63 +9,63 @@ use ipnet::IpNet;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use towpath_crds::{
     condition::ConfigReason,
-    config_status::{Check, CheckResult},
+    config_status::{Check, CheckResult, ValueSource},
 };
 
 use crate::{
     discover::PodNetwork,
     facts::{NodeFacts, ReportFacts},
     spec::family_name,
-    table::Table,
+    store::Store,
 };
 
-/// How long a new Node may be without podCIDR: its allocator runs after the object is created.
+/// How long a new Node may be without a podCIDR: the allocator runs after the object is created.
 const ALLOCATION_GRACE: SignedDuration = SignedDuration::from_secs(30);
 /// Bytes that VXLAN adds over IPv4: outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348).
 const OVERHEAD_V4: i32 = 50;
-/// Bytes that VXLAN adds over IPv6, whose header has 40 bytes.
+/// Bytes that VXLAN adds over IPv6: as above, with an IPv6 header of 40.
 const OVERHEAD_V6: i32 = 70;
-/// How many nodes a message names.
-const NAMED: usize = 5;
+/// Most names in a message.
+const MAX_NAMED: usize = 5;
 
-/// What is checked.
+/// The inputs of the checks.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
+pub struct PreflightInputs<'a> {
     /// The pod network, if one is known.
     pub network: Option<&'a PodNetwork>,
-    /// The MTU that the spec asks for.
+    /// `spec.mtu`, in bytes.
     pub mtu: Option<i32>,
-    /// The nodes.
-    pub nodes: &'a Table<NodeFacts>,
-    /// What their agents report.
-    pub reports: &'a Table<ReportFacts>,
-    /// The ranges of Services; the table says whether the cluster tells.
-    pub service_cidrs: &'a Table<Vec<IpNet>>,
-    /// The present.
+    /// The Nodes.
+    pub nodes: &'a Store<NodeFacts>,
+    /// The agents' reports, by node.
+    pub reports: &'a Store<ReportFacts>,
+    /// The ranges of Services, by ServiceCIDR.
+    pub service_cidrs: &'a Store<Vec<IpNet>>,
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// The outcome of all checks.
+/// The result of all checks.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// Every check in order.
+pub struct PreflightOutcome {
+    /// Every check, in the order in which it ran.
     pub checks: Vec<Check>,
-    /// The first failure, if any.
-    pub failure: Option<Failure>,
-    /// When the outcome may change by itself.
-    pub again_at: Option<Timestamp>,
+    /// The first failed check, if any.
+    pub failure: Option<PreflightFailure>,
+    /// When the outcome may change by itself, because a new Node's grace ends.
+    pub replan_at: Option<Timestamp>,
 }
 
 /// A failed check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The reason for conditions.
+pub struct PreflightFailure {
+    /// The reason for the conditions.
     pub reason: ConfigReason,
-    /// What was found and what to do.
+    /// What was found, and what to do about it.
     pub message: String,
 }
 
-enum Finding {
+enum CheckOutcome {
     Passed(String),
     Skipped(String),
     Failed(ConfigReason, String),
@@ -73,8 +73,8 @@ enum Finding {
 
 /// Runs every check.
 #[must_use]
-pub fn run(inputs: &Inputs<'_>) -> Outcome {
-    let findings = [
+pub fn run(inputs: &PreflightInputs<'_>) -> PreflightOutcome {
+    let outcomes = [
         ("PodNetworkKnown", pod_network_known(inputs)),
         ("NodesHavePodCIDRs", nodes_have_pod_cidrs(inputs)),
         ("NodePodCIDRsFit", node_pod_cidrs_fit(inputs)),
@@ -82,30 +82,30 @@ pub fn run(inputs: &Inputs<'_>) -> Outcome {
         ("NoOverlapWithNodes", no_overlap_with_nodes(inputs)),
         ("MTUFitsUplinks", mtu_fits_uplinks(inputs)),
     ];
-    let mut outcome = Outcome { checks: Vec::new(), failure: None, again_at: end_of_grace(inputs) };
-    for (name, finding) in findings {
-        let (result, message) = match finding {
-            Finding::Passed(message) => (CheckResult::Passed, message),
-            Finding::Skipped(message) => (CheckResult::Skipped, message),
-            Finding::Failed(reason, message) => {
-                outcome.failure.get_or_insert(Failure { reason, message: message.clone() });
+    let mut preflight = PreflightOutcome { checks: Vec::new(), failure: None, replan_at: end_of_grace(inputs) };
+    for (name, outcome) in outcomes {
+        let (result, message) = match outcome {
+            CheckOutcome::Passed(message) => (CheckResult::Passed, message),
+            CheckOutcome::Skipped(message) => (CheckResult::Skipped, message),
+            CheckOutcome::Failed(reason, message) => {
+                preflight.failure.get_or_insert(PreflightFailure { reason, message: message.clone() });
                 (CheckResult::Failed, message)
             }
         };
-        outcome.checks.push(Check { name: name.to_owned(), result, message });
+        preflight.checks.push(Check { name: name.to_owned(), result, message });
     }
-    outcome
+    preflight
 }
 
-/// The pod network's ranges; none while it is unknown.
-fn cidrs<'a>(inputs: &Inputs<'a>) -> &'a [IpNet] {
+/// The CIDRs of the pod network; empty while it is unknown.
+fn cidrs<'a>(inputs: &PreflightInputs<'a>) -> &'a [IpNet] {
     inputs.network.map(|network| network.cidrs.as_slice()).unwrap_or_default()
 }
 
-fn pod_network_known(inputs: &Inputs<'_>) -> Finding {
+fn pod_network_known(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     match inputs.network {
-        Some(network) => Finding::Passed(format!("pods live in {}", join(&network.cidrs))),
-        None => Finding::Failed(
+        Some(network) => CheckOutcome::Passed(format!("the pod network is {}", join(&network.cidrs))),
+        None => CheckOutcome::Failed(
             ConfigReason::PodCIDRMissing,
             "no pod network is known: set spec.podCIDRs, or run kube-controller-manager with --allocate-node-cidrs and \
              --cluster-cidr so that Nodes get podCIDRs"
@@ -118,7 +118,7 @@ fn is_in_grace(node: &NodeFacts, now: Timestamp) -> bool {
     node.created.is_some_and(|created| now < created + ALLOCATION_GRACE)
 }
 
-fn end_of_grace(inputs: &Inputs<'_>) -> Option<Timestamp> {
+fn end_of_grace(inputs: &PreflightInputs<'_>) -> Option<Timestamp> {
     let waiting = inputs.nodes.iter().map(|(_, node)| node).filter(|node| node.pod_cidrs.is_empty());
     waiting
         .filter(|node| is_in_grace(node, inputs.now))
@@ -127,7 +127,7 @@ fn end_of_grace(inputs: &Inputs<'_>) -> Option<Timestamp> {
         .map(|at| at + ALLOCATION_GRACE)
 }
 
-fn nodes_have_pod_cidrs(inputs: &Inputs<'_>) -> Finding {
+fn nodes_have_pod_cidrs(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     let mut without = Vec::new();
     let mut waiting = 0;
     for (name, node) in inputs.nodes.iter() {
@@ -140,12 +140,13 @@ fn nodes_have_pod_cidrs(inputs: &Inputs<'_>) -> Finding {
         }
     }
     if without.is_empty() {
+        let count = inputs.nodes.iter().count();
         return match waiting {
-            0 => Finding::Passed(format!("{} nodes have their share", inputs.nodes.len())),
-            n => Finding::Passed(format!("{n} new nodes have yet to get their share")),
+            0 => CheckOutcome::Passed(format!("nodes with a podCIDR: {count} of {count}")),
+            n => CheckOutcome::Passed(format!("nodes with a podCIDR: {} of {count}; the others are new", count - n)),
         };
     }
-    Finding::Failed(
+    CheckOutcome::Failed(
         ConfigReason::PodCIDRMissing,
         format!(
             "no podCIDR on {}: run kube-controller-manager with --allocate-node-cidrs and a --cluster-cidr that has room, \
@@ -155,76 +156,81 @@ fn nodes_have_pod_cidrs(inputs: &Inputs<'_>) -> Finding {
     )
 }
 
-fn node_pod_cidrs_fit(inputs: &Inputs<'_>) -> Finding {
+fn node_pod_cidrs_fit(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     let network = cidrs(inputs);
-    let shares: Vec<(&str, IpNet)> =
+    let pod_cidrs: Vec<(&str, IpNet)> =
         inputs.nodes.iter().flat_map(|(name, node)| node.pod_cidrs.iter().map(move |cidr| (name, *cidr))).collect();
-    let outside: Vec<String> = shares
+    let outside: Vec<String> = pod_cidrs
         .iter()
-        .filter(|(_, share)| network.iter().any(|n| same_family(n, share)))
-        .filter(|(_, share)| !network.iter().any(|n| n.contains(share)))
-        .map(|(name, share)| format!("{name} ({share})"))
+        .filter(|(_, cidr)| network.iter().any(|n| same_family(n, cidr)))
+        .filter(|(_, cidr)| !network.iter().any(|n| n.contains(cidr)))
+        .map(|(name, cidr)| format!("{name} ({cidr})"))
         .collect();
     if !outside.is_empty() {
-        return Finding::Failed(
+        return CheckOutcome::Failed(
             ConfigReason::PodCIDRConflict,
             format!(
-                "podCIDRs outside the pod network {}: {}: widen spec.podCIDRs, or re-create these Nodes with a podCIDR inside",
+                "podCIDRs outside the pod network {}: {}: widen spec.podCIDRs, or recreate these Nodes with a podCIDR inside",
                 join(network),
                 name_some(&outside)
             ),
         );
     }
-    let twice = overlapping_shares(&shares);
-    if !twice.is_empty() {
-        return Finding::Failed(
+    let pairs = overlapping_pod_cidrs(&pod_cidrs);
+    if !pairs.is_empty() {
+        return CheckOutcome::Failed(
             ConfigReason::PodCIDRConflict,
-            format!("nodes share pod addresses: {}: re-create one Node of each pair", name_some(&twice)),
+            format!("podCIDRs of nodes overlap: {}: recreate one Node of each pair", name_some(&pairs)),
         );
     }
-    Finding::Passed(format!("{} podCIDRs lie inside and apart", shares.len()))
+    CheckOutcome::Passed(format!("{} podCIDRs are inside the pod network and do not overlap", pod_cidrs.len()))
 }
 
-/// Pairs of nodes whose shares overlap. CIDRs nest or are apart, so sorted neighbours are enough.
-fn overlapping_shares(shares: &[(&str, IpNet)]) -> Vec<String> {
+/// Pairs of nodes whose podCIDRs overlap. CIDRs are nested or disjoint, so comparing sorted neighbours is enough.
+fn overlapping_pod_cidrs(pod_cidrs: &[(&str, IpNet)]) -> Vec<String> {
     let mut sorted: Vec<_> =
-        shares.iter().map(|(name, share)| (share.network(), share.prefix_len(), *share, *name)).collect();
+        pod_cidrs.iter().map(|(name, cidr)| (cidr.network(), cidr.prefix_len(), *cidr, *name)).collect();
     sorted.sort();
     let mut pairs = Vec::new();
     let mut widest: Option<(IpNet, &str)> = None;
-    for (_, _, share, name) in sorted {
+    for (_, _, cidr, name) in sorted {
         match widest {
-            Some((wide, owner)) if wide.contains(&share) => {
+            Some((wide, owner)) if wide.contains(&cidr) => {
                 if owner != name {
-                    pairs.push(format!("{owner} ({wide}) and {name} ({share})"));
+                    pairs.push(format!("{owner} ({wide}) and {name} ({cidr})"));
                 }
             }
-            _ => widest = Some((share, name)),
+            Some(_) | None => widest = Some((cidr, name)),
         }
     }
     pairs
 }
 
-fn no_overlap_with_services(inputs: &Inputs<'_>) -> Finding {
+fn no_overlap_with_services(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     if !inputs.service_cidrs.is_served() || inputs.service_cidrs.is_empty() {
-        return Finding::Skipped(
-            "the cluster has no ServiceCIDR objects (networking.k8s.io/v1, Kubernetes 1.33)".to_owned(),
+        return CheckOutcome::Skipped(
+            "the cluster has no ServiceCIDR objects (networking.k8s.io/v1, Kubernetes 1.33 and later)".to_owned(),
         );
     }
     for (_, services) in inputs.service_cidrs.iter() {
         for service in services {
             if let Some(pods) = cidrs(inputs).iter().find(|pods| overlap(pods, service)) {
-                return Finding::Failed(
+                return CheckOutcome::Failed(
                     ConfigReason::CIDROverlap,
                     format!("pods ({pods}) and Services ({service}) overlap: {}", other_range(inputs)),
                 );
             }
         }
     }
-    Finding::Passed("pods and Services are apart".to_owned())
+    if let Some(name) = inputs.service_cidrs.never_decoded().next() {
+        return CheckOutcome::Skipped(format!(
+            "ServiceCIDR {name} cannot be decoded: see the operator's log for the error"
+        ));
+    }
+    CheckOutcome::Passed("the pod network does not overlap with Services".to_owned())
 }
 
-fn no_overlap_with_nodes(inputs: &Inputs<'_>) -> Finding {
+fn no_overlap_with_nodes(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     let mut inside = Vec::new();
     for (name, node) in inputs.nodes.iter() {
         for address in &node.addresses {
@@ -234,9 +240,9 @@ fn no_overlap_with_nodes(inputs: &Inputs<'_>) -> Finding {
         }
     }
     if inside.is_empty() {
-        return Finding::Passed("pods and nodes are apart".to_owned());
+        return CheckOutcome::Passed("the pod network does not contain a node address".to_owned());
     }
-    Finding::Failed(
+    CheckOutcome::Failed(
         ConfigReason::CIDROverlap,
         format!(
             "node addresses lie inside the pod network {}: {}: {}",
@@ -247,20 +253,26 @@ fn no_overlap_with_nodes(inputs: &Inputs<'_>) -> Finding {
     )
 }
 
-fn other_range(inputs: &Inputs<'_>) -> &'static str {
+fn other_range(inputs: &PreflightInputs<'_>) -> &'static str {
     match inputs.network.map(|network| network.source) {
-        Some(towpath_crds::config_status::ValueSource::Spec) => "choose another range in spec.podCIDRs",
-        _ => "the range was derived from Node.spec.podCIDRs; name the right one in spec.podCIDRs",
+        Some(ValueSource::Spec) => "choose another range in spec.podCIDRs",
+        Some(
+            ValueSource::NodePodCIDRs
+            | ValueSource::ServiceCIDRObjects
+            | ValueSource::NodeReports
+            | ValueSource::Unknown,
+        )
+        | None => "the range was derived from Node.spec.podCIDRs; name the right one in spec.podCIDRs",
     }
 }
 
-fn mtu_fits_uplinks(inputs: &Inputs<'_>) -> Finding {
+fn mtu_fits_uplinks(inputs: &PreflightInputs<'_>) -> CheckOutcome {
     let Some(mtu) = inputs.mtu else {
-        return Finding::Passed("each node takes its uplink's MTU minus the overhead".to_owned());
+        return CheckOutcome::Passed("each node takes its uplink's MTU minus the overhead".to_owned());
     };
     let mut known = 0;
     let mut small = Vec::new();
-    for (name, report) in inputs.reports.iter().filter(|(name, _)| inputs.nodes.get(name).is_some()) {
+    for (name, report) in inputs.reports.iter().filter(|(name, _)| inputs.nodes.contains(name)) {
         let Some(uplink) = &report.uplink else { continue };
         known += 1;
         let overhead = if uplink.addresses.iter().any(IpAddr::is_ipv6) { OVERHEAD_V6 } else { OVERHEAD_V4 };
@@ -270,15 +282,15 @@ fn mtu_fits_uplinks(inputs: &Inputs<'_>) -> Finding {
     }
     let most = small.iter().map(|(fits, _)| *fits).min();
     match most {
-        Some(most) => Finding::Failed(
+        Some(most) => CheckOutcome::Failed(
             ConfigReason::MTUTooLarge,
             format!(
                 "spec.mtu {mtu} does not fit the uplink of {}: set it to at most {most}, or leave it unset",
                 name_some(&small.into_iter().map(|(_, text)| text).collect::<Vec<_>>())
             ),
         ),
-        None if known == 0 => Finding::Skipped("no node has reported its uplink yet".to_owned()),
-        None => Finding::Passed(format!("{mtu} fits {known} uplinks")),
+        None if known == 0 => CheckOutcome::Skipped("no node has reported its uplink yet".to_owned()),
+        None => CheckOutcome::Passed(format!("spec.mtu {mtu} fits {known} uplinks")),
     }
 }
 
@@ -294,10 +306,10 @@ fn join(cidrs: &[IpNet]) -> String {
     cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The first few, and how many more.
+/// The first names, and how many more there are.
 pub(crate) fn name_some(names: &[String]) -> String {
-    let shown = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMED) {
+    let shown = names.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

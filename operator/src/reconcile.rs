@@ -1,7 +1,7 @@
-//! The wheel: changes in, plans out. One task owns the world; there are no locks.
+//! The reconcile loop: watch events in, plans out. One task owns the state; there are no locks.
 //!
-//! A plan is made when something changed, when a plan said that time matters, and never more often than every 200 ms.
-//! After a failure it waits, at most a minute, whatever changes meanwhile.
+//! A plan is made when something changed and when an earlier plan asked for it, at most every 200 ms. After a failure the
+//! loop backs off for up to a minute, whatever changes meanwhile.
 
 use std::{pin::Pin, time::Duration};
 
@@ -16,166 +16,166 @@ use towpath_crds::{condition::ConfigCondition, names};
 
 use crate::{
     apply::Executor,
+    cluster::{ClusterEvent, ClusterState},
     lease::Leadership,
     metrics::{Metrics, ResultLabel, StateLabel},
-    plan::{Context, Identity, Memory, Plan, Write, plan},
+    plan::{OperatorInfo, Plan, PlanContext, ReconcileState, Write, plan},
     rejection,
-    serve::Vitals,
-    table::Effect,
-    world::{Change, World},
+    serve::Health,
+    store::Effect,
 };
 
 /// Shortest time between two plans.
-const PAUSE: Duration = Duration::from_millis(200);
-/// Longest time between two turns of the loop.
-const TURN: Duration = Duration::from_secs(60);
-/// Longest time for the writes of one plan; shorter than the grace period of a pod that ends.
-const LIMIT: Duration = Duration::from_secs(20);
-/// First and longest wait after a failure.
+const MIN_INTERVAL: Duration = Duration::from_millis(200);
+/// Longest time between two iterations of the loop.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+/// Longest time for the writes of one plan; shorter than the grace period of a terminating pod.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(20);
+/// First and longest backoff after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// Turns plans into writes.
+/// Makes plans and executes them.
 pub struct Reconciler {
-    /// Writes.
+    /// Writes to the API.
     pub executor: Executor,
-    /// What the operator knows of itself.
-    pub me: Identity,
-    /// Counts.
+    /// The operator's image and version.
+    pub operator: OperatorInfo,
+    /// Counters of reconciles, and gauges of the published status.
     pub metrics: Metrics,
-    /// Signs of life.
-    pub vitals: Vitals,
+    /// Liveness and readiness of the loop.
+    pub health: Health,
 }
 
 /// When the next plan is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    /// Nothing is known to be due.
-    Idle,
-    /// At this moment.
+enum NextPlan {
+    /// When something changes.
+    Unscheduled,
+    /// At this time.
     At(Instant),
 }
 
-impl Due {
-    /// At the earlier of both.
+impl NextPlan {
+    /// At the earlier of both times.
     fn or_at(self, at: Instant) -> Self {
         match self {
-            Self::Idle => Self::At(at),
+            Self::Unscheduled => Self::At(at),
             Self::At(due) => Self::At(due.min(at)),
         }
     }
 }
 
 impl Reconciler {
-    /// Turns until `stop` says so. Works only while this replica leads; watches always, so that it can take over at once.
+    /// Runs until `stop` changes. Plans only while this replica leads; follows the watches always, so that it can take
+    /// over at once.
     pub async fn run(
         &self,
-        changes: impl Stream<Item = Change>,
+        events: impl Stream<Item = ClusterEvent>,
         mut leadership: watch::Receiver<Leadership>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut changes: Pin<Box<dyn Stream<Item = Change>>> = Box::pin(changes);
-        let mut world = World::default();
-        let mut memory = Memory::default();
-        let mut due = Due::Idle;
+        let mut events: Pin<Box<dyn Stream<Item = ClusterEvent>>> = Box::pin(events);
+        let mut cluster = ClusterState::default();
+        let mut state = ReconcileState::default();
+        let mut next = NextPlan::Unscheduled;
         let mut not_before = Instant::now();
         let mut failures = 0;
         loop {
-            self.vitals.turned(Timestamp::now());
+            self.health.record_iteration(Timestamp::now());
             let now = Instant::now();
             let leading = *leadership.borrow_and_update() == Leadership::Leading;
-            if world.is_synced() {
-                self.vitals.synced();
-                if leading && matches!(due, Due::At(at) if at.max(not_before) <= now) {
-                    due = Due::Idle;
-                    let again = self.turn(&world, &mut memory, leadership.clone()).await;
-                    failures = if memory.error.is_some() { failures + 1 } else { 0 };
-                    not_before = Instant::now() + if failures > 0 { backoff(failures) } else { PAUSE };
+            if cluster.is_synced() {
+                self.health.record_synced();
+                if leading && matches!(next, NextPlan::At(at) if at.max(not_before) <= now) {
+                    next = NextPlan::Unscheduled;
+                    let replan = self.reconcile(&cluster, &mut state, leadership.clone()).await;
+                    failures = if state.error.is_some() { failures + 1 } else { 0 };
+                    not_before = Instant::now() + if failures > 0 { backoff(failures) } else { MIN_INTERVAL };
                     if failures > 0 {
-                        due = Due::At(not_before);
+                        next = NextPlan::At(not_before);
                     }
-                    if let Some(again) = again {
-                        due = due.or_at(again);
+                    if let Some(replan) = replan {
+                        next = next.or_at(replan);
                     }
                     continue;
                 }
             }
-            let wake = match due {
-                Due::At(at) if leading => at.max(not_before).min(now + TURN),
-                Due::At(_) | Due::Idle => now + TURN,
+            let wake = match next {
+                NextPlan::At(at) if leading => at.max(not_before).min(now + MAX_IDLE),
+                NextPlan::At(_) | NextPlan::Unscheduled => now + MAX_IDLE,
             };
             tokio::select! {
                 biased;
                 _ = stop.changed() => return,
-                Ok(()) = leadership.changed() => due = Due::At(Instant::now()),
-                Some(change) = changes.next() => {
-                    if world.apply(change) == Effect::Changed {
-                        due = due.or_at(Instant::now());
-                    }
-                }
+                Ok(()) = leadership.changed() => next = NextPlan::At(Instant::now()),
+                Some(event) = events.next() => match cluster.apply(event) {
+                    Effect::Changed => next = next.or_at(Instant::now()),
+                    Effect::Unchanged => {}
+                },
                 () = sleep_until(wake) => {}
             }
         }
     }
 
-    /// One plan and its writes. Returns when the plan wants to be made again.
-    async fn turn(
+    /// Makes one plan and executes it. Returns when the next plan is due even if nothing changes.
+    async fn reconcile(
         &self,
-        world: &World,
-        memory: &mut Memory,
+        cluster: &ClusterState,
+        state: &mut ReconcileState,
         mut leadership: watch::Receiver<Leadership>,
     ) -> Option<Instant> {
         let started = Instant::now();
         let now = Timestamp::now();
-        let said = rejection::all(&world.reports);
-        memory.told.retain(|told| said.contains(told));
-        let Some(plan) = plan(&Context { world, me: &self.me, memory, now }) else {
-            *memory = Memory::default();
+        let reported = rejection::all(&cluster.reports);
+        state.emitted.retain(|rejection| reported.contains(rejection));
+        let Some(plan) = plan(&PlanContext { cluster, operator: &self.operator, state, now }) else {
+            *state = ReconcileState::default();
             return None;
         };
-        self.observe(&plan);
-        let again = plan.again_at.map(|at| Instant::now() + until(now, at));
-        // A status that tells of a failure needs another look after the next attempt.
-        let again = if memory.error.take().is_some() { Some(Instant::now() + PAUSE) } else { again };
+        self.record_status(&plan);
+        let replan = plan.replan_at.map(|at| Instant::now() + until(now, at));
+        // A status that reports a failure is corrected after the next attempt.
+        let replan = if state.error.take().is_some() { Some(Instant::now() + MIN_INTERVAL) } else { replan };
         if plan.is_empty() {
-            return again;
+            return replan;
         }
-        let config = world.configs.get(names::CONFIG_NAME)?;
+        let config = cluster.configs.get(names::CONFIG_NAME)?;
         let executed = tokio::select! {
-            executed = timeout(LIMIT, self.executor.execute(config, &plan)) => executed,
-            // Another replica may work from now on; what is not done yet is its to do.
+            executed = timeout(APPLY_TIMEOUT, self.executor.execute(config, &plan)) => executed,
+            // Another replica may lead from now on; the remaining writes are its own.
             _ = leadership.wait_for(|now| *now == Leadership::Standby) => {
-                tracing::warn!("reconcile was cut off: leadership is lost");
-                return again;
+                tracing::warn!("reconcile stopped: leadership lost");
+                return replan;
             }
         };
         let result = match executed {
             Ok(Ok(())) => {
-                memory.told.extend(plan.rejections.iter().cloned());
+                state.emitted.extend(plan.rejections.iter().cloned());
                 "ok"
             }
             Ok(Err(error)) => {
                 let text = chain(&error);
-                tracing::error!(error = text, config = config.name_any(), "reconcile failed, tried again");
-                memory.error = Some(text);
+                tracing::error!(error = text, config = config.name_any(), "reconcile failed, will retry");
+                state.error = Some(text);
                 error.category()
             }
             Err(_) => {
-                tracing::error!(seconds = LIMIT.as_secs(), "reconcile took too long, tried again");
-                memory.error = Some(format!("the API server did not answer within {} s", LIMIT.as_secs()));
+                tracing::error!(seconds = APPLY_TIMEOUT.as_secs(), "reconcile timed out, will retry");
+                state.error = Some(format!("the API server did not answer within {} s", APPLY_TIMEOUT.as_secs()));
                 "timeout"
             }
         };
-        for step in &plan.steps {
-            if let Write::Strip(stripped) = &step.write {
-                memory.stripped = Some(stripped.clone());
+        for planned in &plan.writes {
+            if let Write::RemoveFields(unmanaged) = &planned.write {
+                state.removed_fields = Some(unmanaged.clone());
             }
         }
         self.metrics.reconciles.get_or_create(&ResultLabel { result }).inc();
         self.metrics.reconcile_seconds.observe(started.elapsed().as_secs_f64());
-        again
+        replan
     }
 
-    fn observe(&self, plan: &Plan) {
+    fn record_status(&self, plan: &Plan) {
         let Some(status) = &plan.status else { return };
         let ready = status.conditions.iter().any(|c| c.type_ == ConfigCondition::Ready.as_str() && c.status == "True");
         self.metrics.ready.set(i64::from(ready));
@@ -201,7 +201,7 @@ fn until(now: Timestamp, at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or_default()
 }
 
-/// An error with everything that caused it, in one line.
+/// An error and its sources in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_that_is_past_is_now() {
+    fn a_time_in_the_past_is_due_now() {
         let now = crate::testing::now();
         assert_eq!(until(now, now - k8s_openapi::jiff::SignedDuration::from_secs(5)), Duration::ZERO);
         assert_eq!(until(now, now + k8s_openapi::jiff::SignedDuration::from_secs(5)), Duration::from_secs(5));

@@ -1,23 +1,23 @@
-//! Parts of policies that no node can enforce as they are written: told once on the policy itself, whichever node said so
-//! first. Every agent watches every policy, so all nodes say the same.
+//! Parts of NetworkPolicies that cannot be enforced as written: one Event on the policy, whichever node reports it first.
+//! Every agent watches every policy, so all nodes report the same.
 
 use std::collections::BTreeSet;
 
-use crate::{facts::ReportFacts, table::Table};
+use crate::{facts::ReportFacts, store::Store};
 
-/// What the agents say of one policy.
+/// A NetworkPolicy with parts that cannot be enforced as written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rejection {
-    /// The policy's namespace.
+    /// Namespace of the policy.
     pub namespace: String,
-    /// Its name.
+    /// Name of the policy.
     pub name: String,
-    /// Which part, and what is wrong with it.
+    /// Which parts, and what is wrong with each.
     pub reason: String,
 }
 
 impl Rejection {
-    /// `None` if the policy is not called `namespace/name`.
+    /// A rejection of the policy `namespace/name`; `None` if `policy` has another form.
     #[must_use]
     pub fn new(policy: &str, reason: &str) -> Option<Self> {
         let (namespace, name) = policy.split_once('/')?;
@@ -25,9 +25,9 @@ impl Rejection {
     }
 }
 
-/// Everything that any node says.
+/// The rejections that any node reports.
 #[must_use]
-pub fn all(reports: &Table<ReportFacts>) -> BTreeSet<Rejection> {
+pub fn all(reports: &Store<ReportFacts>) -> BTreeSet<Rejection> {
     reports.iter().flat_map(|(_, report)| &report.rejected).cloned().collect()
 }
 
@@ -37,9 +37,10 @@ mod tests {
     use crate::testing::{report, table};
 
     #[test]
-    fn what_many_nodes_say_is_one_thing_and_each_reason_is_another() {
-        let said = |policy: &str, reason: &str| Rejection::new(policy, reason).unwrap();
-        let (a, b, c) = (said("shop/web", "spec.x: bad"), said("shop/web", "spec.y: bad"), said("shop/db", "bad"));
+    fn equal_reports_of_many_nodes_are_one_rejection_and_each_reason_is_its_own() {
+        let rejection = |policy: &str, reason: &str| Rejection::new(policy, reason).unwrap();
+        let (a, b, c) =
+            (rejection("shop/web", "spec.x: bad"), rejection("shop/web", "spec.y: bad"), rejection("shop/db", "bad"));
         let node = |rejected: &[&Rejection]| ReportFacts {
             rejected: rejected.iter().copied().cloned().collect(),
             ..report("r")

@@ -14,32 +14,32 @@ use prometheus_client::registry::Registry;
 
 use crate::metrics;
 
-/// A loop that has not turned for this many seconds hangs. It turns at least every minute.
-const HANGS_AFTER: i64 = 180;
+/// Seconds without an iteration after which the reconcile loop counts as stuck. It iterates at least every minute.
+const LOOP_TIMEOUT_SECONDS: i64 = 180;
 
-/// Signs of life of the reconcile loop, written there and read here.
+/// Liveness and readiness of the reconcile loop: written by the loop, read by the probes.
 #[derive(Clone, Debug, Default)]
-pub struct Vitals(Arc<Signs>);
+pub struct Health(Arc<HealthState>);
 
 #[derive(Debug, Default)]
-struct Signs {
-    turned_at: AtomicI64,
+struct HealthState {
+    last_iteration: AtomicI64,
     synced: AtomicBool,
 }
 
-impl Vitals {
-    /// The loop has turned.
-    pub fn turned(&self, now: Timestamp) {
-        self.0.turned_at.store(now.as_second(), Ordering::Relaxed);
+impl Health {
+    /// Records that the loop is alive.
+    pub fn record_iteration(&self, now: Timestamp) {
+        self.0.last_iteration.store(now.as_second(), Ordering::Relaxed);
     }
 
-    /// Every watch has listed once.
-    pub fn synced(&self) {
+    /// Records that every watch has completed its first list.
+    pub fn record_synced(&self) {
         self.0.synced.store(true, Ordering::Relaxed);
     }
 
     fn is_alive(&self, now: Timestamp) -> bool {
-        now.as_second() - self.0.turned_at.load(Ordering::Relaxed) < HANGS_AFTER
+        now.as_second() - self.0.last_iteration.load(Ordering::Relaxed) < LOOP_TIMEOUT_SECONDS
     }
 
     fn is_synced(&self) -> bool {
@@ -48,17 +48,17 @@ impl Vitals {
 }
 
 #[derive(Clone)]
-struct Shared {
-    vitals: Vitals,
+struct HttpState {
+    health: Health,
     registry: Arc<Registry>,
 }
 
-/// Serves until the process ends. A standby replica is ready too: it watches, and waits for the lease.
+/// Serves until the process ends. A standby replica is ready too: it follows the watches and waits for the lease.
 ///
 /// # Errors
-/// When the address cannot be bound.
-pub async fn run(address: SocketAddr, vitals: Vitals, registry: Registry) -> std::io::Result<()> {
-    let shared = Shared { vitals, registry: Arc::new(registry) };
+/// If the address cannot be bound.
+pub async fn run(address: SocketAddr, health: Health, registry: Registry) -> std::io::Result<()> {
+    let shared = HttpState { health, registry: Arc::new(registry) };
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -68,21 +68,21 @@ pub async fn run(address: SocketAddr, vitals: Vitals, registry: Registry) -> std
     axum::serve(listener, router).await
 }
 
-async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
-    match shared.vitals.is_alive(Timestamp::now()) {
+async fn healthz(State(shared): State<HttpState>) -> impl IntoResponse {
+    match shared.health.is_alive(Timestamp::now()) {
         true => (StatusCode::OK, "ok\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the reconcile loop hangs\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the reconcile loop is stuck\n"),
     }
 }
 
-async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
-    match shared.vitals.is_synced() {
+async fn readyz(State(shared): State<HttpState>) -> impl IntoResponse {
+    match shared.health.is_synced() {
         true => (StatusCode::OK, "ok\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the first list of some watch is not complete\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not every watch has completed its first list\n"),
     }
 }
 
-async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
+async fn scrape(State(shared): State<HttpState>) -> impl IntoResponse {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match metrics::render(&shared.registry) {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
@@ -96,11 +96,11 @@ mod tests {
     use crate::testing::now;
 
     #[test]
-    fn a_loop_that_stands_still_is_not_healthy() {
-        let vitals = Vitals::default();
-        assert!(!vitals.is_alive(now()), "never turned");
-        vitals.turned(now());
-        assert!(vitals.is_alive(now()));
-        assert!(!vitals.is_alive(Timestamp::from_second(now().as_second() + HANGS_AFTER).unwrap()));
+    fn a_loop_without_iterations_is_not_healthy() {
+        let health = Health::default();
+        assert!(!health.is_alive(now()), "never iterated");
+        health.record_iteration(now());
+        assert!(health.is_alive(now()));
+        assert!(!health.is_alive(Timestamp::from_second(now().as_second() + LOOP_TIMEOUT_SECONDS).unwrap()));
     }
 }

@@ -1,11 +1,11 @@
-//! The spec as the operator uses it: parsed, and refused with words when it contradicts itself.
+//! Parses and validates the spec. Pure.
 //!
-//! The API server checks the same by the CRD's rules; this holds also for objects that were stored under other rules.
+//! The API server checks the same with the CRD's rules; this also covers objects that were stored under older rules.
 
 use ipnet::IpNet;
 use towpath_crds::NetworkConfigSpec;
 
-/// The parsed pod networks of the spec, IPv4 first; empty when the spec leaves them to discovery.
+/// The parsed `spec.podCIDRs`, IPv4 first; empty if they are to be discovered. Validates the other CIDRs too.
 ///
 /// # Errors
 /// One sentence per contradiction, each saying which field to change.
@@ -15,8 +15,8 @@ pub fn pod_cidrs(spec: &NetworkConfigSpec) -> Result<Vec<IpNet>, Vec<String>> {
     networks("masquerade.nonMasqueradeCIDRs", &spec.masquerade.non_masquerade_cidrs, &mut problems);
     if let Some(interface) = &spec.interface {
         networks("interface.cidrs", &interface.cidrs, &mut problems);
-        let ways = [!interface.names.is_empty(), !interface.cidrs.is_empty(), interface.autodetect.is_some()];
-        if ways.iter().filter(|&&used| used).count() > 1 {
+        let used = [!interface.names.is_empty(), !interface.cidrs.is_empty(), interface.autodetect.is_some()];
+        if used.iter().filter(|&&used| used).count() > 1 {
             problems.push("interface: keep one of names, cidrs and autodetect".to_owned());
         }
     }
@@ -29,7 +29,7 @@ pub fn pod_cidrs(spec: &NetworkConfigSpec) -> Result<Vec<IpNet>, Vec<String>> {
     if problems.is_empty() { Ok(cidrs) } else { Err(problems) }
 }
 
-/// The family's name, as messages say it.
+/// The IP family as messages name it.
 #[must_use]
 pub fn family_name(cidr: &IpNet) -> &'static str {
     match cidr {
@@ -43,8 +43,8 @@ fn networks(field: &str, texts: &[String], problems: &mut Vec<String>) -> Vec<Ip
     for text in texts {
         match text.parse::<IpNet>() {
             Ok(net) if net == net.trunc() => networks.push(net),
-            Ok(net) => problems.push(format!("{field}: write {text} as the network {}", net.trunc())),
-            Err(_) => problems.push(format!("{field}: {text} is not a CIDR like 10.244.0.0/16")),
+            Ok(net) => problems.push(format!("{field}: {text} has host bits: write {}", net.trunc())),
+            Err(_) => problems.push(format!("{field}: {text} is not a CIDR such as 10.244.0.0/16")),
         }
     }
     networks
@@ -69,8 +69,8 @@ mod tests {
             ..Interface::default()
         };
         let cases = [
-            (spec(&["10.244.0.0"]), "podCIDRs: 10.244.0.0 is not a CIDR like 10.244.0.0/16"),
-            (spec(&["10.244.1.7/16"]), "podCIDRs: write 10.244.1.7/16 as the network 10.244.0.0/16"),
+            (spec(&["10.244.0.0"]), "podCIDRs: 10.244.0.0 is not a CIDR such as 10.244.0.0/16"),
+            (spec(&["10.244.1.7/16"]), "podCIDRs: 10.244.1.7/16 has host bits: write 10.244.0.0/16"),
             (spec(&["10.1.0.0/16", "10.2.0.0/16"]), "podCIDRs: keep one IPv4 range"),
             (
                 NetworkConfigSpec { interface: Some(two_ways), ..spec(&[]) },

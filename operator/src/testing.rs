@@ -4,11 +4,11 @@ use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    facts::{Kubelet, NodeFacts, Ready, ReportFacts, UplinkFacts},
-    table::{Step, Table},
+    facts::{Kubelet, NodeFacts, ReadyCondition, ReportFacts, UplinkFacts},
+    store::{ObjectEvent, Store},
 };
 
-/// The moment at which tests happen.
+/// Current time of the tests.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
@@ -17,14 +17,14 @@ pub(crate) fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// A table that has been listed.
-pub(crate) fn table<T: PartialEq>(objects: impl IntoIterator<Item = (String, T)>) -> Table<T> {
-    let mut table = Table::default();
-    table.apply(Step::Listing);
+/// A store that has been listed.
+pub(crate) fn table<T: PartialEq>(objects: impl IntoIterator<Item = (String, T)>) -> Store<T> {
+    let mut table = Store::default();
+    table.apply(ObjectEvent::ListStarted);
     for (name, object) in objects {
-        table.apply(Step::Listed(name, object));
+        table.apply(ObjectEvent::Listed(name, object));
     }
-    table.apply(Step::ListDone);
+    table.apply(ObjectEvent::ListDone);
     table
 }
 
@@ -33,13 +33,13 @@ pub(crate) fn node(index: usize, pod_cidrs: &[&str]) -> NodeFacts {
     NodeFacts {
         pod_cidrs: nets(pod_cidrs),
         addresses: vec![format!("172.30.0.{}", 11 + index).parse().unwrap()],
-        kubelet: Kubelet::Heard,
+        kubelet: Kubelet::Reachable,
         created: Some(Timestamp::from_second(now().as_second() - 3600).unwrap()),
     }
 }
 
 /// Nodes n0, n1, … with these podCIDRs.
-pub(crate) fn node_table(pod_cidrs: &[&[&str]]) -> Table<NodeFacts> {
+pub(crate) fn node_table(pod_cidrs: &[&[&str]]) -> Store<NodeFacts> {
     table(pod_cidrs.iter().enumerate().map(|(i, cidrs)| (format!("n{i}"), node(i, cidrs))))
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn report(revision: &str) -> ReportFacts {
         revision: Some(revision.to_owned()),
         version: Some("0.1.0".to_owned()),
         at: Some(Timestamp::from_second(now().as_second() - 60).unwrap()),
-        ready: Some(Ready { truth: true, reason: "DataPathReady".to_owned(), message: String::new() }),
+        ready: Some(ReadyCondition { is_true: true, reason: "DataPathReady".to_owned(), message: String::new() }),
         uplink: Some(UplinkFacts {
             name: "eth0".to_owned(),
             mtu: 1500,

@@ -1,4 +1,4 @@
-//! The committed bundle is the one that the code gives, and the samples fit the types. Compared as values.
+//! The committed bundle equals the generated one, and the samples are valid. Objects are compared as values.
 
 use std::{fs, path::PathBuf};
 
@@ -12,7 +12,7 @@ fn manifests() -> PathBuf {
 }
 
 #[test]
-fn the_committed_bundle_is_that_of_the_code() {
+fn the_committed_bundle_equals_the_generated_one() {
     let path = manifests().join("install.yaml");
     let text =
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make generate`", path.display()));

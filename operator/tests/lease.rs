@@ -24,12 +24,12 @@ use client::client;
 
 /// The API server: one Lease, or away.
 #[derive(Default)]
-struct Server {
+struct LeaseServer {
     lease: Option<Value>,
     away: bool,
 }
 
-impl Server {
+impl LeaseServer {
     fn answer(&mut self, method: &Method, body: Value) -> (u16, Value) {
         let failure = |code: u16| {
             let reason = if code == 404 { "NotFound" } else { "Conflict" };
@@ -66,13 +66,13 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(server: &Arc<Mutex<Server>>, name: &str) -> Self {
-        let (tell, leads) = watch::channel(Leadership::Standby);
+    fn start(server: &Arc<Mutex<LeaseServer>>, name: &str) -> Self {
+        let (leadership, leads) = watch::channel(Leadership::Standby);
         let (stop, stops) = watch::channel(false);
         let server = Arc::clone(server);
         let client = client("default", move |method, _, body| server.lock().unwrap().answer(method, body));
         let election = Election::new(client, name, Metrics::default());
-        let task = tokio::task::spawn_local(async move { election.run(&tell, stops).await });
+        let task = tokio::task::spawn_local(async move { election.run(&leadership, stops).await });
         Self { stop, leads, task }
     }
 
@@ -81,23 +81,23 @@ impl Replica {
     }
 }
 
-/// Seconds until `so` holds, in steps of a tenth, at most two minutes.
-async fn seconds_until(so: impl Fn() -> bool) -> f64 {
+/// Seconds until the condition holds, in steps of a tenth, at most two minutes.
+async fn seconds_until(holds: impl Fn() -> bool) -> f64 {
     let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < Duration::from_secs(120), "it never came to pass");
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(120), "not within two minutes");
         sleep(Duration::from_millis(100)).await;
     }
     start.elapsed().as_secs_f64()
 }
 
-fn scenario<F: Future<Output = ()>>(run: impl FnOnce(Arc<Mutex<Server>>) -> F) {
+fn scenario<F: Future<Output = ()>>(run: impl FnOnce(Arc<Mutex<LeaseServer>>) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, run(Arc::default()));
 }
 
 #[test]
-fn one_leads_and_a_planned_end_hands_over_at_the_next_look() {
+fn one_replica_leads_and_a_shutdown_hands_over_at_the_next_attempt() {
     scenario(|server| async move {
         let first = Replica::start(&server, "a");
         seconds_until(|| first.leads()).await;
@@ -111,7 +111,7 @@ fn one_leads_and_a_planned_end_hands_over_at_the_next_look() {
 }
 
 #[test]
-fn a_leader_that_vanished_is_replaced_when_its_lease_has_run_out_and_not_before() {
+fn a_leader_that_vanished_is_replaced_when_its_lease_has_expired_and_not_before() {
     scenario(|server| async move {
         let first = Replica::start(&server, "a");
         seconds_until(|| first.leads()).await;
@@ -124,7 +124,7 @@ fn a_leader_that_vanished_is_replaced_when_its_lease_has_run_out_and_not_before(
 }
 
 #[test]
-fn a_leader_without_its_api_server_stands_back_before_the_lease_runs_out_and_leads_again_later() {
+fn a_leader_without_its_api_server_becomes_standby_before_the_lease_expires_and_leads_again_later() {
     scenario(|server| async move {
         let replica = Replica::start(&server, "a");
         seconds_until(|| replica.leads()).await;
@@ -140,7 +140,7 @@ fn a_leader_without_its_api_server_stands_back_before_the_lease_runs_out_and_lea
 }
 
 #[test]
-fn two_that_come_at_once_never_lead_at_once() {
+fn two_replicas_that_start_at_once_never_lead_at_once() {
     scenario(|server| async move {
         let replicas = [Replica::start(&server, "a"), Replica::start(&server, "b")];
         for _ in 0..600 {

@@ -6,7 +6,7 @@ use tokio::task::LocalSet;
 use towpath_operator::lease::Leadership;
 
 mod support;
-use support::Rig;
+use support::Harness;
 
 /// Runs a scenario with time that passes as soon as everybody waits.
 fn scenario(run: impl Future<Output = ()>) {
@@ -20,10 +20,10 @@ fn kinds(writes: &[String]) -> Vec<&str> {
 }
 
 #[test]
-fn a_rollout_takes_these_writes_and_a_network_in_shape_none() {
+fn a_rollout_takes_these_writes_and_an_unchanged_network_none() {
     scenario(async {
-        let rig = Rig::start(&json!({}), Leadership::Leading, 0);
-        let writes = rig.pass().await;
+        let harness = Harness::start(&json!({}), Leadership::Leading, 0);
+        let writes = harness.pass().await;
         assert_eq!(
             kinds(&writes),
             [
@@ -36,46 +36,46 @@ fn a_rollout_takes_these_writes_and_a_network_in_shape_none() {
                 "POST event AllNodesReady",
             ]
         );
-        rig.server().edit("networkconfigs/default", |config| config["metadata"]["resourceVersion"] = json!("2"));
-        rig.server().edit("daemonsets/towpath-agent", |set| set["metadata"]["resourceVersion"] = json!("3"));
-        assert_eq!(rig.pass().await, Vec::<String>::new(), "looked again, found nothing to do");
+        harness.server().edit("networkconfigs/default", |config| config["metadata"]["resourceVersion"] = json!("2"));
+        harness.server().edit("daemonsets/towpath-agent", |set| set["metadata"]["resourceVersion"] = json!("3"));
+        assert_eq!(harness.pass().await, Vec::<String>::new(), "planned again, nothing to do");
     });
 }
 
 #[test]
 fn a_standby_writes_nothing() {
     scenario(async {
-        let rig = Rig::start(&json!({}), Leadership::Standby, 0);
-        assert_eq!(rig.pass().await, Vec::<String>::new());
+        let harness = Harness::start(&json!({}), Leadership::Standby, 0);
+        assert_eq!(harness.pass().await, Vec::<String>::new());
     });
 }
 
 #[test]
 fn an_edited_daemon_set_is_restored_by_one_write_and_one_event() {
     scenario(async {
-        let rig = Rig::start(&json!({}), Leadership::Leading, 0);
-        rig.pass().await;
-        rig.server().edit("daemonsets/towpath-agent", |set| {
+        let harness = Harness::start(&json!({}), Leadership::Leading, 0);
+        harness.pass().await;
+        harness.server().edit("daemonsets/towpath-agent", |set| {
             set["spec"]["template"]["spec"]["containers"][0]["image"] = json!("example.org/other:1");
         });
-        assert_eq!(rig.pass().await, ["PATCH daemonsets/towpath-agent", "POST event DriftRepaired"]);
+        assert_eq!(harness.pass().await, ["PATCH daemonsets/towpath-agent", "POST event DriftRepaired"]);
         let image =
-            rig.server().object("daemonsets/towpath-agent")["spec"]["template"]["spec"]["containers"][0]["image"]
+            harness.server().object("daemonsets/towpath-agent")["spec"]["template"]["spec"]["containers"][0]["image"]
                 .clone();
         assert_eq!(image, "towpath.local/towpath:0.1.0");
     });
 }
 
 #[test]
-fn a_write_that_fails_is_tried_again_with_pauses_and_told_meanwhile() {
+fn a_failed_write_is_retried_with_backoff_and_reported_meanwhile() {
     scenario(async {
-        let rig = Rig::start(&json!({}), Leadership::Leading, 4);
-        let writes = rig.pass().await;
+        let harness = Harness::start(&json!({}), Leadership::Leading, 4);
+        let writes = harness.pass().await;
         let tries = writes.iter().filter(|w| *w == "PATCH daemonsets/towpath-agent").count();
         assert_eq!(tries, 5, "four failures and a success: {writes:?}");
-        let told = rig.server().reconciling.clone();
-        assert!(told.contains(&"RetryingAfterError".to_owned()), "{told:?}");
-        let last = rig.server().object("networkconfigs/default");
+        let reasons = harness.server().reconciling.clone();
+        assert!(reasons.contains(&"RetryingAfterError".to_owned()), "{reasons:?}");
+        let last = harness.server().object("networkconfigs/default");
         let types: Vec<_> =
             last["status"]["conditions"].as_array().unwrap().iter().map(|c| c["type"].clone()).collect();
         assert_eq!(types, ["Ready", "PreflightPassed"], "the failure is forgotten when it is over");
@@ -83,22 +83,22 @@ fn a_write_that_fails_is_tried_again_with_pauses_and_told_meanwhile() {
 }
 
 #[test]
-fn an_api_server_that_fails_for_long_is_asked_once_a_minute() {
+fn a_persistent_failure_is_retried_once_a_minute() {
     scenario(async {
-        let rig = Rig::start(&json!({}), Leadership::Leading, usize::MAX);
-        rig.pass().await;
-        let writes = rig.pass().await;
+        let harness = Harness::start(&json!({}), Leadership::Leading, usize::MAX);
+        harness.pass().await;
+        let writes = harness.pass().await;
         let tries = writes.iter().filter(|w| *w == "PATCH daemonsets/towpath-agent").count();
         assert!((9..=11).contains(&tries), "{tries} in ten minutes: {writes:?}");
-        assert!(!writes.iter().any(|w| w.contains("event")), "a rollout that has not started is not told: {writes:?}");
+        assert!(!writes.iter().any(|w| w.contains("event")), "a rollout that has not started has no Event: {writes:?}");
     });
 }
 
 #[test]
 fn a_failed_check_writes_a_status_and_an_event_and_no_daemon_set() {
     scenario(async {
-        let rig = Rig::start(&json!({"podCIDRs": ["10.9.0.0/16"]}), Leadership::Leading, 0);
-        let writes = rig.pass().await;
+        let harness = Harness::start(&json!({"podCIDRs": ["10.9.0.0/16"]}), Leadership::Leading, 0);
+        let writes = harness.pass().await;
         assert_eq!(
             kinds(&writes),
             ["PATCH networkconfigs/default", "PATCH networkconfigs/default/status", "POST event PreflightFailed"]
@@ -109,25 +109,25 @@ fn a_failed_check_writes_a_status_and_an_event_and_no_daemon_set() {
 #[test]
 fn an_orphaned_network_loses_the_finalizer_and_nothing_else() {
     scenario(async {
-        let rig = Rig::start(&json!({"deletionPolicy": "Orphan"}), Leadership::Leading, 0);
-        rig.pass().await;
-        rig.server().edit("networkconfigs/default", |config| {
+        let harness = Harness::start(&json!({"deletionPolicy": "Orphan"}), Leadership::Leading, 0);
+        harness.pass().await;
+        harness.server().edit("networkconfigs/default", |config| {
             config["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         });
-        assert_eq!(rig.pass().await, ["POST event Orphaned", "PATCH networkconfigs/default"]);
-        assert_eq!(rig.server().object("networkconfigs/default")["metadata"]["finalizers"], json!([]));
+        assert_eq!(harness.pass().await, ["POST event Orphaned", "PATCH networkconfigs/default"]);
+        assert_eq!(harness.server().object("networkconfigs/default")["metadata"]["finalizers"], json!([]));
     });
 }
 
 #[test]
-fn a_teardown_whose_time_is_over_deletes_every_child() {
+fn a_teardown_past_its_bound_deletes_every_child() {
     scenario(async {
-        let rig = Rig::start(&json!({"deletionPolicy": "Teardown"}), Leadership::Leading, 0);
-        rig.pass().await;
-        rig.server().edit("networkconfigs/default", |config| {
+        let harness = Harness::start(&json!({"deletionPolicy": "Teardown"}), Leadership::Leading, 0);
+        harness.pass().await;
+        harness.server().edit("networkconfigs/default", |config| {
             config["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         });
-        let writes = rig.pass().await;
+        let writes = harness.pass().await;
         assert_eq!(writes[0], "DELETE daemonsets/towpath-agent");
         assert!(writes[1].starts_with("DELETE configmaps/towpath-agent-"), "{writes:?}");
         assert_eq!(writes[2..], ["POST event TeardownIncomplete", "PATCH networkconfigs/default"]);
@@ -135,28 +135,28 @@ fn a_teardown_whose_time_is_over_deletes_every_child() {
 }
 
 #[test]
-fn a_part_that_cannot_be_used_is_told_once_on_its_policy_whatever_nodes_say_so() {
+fn a_rejected_part_is_emitted_once_on_its_policy_whichever_nodes_report_it() {
     scenario(async {
-        let rig = Rig::start(&json!({}), Leadership::Leading, 0);
-        rig.pass().await;
+        let harness = Harness::start(&json!({}), Leadership::Leading, 0);
+        harness.pass().await;
         let bad = [("shop/web", "spec.ingress[0]: bad"), ("shop/gone", "spec.ingress[0]: bad")];
-        rig.server().policy("web");
-        rig.server().report("n0", &bad);
-        assert_eq!(rig.pass().await, ["POST event PolicyPartRejected"], "the other policy is gone already");
-        let event = rig.server().events.last().unwrap().clone();
+        harness.server().policy("web");
+        harness.server().report("n0", &bad);
+        assert_eq!(harness.pass().await, ["POST event PolicyPartRejected"], "the other policy is deleted");
+        let event = harness.server().events.last().unwrap().clone();
         assert_eq!(event["regarding"]["kind"], "NetworkPolicy");
         assert_eq!(event["regarding"]["uid"], "uid-web");
         assert_eq!(event["metadata"]["namespace"], "shop");
         assert_eq!(event["type"], "Warning");
         assert!(event["note"].as_str().unwrap().contains(bad[0].1), "{event}");
-        rig.server().report("n1", &bad[..1]);
-        assert_eq!(rig.pass().await, Vec::<String>::new(), "another node says the same");
-        rig.server().report("n1", &[("shop/web", "spec.egress[1]: bad")]);
-        assert_eq!(rig.pass().await, ["POST event PolicyPartRejected"], "another part");
-        rig.server().report("n0", &[]);
-        rig.server().report("n1", &[]);
-        assert_eq!(rig.pass().await, Vec::<String>::new(), "it was corrected");
-        rig.server().report("n0", &bad[..1]);
-        assert_eq!(rig.pass().await.len(), 1, "and spoilt again");
+        harness.server().report("n1", &bad[..1]);
+        assert_eq!(harness.pass().await, Vec::<String>::new(), "another node reports the same");
+        harness.server().report("n1", &[("shop/web", "spec.egress[1]: bad")]);
+        assert_eq!(harness.pass().await, ["POST event PolicyPartRejected"], "another part");
+        harness.server().report("n0", &[]);
+        harness.server().report("n1", &[]);
+        assert_eq!(harness.pass().await, Vec::<String>::new(), "it was corrected");
+        harness.server().report("n0", &bad[..1]);
+        assert_eq!(harness.pass().await.len(), 1, "and spoilt again");
     });
 }

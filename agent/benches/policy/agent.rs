@@ -1,16 +1,9 @@
-//! An agent without its edges: the state machine, and the kernel's thread in this one.
+//! An agent without threads: the node, and the kernel work on the calling thread.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde_json::json;
-use towpath_agent::{
-    connections::{Cleared, Cuts},
-    input::Input,
-    kernel::{Done, Job, Reach},
-    node::{Effect, Identity, Node, Now},
-    settings::Settings,
-};
+use towpath_agent::kernel::KernelHandles;
 use towpath_core::{
     model::{Family, Mac, NodeName},
     names::IfName,
@@ -22,6 +15,9 @@ use towpath_dataplane::{
     nft::{KernelNft, Nft},
 };
 use towpath_local::{EndpointFile, Endpoints, Paths};
+use towpath_node::{
+    Effect, FlushedAddresses, Identity, Input, KernelJob, KernelResult, Node, Now, ReevaluateSummary, Settings,
+};
 
 use crate::crowd::{Crowd, LOCAL, address};
 
@@ -39,12 +35,12 @@ pub(crate) struct Cost {
 /// An agent, and the node that it looks after: its table in a real kernel, links and routes made up.
 pub(crate) struct Agent {
     node: Node,
-    reach: Reach<FakeNet, KernelNft>,
+    reach: KernelHandles<FakeNet, KernelNft>,
     _dir: tempfile::TempDir,
 }
 
 impl Agent {
-    /// One that has just started, on a node with the crowd's pods.
+    /// An agent that has just started, on a node with the crowd's pods.
     pub(crate) fn start(crowd: Crowd) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let endpoints = Endpoints::new(&Paths::new(dir.path(), dir.path()));
@@ -52,7 +48,7 @@ impl Agent {
             let file = endpoint(crowd, n);
             endpoints.write(&file.attachment().unwrap(), &file).unwrap();
         }
-        let reach = Reach { net: FakeNet::new(uplink()), nft: KernelNft::open().unwrap(), endpoints };
+        let reach = KernelHandles { net: FakeNet::new(uplink()), nft: KernelNft::open().unwrap(), endpoints };
         Self { node: fresh(&reach), reach, _dir: dir }
     }
 
@@ -67,7 +63,7 @@ impl Agent {
     }
 
     /// Takes inputs in, and does what follows until nothing follows any more.
-    pub(crate) fn hear(&mut self, inputs: Vec<Input>) -> Cost {
+    pub(crate) fn feed(&mut self, inputs: Vec<Input>) -> Cost {
         let (start, mut cost) = (Instant::now(), Cost::default());
         let mut committed = None;
         let mut inputs = inputs;
@@ -75,31 +71,29 @@ impl Agent {
             let effects = self.node.step(&now(), inputs.drain(..));
             for effect in effects {
                 match effect {
-                    Effect::Job(Job::Read(part)) => inputs.push(Input::Done(self.reach.read(part))),
-                    Effect::Job(Job::Apply(change)) => {
+                    Effect::Kernel(KernelJob::Read(part)) => inputs.push(Input::Kernel(self.reach.read(part))),
+                    Effect::Kernel(KernelJob::Apply(change)) => {
                         cost.writes += usize::from(!change.table.is_empty());
                         let applied = self.reach.apply(&change);
                         applied.table.as_ref().unwrap();
                         cost.kernel += applied.took;
                         committed = Some(start.elapsed());
-                        inputs.push(Input::Done(Done::Applied(applied)));
+                        inputs.push(Input::Kernel(KernelResult::Applied(applied)));
                     }
-                    Effect::Open(_) => inputs.push(Input::Opened(Ok(()))),
+                    Effect::InstallCni(network) => inputs.push(Input::CniInstalled(network, Ok(()))),
                     // Nothing is under way, and nothing was.
-                    Effect::Review(_) => inputs.push(Input::Reviewed(Ok(Cuts::default()))),
-                    Effect::Clear(clear) => {
-                        inputs.push(Input::Cleared(Cleared { addresses: vec![clear.addresses], result: Ok(0) }));
+                    Effect::Reevaluate(_) => inputs.push(Input::Reevaluated(Ok(ReevaluateSummary::default()))),
+                    Effect::Flush(flush) => {
+                        let addresses = vec![flush.addresses];
+                        inputs.push(Input::Flushed(FlushedAddresses { addresses, result: Ok(0) }));
                     }
-                    // Others' hands do this, and nobody waits for it.
-                    Effect::Job(Job::Heard(_))
-                    | Effect::Cut(_)
-                    | Effect::Reply(..)
-                    | Effect::Node(_)
-                    | Effect::Report(_)
-                    | Effect::Waited(_)
-                    | Effect::Enforced(_)
-                    | Effect::Denied(_)
-                    | Effect::Applied { .. } => {}
+                    // The node does not wait for these.
+                    Effect::Reply(..)
+                    | Effect::PatchNode(_)
+                    | Effect::UpdateStatus(_)
+                    | Effect::ReportPackets(_)
+                    | Effect::Measure(_)
+                    | Effect::Log(_) => {}
                 }
             }
         }
@@ -107,7 +101,7 @@ impl Agent {
     }
 }
 
-fn fresh(reach: &Reach<FakeNet, KernelNft>) -> Node {
+fn fresh(reach: &KernelHandles<FakeNet, KernelNft>) -> Node {
     let config = json!({
         "podCIDRs": ["10.244.0.0/16"],
         "backend": {"vni": 1, "port": 8472, "directRouting": "Disabled"},
@@ -118,15 +112,15 @@ fn fresh(reach: &Reach<FakeNet, KernelNft>) -> Node {
     let settings = Settings::new(&serde_json::from_value(config).unwrap()).unwrap();
     let identity = Identity {
         me: NodeName("n1".to_owned()),
-        started_at: now().time,
+        started_at: now().wall,
         macs: [(Family::V4, Mac([2, 0, 0, 0, 0, 1]))].into(),
         jitter: 500,
     };
-    Node::new(settings, identity, reach.endpoints.list().unwrap().endpoints, Instant::now())
+    Node::new(settings, identity, reach.pods().unwrap(), Instant::now())
 }
 
 fn now() -> Now {
-    Now { instant: Instant::now(), time: Time(Timestamp::now()) }
+    Now { monotonic: Instant::now(), wall: SystemTime::now() }
 }
 
 fn endpoint(crowd: Crowd, n: u32) -> EndpointFile {

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
-use towpath_agent::input::Input;
 use towpath_index::{Event, ObjectChange};
+use towpath_node::Input;
 
 pub(crate) const PODS: u32 = 10_000;
 pub(crate) const LOCAL: u32 = 250;

@@ -1,4 +1,4 @@
-//! From what the API server tells to the commit in the kernel, in a big cluster (`crowd.rs`): everything from nothing, a
+//! From an event of the API server to the commit in the kernel, in a big cluster (`crowd.rs`): everything from nothing, a
 //! restart, and single changes. `cargo bench -p towpath-agent --bench policy` prints medians, 99th percentiles and the
 //! most, of all or of those whose name has the words that follow behind `--`; nothing here passes or fails. The table is
 //! in a network namespace of its own, so it needs root.
@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 use agent::{Agent, Cost};
 use crowd::{Crowd, LOCAL, PODS, POLICIES, address};
 use nix::sched::{CloneFlags, unshare};
-use towpath_agent::input::Input;
 use towpath_core::{
     model::Protocol,
-    policy::{
-        ir::Direction,
-        packet_log::{Reason, prefix},
-    },
+    policy::{ir::Direction, packet_log::Reason},
 };
-use towpath_dataplane::nflog::{Batch, Carried, Head, Logged};
+use towpath_node::{
+    Input,
+    denials::{PacketBatch, PacketRecord},
+    explain::{PacketTuple, Payload},
+};
 
 const WHOLE_RUNS: u32 = 5;
 const RUNS: u32 = 200;
@@ -48,31 +48,32 @@ fn measure(crowd: Crowd) {
     });
     report("a restart with nothing changed", WHOLE_RUNS, |_| started(&mut agent, crowd));
     report("a policy of five pods or fewer, back and forth", RUNS, |n| {
-        agent.hear(vec![crowd.flipped(if n.is_multiple_of(2) { "nobody" } else { "1" })])
+        agent.feed(vec![crowd.flipped(if n.is_multiple_of(2) { "nobody" } else { "1" })])
     });
-    report("a label of a pod elsewhere", RUNS, |n| agent.hear(vec![crowd.relabelled(PODS - 1, n)]));
-    report("a label of a pod here", RUNS, |n| agent.hear(vec![crowd.relabelled(1, n)]));
+    report("a label of a pod elsewhere", RUNS, |n| agent.feed(vec![crowd.relabelled(PODS - 1, n)]));
+    report("a label of a pod here", RUNS, |n| agent.feed(vec![crowd.relabelled(1, n)]));
     report("one of the thousand policies", if crowd == Crowd::Spread { RUNS } else { BIG_RUNS }, |n| {
-        agent.hear(vec![crowd.changed(7, (n + 1) % 2)])
+        agent.feed(vec![crowd.changed(7, (n + 1) % 2)])
     });
-    report("an object that says the same again", RUNS, |_| agent.hear(vec![crowd.relabelled(PODS - 2, PODS - 2)]));
-    report("a packet that was dropped", RUNS, |_| agent.hear(vec![dropped()]));
+    report("an object that says the same again", RUNS, |_| agent.feed(vec![crowd.relabelled(PODS - 2, PODS - 2)]));
+    report("a packet that was dropped", RUNS, |_| agent.feed(vec![dropped()]));
 }
 
-/// A new agent hears everything; the time begins when that is everything.
+/// A new agent receives everything; the time begins with the last of it.
 fn started(agent: &mut Agent, crowd: Crowd) -> Cost {
     agent.restart();
     let mut everything = crowd.everything();
     let last = everything.pop().unwrap();
-    agent.hear(everything);
-    agent.hear(vec![last])
+    agent.feed(everything);
+    agent.feed(vec![last])
 }
 
 /// From a pod elsewhere to one that is here.
 fn dropped() -> Input {
-    let head = Head { source: address(PODS - 1), destination: address(0), carried: Carried::Port(Protocol::Udp, 9) };
-    let prefix = prefix(Reason::Denied, Direction::Ingress).to_owned();
-    Input::Denied(Batch { packets: vec![Logged { prefix, head }], lost: 0 })
+    let tuple =
+        PacketTuple { source: address(PODS - 1), destination: address(0), payload: Payload::Port(Protocol::Udp, 9) };
+    let packet = PacketRecord { reason: Reason::Denied, direction: Direction::Ingress, tuple };
+    Input::Packets(PacketBatch { packets: vec![packet], lost: 0 })
 }
 
 fn report(what: &str, runs: u32, mut run: impl FnMut(u32) -> Cost) {

@@ -5,6 +5,7 @@
 
 pub mod connection;
 pub mod delta;
+pub mod foreign_firewall;
 pub mod ipam;
 pub mod model;
 pub mod names;

@@ -2,6 +2,8 @@
 //! that the agent and the CNI plugin share. Synchronous throughout; never sees Kubernetes.
 
 pub mod conntrack;
+pub mod export;
+pub mod foreign;
 pub mod net;
 pub mod nflog;
 pub mod nfnetlink;

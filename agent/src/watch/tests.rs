@@ -77,7 +77,7 @@ async fn next(events: &mut UnboundedReceiver<Event>) -> String {
         ObjectChange::Deleted(pod) => format!("deleted {}", name(pod)),
         ObjectChange::ListStarted => "list".to_owned(),
         ObjectChange::Listed(pod) => format!("listed {}", name(pod)),
-        ObjectChange::Undecodable(pod) => format!("illegible {}", name(pod)),
+        ObjectChange::Undecodable(pod) => format!("undecodable {}", name(pod)),
         ObjectChange::ListDone => "list done".to_owned(),
     }
 }
@@ -90,14 +90,14 @@ async fn no_object_stops_a_watch_whatever_it_looks_like_and_what_is_asked_for_is
     for (expected, why) in [
         ("list", "nothing was known"),
         ("listed first", "the first page"),
-        ("illegible bad", "a page comes to its end with a bad object"),
+        ("undecodable bad", "a page comes to its end with a bad object"),
         ("listed last", "the second page"),
         ("list done", "all is known"),
-        ("illegible first", "one that was legible before"),
-        ("illegible ", "one that has not even a name"),
+        ("undecodable first", "one that was decodable before"),
+        ("undecodable ", "one that has not even a name"),
         ("applied new", "a form of tomorrow where nobody reads"),
         ("deleted last", "to go, its name is enough"),
-        ("applied bad", "it has been put right"),
+        ("applied bad", "it has been corrected"),
     ] {
         assert_eq!(next(&mut events).await, expected, "{why}");
     }
@@ -110,6 +110,6 @@ async fn no_object_stops_a_watch_whatever_it_looks_like_and_what_is_asked_for_is
     let asked = asked.lock().unwrap();
     let selector = "fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed";
     assert!(asked.iter().all(|query| query.contains(selector)), "{asked:?}");
-    assert!(asked[..2].iter().all(|query| query.contains(&format!("limit={PAGE}"))), "{asked:?}");
+    assert!(asked[..2].iter().all(|query| query.contains(&format!("limit={PAGE_SIZE}"))), "{asked:?}");
     assert!(asked[2].contains("resourceVersion=9") && asked[3].contains("resourceVersion=14"), "{asked:?}");
 }

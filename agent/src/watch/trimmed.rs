@@ -1,8 +1,8 @@
-//! Objects as the API server sends them, less what nobody here reads: that is passed over while an object is decoded, and
-//! is never in memory. Of a pod's ten kilobytes some hundred bytes are left.
+//! Objects of the API server without the fields that the index does not read: decoding skips them, so that they are never in
+//! memory. Of a pod's ten kilobytes some hundred bytes are kept.
 //!
-//! Whatever an object looks like, decoding it succeeds, because a failure would cost the whole list or the watch. One
-//! that has not the form of its kind has an error instead, and what could be read of its name.
+//! Decoding always succeeds, because a failure would cost the whole list or the watch. A malformed object has an error
+//! instead, and what could be decoded of its name. `decisions/0010-trimmed-watch-types.md` says why kube's types do not do.
 
 use std::{borrow::Cow, fmt};
 
@@ -20,30 +20,30 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-/// What of a value is kept.
+/// Which fields of a value are kept.
 #[derive(Debug)]
-pub(super) enum Keep {
-    /// All of it.
+pub(super) enum KeptFields {
+    /// All.
     All,
-    /// Of an object, these fields; of a list, these of each of its items; anything else as it is.
-    Fields(&'static Fields),
+    /// Of an object, these; of a list, these of each item; of any other value, all.
+    These(&'static FieldList),
 }
 
-type Fields = [(&'static str, Keep)];
+type FieldList = [(&'static str, KeptFields)];
 
-/// A kind that is watched, and what of it is read by [`towpath_index`].
+/// A watched kind, and the fields that [`towpath_index`] reads.
 pub(super) trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Default {
-    /// Its fields. `metadata` has the name and the `resourceVersion`, by which a watch goes on.
-    const KEEP: Keep;
+    /// The fields. A watch needs `metadata` with the name and the `resourceVersion`.
+    const KEPT: KeptFields;
 }
 
-const ALL: Keep = Keep::All;
+const ALL: KeptFields = KeptFields::All;
 
 impl Watched for Node {
-    const KEEP: Keep = Keep::Fields(&[
+    const KEPT: KeptFields = KeptFields::These(&[
         (
             "metadata",
-            Keep::Fields(&[
+            KeptFields::These(&[
                 ("name", ALL),
                 ("uid", ALL),
                 ("creationTimestamp", ALL),
@@ -51,71 +51,73 @@ impl Watched for Node {
                 ("resourceVersion", ALL),
             ]),
         ),
-        ("spec", Keep::Fields(&[("podCIDR", ALL), ("podCIDRs", ALL)])),
+        ("spec", KeptFields::These(&[("podCIDR", ALL), ("podCIDRs", ALL)])),
         (
             "status",
-            Keep::Fields(&[
+            KeptFields::These(&[
                 ("addresses", ALL),
-                ("conditions", Keep::Fields(&[("type", ALL), ("status", ALL), ("reason", ALL)])),
+                ("conditions", KeptFields::These(&[("type", ALL), ("status", ALL), ("reason", ALL)])),
             ]),
         ),
     ]);
 }
 
 impl Watched for Namespace {
-    const KEEP: Keep =
-        Keep::Fields(&[("metadata", Keep::Fields(&[("name", ALL), ("labels", ALL), ("resourceVersion", ALL)]))]);
+    const KEPT: KeptFields = KeptFields::These(&[(
+        "metadata",
+        KeptFields::These(&[("name", ALL), ("labels", ALL), ("resourceVersion", ALL)]),
+    )]);
 }
 
 impl Watched for NetworkPolicy {
-    const KEEP: Keep = Keep::Fields(&[
-        ("metadata", Keep::Fields(&[("namespace", ALL), ("name", ALL), ("resourceVersion", ALL)])),
+    const KEPT: KeptFields = KeptFields::These(&[
+        ("metadata", KeptFields::These(&[("namespace", ALL), ("name", ALL), ("resourceVersion", ALL)])),
         ("spec", ALL),
     ]);
 }
 
-/// Of a container its ports.
-const CONTAINERS: Keep =
-    Keep::Fields(&[("ports", Keep::Fields(&[("name", ALL), ("containerPort", ALL), ("protocol", ALL)]))]);
+/// Of containers only the ports.
+const CONTAINERS: KeptFields =
+    KeptFields::These(&[("ports", KeptFields::These(&[("name", ALL), ("containerPort", ALL), ("protocol", ALL)]))]);
 
 impl Watched for Pod {
-    const KEEP: Keep = Keep::Fields(&[
+    const KEPT: KeptFields = KeptFields::These(&[
         (
             "metadata",
-            Keep::Fields(&[
+            KeptFields::These(&[
                 ("namespace", ALL),
                 ("name", ALL),
                 ("uid", ALL),
                 ("labels", ALL),
-                ("annotations", Keep::Fields(&[("kubernetes.io/config.mirror", ALL)])),
+                ("annotations", KeptFields::These(&[("kubernetes.io/config.mirror", ALL)])),
                 ("resourceVersion", ALL),
             ]),
         ),
         (
             "spec",
-            Keep::Fields(&[
+            KeptFields::These(&[
                 ("nodeName", ALL),
                 ("hostNetwork", ALL),
                 ("containers", CONTAINERS),
                 ("initContainers", CONTAINERS),
             ]),
         ),
-        ("status", Keep::Fields(&[("phase", ALL), ("podIP", ALL), ("podIPs", ALL)])),
+        ("status", KeptFields::These(&[("phase", ALL), ("podIP", ALL), ("podIPs", ALL)])),
     ]);
 }
 
-/// An object of which only what is read was decoded.
+/// An object of which only the kept fields are decoded.
 #[derive(Debug, Clone)]
 pub(super) struct Trimmed<K> {
-    /// The object; with nothing but its name if there is an error.
+    /// The object; only its name if there is an error.
     pub(super) object: K,
-    /// Why it has not the form of its kind.
+    /// Why it could not be decoded.
     pub(super) error: Option<String>,
 }
 
 impl<'de, K: Watched> Deserialize<'de> for Trimmed<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = K::KEEP.deserialize(deserializer)?;
+        let value = K::KEPT.deserialize(deserializer)?;
         Ok(match K::deserialize(&value) {
             Ok(object) => Self { object, error: None },
             Err(error) => Self { object: named(&value), error: Some(error.to_string()) },
@@ -123,7 +125,7 @@ impl<'de, K: Watched> Deserialize<'de> for Trimmed<K> {
     }
 }
 
-/// An object with what can be read of its name and version.
+/// An object with what can be decoded of its name and version.
 fn named<K: Watched>(value: &Value) -> K {
     let text = |field| value["metadata"][field].as_str().map(str::to_owned);
     let mut object = K::default();
@@ -165,36 +167,40 @@ impl<K: Watched> Resource for Trimmed<K> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &Keep {
+impl<'de> DeserializeSeed<'de> for &KeptFields {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         match self {
-            Keep::All => Value::deserialize(deserializer),
-            Keep::Fields(fields) => deserializer.deserialize_any(Sieve { keep: self, fields }),
+            KeptFields::All => Value::deserialize(deserializer),
+            KeptFields::These(fields) => deserializer.deserialize_any(FieldFilter { kept: self, fields }),
         }
     }
 }
 
-/// Reads a value of which some fields are kept.
-struct Sieve<'a> {
-    keep: &'a Keep,
-    fields: &'a Fields,
+/// Decodes a value of which some fields are kept.
+struct FieldFilter<'a> {
+    kept: &'a KeptFields,
+    fields: &'a FieldList,
 }
 
-impl<'de> Visitor<'de> for Sieve<'_> {
+impl<'de> Visitor<'de> for FieldFilter<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value of JSON")
+        f.write_str("a JSON value")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        while let Some(field) = map.next_key_seed(Known(self.fields))? {
+        while let Some(field) = map.next_key_seed(FieldLookup(self.fields))? {
             match field {
-                Some((name, keep)) => _ = object.insert((*name).to_owned(), map.next_value_seed(keep)?),
-                None => _ = map.next_value::<IgnoredAny>()?,
+                Some((name, kept)) => {
+                    object.insert((*name).to_owned(), map.next_value_seed(kept)?);
+                }
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
         }
         Ok(object.into())
@@ -202,7 +208,7 @@ impl<'de> Visitor<'de> for Sieve<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = list.next_element_seed(self.keep)? {
+        while let Some(item) = list.next_element_seed(self.kept)? {
             items.push(item);
         }
         Ok(items.into())
@@ -233,22 +239,22 @@ impl<'de> Visitor<'de> for Sieve<'_> {
     }
 }
 
-/// Finds a field by its name.
-struct Known<'a>(&'a Fields);
+/// Finds a kept field by its name.
+struct FieldLookup<'a>(&'a FieldList);
 
-impl<'de, 'a> DeserializeSeed<'de> for Known<'a> {
-    type Value = Option<&'a (&'static str, Keep)>;
+impl<'de, 'a> DeserializeSeed<'de> for FieldLookup<'a> {
+    type Value = Option<&'a (&'static str, KeptFields)>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_identifier(self)
     }
 }
 
-impl<'de, 'a> Visitor<'de> for Known<'a> {
-    type Value = Option<&'a (&'static str, Keep)>;
+impl<'de, 'a> Visitor<'de> for FieldLookup<'a> {
+    type Value = Option<&'a (&'static str, KeptFields)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the name of a field")
+        f.write_str("a field name")
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {

@@ -1,4 +1,4 @@
-//! Writes the CRDs as YAML, one file each, into the folder given, else into `manifests/crds` of the current one.
+//! Writes the CRDs as YAML, one file each, into the given folder, by default `manifests/crds`.
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 

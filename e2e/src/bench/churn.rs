@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use serde_json::json;
 use towpath_e2e::api::Api;
 
-use crate::crowd::{self, Crowd, POLICIES};
+use crate::background::{self, Background, POLICIES};
 use crate::flips::{self, Flips, PACE};
 use crate::metrics::{CHANGE, Histogram};
 use crate::process;
@@ -16,26 +16,26 @@ use crate::report::Table;
 use crate::stream::with_stream;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Enough to tell memory that is kept for the next change from memory that is lost with each.
+/// Long enough to tell memory that is reused from memory that leaks.
 const MINUTES: usize = 4;
 const PER_SECOND: u32 = 100;
-/// Writers, so that one slow write does not break the pace.
+/// Parallel writers, so that one slow write does not break the pace.
 const WRITERS: usize = 4;
 
-/// Measures flips among the changes, and what the changes leave behind.
-pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
-    crowd.complete()?;
-    let (node, crowd) = (crowd.node()?, &*crowd);
-    let agent = process::agent(crowd.cluster.name(), &node.name())?;
+/// Measures flips during the changes, and memory after them.
+pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
+    background.complete()?;
+    let (node, background) = (background.node()?, &*background);
+    let agent = process::agent(background.cluster.name(), &node.name())?;
     let (mut memory, before) = (vec![agent.mebibytes("VmRSS")?], Histogram::read(&node, CHANGE)?);
     let used = agent.usage()?;
-    let (written, took, flips) = with_stream(crowd.cluster, crowd.server(), PACE, |stream| {
-        flips::prepare(&crowd.api)?;
+    let (written, took, flips) = with_stream(background.cluster, background.server(), PACE, |stream| {
+        flips::prepare(&background.api)?;
         let start = Instant::now();
-        let (written, flips) = while_changing(&crowd.api, start, || {
+        let (written, flips) = while_changing(&background.api, start, || {
             let mut flips = Flips::default();
             while memory.len() <= MINUTES {
-                flips.once(&crowd.api, stream)?;
+                flips.once(&background.api, stream)?;
                 if start.elapsed() >= MINUTE * u32::try_from(memory.len())? {
                     memory.push(agent.mebibytes("VmRSS")?);
                 }
@@ -44,7 +44,7 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
         })?;
         Ok((written, start.elapsed(), flips))
     })?;
-    flips::remove(&crowd.api)?;
+    flips::remove(&background.api)?;
     let mut table = flips::table();
     let rate = f64::from(u32::try_from(written)?) / took.as_secs_f64();
     let changes = Histogram::read(&node, CHANGE)?.since(&before);
@@ -53,7 +53,7 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
     let memory: Vec<String> = memory.iter().map(|mebibytes| format!("{mebibytes:.1}")).collect();
     table.note(format!(
         "{written} changes in {:.0} s, half of them labels of pods that policies name, half policies; aim 100 a second, p99 below 100 ms. \
-         The agent took {} ms of processor time. Its MiB before, and after each minute: {}.",
+         The agent used {} ms of CPU. Its resident MiB before, and after each minute: {}.",
         took.as_secs_f64(),
         agent.usage()?.millis_since(&used),
         memory.join(", ")
@@ -61,7 +61,7 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
     Ok(table)
 }
 
-/// Runs `act` among changes at a fixed pace from `start` on. Gives how many there were.
+/// Runs `act` during changes at a fixed pace from `start` on. Returns how many there were.
 fn while_changing<T>(api: &Api, start: Instant, act: impl FnOnce() -> Result<T>) -> Result<(usize, T)> {
     let (stop, next) = (AtomicBool::new(false), AtomicUsize::new(0));
     let write = || -> Result<()> {
@@ -90,12 +90,12 @@ fn while_changing<T>(api: &Api, start: Instant, act: impl FnOnce() -> Result<T>)
 fn change(api: &Api, number: usize) -> Result<()> {
     let (index, round) = (number / 2, number / 2 / POLICIES);
     if number.is_multiple_of(2) {
-        let app = if round.is_multiple_of(2) { "away".to_owned() } else { crowd::app(index % POLICIES) };
+        let app = if round.is_multiple_of(2) { "away".to_owned() } else { background::app(index % POLICIES) };
         // The same pods in every round, each in another app.
-        api.patch(&crowd::pod_path(index % POLICIES), &json!({"metadata": {"labels": {"app": app}}}))
+        api.patch(&background::pod_path(index % POLICIES), &json!({"metadata": {"labels": {"app": app}}}))
     } else {
         let port = 10_000 + (index + round + 1) % 20_000;
-        let ingress = json!([crowd::rule(index, port)]);
-        api.patch(&crowd::policy_path(index % POLICIES), &json!({"spec": {"ingress": ingress}}))
+        let ingress = json!([background::rule(index, port)]);
+        api.patch(&background::policy_path(index % POLICIES), &json!({"spec": {"ingress": ingress}}))
     }
 }

@@ -1,7 +1,7 @@
 //! CNI ADD and DEL with the real plugin and the real agent, beside Debian's `bridge` and `host-local`.
 //!
 //! The plugins are called as a runtime calls them, on a node of a cluster. The reference runs in a network namespace of
-//! its own on the same node, so that nobody reacts to its interfaces.
+//! its own on the same node, so that no agent reacts to its interfaces.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use towpath_e2e::node::Node;
 
-use crate::ground::{Standing, clear};
+use crate::namespaces::Namespaces;
 use crate::plugin::{self, DEBIAN_PLUGINS, Plugin};
 use crate::report::Table;
 use crate::sample::{Sample, ratios};
-use crate::spot::Spot;
+use crate::setup::{BenchCluster, clear};
 
 /// Containers of one run.
 const CONTAINERS: usize = 50;
@@ -27,8 +27,8 @@ const REFERENCE_ADDRESSES: &str = "/run/bench-addresses";
 /// The reference's network on the node.
 const REFERENCE_NETNS: &str = "bench-host";
 
-/// A plugin and the place that it works in.
-struct Arm {
+/// A plugin, its address folder and its times.
+struct PluginVariant {
     name: &'static str,
     plugin: Plugin,
     addresses: &'static str,
@@ -38,63 +38,64 @@ struct Arm {
     medians: BTreeMap<(usize, &'static str), Vec<f64>>,
 }
 
-/// Measures both in turn, and looks whether an address stayed behind.
-pub(crate) fn measure(cluster: &Standing) -> Result<Table> {
+/// Measures both in turn, and counts leaked addresses.
+pub(crate) fn measure(cluster: &BenchCluster) -> Result<Table> {
     let node = cluster.node("n1")?;
     let pods: Vec<Value> = (0..CONTAINERS).map(plugin::held_pod).collect();
     cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": pods}).to_string())?;
     node.exec(&["ip", "netns", "add", REFERENCE_NETNS])?;
-    let mut arms = [ours(&node)?, reference(&node)?];
-    let before: Vec<usize> = arms.iter().map(|arm| taken(&node, arm.addresses)).collect::<Result<_>>()?;
-    // Programs and folders that are read for the first time are nobody's to measure.
-    for arm in &mut arms {
-        arm.round(&node, 1)?;
-        arm.times.clear();
-        arm.medians.clear();
+    let mut variants = [ours(&node)?, reference(&node)?];
+    let before: Vec<usize> = variants.iter().map(|variant| taken(&node, variant.addresses)).collect::<Result<_>>()?;
+    // The first run reads programs and folders into the page cache. It is not measured.
+    for variant in &mut variants {
+        variant.round(&node, 1)?;
+        variant.times.clear();
+        variant.medians.clear();
     }
     for _ in 0..ROUNDS {
         for width in WIDTHS {
-            arms.iter_mut().try_for_each(|arm| arm.round(&node, width))?;
+            variants.iter_mut().try_for_each(|variant| variant.round(&node, width))?;
         }
     }
     let mut leaked = Vec::new();
-    for (arm, before) in arms.iter().zip(before) {
-        let now = taken(&node, arm.addresses)?;
-        leaked.push(format!("{} {}", arm.name, now.saturating_sub(before)));
+    for (variant, before) in variants.iter().zip(before) {
+        let now = taken(&node, variant.addresses)?;
+        leaked.push(format!("{} {}", variant.name, now.saturating_sub(before)));
     }
     node.exec(&["ip", "netns", "del", REFERENCE_NETNS])?;
     clear(cluster)?;
-    let mut table = table(&arms)?;
+    let mut table = table(&variants)?;
     table.note(format!("Addresses leaked: {}. Aim: 0.", leaked.join(", ")));
     table.note(format!(
-        "{ROUNDS} rounds of {CONTAINERS} containers for each line, in turn; the ratio is of the rounds' medians. Ours waits until \
-         the agent has the pod's rules in the kernel; the reference has no rules."
+        "{ROUNDS} rounds of {CONTAINERS} containers for each line, in turn; the ratio is of the rounds' medians. Towpath waits until \
+         the pod's rules are in the kernel; the reference has no rules."
     ));
     Ok(table)
 }
 
-fn table(arms: &[Arm; 2]) -> Result<Table> {
-    let [ours, reference] = arms;
-    let header = ["call", "at once", "plugin", "p50 ms", "p99 ms", "ratio to the reference (least–most)", "aim"];
+fn table(variants: &[PluginVariant; 2]) -> Result<Table> {
+    let [ours, reference] = variants;
+    let header = ["call", "at once", "plugin", "p50 ms", "p99 ms", "ratio to the reference (min–max)", "aim"];
     let mut table = Table::new("CNI calls", &header);
     for width in WIDTHS {
         for verb in VERBS {
             let key = (width, verb);
-            for arm in arms {
-                let times = arm.times.get(&key).cloned().unwrap_or_default();
+            for variant in variants {
+                let times = variant.times.get(&key).cloned().unwrap_or_default();
                 let sample = Sample::of_millis(times).context("no calls")?;
                 let ratio = ratios(&ours.medians[&key], &reference.medians[&key]).context("no rounds")?;
-                let (ratio, aim) = if arm.name == ours.name { (ratio.spread(2), "≤ 1") } else { (String::new(), "") };
+                let (ratio, aim) =
+                    if variant.name == ours.name { (ratio.spread(2), "≤ 1") } else { (String::new(), "") };
                 let (half, most) = (format!("{:.1}", sample.median()), format!("{:.1}", sample.percentile(99)));
-                table.row([verb.into(), width.to_string(), arm.name.into(), half, most, ratio, aim.into()]);
+                table.row([verb.into(), width.to_string(), variant.name.into(), half, most, ratio, aim.into()]);
             }
         }
     }
     Ok(table)
 }
 
-fn ours(node: &Node) -> Result<Arm> {
-    Ok(Arm {
+fn ours(node: &Node) -> Result<PluginVariant> {
+    Ok(PluginVariant {
         name: "towpath",
         plugin: Plugin::towpath(node)?,
         addresses: OUR_ADDRESSES,
@@ -103,17 +104,17 @@ fn ours(node: &Node) -> Result<Arm> {
     })
 }
 
-fn reference(node: &Node) -> Result<Arm> {
+fn reference(node: &Node) -> Result<PluginVariant> {
     let config = json!({
         "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "bench0", "isGateway": true, "ipMasq": false, "mtu": 1450,
         "ipam": {"type": "host-local", "dataDir": REFERENCE_ADDRESSES, "ranges": [[{"subnet": "10.251.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]},
     });
-    Ok(Arm {
+    Ok(PluginVariant {
         name: "bridge + host-local",
         plugin: Plugin {
             program: format!("{DEBIAN_PLUGINS}/bridge"),
             config: config.to_string(),
-            spot: Spot::beside_node(node, REFERENCE_NETNS)?,
+            namespaces: Namespaces::beside_node(node, REFERENCE_NETNS)?,
         },
         addresses: "/run/bench-addresses/bench",
         times: BTreeMap::new(),
@@ -121,7 +122,7 @@ fn reference(node: &Node) -> Result<Arm> {
     })
 }
 
-/// How many addresses are reserved: each is a file with the address as its name.
+/// Number of reserved addresses: each is a file with the address as its name.
 fn taken(node: &Node, folder: &str) -> Result<usize> {
     let path = node.path(folder)?;
     if !path.exists() {
@@ -131,10 +132,10 @@ fn taken(node: &Node, folder: &str) -> Result<usize> {
     Ok(files.filter_map(|file| file.ok()?.file_name().into_string().ok()?.parse::<std::net::IpAddr>().ok()).count())
 }
 
-impl Arm {
+impl PluginVariant {
     /// Adds all containers and deletes them again.
     fn round(&mut self, node: &Node, width: usize) -> Result<()> {
-        plugin::namespaces(node, "add", CONTAINERS)?;
+        plugin::container_namespaces(node, "add", CONTAINERS)?;
         for verb in VERBS {
             let times =
                 self.plugin.calls(verb, CONTAINERS, width).with_context(|| format!("{verb} of {}", self.name))?;
@@ -142,6 +143,6 @@ impl Arm {
             self.times.entry((width, verb)).or_default().extend(times);
             self.medians.entry((width, verb)).or_default().push(median);
         }
-        plugin::namespaces(node, "del", CONTAINERS)
+        plugin::container_namespaces(node, "del", CONTAINERS)
     }
 }

@@ -1,4 +1,4 @@
-//! From the write of a NetworkPolicy to its effect on packets, in both directions, in company of growing size.
+//! From the write of a NetworkPolicy to its effect on packets, to deny and to allow, with more and more other objects.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,17 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use towpath_e2e::api::Api;
 
-use crate::crowd::{Crowd, PODS, POLICIES, Part};
-use crate::ground::NAMESPACE;
+use crate::background::{Background, PODS, POLICIES, Part};
 use crate::metrics::{CHANGE, Histogram};
 use crate::report::Table;
 use crate::sample::Sample;
+use crate::setup::NAMESPACE;
 use crate::stream::{Stream, with_stream};
 
 const PATH: &str = "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies/flip";
 /// Changes in each direction.
 const FLIPS: usize = 100;
-/// Changes before, so that all that came with an arm has arrived.
+/// Changes before, so that all that came with a variant has arrived.
 const BEFORE: usize = 3;
 /// Time between two datagrams.
 pub(crate) const PACE: Duration = Duration::from_millis(1);
@@ -37,8 +37,8 @@ pub(crate) struct Flips {
     opened: Times,
 }
 
-/// Opens and closes the way again and again, with more and more around it.
-pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
+/// Denies and allows again and again, with more and more other objects.
+pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
     let mut table = table();
     let steps = [
         ("nothing else".to_owned(), None),
@@ -46,23 +46,23 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
         (format!("and {POLICIES} policies of other pods of the node"), Some(Part::Policies)),
         (format!("and {POLICIES} policies of the same pod"), Some(Part::SamePod)),
     ];
-    for (arm, part) in steps {
-        part.map_or(Ok(()), |part| crowd.bring(part))?;
-        let before = Histogram::read(&crowd.node()?, CHANGE)?;
-        let flips = with_stream(crowd.cluster, crowd.server(), PACE, |stream| {
+    for (variant, part) in steps {
+        part.map_or(Ok(()), |part| background.bring(part))?;
+        let before = Histogram::read(&background.node()?, CHANGE)?;
+        let flips = with_stream(background.cluster, background.server(), PACE, |stream| {
             let mut flips = Flips::default();
-            prepare(&crowd.api)?;
+            prepare(&background.api)?;
             for _ in 0..BEFORE {
-                Flips::default().once(&crowd.api, stream)?;
+                Flips::default().once(&background.api, stream)?;
             }
-            (0..FLIPS).try_for_each(|_| flips.once(&crowd.api, stream))?;
+            (0..FLIPS).try_for_each(|_| flips.once(&background.api, stream))?;
             Ok(flips)
         })?;
-        crowd.api.delete(PATH)?;
-        let agent = Histogram::read(&crowd.node()?, CHANGE)?.since(&before);
-        flips.rows(&arm, &agent, &mut table)?;
+        background.api.delete(PATH)?;
+        let agent = Histogram::read(&background.node()?, CHANGE)?.since(&before);
+        flips.rows(&variant, &agent, &mut table)?;
     }
-    table.note("A datagram every millisecond across nodes. The agent's own figure is of all changes of the arm, from a histogram: the bucket's upper end.");
+    table.note("A datagram every millisecond across nodes. The agent's figure comes from a histogram of all changes of the variant: the upper bound of the bucket.");
     table.note("Canal, on such a cluster: p50 95 and 79 ms with nothing else, 321 and 320 with 1,000 policies of other pods of the node, 437 and 426 with 1,000 of the same pod.");
     Ok(table)
 }
@@ -70,11 +70,11 @@ pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
 /// An empty table of flips.
 pub(crate) fn table() -> Table {
     let header = [
-        "arm",
+        "variant",
         "change",
         "from the write's return: p50 ms",
         "p99 ms",
-        "median (least–most)",
+        "median (min–max)",
         "from its beginning: p50 ms",
         "p99 ms",
         "agent, event to commit: p50 ms",
@@ -85,7 +85,7 @@ pub(crate) fn table() -> Table {
     Table::new("Policy, from the API write to its effect", &header)
 }
 
-/// Puts the policy there that flips, letting the client in.
+/// Creates the policy that flips, which allows the client.
 pub(crate) fn prepare(api: &Api) -> Result<()> {
     api.create(
         "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies",
@@ -115,7 +115,7 @@ impl Times {
 }
 
 impl Flips {
-    /// Closes the way and opens it again.
+    /// Denies the stream and allows it again.
     pub(crate) fn once(&mut self, api: &Api, stream: &Stream<'_>) -> Result<()> {
         let deny = write(api, "nobody")?;
         let last = stream.silence(deny[0])?.unwrap_or(deny[0]);
@@ -127,12 +127,12 @@ impl Flips {
     }
 
     /// Adds what was measured.
-    pub(crate) fn rows(self, arm: &str, agent: &Histogram, table: &mut Table) -> Result<()> {
+    pub(crate) fn rows(self, variant: &str, agent: &Histogram, table: &mut Table) -> Result<()> {
         for (what, times) in [("allow → deny", self.closed), ("deny → allow", self.opened)] {
             let begun = Sample::of_millis(times.begun).context("no runs")?;
             let returned = Sample::of_millis(times.returned).context("no runs")?;
             table.row([
-                arm.to_owned(),
+                variant.to_owned(),
                 what.into(),
                 format!("{:.1}", returned.median()),
                 format!("{:.1}", returned.percentile(99)),
@@ -149,7 +149,7 @@ impl Flips {
     }
 }
 
-/// Lets only this app in. Gives when the write began and when it returned.
+/// Allows only this app. Returns when the write began and when it returned.
 fn write(api: &Api, app: &str) -> Result<[Instant; 2]> {
     let begun = Instant::now();
     api.patch(PATH, &json!({"spec": {"ingress": from(app)}}))?;

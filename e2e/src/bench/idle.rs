@@ -1,20 +1,20 @@
-//! What agents and operators take while nothing happens.
+//! Memory and CPU of agents and operators while nothing happens.
 
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::ground::Standing;
 use crate::process::{Process, Usage, processes};
 use crate::report::Table;
+use crate::setup::BenchCluster;
 
-/// How long is measured.
+/// Length of the measurement.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Looks at every process of Towpath in a cluster before and after a minute of nothing. `held` says in words what they hold,
-/// `aim` how much memory they should have for it.
-pub(crate) fn measure(cluster: &Standing, held: &str, aim: &str) -> Result<Table> {
+/// Reads the usage of every process of Towpath before and after an idle minute. `held` describes what they hold, for the
+/// title; `aim` is the aim for memory.
+pub(crate) fn measure(cluster: &BenchCluster, held: &str, aim: &str) -> Result<Table> {
     let processes = processes(cluster.name())?;
     ensure!(!processes.is_empty(), "no process of Towpath runs in cluster {}", cluster.name());
     let before: Vec<Usage> = processes.iter().map(Process::usage).collect::<Result<_>>()?;
@@ -25,10 +25,10 @@ pub(crate) fn measure(cluster: &Standing, held: &str, aim: &str) -> Result<Table
         &[
             "process",
             "resident MiB",
-            "of it its own MiB",
+            "anonymous MiB",
             "aim MiB",
             "CPU ms",
-            "waits per minute",
+            "voluntary context switches",
             "page faults of children",
         ],
     );
@@ -45,9 +45,9 @@ pub(crate) fn measure(cluster: &Standing, held: &str, aim: &str) -> Result<Table
         ]);
     }
     table.note(
-        "Resident memory holds the program's file, which all processes on a node share. CPU is counted in 10 ms.",
+        "Resident memory includes the program's file, which all processes on a node share. CPU is counted in ticks of 10 ms.",
     );
     table.note("A process that started another one and collected it has page faults of children: 0 means that none was started.");
-    table.note("Kubelet's probes are part of it: readiness every 5 s and liveness every 20 s for each process.");
+    table.note("The kubelet's probes are included: readiness every 5 s and liveness every 20 s for each process.");
     Ok(table)
 }

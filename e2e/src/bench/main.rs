@@ -1,54 +1,60 @@
-//! `towpath-bench`: measures Towpath beside hand-made and reference arms, and writes a report. It judges nothing: what a
-//! figure should reach stands beside it.
+//! `towpath-bench`: measures Towpath beside reference networks, and writes a report with the aim beside each figure.
 //!
-//! Everything runs in clusters and namespaces of its own, which are gone at the end, also when a measurement fails.
+//! Everything runs in clusters and namespaces of its own, which are removed at the end, also when a measurement fails.
 
+mod background;
 mod churn;
 mod cni;
 mod connections;
-mod crowd;
-mod cut;
 mod flips;
-mod ground;
-mod heal;
 mod idle;
 mod memory;
 mod metrics;
+mod namespaces;
 mod peers;
 mod plugin;
 mod pods;
 mod process;
 mod ready;
 mod report;
+mod revocation;
 mod sample;
-mod spot;
+mod setup;
 mod stream;
+mod tampering;
 mod tcp;
+mod traffic;
+mod upgrade;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
+use towpath_e2e::image::Release;
 use towpath_e2e::progress::Progress;
 use towpath_e2e::site::Site;
 use towpath_e2e::{cluster, demo, run};
 
-use crate::crowd::{Crowd, PODS, POLICIES};
-use crate::ground::{Ground, Standing};
+use crate::background::{Background, PODS, POLICIES};
 use crate::report::Table;
+use crate::setup::{BenchCluster, Setup};
 
 /// Measures Towpath on this machine.
 #[derive(Parser)]
 #[command(name = "towpath-bench", version)]
-struct Cli {
+struct BenchCli {
     /// Measure only this; may be given several times
     #[arg(long, value_enum)]
     only: Vec<Section>,
+    /// Checkout of the release to upgrade from, in which `make image` was run
+    #[arg(long)]
+    from: Option<PathBuf>,
 }
 
-/// What is measured, in this order.
+/// The sections of the report, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Section {
     /// From kubectl apply of a NetworkConfig to Ready
@@ -63,58 +69,62 @@ enum Section {
     Pods,
     /// From the write of a policy to its effect
     Flips,
-    /// From the write of a policy to the end of a connection that it denies
-    Cut,
+    /// From the write of a policy to the revocation of a connection that it denies
+    Revocation,
     /// Memory of an agent that knows a large cluster
     Memory,
     /// A hundred changes a second
     Churn,
     /// New connections per second to a pod with many policies
     Connections,
-    /// Meddling with the rules under a flood of forbidden packets
-    Heal,
+    /// Foreign changes to the rules under a flood of forbidden packets
+    Tampering,
     /// A thousand peers
     Peers,
     /// The whole demonstration
     Demo,
+    /// An upgrade from another release under traffic; needs --from
+    Upgrade,
 }
 
 const CLUSTER: &str = "bench";
 const REFERENCE: &str = "bench-reference";
-const CROWD: &str = "bench-crowd";
+const BACKGROUND: &str = "bench-background";
 const PEERS: &str = "bench-peers";
+const UPGRADE: &str = "bench-upgrade";
 const NODES: u8 = 3;
 
-/// The report as it grows: each section is written when it is there.
+/// A run: its clusters, and the report, which is written after each section.
 struct Bench {
     only: Vec<Section>,
-    ground: Ground,
+    setup: Setup,
     report: String,
     failed: bool,
 }
 
 fn main() -> ExitCode {
-    match measure(Cli::parse()) {
+    match measure(BenchCli::parse()) {
         Ok(failed) => ExitCode::from(u8::from(failed)),
         Err(error) => {
-            // The chain of causes; no backtrace, whatever the environment says: the steps are in the words.
+            // The chain of causes is enough: each names its step. No backtrace.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn measure(cli: Cli) -> Result<bool> {
+fn measure(cli: BenchCli) -> Result<bool> {
     let start = Instant::now();
-    let program = std::env::current_exe().context("find this program's own file")?;
-    let ground = Ground::prepare(Site::new(&program.with_file_name("towpath-cluster"))?, Progress::default())?;
-    let mut bench = Bench { only: cli.only, report: heading(&ground)?, ground, failed: false };
+    let program = std::env::current_exe().context("find the path of this program")?;
+    let setup = Setup::prepare(Site::new(&program.with_file_name("towpath-cluster"))?, Progress::default())?;
+    let mut bench = Bench { only: cli.only, report: heading(&setup)?, setup, failed: false };
     bench.on_three_nodes()?;
-    bench.on_a_crowd()?;
+    bench.with_background()?;
     bench.on_one_node()?;
     bench.demonstration()?;
-    bench.say(&format!("The whole took {} s; {}.\n", start.elapsed().as_secs(), load()))?;
-    bench.ground.progress.say(format!("the report is in {}", bench.file().display()));
+    bench.upgrade(cli.from.as_deref())?;
+    bench.write(&format!("The run took {} s; {}.\n", start.elapsed().as_secs(), load()))?;
+    bench.setup.progress.step(format!("the report is in {}", bench.file().display()));
     Ok(bench.failed)
 }
 
@@ -128,51 +138,54 @@ impl Bench {
         if ![Cni, Idle, Pods, Ready, Tcp].into_iter().any(|section| self.wants(section)) {
             return Ok(());
         }
-        let cluster = self.ground.cluster(CLUSTER, NODES)?;
+        let cluster = self.setup.cluster(CLUSTER, NODES)?;
         if self.wants(Ready) {
-            let installed = self.ground.install(&cluster)?;
-            self.section(Ready, |ground| ready::measure(ground, &cluster, installed))?;
+            let installed = self.setup.install(&cluster)?;
+            self.section(Ready, |setup| ready::measure(setup, &cluster, installed))?;
         }
-        // After the section above nothing is left to do here.
-        self.ground.deploy(&cluster)?;
+        // After the section above this finds everything deployed.
+        self.setup.deploy(&cluster)?;
         self.section(Idle, |_| idle::measure(&cluster, "three nodes", "< 25"))?;
         self.section(Tcp, |_| tcp::measure(&cluster))?;
         self.section(Cni, |_| cni::measure(&cluster))?;
         if self.wants(Pods) {
-            let reference = self.ground.cluster(REFERENCE, NODES)?;
+            let reference = self.setup.cluster(REFERENCE, NODES)?;
             reference.reference_network()?;
             self.section(Pods, |_| pods::measure(&cluster, &reference))?;
         }
         Ok(())
     }
 
-    /// On a cluster whose agents know many pods and policies. What is heavier comes later.
-    fn on_a_crowd(&mut self) -> Result<()> {
-        use Section::{Churn, Connections, Cut, Flips, Heal, Idle, Memory};
-        if ![Churn, Connections, Cut, Flips, Heal, Idle, Memory].into_iter().any(|section| self.wants(section)) {
+    /// On a cluster with background objects. The heavier sections come later.
+    fn with_background(&mut self) -> Result<()> {
+        use Section::{Churn, Connections, Flips, Idle, Memory, Revocation, Tampering};
+        if ![Churn, Connections, Revocation, Flips, Tampering, Idle, Memory]
+            .into_iter()
+            .any(|section| self.wants(section))
+        {
             return Ok(());
         }
-        let cluster = self.ground.cluster(CROWD, 2)?;
-        self.ground.deploy(&cluster)?;
-        let mut crowd = Crowd::start(&cluster)?;
-        self.section(Flips, |_| flips::measure(&mut crowd))?;
-        self.section(Cut, |_| cut::measure(&crowd))?;
-        self.section(Memory, |_| memory::measure(&mut crowd))?;
+        let cluster = self.setup.cluster(BACKGROUND, 2)?;
+        self.setup.deploy(&cluster)?;
+        let mut background = Background::start(&cluster)?;
+        self.section(Flips, |_| flips::measure(&mut background))?;
+        self.section(Revocation, |_| revocation::measure(&background))?;
+        self.section(Memory, |_| memory::measure(&mut background))?;
         self.section(Idle, |_| {
-            crowd.complete()?;
+            background.complete()?;
             idle::measure(&cluster, &format!("two nodes, {PODS} pods and {POLICIES} policies known"), "≤ 60")
         })?;
-        self.section(Churn, |_| churn::measure(&mut crowd))?;
-        self.section(Connections, |_| connections::measure(&mut crowd))?;
-        self.section(Heal, |_| heal::measure(&mut crowd))
+        self.section(Churn, |_| churn::measure(&mut background))?;
+        self.section(Connections, |_| connections::measure(&mut background))?;
+        self.section(Tampering, |_| tampering::measure(&mut background))
     }
 
     fn on_one_node(&mut self) -> Result<()> {
         if !self.wants(Section::Peers) {
             return Ok(());
         }
-        let cluster: Standing = self.ground.cluster(PEERS, 1)?;
-        self.ground.deploy(&cluster)?;
+        let cluster: BenchCluster = self.setup.cluster(PEERS, 1)?;
+        self.setup.deploy(&cluster)?;
         self.section(Section::Peers, |_| peers::measure(&cluster))
     }
 
@@ -180,15 +193,15 @@ impl Bench {
         if !self.wants(Section::Demo) {
             return Ok(());
         }
-        if !cluster::leftovers(&self.ground.site, demo::CLUSTER)?.is_empty() {
+        if !cluster::leftovers(&self.setup.site, demo::CLUSTER)?.is_empty() {
             return self
-                .say("## Demonstration\n\n- Not measured: its cluster is up, and somebody may be looking at it.\n\n");
+                .write("## Demonstration\n\n- Not measured: its cluster exists, and somebody may be using it.\n\n");
         }
-        self.section(Section::Demo, |ground| {
+        self.section(Section::Demo, |setup| {
             let start = Instant::now();
-            let shown = demo::run(&ground.site, ground.progress);
+            let shown = demo::run(&setup.site, setup.progress);
             let took = start.elapsed();
-            cluster::remove(&ground.site, demo::CLUSTER)?;
+            cluster::remove(&setup.site, demo::CLUSTER)?;
             shown?;
             let mut table = Table::new("Demonstration", &["what", "s", "aim s"]);
             table.row(["make demo, everything built".into(), format!("{:.1}", took.as_secs_f64()), "< 90".into()]);
@@ -196,14 +209,28 @@ impl Bench {
         })
     }
 
-    /// Measures one section. A failure is part of the report, and the others are measured all the same.
-    fn section(&mut self, section: Section, act: impl FnOnce(&Ground) -> Result<Table>) -> Result<()> {
+    /// Without another release there is nothing to upgrade from, and only a request for it is an error.
+    fn upgrade(&mut self, from: Option<&Path>) -> Result<()> {
+        let Some(from) = from else {
+            ensure!(!self.only.contains(&Section::Upgrade), "--from names the checkout of the release to upgrade from");
+            return Ok(());
+        };
+        if !self.wants(Section::Upgrade) {
+            return Ok(());
+        }
+        let from = Release::of_checkout(from)?;
+        let cluster = self.setup.cluster(UPGRADE, NODES)?;
+        self.section(Section::Upgrade, |setup| upgrade::measure(setup, &cluster, &from))
+    }
+
+    /// Measures one section. A failure goes into the report, and the other sections are measured nevertheless.
+    fn section(&mut self, section: Section, act: impl FnOnce(&Setup) -> Result<Table>) -> Result<()> {
         if !self.wants(section) {
             return Ok(());
         }
-        self.ground.progress.say(format!("measuring: {section:?}"));
+        self.setup.progress.step(format!("measuring: {section:?}"));
         let (start, before) = (Instant::now(), load());
-        let text = match act(&self.ground) {
+        let text = match act(&self.setup) {
             Ok(mut table) => {
                 table.note(format!("Took {} s; {before} before.", start.elapsed().as_secs()));
                 table.to_string()
@@ -213,10 +240,10 @@ impl Bench {
                 format!("## {section:?}\n\nNot measured: {error:#}\n\n")
             }
         };
-        self.say(&text)
+        self.write(&text)
     }
 
-    fn say(&mut self, text: &str) -> Result<()> {
+    fn write(&mut self, text: &str) -> Result<()> {
         print!("{text}");
         self.report += text;
         let file = self.file();
@@ -226,25 +253,25 @@ impl Bench {
         fs::write(&file, &self.report).with_context(|| format!("write {}", file.display()))
     }
 
-    fn file(&self) -> std::path::PathBuf {
-        self.ground.site.target().join("bench").join("report.md")
+    fn file(&self) -> PathBuf {
+        self.setup.site.target().join("bench").join("report.md")
     }
 }
 
-fn heading(ground: &Ground) -> Result<String> {
+fn heading(setup: &Setup) -> Result<String> {
     let mut git = Command::new("git");
-    git.current_dir(ground.site.root()).args(["describe", "--always", "--dirty"]);
+    git.current_dir(setup.site.root()).args(["describe", "--always", "--dirty"]);
     let version = run::output(&mut git).unwrap_or_else(|_| "unknown".into());
     let kernel = run::output(Command::new("uname").args(["-sr"]))?;
     let cores = std::thread::available_parallelism().context("count the cores")?;
     Ok(format!(
-        "# Towpath's figures\n\nVersion {}, {}, {cores} cores. Medians with the least and the most; p50 and p99 where told.\n\n",
+        "# Towpath benchmarks\n\nVersion {}, {}, {cores} cores. Medians (minimum–maximum), p50 and p99 where named.\n\n",
         version.trim(),
         kernel.trim()
     ))
 }
 
-/// How busy the machine was in the last minute, the bench included.
+/// The load average of the last minute, the bench included.
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!("load {}", text.split(' ').next().unwrap_or("unknown"))

@@ -2,18 +2,18 @@
 
 use anyhow::Result;
 
-use crate::crowd::{Crowd, PODS, POLICIES};
+use crate::background::{Background, PODS, POLICIES};
 use crate::metrics;
 use crate::process;
 use crate::report::Table;
 
-/// Looks at the agents of a cluster with the whole crowd.
-pub(crate) fn measure(crowd: &mut Crowd<'_>) -> Result<Table> {
-    crowd.complete()?;
-    let header = ["node", "local pods", "resident MiB", "of it its own MiB", "the most there ever was MiB", "aim MiB"];
-    let mut table = Table::new(&format!("Memory of an agent, {PODS} pods and {POLICIES} policies known"), &header);
-    for node in crowd.cluster.nodes() {
-        let agent = process::agent(crowd.cluster.name(), &node.name())?;
+/// Reads the memory of the agents of a cluster with all background objects.
+pub(crate) fn measure(background: &mut Background<'_>) -> Result<Table> {
+    background.complete()?;
+    let header = ["node", "local pods", "resident MiB", "anonymous MiB", "peak MiB", "aim MiB"];
+    let mut table = Table::new(&format!("Memory of an agent with {PODS} pods and {POLICIES} policies"), &header);
+    for node in background.cluster.nodes() {
+        let agent = process::agent(background.cluster.name(), &node.name())?;
         agent.wait_quiet()?;
         table.row([
             node.name(),

@@ -1,4 +1,4 @@
-//! What an agent says of itself on `/metrics`.
+//! Reads an agent's `/metrics`.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use towpath_e2e::node::Node;
 
-use crate::spot::Spot;
+use crate::namespaces::Namespaces;
 
 /// Where agents serve their metrics.
 const PORT: u16 = 9817;
+/// Counter of revoked connections.
+pub(crate) const REVOKED: &str = "towpath_agent_connections_cut_total";
 /// From the arrival of a change of policy at the agent to its commit in the kernel.
 pub(crate) const CHANGE: &str = "towpath_agent_policy_change_seconds";
 
@@ -20,7 +22,7 @@ pub(crate) struct Histogram(Vec<(f64, f64)>);
 
 /// The metrics of the agent of a node, as text.
 fn scrape(node: &Node) -> Result<String> {
-    let answer = Spot::of_node(node)?.run(|| {
+    let answer = Namespaces::of_node(node)?.run(|| {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).context("connect to the agent")?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;

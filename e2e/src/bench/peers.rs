@@ -1,7 +1,7 @@
-//! A thousand peers: how long until the node knows them all, and how long for one more.
+//! A thousand peers: time until the node has them all, and time for one more.
 //!
-//! The agent is a real one on a node of its own. Its peers are Node objects with flannel's annotations and nothing
-//! behind them; what would react to them in the control plane is stopped before.
+//! The agent is a real one on a node of its own. Its peers are Node objects with flannel's annotations and no
+//! machine behind them; controllers that would react to them are stopped before.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -16,10 +16,10 @@ use towpath_e2e::cluster::Component;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::ground::Standing;
+use crate::namespaces::Namespaces;
 use crate::report::Table;
 use crate::sample::Sample;
-use crate::spot::Spot;
+use crate::setup::BenchCluster;
 
 const NODES: &str = "/api/v1/nodes";
 /// How many peers are present when one more comes.
@@ -32,26 +32,25 @@ const BOUND: Duration = Duration::from_secs(120);
 const DEVICE: &str = "flannel.1";
 const PROTOCOL: &str = "157";
 
-/// What happens to the routes of a node, as the kernel tells it. It ends with this value.
+/// Notifications about the routes of a node, from `ip monitor`. It ends when this value is dropped.
 struct Routes {
     monitor: Child,
     lines: Receiver<(Instant, String)>,
 }
 
 /// Fills the node level by level.
-pub(crate) fn measure(cluster: &Standing) -> Result<Table> {
+pub(crate) fn measure(cluster: &BenchCluster) -> Result<Table> {
     let node = cluster.node("n1")?;
-    quieten(cluster)?;
+    stop_controllers(cluster)?;
     let (api, routes) = (Api::open(cluster)?, Routes::watch(&node)?);
-    let mut table =
-        Table::new("Peers on one node", &["what", "peers present", "median ms (least–most)", "aim", "runs"]);
+    let mut table = Table::new("Peers on one node", &["what", "peers present", "median ms (min–max)", "aim", "runs"]);
     let mut present = 0;
     for level in LEVELS {
         let more: Vec<Value> = (present..level).map(peer).collect();
         let (written, all) = fill(&api, &routes, &more)?;
         let what = format!("{} at once, from the first Node's creation to the last route", more.len());
         table.row([what, present.to_string(), millis(all), String::new(), "1".into()]);
-        let what = "of it after the API server had taken the last".to_owned();
+        let what = "of this after the API server had accepted the last".to_owned();
         table.row([what, String::new(), millis(all.saturating_sub(written)), String::new(), "1".into()]);
         present = level;
         let singles: Vec<Duration> = (0..SINGLES).map(|_| single(&api, &routes, level)).collect::<Result<_>>()?;
@@ -63,11 +62,11 @@ pub(crate) fn measure(cluster: &Standing) -> Result<Table> {
     let start = Instant::now();
     node.exec(&["ip", "link", "del", DEVICE])?;
     let last = routes.collect(present, start)?;
-    let what = "all anew, from the deletion of the device to the last route".to_owned();
+    let what = "all of them again, from the deletion of the device to the last route".to_owned();
     table.row([what, present.to_string(), millis(last), String::new(), "1".into()]);
     wait_for("every entry after the repair", BOUND, || Ok(complete(&node, present).ok()))?;
-    table.note("At each level every peer was found with its neighbour, forwarding entry and route.");
-    table.note("The way through kubectl proxy and API server is in these times: a few milliseconds for one Node.");
+    table.note("At each level every peer had its neighbour, FDB entry and route.");
+    table.note("The times include kubectl proxy and API server: a few milliseconds for one Node.");
     Ok(table)
 }
 
@@ -75,8 +74,8 @@ fn millis(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1e3)
 }
 
-/// Stops what would react to Nodes without a kubelet: they are to be seen by the agent alone.
-fn quieten(cluster: &Standing) -> Result<()> {
+/// Stops the controllers that would react to Nodes without a kubelet.
+fn stop_controllers(cluster: &BenchCluster) -> Result<()> {
     cluster.kubectl(&["scale", "deployment", "towpath-operator", "-n", "towpath-system", "--replicas=0"])?;
     wait_for("the end of the operator", BOUND, || {
         let pods = cluster.list(&["pods", "-n", "towpath-system", "-l", "app.kubernetes.io/name=towpath-operator"])?;
@@ -86,7 +85,7 @@ fn quieten(cluster: &Standing) -> Result<()> {
     cluster.stop(Component::Scheduler)
 }
 
-/// Creates peers and waits for their routes. Gives the time until the API server had them, and until the node had.
+/// Creates peers and waits for their routes. Returns the time until the API server had them, and until the node had.
 fn fill(api: &Api, routes: &Routes, peers: &[Value]) -> Result<(Duration, Duration)> {
     let start = Instant::now();
     api.create_all(NODES, peers)?;
@@ -94,7 +93,7 @@ fn fill(api: &Api, routes: &Routes, peers: &[Value]) -> Result<(Duration, Durati
     Ok((written, routes.collect(peers.len(), start)?))
 }
 
-/// Creates one more peer, waits for its route, and takes it away again.
+/// Creates one more peer, waits for its route, and deletes it.
 fn single(api: &Api, routes: &Routes, index: usize) -> Result<Duration> {
     let (_, time) = fill(api, routes, &[peer(index)])?;
     api.delete(&format!("{NODES}/{}", name(index)))?;
@@ -132,7 +131,7 @@ fn complete(node: &Node, count: usize) -> Result<()> {
     let entries = [
         ("routes", node.exec(&["ip", "route", "show", "dev", DEVICE, "proto", PROTOCOL])?),
         ("neighbours", node.exec(&["ip", "neigh", "show", "dev", DEVICE, "nud", "permanent"])?),
-        ("forwarding entries", node.exec(&["bridge", "fdb", "show", "dev", DEVICE])?),
+        ("FDB entries", node.exec(&["bridge", "fdb", "show", "dev", DEVICE])?),
     ];
     for (what, said) in entries {
         let found = said.lines().count();
@@ -145,7 +144,7 @@ impl Routes {
     fn watch(node: &Node) -> Result<Self> {
         let mut command = Command::new("ip");
         command.args(["-oneline", "monitor", "route"]).stdout(Stdio::piped());
-        let mut monitor = Spot::of_node(node)?.run(|| command.spawn().context("start ip monitor"))?;
+        let mut monitor = Namespaces::of_node(node)?.run(|| command.spawn().context("start ip monitor"))?;
         let said = monitor.stdout.take().context("ip monitor has no output")?;
         let (to, lines) = channel();
         thread::spawn(move || {
@@ -160,8 +159,7 @@ impl Routes {
         Ok(routes)
     }
 
-    /// The monitor listens when it tells of a route that comes and goes. What it still tells of that one later begins
-    /// otherwise than what is waited for.
+    /// The monitor listens once it prints a test route. Later lines about that route do not match what is waited for.
     fn wait_until_it_listens(&self, node: &Node) -> Result<()> {
         wait_for("ip monitor to listen", BOUND, || {
             for verb in ["add", "del"] {
@@ -171,7 +169,7 @@ impl Routes {
         })
     }
 
-    /// Waits until that many routes were added. Gives the time of the last.
+    /// Waits until that many routes were added. Returns the time of the last.
     fn collect(&self, count: usize, start: Instant) -> Result<Duration> {
         let mut last = start;
         for _ in 0..count {
@@ -180,7 +178,7 @@ impl Routes {
         Ok(last.saturating_duration_since(start))
     }
 
-    /// Waits for a line that begins so. Gives its time.
+    /// Waits for a line that begins so. Returns its time.
     fn next(&self, beginning: &str) -> Result<Instant> {
         let deadline = Instant::now() + BOUND;
         loop {
@@ -195,7 +193,7 @@ impl Routes {
 
 impl Drop for Routes {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is collected.
+        // It may have ended already; either way it is reaped.
         let _ = self.monitor.kill();
         let _ = self.monitor.wait();
     }

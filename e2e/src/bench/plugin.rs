@@ -11,22 +11,21 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use towpath_e2e::node::Node;
 
-use crate::ground::NAMESPACE;
-use crate::spot::Spot;
+use crate::namespaces::Namespaces;
+use crate::setup::NAMESPACE;
 
 /// Debian's plugins.
 pub(crate) const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
 const OURS: &str = "/etc/cni/net.d/10-towpath.conflist";
 
-/// A plugin, its configuration, and the place that it works in.
+/// A plugin, its configuration, and the namespaces that it is called in.
 pub(crate) struct Plugin {
     pub(crate) program: String,
     pub(crate) config: String,
-    pub(crate) spot: Spot,
+    pub(crate) namespaces: Namespaces,
 }
 
-/// A Pod that waits for ever to be scheduled: no kubelet wants it, and the agent knows it. Without a Pod object it would
-/// rightly let nobody in.
+/// A Pod that is never scheduled: no kubelet starts it, but the agent knows it. Without a Pod object ADD would fail.
 pub(crate) fn held_pod(index: usize) -> Value {
     json!({
         "apiVersion": "v1",
@@ -48,28 +47,28 @@ fn container_netns(index: usize) -> String {
     format!("bench-{index}")
 }
 
-/// Makes or deletes (`add`, `del`) the network namespaces of that many containers on a node.
-pub(crate) fn namespaces(node: &Node, verb: &str, count: usize) -> Result<()> {
+/// Creates or deletes (`add`, `del`) the network namespaces of that many containers on a node.
+pub(crate) fn container_namespaces(node: &Node, verb: &str, count: usize) -> Result<()> {
     let commands: String = (0..count).map(|index| format!("netns {verb} {}\n", container_netns(index))).collect();
     node.exec(&["sh", "-c", &format!("ip -batch - <<'END'\n{commands}END")]).map(drop)
 }
 
 impl Plugin {
-    /// Ours, as it is installed on a node.
+    /// Towpath's plugin, as installed on a node.
     pub(crate) fn towpath(node: &Node) -> Result<Self> {
         let list: Value = serde_json::from_str(&node.read(OURS)?).with_context(|| format!("{OURS} is no JSON"))?;
         let mut config = list["plugins"][0].clone();
         config["name"] = list["name"].clone();
         config["cniVersion"] = list["cniVersion"].clone();
-        let spot = Spot::of_node(node)?;
-        Ok(Self { program: "/opt/cni/bin/towpath".into(), config: config.to_string(), spot })
+        let namespaces = Namespaces::of_node(node)?;
+        Ok(Self { program: "/opt/cni/bin/towpath".into(), config: config.to_string(), namespaces })
     }
 
-    /// Calls it for that many containers, `width` at once. Gives how long each call took.
+    /// Calls it for that many containers, `width` at once. Returns how long each call took.
     pub(crate) fn calls(&self, verb: &str, count: usize, width: usize) -> Result<Vec<Duration>> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<Duration>> {
-            self.spot.enter()?;
+            self.namespaces.enter()?;
             let mut times = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
@@ -106,7 +105,7 @@ impl Plugin {
         let answer = command.output().with_context(|| format!("start {}", self.program))?;
         let took = start.elapsed();
         let said = String::from_utf8_lossy(&answer.stdout);
-        ensure!(answer.status.success(), "{} {verb} said {said}", self.program);
+        ensure!(answer.status.success(), "{} {verb} answered {said}", self.program);
         Ok(took)
     }
 }

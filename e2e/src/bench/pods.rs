@@ -1,4 +1,5 @@
-//! From the creation of a pod to Running, with Towpath and with the reference network, on two clusters of the same kind.
+//! From the creation of a pod to Running, with Towpath and with the reference network, on two clusters of the same
+//! kind.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
@@ -11,9 +12,9 @@ use serde_json::{Deserializer, Value};
 use towpath_e2e::api::Api;
 use towpath_e2e::cluster::Cluster;
 
-use crate::ground::{NAMESPACE, Standing, clear, pod};
 use crate::report::Table;
 use crate::sample::Sample;
+use crate::setup::{BenchCluster, NAMESPACE, clear, pod};
 
 const COLLECTION: &str = "/api/v1/namespaces/bench/pods";
 /// The node that all pods go to.
@@ -25,8 +26,8 @@ const KUBELET_PERIOD: Duration = Duration::from_secs(1);
 /// Time for a batch to run.
 const BOUND: Duration = Duration::from_secs(180);
 
-/// One network with its measurements.
-struct Arm<'a> {
+/// One of the two networks with its measurements.
+struct NetworkVariant<'a> {
     name: &'static str,
     cluster: &'a Cluster,
     api: Api,
@@ -35,43 +36,43 @@ struct Arm<'a> {
     times: BTreeMap<usize, Vec<Vec<Duration>>>,
 }
 
-/// A running `kubectl get --watch`. It ends with this value.
+/// A running `kubectl get --watch`. It ends when this value is dropped.
 struct Watch {
     kubectl: Child,
     running: Receiver<(Instant, String)>,
 }
 
 /// Starts the same pods on both, in turn.
-pub(crate) fn measure(ours: &Standing, reference: &Standing) -> Result<Table> {
-    let mut arms = [Arm::new("Towpath", ours)?, Arm::new("bridge + host-local", reference)?];
-    // The first pod of a node reads programs and images that nobody has read yet.
-    arms.iter_mut().try_for_each(|arm| arm.round(1).map(drop))?;
+pub(crate) fn measure(ours: &BenchCluster, reference: &BenchCluster) -> Result<Table> {
+    let mut variants = [NetworkVariant::new("Towpath", ours)?, NetworkVariant::new("bridge + host-local", reference)?];
+    // The first pod of a node reads programs and images into the page cache. It is not measured.
+    variants.iter_mut().try_for_each(|variant| variant.round(1).map(drop))?;
     for (count, rounds) in BATCHES {
         for round in 0..rounds {
-            for arm in &mut arms {
+            for variant in &mut variants {
                 // The end of a round follows kubelet's period, and so would the next beginning: then every round would
-                // wait for the same part of the period. Spread over all of it, the beginnings favour no arm.
+                // wait for the same part of the period. Spread over all of it, the beginnings favour no variant.
                 thread::sleep(KUBELET_PERIOD * u32::try_from(round)? / u32::try_from(rounds)?);
-                let times = arm.round(count)?;
-                arm.times.entry(count).or_default().push(times);
+                let times = variant.round(count)?;
+                variant.times.entry(count).or_default().push(times);
             }
         }
     }
-    let header =
-        ["pods at once", "network", "each: p50 s", "p99 s", "all: s (least–most)", "ratio of the medians", "aim"];
+    let header = ["pods at once", "network", "each: p50 s", "p99 s", "all: s (min–max)", "ratio of the medians", "aim"];
     let mut table = Table::new("Pods from create to Running, on one node", &header);
     for (count, _) in BATCHES {
-        let all = |arm: &Arm<'_>| -> Vec<f64> {
-            arm.times[&count].iter().flat_map(|round| round.iter().max()).map(Duration::as_secs_f64).collect()
+        let all = |variant: &NetworkVariant<'_>| -> Vec<f64> {
+            variant.times[&count].iter().flat_map(|round| round.iter().max()).map(Duration::as_secs_f64).collect()
         };
-        for (index, arm) in arms.iter().enumerate() {
-            let each = Sample::new(arm.times[&count].concat().iter().map(Duration::as_secs_f64)).context("no pods")?;
-            let spread = Sample::new(all(arm)).context("no rounds")?.spread(2);
-            let median = |arm| Sample::new(all(arm)).map(|sample| sample.median()).context("no rounds");
-            let ratio = format!("{:.2}", median(&arms[0])? / median(&arms[1])?);
+        for (index, variant) in variants.iter().enumerate() {
+            let each =
+                Sample::new(variant.times[&count].concat().iter().map(Duration::as_secs_f64)).context("no pods")?;
+            let spread = Sample::new(all(variant)).context("no rounds")?.spread(2);
+            let median = |variant| Sample::new(all(variant)).map(|sample| sample.median()).context("no rounds");
+            let ratio = format!("{:.2}", median(&variants[0])? / median(&variants[1])?);
             let (ratio, aim) = if index == 0 { (ratio, "≤ 1") } else { (String::new(), "") };
             let (half, most) = (format!("{:.2}", each.median()), format!("{:.2}", each.percentile(99)));
-            table.row([count.to_string(), arm.name.into(), half, most, spread, ratio, aim.into()]);
+            table.row([count.to_string(), variant.name.into(), half, most, spread, ratio, aim.into()]);
         }
     }
     table.note(format!(
@@ -79,12 +80,12 @@ pub(crate) fn measure(ours: &Standing, reference: &Standing) -> Result<Table> {
         BATCHES[0].1, BATCHES[1].1
     ));
     table.note(
-        "kubelet looks for started containers once a second: the time of one pod contains half of that on average.",
+        "The kubelet looks for started containers once a second: the time of one pod includes half of that on average.",
     );
     Ok(table)
 }
 
-impl<'a> Arm<'a> {
+impl<'a> NetworkVariant<'a> {
     fn new(name: &'static str, cluster: &'a Cluster) -> Result<Self> {
         Ok(Self { name, cluster, api: Api::open(cluster)?, watch: Watch::start(cluster)?, times: BTreeMap::new() })
     }
@@ -103,7 +104,7 @@ impl<'a> Arm<'a> {
             times.entry(name).or_insert(at.saturating_duration_since(start));
         }
         clear(self.cluster)?;
-        // What is still said about the pods that are gone must not be taken for the next ones'.
+        // Late events of deleted pods must not be taken for events of the next ones.
         while self.watch.running.recv_timeout(Duration::from_millis(200)).is_ok() {}
         Ok(times.into_values().collect())
     }
@@ -117,7 +118,7 @@ impl Watch {
         let said = kubectl.stdout.take().context("kubectl has no output")?;
         let (to, running) = channel();
         thread::spawn(move || {
-            // It ends with kubectl, whose last words may be cut off.
+            // It ends with kubectl, whose last event may be incomplete.
             for event in Deserializer::from_reader(said).into_iter::<Value>().map_while(Result::ok) {
                 let pod = &event["object"];
                 if pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null() {
@@ -134,7 +135,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is collected.
+        // It may have ended already; either way it is reaped.
         let _ = self.kubectl.kill();
         let _ = self.kubectl.wait();
     }

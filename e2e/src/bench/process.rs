@@ -1,4 +1,4 @@
-//! What Towpath's processes in a cluster use.
+//! CPU and memory of Towpath's processes in a cluster.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use towpath_e2e::wait::wait_for;
 /// Milliseconds of a tick of `/proc/<pid>/stat`: fixed in the kernel's interface to programs.
 const TICK_MILLIS: u64 = 10;
 
-/// How long a process does nothing that has nothing to do: less than the time between two probes.
+/// A process that uses no CPU for so long is idle. It is less than the time between two probes.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// A process of ours.
@@ -19,17 +19,17 @@ pub(crate) struct Process {
     pub(crate) name: String,
 }
 
-/// What a process had used up to a moment.
+/// What a process has used so far.
 pub(crate) struct Usage {
     ticks: u64,
-    /// Of all threads: how often they waited for something.
+    /// Voluntary context switches of all threads.
     pub(crate) waits: u64,
-    /// Page faults of the children that it has collected. No program starts without some.
+    /// Page faults of reaped children. No program starts without some.
     pub(crate) child_faults: u64,
 }
 
 impl Usage {
-    /// Time on a processor since an earlier look.
+    /// CPU time since an earlier reading.
     pub(crate) fn millis_since(&self, earlier: &Self) -> u64 {
         (self.ticks - earlier.ticks) * TICK_MILLIS
     }
@@ -69,7 +69,7 @@ impl Process {
         Ok(Usage { ticks, waits, child_faults })
     }
 
-    /// Waits until it has nothing to do.
+    /// Waits until it is idle.
     pub(crate) fn wait_quiet(&self) -> Result<()> {
         let (mut ticks, mut since) = (self.usage()?.ticks, Instant::now());
         wait_for(&format!("an idle {}", self.name), Duration::from_secs(120), || {
@@ -81,7 +81,7 @@ impl Process {
         })
     }
 
-    /// A size of the process' status file, `VmRSS` for one.
+    /// A size from `/proc/<pid>/status`, such as `VmRSS`.
     #[expect(clippy::cast_precision_loss, reason = "kibibytes of memory")]
     pub(crate) fn mebibytes(&self, name: &str) -> Result<f64> {
         let kibibytes = field(&self.read("status")?, name).with_context(|| self.gone())?;
@@ -93,7 +93,7 @@ impl Process {
     }
 
     fn gone(&self) -> String {
-        format!("{} with pid {} ended in between", self.name, self.pid)
+        format!("{} with pid {} has ended", self.name, self.pid)
     }
 }
 

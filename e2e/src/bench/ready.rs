@@ -1,18 +1,18 @@
-//! From `kubectl apply` of a NetworkConfig to `Ready=True`, with the image on the nodes and the operator up.
+//! From `kubectl apply` of a NetworkConfig to `Ready=True`, with the image on the nodes and the operator running.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::ground::{CONFIG, Ground, Standing};
 use crate::report::Table;
 use crate::sample::Sample;
+use crate::setup::{BenchCluster, CONFIG, Setup};
 
 const ROUNDS: usize = 5;
 
 /// Applies and removes the NetworkConfig several times. At the end it is applied.
-pub(crate) fn measure(ground: &Ground, cluster: &Standing, installed: Duration) -> Result<Table> {
-    let config = ground.site.root().join(CONFIG).display().to_string();
+pub(crate) fn measure(setup: &Setup, cluster: &BenchCluster, installed: Duration) -> Result<Table> {
+    let config = setup.site.root().join(CONFIG).display().to_string();
     let (mut ready, mut removed) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         let start = Instant::now();
@@ -31,7 +31,7 @@ pub(crate) fn measure(ground: &Ground, cluster: &Standing, installed: Duration) 
     }
     let nodes = cluster.nodes().len();
     let mut table =
-        Table::new(&format!("Installation, {nodes} nodes"), &["what", "median s (least–most)", "aim s", "runs"]);
+        Table::new(&format!("Installation, {nodes} nodes"), &["what", "median s (min–max)", "aim s", "runs"]);
     let mut row = |what: &str, times: &[Duration], aim: &str| {
         let sample = Sample::new(times.iter().map(Duration::as_secs_f64));
         let spread = sample.map_or_else(|| "none".into(), |sample| sample.spread(1));

@@ -1,4 +1,4 @@
-//! The report: tables that read as well in a terminal as rendered.
+//! The report: Markdown tables that are readable in a terminal too.
 
 use std::fmt::{self, Display};
 

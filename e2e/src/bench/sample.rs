@@ -1,4 +1,4 @@
-//! Figures that were measured several times, and how they are told: never one number without its spread.
+//! Figures that were measured several times: never one number without its spread.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 pub(crate) struct Sample(Vec<f64>);
 
 impl Sample {
-    /// None of no values.
+    /// None if there are no values.
     pub(crate) fn new(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -41,7 +41,7 @@ impl Sample {
         self.0.len()
     }
 
-    /// `median (least–most)`.
+    /// `median (minimum–maximum)`.
     pub(crate) fn spread(&self, decimals: usize) -> String {
         format!("{:.decimals$} ({:.decimals$}–{:.decimals$})", self.median(), self.min(), self.max())
     }

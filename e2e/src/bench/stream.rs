@@ -1,7 +1,7 @@
-//! Numbered datagrams from one pod to another, all the time.
+//! A steady stream of numbered datagrams from one pod to another.
 //!
-//! Nobody answers, so no connection is ever established, and every datagram is judged anew: the first that arrives, or
-//! the last, tells when a policy took hold.
+//! Nobody answers, so no connection is ever established, and policies apply to every datagram: the first that
+//! arrives, or the last, shows when a policy was in force.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::ground::{NAMESPACE, Standing};
-use crate::spot::Spot;
+use crate::namespaces::Namespaces;
+use crate::setup::{BenchCluster, NAMESPACE};
 
 /// Where the receiving pod listens.
 const PORT: u16 = 9000;
-/// How long nothing arrives when the way is closed: longer than a busy machine lets a thread wait.
+/// How long nothing arrives when a policy denies the stream: longer than a busy machine lets a thread wait.
 const SILENCE: Duration = Duration::from_millis(150);
-/// Time for a change to take hold.
+/// Time for a change to be in force.
 const BOUND: Duration = Duration::from_secs(30);
 
 /// A running stream: for each datagram that arrives, when it was sent.
@@ -29,21 +29,21 @@ pub(crate) struct Stream<'a> {
 
 /// Runs `act` while a datagram goes from the pod `client` to the pod `server`, which has this address, at each `pace`.
 pub(crate) fn with_stream<T>(
-    cluster: &Standing,
+    cluster: &BenchCluster,
     address: &str,
     pace: Duration,
     act: impl FnOnce(&Stream<'_>) -> Result<T>,
 ) -> Result<T> {
-    let server = Spot::of_pod(cluster, NAMESPACE, "server")?
+    let server = Namespaces::of_pod(cluster, NAMESPACE, "server")?
         .run(|| UdpSocket::bind(("0.0.0.0", PORT)).context("listen in the server's pod"))?;
-    let client = Spot::of_pod(cluster, NAMESPACE, "client")?
+    let client = Namespaces::of_pod(cluster, NAMESPACE, "client")?
         .run(|| UdpSocket::bind("0.0.0.0:0").context("open a socket in the client's pod"))?;
-    client.connect((address, PORT)).context("find the way to the server")?;
+    client.connect((address, PORT)).context("find the route to the server")?;
     let running = AtomicBool::new(true);
     let origin = Instant::now();
     let (to, arrived) = channel();
     thread::scope(|scope| {
-        // Its end, whichever way this goes, ends the two threads.
+        // Dropping it ends the two threads, also on failure.
         let stream = Stream { arrived, running: &running };
         scope.spawn(|| send(&client, origin, pace, &running));
         scope.spawn(|| receive(&server, origin, &running, |sent| to.send(sent).is_ok()));
@@ -55,7 +55,7 @@ pub(crate) fn with_stream<T>(
 fn send(socket: &UdpSocket, origin: Instant, pace: Duration, running: &AtomicBool) {
     while running.load(Ordering::Relaxed) {
         let nanos = u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        // Refused by a rule on the way: that is what is looked for.
+        // A rule may reject it: that is what is measured.
         let _ = socket.send(&nanos.to_be_bytes());
         // The pace of the datagrams, not a wait for something.
         thread::sleep(pace);
@@ -74,7 +74,7 @@ fn receive(socket: &UdpSocket, origin: Instant, running: &AtomicBool, arrived: i
 }
 
 impl Stream<'_> {
-    /// Waits until nothing arrives any more. Gives when the last was sent that arrived after `start`, if any did.
+    /// Waits until nothing arrives any more. Returns when the last was sent that arrived after `start`, if any did.
     pub(crate) fn silence(&self, start: Instant) -> Result<Option<Instant>> {
         Ok(self.until_silence(start)?.last().copied())
     }
@@ -87,18 +87,18 @@ impl Stream<'_> {
                 all.push(sent);
             }
             if start.elapsed() > BOUND {
-                bail!("the way is still open {} s after it was closed", BOUND.as_secs());
+                bail!("datagrams still arrive {} s after they were denied", BOUND.as_secs());
             }
         }
         all.sort();
         Ok(all)
     }
 
-    /// Waits for the first that was sent after `start`, and gives when that was.
+    /// Waits for the first that was sent after `start`, and returns when that was.
     pub(crate) fn first_after(&self, start: Instant) -> Result<Instant> {
         loop {
             let left = BOUND.saturating_sub(start.elapsed());
-            let sent = self.arrived.recv_timeout(left).context("the way is still closed long after it was opened")?;
+            let sent = self.arrived.recv_timeout(left).context("no datagram arrives long after they were allowed")?;
             if sent > start {
                 return Ok(sent);
             }

@@ -1,4 +1,4 @@
-//! Changing a cluster that runs: images, nodes.
+//! Changes a running cluster: images, nodes.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, Spec};
 use crate::pki::Authority;
 
 impl Cluster {
-    /// Imports an image archive (docker or OCI) into every node, all nodes at once. Gives the names of the images.
+    /// Imports an image archive (docker or OCI) into every node, all nodes at once. Returns the names of the images.
     ///
     /// # Errors
     /// When the archive is unreadable or a node refuses it: the message names the node.
@@ -28,7 +28,7 @@ impl Cluster {
         Ok(names)
     }
 
-    /// Adds one more node and waits until it is registered. Gives its name.
+    /// Adds one more node and waits until it is registered. Returns its name.
     ///
     /// # Errors
     /// When the node does not come up: the message has the failing component's log.
@@ -45,7 +45,7 @@ impl Cluster {
         Ok(node.name())
     }
 
-    /// Takes a node away for good, as when a machine is lost: its API object goes, its processes are killed.
+    /// Removes a node, as when a machine is lost: deletes its API object, kills its processes.
     ///
     /// # Errors
     /// When the cluster has none of that name, or something of it stays.

@@ -16,7 +16,7 @@ const ROLE: &str = "cp";
 /// A part of the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Component {
-    /// The store.
+    /// etcd.
     Etcd,
     /// The API server.
     ApiServer,
@@ -24,7 +24,7 @@ pub enum Component {
     ControllerManager,
     /// The scheduler.
     Scheduler,
-    /// The way in from the machine's own loopback.
+    /// The forwarder of a loopback port to the API server.
     Forward,
 }
 
@@ -48,7 +48,7 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&self, component: Component) -> Result<Running> {
-        self.desk().start(&self.program(component))
+        self.supervisor().start(&self.program(component))
     }
 
     /// Ends a part of the control plane, by its pid.
@@ -56,7 +56,7 @@ impl Cluster {
     /// # Errors
     /// When it does not end.
     pub fn stop(&self, component: Component) -> Result<()> {
-        self.desk().stop(component.name())
+        self.supervisor().stop(component.name())
     }
 
     /// Addresses of the control plane's machine.
@@ -97,7 +97,7 @@ impl Cluster {
                 "--leader-elect=false".into(),
             ],
             Component::Forward => vec![
-                self.desk().launcher.display().to_string(),
+                self.supervisor().launcher.display().to_string(),
                 "forward".into(),
                 "--netns".into(),
                 underlay::netns(self.name(), ROLE),
@@ -122,7 +122,7 @@ impl Cluster {
 
     fn etcd(&self) -> Vec<String> {
         let mut words = vec![self.tools().etcd(), format!("--data-dir={}", self.dir().join("etcd").display())];
-        // A test cluster does not outlive the machine's power; without fsync it is several times as quick.
+        // A test cluster need not survive a power failure; without fsync etcd is several times as fast.
         words.extend(
             [
                 "--listen-client-urls=http://127.0.0.1:2379",
@@ -185,7 +185,7 @@ impl Cluster {
                 "--allocate-node-cidrs",
                 "--use-service-account-credentials",
                 "--leader-elect=false",
-                // A node that is gone shows as such within 15 s, so that scenarios about it stay short.
+                // A lost node is NotReady within 15 s, so that scenarios about it stay short.
                 "--node-monitor-grace-period=15s",
                 "--node-monitor-period=2s",
             ]

@@ -1,5 +1,5 @@
-//! Removing a cluster. It goes by what is really there, not by what was noted, so that it also cleans up after an `up`
-//! that failed or was killed half-way.
+//! Removes a cluster. It goes by what exists, not by what was recorded, so that it also cleans up after an `up` that
+//! failed or was killed.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::site::Site;
 use crate::{cgroup, underlay};
 
-/// Removes every process, namespace, mount, control group and file of a cluster; fine if there are none.
+/// Removes every process, namespace, mount, control group and file of a cluster. Succeeds if there are none.
 ///
 /// # Errors
 /// When something stays: the message names it.
@@ -25,14 +25,14 @@ pub fn remove(site: &Site, name: &str) -> Result<()> {
         fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
     }
     let left = leftovers(site, name)?;
-    ensure!(left.is_empty(), "of cluster {name} there is still: {}", left.join(", "));
+    ensure!(left.is_empty(), "cluster {name} is not removed completely: {}", left.join(", "));
     Ok(())
 }
 
-/// What there is of a cluster on this machine, in words; empty when there is nothing.
+/// Describes what exists of a cluster on this machine; empty if there is nothing.
 ///
 /// # Errors
-/// When the machine cannot be looked at.
+/// When mounts or namespaces cannot be listed.
 pub fn leftovers(site: &Site, name: &str) -> Result<Vec<String>> {
     let dir = site.cluster_dir(name);
     let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;

@@ -1,4 +1,4 @@
-//! The way from the machine's own shell into a cluster: a port on the loopback, forwarded to the API server.
+//! Forwards a loopback port of the machine to the API server of a cluster.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ use crate::process::enter_netns;
 /// # Errors
 /// When the port cannot be opened or the namespace cannot be entered.
 pub fn serve(netns: &str, to: SocketAddr, port_file: &Path) -> Result<()> {
-    // A forwarder that is started again keeps the port: the kubeconfig names it.
+    // A restarted forwarder keeps the port, because the kubeconfig names it.
     let wanted = fs::read_to_string(port_file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
         .with_context(|| format!("listen on loopback port {wanted}"))?;

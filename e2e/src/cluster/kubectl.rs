@@ -1,4 +1,4 @@
-//! Asking and changing a cluster through kubectl, as a person would.
+//! Queries and changes a cluster with kubectl, as a person would.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -18,15 +18,15 @@ impl Cluster {
         command
     }
 
-    /// Runs kubectl and gives what it printed.
+    /// Runs kubectl and returns its output.
     ///
     /// # Errors
-    /// When kubectl fails: the message has what it said.
+    /// When kubectl fails: the message has its output.
     pub fn kubectl(&self, words: &[&str]) -> Result<String> {
         run::output(&mut self.kubectl_command(words))
     }
 
-    /// Runs kubectl and gives its outcome as it is, for calls that are expected to be refused.
+    /// Runs kubectl and returns status and output, for calls that are expected to be refused.
     ///
     /// # Errors
     /// When kubectl cannot be started.
@@ -60,7 +60,7 @@ impl Cluster {
     /// Applies manifests server-side, as the owner `towpath-e2e`.
     ///
     /// # Errors
-    /// When the API server refuses one.
+    /// When the API server rejects one.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         self.kubectl_with_input(
             &["apply", "--server-side", "--force-conflicts", "--field-manager", "towpath-e2e", "-f", "-"],
@@ -71,7 +71,7 @@ impl Cluster {
     /// Runs kubectl with text on its standard input.
     ///
     /// # Errors
-    /// When kubectl fails: the message has what it said.
+    /// When kubectl fails: the message has its output.
     pub fn kubectl_with_input(&self, words: &[&str], input: &str) -> Result<String> {
         let file = tempfile(input)?;
         run::output(self.kubectl_command(words).stdin(Stdio::from(file)))

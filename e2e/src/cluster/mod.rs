@@ -1,4 +1,4 @@
-//! A cluster: what it consists of, and the ways to look at it and change it while it runs.
+//! A cluster: its parts, and how to query and change it while it runs.
 
 mod change;
 mod control_plane;
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::node::Node;
-use crate::process::Desk;
+use crate::process::Supervisor;
 use crate::progress::Progress;
 use crate::site::Site;
 use crate::toolchain::Tools;
@@ -76,13 +76,13 @@ impl Cluster {
         &self.site
     }
 
-    /// The binaries and images that it was made with.
+    /// The binaries and images of the cluster.
     #[must_use]
     pub fn tools(&self) -> &Tools {
         &self.tools
     }
 
-    /// The clock and voice of this run.
+    /// Prints progress messages.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.progress
@@ -112,11 +112,11 @@ impl Cluster {
     }
 
     fn node_numbered(&self, number: u8) -> Node {
-        Node::new(self.desk(), number, self.spec.family, &self.tools)
+        Node::new(self.supervisor(), number, self.spec.family, &self.tools)
     }
 
-    fn desk(&self) -> Desk {
-        Desk { cluster: self.name().to_owned(), dir: self.dir(), launcher: self.site.launcher().to_path_buf() }
+    fn supervisor(&self) -> Supervisor {
+        Supervisor { cluster: self.name().to_owned(), dir: self.dir(), launcher: self.site.launcher().to_path_buf() }
     }
 
     fn pki_dir(&self) -> PathBuf {
@@ -128,7 +128,7 @@ impl Cluster {
         fs::write(&file, serde_json::to_vec_pretty(&self.spec)?).with_context(|| format!("write {}", file.display()))
     }
 
-    /// Waits until the API server says that it is ready.
+    /// Waits until the API server reports that it is ready.
     ///
     /// # Errors
     /// When it is not ready within 60 s, or `check` fails.

@@ -1,4 +1,4 @@
-//! Starting a cluster: everything that does not wait for something else is started at once.
+//! Starts a cluster; what does not depend on something else starts in parallel.
 
 use std::fs;
 use std::time::Duration;
@@ -16,18 +16,18 @@ use crate::wait::wait_for;
 use crate::{cgroup, underlay};
 
 impl Cluster {
-    /// Makes and starts a cluster without a pod network: its nodes are registered, and not Ready.
+    /// Starts a cluster without a pod network: its nodes are registered and not Ready.
     ///
     /// # Errors
     /// When one of that name exists, or a component fails: the message names it and shows the end of its log. What
-    /// was started stays for a look at it until [`down::remove`].
+    /// was started keeps running, to be inspected, until [`down::remove`].
     pub fn up(site: &Site, tools: &Tools, spec: Spec, progress: Progress) -> Result<Self> {
         let name = spec.name.clone();
         let cluster = Self { site: site.clone(), tools: tools.clone(), spec, progress };
         let left = down::leftovers(site, name.as_str())?;
         if !left.is_empty() {
             bail!(
-                "cluster {name} exists already, or parts of it do: make cluster-down CLUSTER={name} removes them ({} and {} more)",
+                "cluster {name} or parts of it exist already ({} and {} more): make cluster-down CLUSTER={name} removes them",
                 left[0],
                 left.len() - 1
             );
@@ -35,7 +35,7 @@ impl Cluster {
         cluster.bring_up().with_context(|| {
             let logs = cluster.dir().join("log");
             format!(
-                "cluster {name} did not come up; its logs stay in {} until make cluster-down CLUSTER={name}",
+                "cluster {name} did not start; its logs are in {} until make cluster-down CLUSTER={name}",
                 logs.display()
             )
         })?;
@@ -45,7 +45,7 @@ impl Cluster {
     fn bring_up(&self) -> Result<()> {
         let progress = self.progress();
         let (count, name) = (self.spec().nodes.len(), self.name());
-        progress.say(format!("cluster {name}: {count} nodes of Kubernetes {}", crate::toolchain::KUBERNETES));
+        progress.step(format!("starting cluster {name}: {count} nodes, Kubernetes {}", crate::toolchain::KUBERNETES));
         let authority = self.lay_out()?;
         let mut running =
             vec![self.start(Component::Etcd)?, self.start(Component::ApiServer)?, self.start(Component::Forward)?];
@@ -61,7 +61,7 @@ impl Cluster {
         })?;
         authority.kubeconfig("admin", &format!("https://127.0.0.1:{port}"), &self.kubeconfig())?;
         self.wait_api(|| check(&running))?;
-        progress.say("the API server is ready");
+        progress.step("the API server is ready");
         running.push(self.start(Component::ControllerManager)?);
         running.push(self.start(Component::Scheduler)?);
         nodes.iter().try_for_each(Node::admit)?;
@@ -71,8 +71,8 @@ impl Cluster {
             check(&running)?;
             self.get(&["serviceaccount", "default", "-n", "default"])
         })?;
-        progress.say(format!(
-            "cluster {name} is up; its nodes wait for a pod network: export KUBECONFIG={}",
+        progress.step(format!(
+            "cluster {name} is running and has no pod network yet: export KUBECONFIG={}",
             self.kubeconfig().display()
         ));
         Ok(())

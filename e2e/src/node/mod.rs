@@ -1,6 +1,7 @@
-//! A node: a set of namespaces on this machine in which containerd, kubelet and kube-proxy run. This is its outside.
+//! A node: a set of namespaces on this machine in which containerd, kubelet and kube-proxy run. This module is what the
+//! harness sees of it.
 
-mod inside;
+mod init;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,32 +13,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::IpFamily;
 use crate::pki::{Authority, Subject};
-use crate::process::{Desk, Program, Running, live_pid};
+use crate::process::{Program, Running, Supervisor, live_pid};
 use crate::reference::DEBIAN_PLUGINS;
 use crate::toolchain::Tools;
 use crate::wait::wait_for;
 use crate::{cgroup, cluster, run, underlay};
 
-pub use inside::{hold, init};
+pub use init::{hold, init};
 
 /// One node of a cluster.
 #[derive(Debug, Clone)]
 pub struct Node {
-    desk: Desk,
+    supervisor: Supervisor,
     number: u8,
     family: IpFamily,
     tools: Tools,
 }
 
-/// What the inside of a node needs to know; written by the harness, read by the node's first process.
+/// What a node's first process needs to know. The harness writes it to a file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Inside {
+pub(crate) struct NodeSpec {
     name: String,
     dir: PathBuf,
     log_dir: PathBuf,
     pid_file: PathBuf,
     launcher: PathBuf,
-    /// Folders outside that must stay reachable under their own path.
+    /// Folders of the machine that stay reachable under their path.
     keep: Vec<PathBuf>,
     images: Vec<PathBuf>,
     kube_proxy: Vec<String>,
@@ -45,8 +46,8 @@ pub(crate) struct Inside {
 }
 
 impl Node {
-    pub(crate) fn new(desk: Desk, number: u8, family: IpFamily, tools: &Tools) -> Self {
-        Self { desk, number, family, tools: tools.clone() }
+    pub(crate) fn new(supervisor: Supervisor, number: u8, family: IpFamily, tools: &Tools) -> Self {
+        Self { supervisor, number, family, tools: tools.clone() }
     }
 
     /// Name of the node in Kubernetes, and its host name.
@@ -70,23 +71,23 @@ impl Node {
     /// Name of its network namespace on the machine.
     #[must_use]
     pub fn netns(&self) -> String {
-        underlay::netns(&self.desk.cluster, &self.name())
+        underlay::netns(&self.supervisor.cluster, &self.name())
     }
 
-    /// The folder with everything that the node writes.
+    /// The folder that holds everything the node writes.
     fn dir(&self) -> PathBuf {
-        self.desk.dir.join("node").join(self.name())
+        self.supervisor.dir.join("node").join(self.name())
     }
 
     fn init_pid_file(&self) -> PathBuf {
-        self.desk.pid_file(&format!("{}-init", self.name()))
+        self.supervisor.pid_file(&format!("{}-init", self.name()))
     }
 
-    /// Namespace, control groups, certificate and configuration of the node.
+    /// Creates network namespace, control groups, certificate and configuration of the node.
     pub(crate) fn create(&self, authority: &Authority) -> Result<()> {
         let (name, dir) = (self.name(), self.dir());
-        underlay::join(&self.desk.cluster, &name, underlay::FIRST_NODE + self.number, self.family)?;
-        cgroup::create(&cgroup::node_group(&self.desk.cluster, &name))?;
+        underlay::join(&self.supervisor.cluster, &name, underlay::FIRST_NODE + self.number, self.family)?;
+        cgroup::create(&cgroup::node_group(&self.supervisor.cluster, &name))?;
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         // containerd sets up every sandbox's loopback with this plugin itself, so each node has it before any network.
         let plugins = dir.join("opt/cni/bin");
@@ -101,20 +102,20 @@ impl Node {
             addresses: self.addresses(),
             names: vec![name.clone()],
         })?;
-        let pki = self.desk.dir.join("pki");
+        let pki = self.supervisor.dir.join("pki");
         authority.kubeconfig(&name, &cluster::server(), &pki.join(format!("{name}.conf")))?;
         self.write("containerd.toml", &self.containerd_config())?;
         self.write("kubelet.json", &serde_json::to_string_pretty(&self.kubelet_config(&pki))?)?;
-        // Nobody answers there: the cluster has no names but its own.
+        // Nobody answers there: only the cluster's own names resolve.
         self.write("resolv.conf", "nameserver 172.30.0.254\n")?;
-        self.write("inside.json", &serde_json::to_string_pretty(&self.inside(&pki))?)
+        self.write("node.json", &serde_json::to_string_pretty(&self.spec(&pki))?)
     }
 
     /// Starts the node. Its images are imported at once, its kubelet starts after [`Node::admit`].
     pub(crate) fn start(&self) -> Result<Running> {
-        let spec = self.dir().join("inside.json");
-        let launcher = self.desk.launcher.display().to_string();
-        self.desk.start(&Program {
+        let spec = self.dir().join("node.json");
+        let launcher = self.supervisor.launcher.display().to_string();
+        self.supervisor.start(&Program {
             name: self.name(),
             group: format!("{}/system", self.name()),
             role: Some(self.name()),
@@ -122,22 +123,22 @@ impl Node {
         })
     }
 
-    /// Tells the node that the API server is ready, so that kubelet and kube-proxy do not begin with failures and
-    /// their long pauses after them.
+    /// Starts the kubelet and kube-proxy. They must not start before the API server is ready, because they back off for
+    /// long after a failure.
     pub(crate) fn admit(&self) -> Result<()> {
         self.write("admitted", "")
     }
 
     /// Kills the node's processes and removes its namespace, control groups and files.
     pub(crate) fn destroy(&self) -> Result<()> {
-        let group = cgroup::node_group(&self.desk.cluster, &self.name());
+        let group = cgroup::node_group(&self.supervisor.cluster, &self.name());
         cgroup::kill_all(&group)?;
         underlay::remove(&self.netns())?;
         cgroup::remove(&group)?;
         fs::remove_dir_all(self.dir()).with_context(|| format!("remove {}", self.dir().display()))
     }
 
-    /// Pid, as the machine counts, of the node's first process.
+    /// Pid of the node's first process in the machine's PID namespace.
     ///
     /// # Errors
     /// When the node does not run.
@@ -157,15 +158,15 @@ impl Node {
         Ok(command)
     }
 
-    /// Runs a command inside the node and gives what it printed.
+    /// Runs a command inside the node and returns its output.
     ///
     /// # Errors
-    /// When it fails: the message has what it said.
+    /// When it fails: the message has its output.
     pub fn exec(&self, words: &[&str]) -> Result<String> {
         run::output(&mut self.command(words)?).with_context(|| format!("on node {}", self.name()))
     }
 
-    /// Runs a command inside the node and gives its outcome as it is.
+    /// Runs a command inside the node and returns status and output.
     ///
     /// # Errors
     /// When the node does not run.
@@ -173,8 +174,7 @@ impl Node {
         run::raw_output(&mut self.command(words)?)
     }
 
-    /// Where a path of the node is on the machine: `/etc/cni/net.d` of a node is
-    /// `/proc/<pid>/root/etc/cni/net.d` here.
+    /// The machine's path of a node's file: `/proc/<pid>/root/etc/cni/net.d` for `/etc/cni/net.d`.
     ///
     /// # Errors
     /// When the node does not run.
@@ -191,26 +191,28 @@ impl Node {
         fs::read_to_string(&path).with_context(|| format!("read {inside} on node {}", self.name()))
     }
 
-    /// Imports an image archive (docker or OCI). Gives the names of the images in it.
+    /// Imports an image archive (docker or OCI). Returns the names of the images in it.
     ///
     /// # Errors
-    /// When the archive is unreadable, holds no image, or containerd refuses it.
+    /// When the archive is unreadable, holds no image, or containerd rejects it.
     pub fn load(&self, archive: &Path) -> Result<Vec<String>> {
         let file = File::open(archive).with_context(|| format!("open {}", archive.display()))?;
         let said =
             run::output(self.command(&["ctr", "-n", "k8s.io", "images", "import", "-"])?.stdin(Stdio::from(file)))?;
-        let names = inside::imported(&said);
+        let names = init::imported(&said);
         ensure!(!names.is_empty(), "{} holds no image with a name", archive.display());
         Ok(names)
     }
 
-    /// Pid, as the machine counts, of a process of a pod on this node, by which its namespaces can be entered.
+    /// Pid of a process of a pod on this node, in the machine's PID namespace.
     ///
     /// # Errors
     /// When the pod has no process within 10 s.
     pub fn pod_pid(&self, uid: &str) -> Result<i32> {
-        let group = cgroup::cluster_group(&self.desk.cluster);
-        wait_for(&format!("a process of pod {uid}"), Duration::from_secs(10), || Ok(pod_process(&group, uid)))
+        let group = cgroup::cluster_group(&self.supervisor.cluster);
+        wait_for(&format!("a process of the pod with UID {uid}"), Duration::from_secs(10), || {
+            Ok(pod_process(&group, uid))
+        })
     }
 
     fn write(&self, file: &str, text: &str) -> Result<()> {
@@ -243,10 +245,10 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         serde_json::json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            // Kubernetes 1.35 refuses control groups version 1 unless told otherwise.
+            // The default of Kubernetes 1.35 rejects control groups version 1.
             "failCgroupV1": false,
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": format!("/{}", cgroup::node_group(&self.desk.cluster, &name)),
+            "cgroupRoot": format!("/{}", cgroup::node_group(&self.supervisor.cluster, &name)),
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
             "authentication": {
                 "anonymous": {"enabled": false},
@@ -267,16 +269,16 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         })
     }
 
-    fn inside(&self, pki: &Path) -> Inside {
+    fn spec(&self, pki: &Path) -> NodeSpec {
         let name = self.name();
         let addresses: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
         let conf = |file: &str| format!("--kubeconfig={}", pki.join(file).display());
-        Inside {
+        NodeSpec {
             dir: self.dir(),
-            log_dir: self.desk.dir.join("log"),
+            log_dir: self.supervisor.dir.join("log"),
             pid_file: self.init_pid_file(),
-            launcher: self.desk.launcher.clone(),
-            keep: vec![self.desk.dir.clone(), self.tools.dir().to_path_buf()],
+            launcher: self.supervisor.launcher.clone(),
+            keep: vec![self.supervisor.dir.clone(), self.tools.dir().to_path_buf()],
             images: self.tools.images(),
             kube_proxy: vec![
                 self.tools.kubernetes("kube-proxy"),
@@ -301,7 +303,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     }
 }
 
-/// A process of the pod with this UID: kubelet names the pod's control group after it.
+/// A process of the pod with this UID: the kubelet names the pod's control group after it.
 fn pod_process(group: &str, uid: &str) -> Option<i32> {
     let marker = format!("pod{uid}");
     fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()).find(|pid| {

@@ -8,7 +8,7 @@ use super::lock;
 use crate::progress::Progress;
 use crate::run;
 
-/// What a cluster needs.
+/// Packages that a cluster needs.
 pub(super) const CLUSTER: &[&str] = &[
     "busybox-static",
     "containerd",
@@ -16,6 +16,7 @@ pub(super) const CLUSTER: &[&str] = &[
     "gcc",
     "iperf3",
     "iproute2",
+    "iptables",
     "iputils-ping",
     "libc6-dev",
     "nftables",
@@ -23,10 +24,10 @@ pub(super) const CLUSTER: &[&str] = &[
     "util-linux",
 ];
 
-/// Installs those of `packages` that are missing, and says so in one line.
+/// Installs the missing ones of `packages`, and prints their names.
 ///
 /// # Errors
-/// When apt fails: the message has what it said.
+/// When apt fails: the message has its output.
 pub fn require(packages: &[&str], progress: &Progress) -> Result<()> {
     if missing(packages)?.is_empty() {
         return Ok(());
@@ -37,7 +38,7 @@ pub fn require(packages: &[&str], progress: &Progress) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    progress.say(format!("installing Debian packages: {}", missing.join(" ")));
+    progress.step(format!("installing Debian packages: {}", missing.join(" ")));
     run::output(&mut apt(&["update"])).context("refresh the lists of packages")?;
     let mut words = vec!["install", "--yes", "--no-install-recommends"];
     words.extend(missing);
@@ -47,7 +48,7 @@ pub fn require(packages: &[&str], progress: &Progress) -> Result<()> {
 fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let mut query = Command::new("dpkg-query");
     query.args(["--show", "--showformat=${db:Status-Status} ${Package}\n"]).args(packages);
-    // It fails when one is unknown, and lists the others all the same.
+    // It fails if a package is unknown, and lists the others nevertheless.
     let said = String::from_utf8_lossy(&run::raw_output(&mut query)?.stdout).into_owned();
     Ok(packages
         .iter()

@@ -15,10 +15,10 @@ use crate::site::Site;
 pub const KUBERNETES: &str = "1.35.4";
 
 /// Kubernetes' programs, its test server and kubectl.
-pub(super) const KUBERNETES_PARTS: Parts = Parts {
+pub(super) const KUBERNETES_PARTS: GoBuild = GoBuild {
     name: "kubernetes",
     version: KUBERNETES,
-    // Without these the components believe that they are v0.0.0, and refuse each other.
+    // Without these the components report v0.0.0, and reject each other.
     ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35",
     packages: &[
         "k8s.io/kubernetes/cmd/kube-apiserver",
@@ -33,8 +33,8 @@ pub(super) const KUBERNETES_PARTS: Parts = Parts {
     duration: "4 minutes",
 };
 
-/// The store.
-pub(super) const ETCD_PARTS: Parts = Parts {
+/// etcd.
+pub(super) const ETCD_PARTS: GoBuild = GoBuild {
     name: "etcd",
     version: "3.6.16",
     ldflags: "-s -w",
@@ -44,7 +44,7 @@ pub(super) const ETCD_PARTS: Parts = Parts {
 };
 
 /// Cluster DNS.
-pub(super) const COREDNS_PARTS: Parts = Parts {
+pub(super) const COREDNS_PARTS: GoBuild = GoBuild {
     name: "coredns",
     version: "1.15.0",
     ldflags: "-s -w",
@@ -54,7 +54,7 @@ pub(super) const COREDNS_PARTS: Parts = Parts {
 };
 
 /// Programs that are built together.
-pub(super) struct Parts {
+pub(super) struct GoBuild {
     /// Folder in `third_party/`, and name for people.
     name: &'static str,
     version: &'static str,
@@ -66,8 +66,8 @@ pub(super) struct Parts {
     duration: &'static str,
 }
 
-impl Parts {
-    /// Builds them unless they are in the cache. Gives the folder of the binaries.
+impl GoBuild {
+    /// Builds them unless they are in the cache. Returns the folder of the binaries.
     pub(super) fn build(&self, site: &Site, progress: &Progress) -> Result<PathBuf> {
         let module = site.root().join("e2e/third_party").join(self.name);
         let mut recipe = vec![[self.ldflags, self.output, &self.packages.join(" ")].join("\n").into_bytes()];
@@ -75,7 +75,7 @@ impl Parts {
         let hash = recipe_hash(recipe.iter().map(Vec::as_slice));
         let title = format!("{} {}", self.name, self.version);
         let dir = once(site, &format!("{}-{}-{hash}", self.name, self.version), progress, |dir| {
-            progress.say(format!("building {title} from its Go modules, once: about {}", self.duration));
+            progress.step(format!("building {title} from its Go modules, once: about {}", self.duration));
             let bin = dir.join("bin");
             fs::create_dir_all(&bin).with_context(|| format!("create {}", bin.display()))?;
             // With a trailing slash go takes it as a folder, one binary for each package.
@@ -85,7 +85,7 @@ impl Parts {
                 .current_dir(&module)
                 .env("CGO_ENABLED", "0")
                 .env("GOWORK", "off")
-                // The compiler collects its garbage less often: more memory, less time.
+                // Fewer garbage collections: more memory, less time.
                 .env("GOGC", "400")
                 // Debugging information is left out in the end, so that the compiler need not make it.
                 .args(["build", "-v", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false"])

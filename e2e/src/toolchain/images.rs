@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::{once, recipe_hash};
-use crate::oci::{Entry, Image, Layer, Naming};
+use crate::oci::{Entry, Image, Layer, Tags};
 use crate::progress::Progress;
 use crate::run;
 use crate::site::Site;
@@ -21,20 +21,20 @@ pub const AGNHOST_IMAGE: &str = "towpath.local/agnhost:1";
 
 pub(super) const ARCHIVES: [&str; 3] = ["pause.tar", "coredns.tar", "agnhost.tar"];
 
-/// Raise to have the images made anew after a change of this file.
+/// Raise it after a change of this file, so that the images are rebuilt.
 const RECIPE: &[u8] = b"1";
 
 const PAUSE_SOURCE: &str = include_str!("../../assets/pause.c");
 
-/// Makes the archives. Gives their folder.
+/// Builds the archives and returns their folder.
 pub(super) fn build(site: &Site, kubernetes: &Path, coredns: &Path, progress: &Progress) -> Result<PathBuf> {
     let paths = [kubernetes, coredns].map(|path| path.display().to_string());
     let parts = [RECIPE, PAUSE_SOURCE.as_bytes(), paths[0].as_bytes(), paths[1].as_bytes()];
     once(site, &format!("images-{}", recipe_hash(parts)), progress, |dir| {
-        progress.say("making the test images");
+        progress.step("building the test images");
         let image = |name: &str, entries: Vec<Entry>, entrypoint: &str, file: &str| {
             let image = Image {
-                naming: Naming::Fixed(name.into()),
+                tags: Tags::Fixed(name.into()),
                 layers: vec![Layer::Entries(entries)],
                 entrypoint: vec![entrypoint.into()],
             };

@@ -1,4 +1,4 @@
-//! What a cluster is made with: Debian packages, Kubernetes built from its Go modules, test images. Each is made once and
+//! What a cluster needs: Debian packages, Kubernetes built from its Go modules, test images. Each is made once and
 //! kept in the user's cache under a name that has the hash of its recipe.
 
 mod debian;
@@ -19,7 +19,7 @@ pub use debian::require as require_packages;
 pub use golang::KUBERNETES;
 pub use images::{AGNHOST_IMAGE, COREDNS_IMAGE, PAUSE_IMAGE};
 
-/// The ready tools.
+/// The binaries and images that a cluster is started with.
 #[derive(Debug, Clone)]
 pub struct Tools {
     dir: PathBuf,
@@ -29,7 +29,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Makes whatever is missing, and says so.
+    /// Builds and installs what is missing, and prints each step.
     ///
     /// # Errors
     /// When a package cannot be installed or a build fails: the message shows the end of its log.
@@ -42,7 +42,7 @@ impl Tools {
         Ok(Self { dir: site.cache().to_path_buf(), kubernetes, etcd, images })
     }
 
-    /// The folder that holds all of them.
+    /// The folder of all binaries and images.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -73,8 +73,8 @@ impl Tools {
     }
 }
 
-/// Makes `name` in the cache with `make` unless it is there. What `make` gets is an empty folder that becomes `name` only
-/// when it has succeeded; a second caller waits for the first.
+/// Makes `name` in the cache with `make` unless it is there. What `make` gets is an empty folder that becomes `name`
+/// only when it has succeeded; a second caller waits for the first.
 ///
 /// # Errors
 /// When the cache cannot be written, or with the error of `make`.
@@ -98,14 +98,14 @@ pub fn once(site: &Site, name: &str, progress: &Progress, make: impl FnOnce(&Pat
     Ok(ready)
 }
 
-/// Takes a lock file, telling when somebody else has it.
+/// Takes a lock file, and prints a line if another process holds it.
 pub(crate) fn lock(path: &Path, what: &str, progress: &Progress) -> Result<Flock<fs::File>> {
     let file = fs::File::create(path).with_context(|| format!("create {}", path.display()))?;
     let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => return Ok(lock),
         Err((file, _)) => file,
     };
-    progress.say(format!("somebody else makes {what} right now; waiting for them"));
+    progress.step(format!("another process is building {what}; waiting for it"));
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .with_context(|| format!("lock {}", path.display()))

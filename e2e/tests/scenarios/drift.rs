@@ -1,5 +1,5 @@
-//! Somebody changes our things in a node's kernel. Our table the kernel lets nobody change while the agent runs; all else
-//! is back within two seconds, and it is told.
+//! Drift: somebody changes Towpath's objects in a node's kernel. The kernel rejects changes to the table while the
+//! agent runs; everything else is repaired within two seconds and reported.
 
 use std::time::{Duration, Instant};
 
@@ -11,33 +11,30 @@ use towpath_e2e::wait::wait_for;
 
 use crate::agent::kill_agent;
 use crate::flood::Flood;
-use crate::frame::{Frame, Scenario};
+use crate::harness::{Harness, Scenario};
 use crate::kernel::{self, DEVICE};
-use crate::pods::{self, Standing};
+use crate::pods::{self, SharedPods};
 use crate::policy::policy;
 use crate::status;
 use crate::traffic;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "drift of a node's network is repaired within two seconds and reported", run: repaired },
     Scenario {
-        name: "what somebody removes from a node's network is back within two seconds, and told",
-        play: repaired,
+        name: "nobody else can change a node's rules while its agent runs, and policies hold throughout",
+        run: refused,
     },
     Scenario {
-        name: "nobody else changes a node's rules while its agent runs, and policies hold throughout",
-        play: refused,
+        name: "rules that were deleted while a node's agent was down are restored when it starts, and other tables stay",
+        run: away,
     },
-    Scenario {
-        name: "rules that were deleted while a node's agent was away are back when it is, and nobody else's are lost",
-        play: away,
-    },
-    Scenario { name: "what other programs have in the kernel is left alone", play: foreign },
+    Scenario { name: "what other programs have in the kernel is left alone", run: foreign },
 ];
 
 /// Time for a repair.
 const REPAIR: Duration = Duration::from_secs(2);
 
-/// All of ours in a node's kernel, in words that do not depend on order.
+/// Towpath's objects in a node's kernel, as sorted text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Ours {
     routes: Vec<String>,
@@ -56,16 +53,16 @@ fn ours(node: &Node) -> Result<Ours> {
     Ok(Ours {
         routes: sorted(kernel::routes(node)?),
         neighbours: sorted(kernel::neighbours(node)?),
-        forwarding: sorted(kernel::forwarding(node)?),
+        forwarding: sorted(kernel::fdb(node)?),
         mtu: kernel::mtu(node)?,
         table: kernel::table(node)?,
     })
 }
 
-fn repaired(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let node = cluster.node(&standing.client.node)?;
+fn repaired(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
+    let node = cluster.node(&shared.client.node)?;
     let before = repairs(&cluster, &node)?;
     pods::settled(&cluster)?;
     let whole = ours(&node)?;
@@ -81,15 +78,15 @@ fn repaired(frame: &Frame) -> Result<()> {
             Ok((have.as_ref() == Some(&whole)).then_some(()))
         });
         back.with_context(|| format!("have {have:?}, want {whole:?}"))?;
-        cluster.progress().say(format!("  {}: back after {} ms", damage.what, start.elapsed().as_millis()));
-        traffic::ping(&standing.client, standing.far()?.ip, &[])?;
+        cluster.progress().step(format!("  {}: repaired after {} ms", damage.what, start.elapsed().as_millis()));
+        traffic::ping(&shared.client, shared.far()?.ip, &[])?;
     }
-    wait_for("repairs in the node's report", status::SHOWN, || {
+    wait_for("repairs in the NetworkNode", status::SHOWN, || {
         Ok((repairs(&cluster, &node)? >= before + damages.len() as u64).then_some(()))
     })
 }
 
-/// What is done to a node.
+/// A change made to a node.
 struct Damage {
     what: &'static str,
     commands: Vec<String>,
@@ -117,20 +114,20 @@ fn damages(whole: &Ours) -> Result<Vec<Damage>> {
 
 fn repairs(cluster: &Cluster, node: &Node) -> Result<u64> {
     let report = status::object(cluster, &["networknode", &node.name()])?;
-    report["status"]["drift"]["repairs"].as_u64().context("the report counts no repairs")
+    report["status"]["drift"]["repairs"].as_u64().context("the NetworkNode counts no repairs")
 }
 
-/// A policy is in force, and a flood that it forbids arrives not once, whatever is tried.
-fn refused(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let node = cluster.node(&standing.client.node)?;
+/// A policy is in force, and nothing of a flood that it denies arrives, whatever is tried.
+fn refused(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
+    let node = cluster.node(&shared.client.node)?;
     let closed = json!({"podSelector": {"matchLabels": {"role": "client"}}, "policyTypes": ["Ingress"]});
-    let flood = Flood::start(standing.far()?, &standing.client)?;
+    let flood = Flood::start(shared.far()?, &shared.client)?;
     flood.wait_open()?;
-    pods::apply(&cluster, pods::STANDING, &[policy("shut", &closed)])?;
+    pods::apply(&cluster, pods::SHARED, &[policy("shut", &closed)])?;
     let held = meddle(&cluster, &node, &flood);
-    cluster.kubectl(&["delete", "networkpolicy", "shut", "-n", pods::STANDING])?;
+    cluster.kubectl(&["delete", "networkpolicy", "shut", "-n", pods::SHARED])?;
     held?;
     flood.wait_open()
 }
@@ -139,7 +136,7 @@ fn meddle(cluster: &Cluster, node: &Node, flood: &Flood) -> Result<()> {
     let passed = flood.wait_closed()?;
     let (whole, before) = (ours(node)?, repairs(cluster, node)?);
     let rule = kernel::rules(node, "prerouting")?.first().context("a rule against spoofing")?.0.clone();
-    for meddling in [
+    for change in [
         &format!("delete rule inet towpath prerouting handle {rule}"),
         "flush chain inet towpath to-pod",
         "flush map inet towpath to-pod",
@@ -147,10 +144,10 @@ fn meddle(cluster: &Cluster, node: &Node, flood: &Flood) -> Result<()> {
         "flush table inet towpath",
         "delete table inet towpath",
     ] {
-        let said = node.exec_raw(&["nft", meddling])?;
+        let said = node.exec_raw(&["nft", change])?;
         let words = String::from_utf8_lossy(&said.stderr);
-        ensure!(words.contains("Operation not permitted"), "nft {meddling}: {} {words}", said.status);
-        ensure!(ours(node)? == whole, "nft {meddling}: there is a change");
+        ensure!(words.contains("Operation not permitted"), "nft {change}: {} {words}", said.status);
+        ensure!(ours(node)? == whole, "nft {change}: the objects changed");
     }
     flood.go_on(1000)?;
     ensure!(flood.arrived() == passed, "{} datagrams arrived that a policy forbids", flood.arrived() - passed);
@@ -158,15 +155,15 @@ fn meddle(cluster: &Cluster, node: &Node, flood: &Flood) -> Result<()> {
     Ok(())
 }
 
-/// The table outlives its owner, and then anybody can delete it.
-fn away(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+/// The table outlives its owner, and anybody can delete it then.
+fn away(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n2")?;
     let whole = ours(&node)?;
     let agent = status::agent(&cluster, &node.name())?;
     node.exec(&["nft", "table inet theirs { chain quiet { type filter hook forward priority 10; }; }"])?;
     kill_agent(&node)?;
-    let gone = wait_for("the end of the agent", REPAIR, || {
+    let gone = wait_for("the agent to end", REPAIR, || {
         let said = node.exec_raw(&["nft", "delete", "table", "inet", "towpath"])?;
         Ok(said.status.success().then_some(()))
     });
@@ -174,12 +171,12 @@ fn away(frame: &Frame) -> Result<()> {
     let table = node.exec(&["nft", "list", "table", "inet", "theirs"])?;
     node.exec(&["nft", "delete", "table", "inet", "theirs"])?;
     back?;
-    ensure!(table.contains("chain quiet"), "their table is gone");
+    ensure!(table.contains("chain quiet"), "the other table is deleted");
     wait_for("the rules", REPAIR, || Ok((ours(&node)? == whole).then_some(())))
 }
 
-fn foreign(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn foreign(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let node = cluster.node("n2")?;
     node.exec(&["ip", "route", "replace", "198.51.100.0/24", "via", "172.30.0.254", "proto", "static"])?;
     let stayed = theirs_stay(&node);
@@ -187,12 +184,12 @@ fn foreign(frame: &Frame) -> Result<()> {
     stayed
 }
 
-/// A repair of ours is the moment at which theirs could get lost.
+/// A repair must not remove others' routes.
 fn theirs_stay(node: &Node) -> Result<()> {
     let whole = ours(node)?;
     node.exec(&["ip", "link", "del", DEVICE])?;
     wait_for("repair of the device", REPAIR, || Ok((ours(node)? == whole).then_some(())))?;
     let route = node.exec(&["ip", "route", "show", "198.51.100.0/24"])?;
-    ensure!(route.contains("172.30.0.254"), "their route is gone");
+    ensure!(route.contains("172.30.0.254"), "the other route is deleted");
     Ok(())
 }

@@ -8,20 +8,20 @@ use towpath_e2e::cluster::{Cluster, IpFamily};
 use towpath_e2e::deploy;
 
 use crate::cluster::own;
-use crate::frame::{Frame, READY, Scenario};
+use crate::harness::{Harness, READY, Scenario};
 use crate::pods::{self, HTTP, Pod, UDP};
 use crate::policy::policy;
 use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] =
-    &[Scenario { name: "pods of a cluster with both IP families talk and obey in both", play: both }];
+    &[Scenario { name: "connectivity and policies work in both IP families of a dual-stack cluster", run: both }];
 
 const NAMESPACE: &str = "both";
 
-fn both(frame: &Frame) -> Result<()> {
-    frame.with_cleanup(&own(), || {
-        let cluster = frame.fresh_with(&own(), 2, IpFamily::Dual)?;
-        frame.install_on(&cluster)?;
+fn both(harness: &Harness) -> Result<()> {
+    harness.with_cleanup(&own(), || {
+        let cluster = harness.fresh_with(&own(), 2, IpFamily::Dual)?;
+        harness.install_on(&cluster)?;
         let config = json!({
             "apiVersion": "towpath.io/v1alpha1", "kind": "NetworkConfig", "metadata": {"name": "default"},
             "spec": {"podCIDRs": IpFamily::Dual.pod_range().split(',').collect::<Vec<_>>()},
@@ -46,7 +46,7 @@ fn both(frame: &Frame) -> Result<()> {
     })
 }
 
-/// Each direction closed, and opened again for one of two, in both families.
+/// Each direction is denied, then allowed for one of two clients, in both families.
 fn obeys(cluster: &Cluster, server: &Pod, clients: [&Pod; 2]) -> Result<()> {
     let expect = |state: &str, wants: [Answer; 2]| {
         let mut probes = Vec::new();

@@ -1,7 +1,7 @@
 //! A flood of datagrams from one pod to another, each with its number, and a count of those that arrive.
 //!
-//! Nobody answers, so no connection is ever established: every datagram is judged anew, and one that arrives was let
-//! through.
+//! Nobody answers, so no connection is ever established: policies apply to every datagram, and one that arrives was
+//! allowed.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const PACE: Duration = Duration::from_millis(1);
 /// Time until some more were sent or have arrived.
 const BOUND: Duration = Duration::from_secs(15);
 
-/// A running flood. It ends with this value.
+/// A running flood, which ends when this value is dropped.
 pub(crate) struct Flood {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -71,13 +71,13 @@ impl Flood {
         wait_for(&format!("{more} more datagrams"), BOUND, || Ok((self.sent() >= target).then_some(())))
     }
 
-    /// Waits until it arrives: a count of none means something only where it would arrive.
+    /// Waits until it arrives: a count of zero proves something only where it would arrive otherwise.
     pub(crate) fn wait_open(&self) -> Result<()> {
         let target = self.arrived() + 10;
         wait_for("a flood that arrives", BOUND, || Ok((self.arrived() >= target).then_some(())))
     }
 
-    /// Waits until 300 in a row did not arrive. Gives how many have arrived until then.
+    /// Waits until 300 in a row did not arrive. Returns how many have arrived until then.
     pub(crate) fn wait_closed(&self) -> Result<u64> {
         let (mut arrived, mut since) = (self.arrived(), self.sent());
         wait_for("a flood that does not arrive", BOUND, || {
@@ -94,7 +94,7 @@ impl Shared {
     fn send(&self, socket: &UdpSocket) {
         while !self.stop.load(Ordering::Relaxed) {
             let number = self.sent.fetch_add(1, Ordering::Relaxed);
-            // Refused by a rule on the way: that is what is looked for.
+            // A rule may reject it: that is what is measured.
             let _ = socket.send(&number.to_be_bytes());
             // The pace of the datagrams, not a wait for something.
             thread::sleep(PACE);
@@ -114,7 +114,7 @@ impl Drop for Flood {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // Neither thread can panic; a scenario that ends has its own words.
+            // Neither thread can panic; a failed scenario has its own error.
             let _ = thread.join();
         }
     }

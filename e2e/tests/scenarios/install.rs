@@ -1,4 +1,4 @@
-//! From the first NetworkConfig to a network: what is refused, what is held back, and what there is when it is Ready.
+//! From the first NetworkConfig to a network: what is rejected, what is held, and what exists when it is Ready.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,15 +9,18 @@ use towpath_e2e::cluster::{Cluster, condition};
 use towpath_e2e::deploy;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, READY, Scenario};
+use crate::harness::{Harness, READY, Scenario};
 use crate::status::{self, NAMESPACE, SHOWN};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "a NetworkConfig that cannot be meant is refused with words that help", play: refusals },
-    Scenario { name: "pod addresses that overlap with Services hold the rollout back", play: overlap_with_services },
-    Scenario { name: "pod addresses that overlap with nodes hold the rollout back", play: overlap_with_nodes },
-    Scenario { name: "a NetworkConfig makes every node Ready and says so", play: becomes_ready },
-    Scenario { name: "an MTU that the uplinks cannot carry is held back and what runs goes on", play: mtu_too_large },
+    Scenario { name: "an invalid NetworkConfig is rejected with a message that helps", run: rejections },
+    Scenario { name: "pod addresses that overlap with Services hold the rollout", run: overlap_with_services },
+    Scenario { name: "pod addresses that overlap with nodes hold the rollout", run: overlap_with_nodes },
+    Scenario { name: "a NetworkConfig makes every node Ready and reports it", run: becomes_ready },
+    Scenario {
+        name: "an MTU that the uplinks cannot carry is held, and the running network stays",
+        run: mtu_too_large,
+    },
 ];
 
 /// A NetworkConfig with this spec.
@@ -26,8 +29,8 @@ fn network_config(name: &str, spec: &Value) -> String {
         .to_string()
 }
 
-fn refusals(frame: &Frame) -> Result<()> {
-    let cluster = frame.installed()?;
+fn rejections(harness: &Harness) -> Result<()> {
+    let cluster = harness.installed()?;
     for (name, spec, words, why) in [
         ("other", json!({}), "its name is 'default'", "there is one"),
         ("default", json!({"mtu": 100_000}), "less than or equal to 9216", "no link has that"),
@@ -60,29 +63,29 @@ fn refusals(frame: &Frame) -> Result<()> {
             &["create", "--dry-run=server", "--validate=strict", "-f", "-"],
             &network_config(name, &spec),
         );
-        let Err(said) = applied else { anyhow::bail!("{spec} was taken: {why}") };
+        let Err(said) = applied else { anyhow::bail!("{spec} was accepted: {why}") };
         let said = format!("{said:#}");
-        ensure!(said.contains(words), "{spec} is refused without {words:?}: {said}");
+        ensure!(said.contains(words), "{spec} is rejected without {words:?}: {said}");
     }
     Ok(())
 }
 
-fn overlap_with_services(frame: &Frame) -> Result<()> {
-    let cluster = frame.installed()?;
+fn overlap_with_services(harness: &Harness) -> Result<()> {
+    let cluster = harness.installed()?;
     let said = with_config(&cluster, "10.0.0.0/8", |cluster| {
         let config = ["networkconfig", "default"];
         status::wait_condition(cluster, &config, "Stalled", ("True", "PreflightFailed"))?;
         status::wait_condition(cluster, &config, "PreflightPassed", ("False", "CIDROverlap"))
     })?;
     for word in ["pods (10.0.0.0/8) and Services (10.96.0.0/16) overlap", "choose another range in spec.podCIDRs"] {
-        ensure!(said.message.contains(word), "the condition does not say {word:?}: {}", said.message);
+        ensure!(said.message.contains(word), "the condition does not contain {word:?}: {}", said.message);
     }
     Ok(())
 }
 
-fn overlap_with_nodes(frame: &Frame) -> Result<()> {
-    // The nodes' podCIDRs lie outside as well; the check of the nodes' addresses speaks for itself.
-    let cluster = frame.installed()?;
+fn overlap_with_nodes(harness: &Harness) -> Result<()> {
+    // The nodes' podCIDRs are outside too; the check of the nodes' addresses is a separate one.
+    let cluster = harness.installed()?;
     let checks = with_config(&cluster, "172.16.0.0/12", |cluster| {
         wait_for("the outcome of the checks", SHOWN, || {
             let checks = status::config(cluster)?["status"]["preflight"]["checks"].as_array().cloned();
@@ -91,7 +94,7 @@ fn overlap_with_nodes(frame: &Frame) -> Result<()> {
     })?;
     let nodes = checks.iter().find(|check| check["name"] == "NoOverlapWithNodes").cloned().unwrap_or_default();
     let message = nodes["message"].as_str().unwrap_or_default();
-    ensure!(nodes["result"] == "Failed" && message.contains("n1 (172.30.0.11)"), "the check says {nodes}");
+    ensure!(nodes["result"] == "Failed" && message.contains("n1 (172.30.0.11)"), "the check reports {nodes}");
     Ok(())
 }
 
@@ -105,14 +108,17 @@ fn with_config<T>(cluster: &Cluster, range: &str, act: impl FnOnce(&Cluster) -> 
     outcome
 }
 
-fn becomes_ready(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn becomes_ready(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     status::wait_ready(&cluster, 3, READY)?;
     cluster.wait_nodes_ready(READY)?;
     let config = status::config(&cluster)?;
-    ensure!(config["status"]["observedGeneration"] == config["metadata"]["generation"], "an old status: {config}");
+    ensure!(
+        config["status"]["observedGeneration"] == config["metadata"]["generation"],
+        "the status is stale: {config}"
+    );
     for kind in ["Stalled", "Reconciling"] {
-        ensure!(status::condition(&config, kind).status.is_empty(), "{kind} is there while all is well");
+        ensure!(status::condition(&config, kind).status.is_empty(), "{kind} exists although nothing is wrong");
     }
     for node in cluster.nodes() {
         let object = status::object(&cluster, &["node", &node.name()])?;
@@ -129,12 +135,12 @@ fn becomes_ready(frame: &Frame) -> Result<()> {
         );
     }
     let table = cluster.kubectl(&["get", "networkconfig,networknode"])?;
-    ensure!(table.contains("3/3") && table.contains("VXLAN"), "people see {table}");
+    ensure!(table.contains("3/3") && table.contains("VXLAN"), "kubectl get prints {table}");
     Ok(())
 }
 
-fn mtu_too_large(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn mtu_too_large(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let agents = |cluster: &Cluster| -> Result<Value> {
         Ok(status::object(cluster, &["daemonset", "towpath-agent", "-n", NAMESPACE])?["metadata"]["generation"].clone())
     };
@@ -144,8 +150,8 @@ fn mtu_too_large(frame: &Frame) -> Result<()> {
         status::wait_condition(&cluster, &["networkconfig", "default"], "PreflightPassed", ("False", "MTUTooLarge"));
     cluster.kubectl(&["patch", "networkconfig", "default", "--type=merge", "-p", r#"{"spec":{"mtu":null}}"#])?;
     let message = said?.message;
-    ensure!(message.contains("at most 1450") && message.contains("n1 (eth0 has 1500)"), "it says {message}");
+    ensure!(message.contains("at most 1450") && message.contains("n1 (eth0 has 1500)"), "the message is {message}");
     deploy::wait_ready(&cluster, READY)?;
-    ensure!(before == agents(&cluster)?, "the agents were changed on the way");
+    ensure!(before == agents(&cluster)?, "the agents were changed");
     Ok(())
 }

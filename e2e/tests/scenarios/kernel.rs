@@ -1,4 +1,4 @@
-//! What a node's kernel and disk have of ours.
+//! Towpath's objects in a node's kernel and on its disk.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ const PROTOCOL: &str = "157";
 pub(crate) const DEVICE: &str = "flannel.1";
 /// Where the CNI plugin keeps a file per address.
 const ADDRESSES: &str = "/var/lib/cni/networks/k8s-pod-network";
-/// The file by which the runtime knows that there is a network.
+/// The CNI configuration, which makes the node Ready.
 pub(crate) const CONFLIST: &str = "/etc/cni/net.d/10-towpath.conflist";
 
 /// Our routes, as `ip route` prints them.
@@ -27,8 +27,8 @@ pub(crate) fn neighbours(node: &Node) -> Result<Vec<String>> {
     device_lines(node, &["ip", "neigh", "show", "dev", DEVICE, "nud", "permanent"])
 }
 
-/// Forwarding entries of the overlay's device; none without the device.
-pub(crate) fn forwarding(node: &Node) -> Result<Vec<String>> {
+/// FDB entries of the overlay's device; none without the device.
+pub(crate) fn fdb(node: &Node) -> Result<Vec<String>> {
     device_lines(node, &["bridge", "fdb", "show", "dev", DEVICE])
 }
 
@@ -47,14 +47,14 @@ pub(crate) fn mtu(node: &Node) -> Result<Option<String>> {
     }
 }
 
-/// Our table in nft's words, without counters and who owns it; empty where there is none.
+/// The table as nft lists it, without counters and owner; empty where there is none.
 pub(crate) fn table(node: &Node) -> Result<String> {
     let said = node.exec_raw(&["nft", "-s", "list", "table", "inet", "towpath"])?;
     if !said.status.success() {
         return Ok(String::new());
     }
     let said = String::from_utf8(said.stdout)?;
-    // The owner is a remark behind the table's name and a flag of the table; flags of sets stand further to the right.
+    // The owner is a comment after the table's name and a flag of the table; flags of sets are indented further.
     let lines = said.lines().filter(|line| !line.starts_with("\tflags "));
     Ok(lines.map(|line| line.split(" # progname").next().unwrap_or(line).to_owned() + "\n").collect())
 }
@@ -67,7 +67,7 @@ pub(crate) fn rules(node: &Node, chain: &str) -> Result<Vec<(String, String)>> {
     Ok(said.lines().filter(|line| !line.contains('{')).filter_map(rule).collect())
 }
 
-/// Addresses that the CNI plugin has given out.
+/// Addresses that the CNI plugin has allocated.
 pub(crate) fn addresses(node: &Node) -> Result<BTreeSet<String>> {
     let dir = node.path(ADDRESSES)?;
     let entries = match fs::read_dir(&dir) {

@@ -1,8 +1,9 @@
 //! Scenarios on the embedded cluster. They run one after the other in the order of [`SCENARIOS`]: on the shared cluster
-//! while it has no network, then while it has one, to its end; and those that need a cluster of their own.
+//! without a network, then with one, which is removed at the end; then those that need a cluster of their own.
 //!
 //! `cargo test -p towpath-e2e --test scenarios -- NAME` runs those whose name contains NAME. Each begins with what the
-//! frame gives it and cleans up after itself, so that it also runs alone. [`frame`] has two variables for who writes one.
+//! harness gives it and cleans up after itself, so that it also runs alone. [`harness`] has two environment variables
+//! for whoever writes one.
 
 mod agent;
 mod basics;
@@ -11,18 +12,19 @@ mod connections;
 mod denials;
 mod drift;
 mod families;
-mod fire;
+mod firewall;
 mod flood;
-mod frame;
+mod harness;
 mod install;
 mod kernel;
-mod life;
+mod lifecycle;
 mod nodes;
 mod operator;
 mod outside;
 mod pods;
 mod policy;
 mod removal;
+mod restarts;
 mod services;
 mod status;
 mod traffic;
@@ -33,7 +35,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Trial};
 
-use frame::{Frame, Scenario};
+use harness::{Harness, Scenario};
 
 /// Every scenario, in the order in which they run.
 const SCENARIOS: &[&[Scenario]] = &[
@@ -41,39 +43,40 @@ const SCENARIOS: &[&[Scenario]] = &[
     install::SCENARIOS,
     basics::SCENARIOS,
     policy::SCENARIOS,
-    life::SCENARIOS,
+    lifecycle::SCENARIOS,
     connections::SCENARIOS,
     services::SCENARIOS,
-    fire::SCENARIOS,
+    restarts::SCENARIOS,
     agent::SCENARIOS,
     denials::SCENARIOS,
     drift::SCENARIOS,
+    firewall::SCENARIOS,
     nodes::SCENARIOS,
     agent::AWAY,
-    nodes::WITHOUT_SHARE,
+    nodes::POD_CIDRS,
     operator::SCENARIOS,
     removal::SCENARIOS,
-    cluster::OF_THEIR_OWN,
+    cluster::SEPARATE,
     families::SCENARIOS,
     removal::LAST,
 ];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // They share a cluster, and two processors are all that the machine may have.
+    // They share a cluster, and the machine may have two processors only.
     arguments.test_threads = Some(1);
-    let frame = Arc::new(Frame::new(Path::new(env!("CARGO_BIN_EXE_towpath-cluster"))));
+    let harness = Arc::new(Harness::new(Path::new(env!("CARGO_BIN_EXE_towpath-cluster"))));
     let trials = SCENARIOS
         .iter()
         .copied()
         .flatten()
         .map(|scenario| {
-            let frame = Arc::clone(&frame);
-            Trial::test(scenario.name, move || frame.play(scenario))
+            let harness = Arc::clone(&harness);
+            Trial::test(scenario.name, move || harness.run(scenario))
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let cleaned = frame.close(conclusion.has_failed());
+    let cleaned = harness.close(conclusion.has_failed());
     if let Err(error) = &cleaned {
         eprintln!("error: {error:#}");
     }

@@ -1,4 +1,4 @@
-//! Nodes come and go, and say what is not so.
+//! Nodes join and leave, and publish malformed data.
 
 use std::time::Duration;
 
@@ -9,76 +9,78 @@ use towpath_e2e::deploy;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, READY, Scenario};
+use crate::harness::{Harness, READY, Scenario};
 use crate::kernel;
-use crate::pods::{self, Standing};
+use crate::pods::{self, SharedPods};
 use crate::status::{self, SHOWN};
 use crate::traffic;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "a node that joins later gets its network, and one that leaves is forgotten",
-        play: join_and_leave,
+        name: "a node that joins later gets its network, and everything about a node that leaves is removed",
+        run: join_and_leave,
     },
-    Scenario { name: "a node's own annotations come back when somebody wipes them", play: wiped },
+    Scenario { name: "a node's own annotations are restored when somebody removes them", run: wiped },
     Scenario {
-        name: "a flannel peer is connected, and left out by name while what it publishes is malformed",
-        play: flannel_peer,
+        name: "a flannel peer is connected, and reported and left out while its annotations are malformed",
+        run: flannel_peer,
     },
 ];
 
-/// It waits for the operator's patience to end, and needs no kubelet.
-pub(crate) const WITHOUT_SHARE: &[Scenario] =
-    &[Scenario { name: "a node without podCIDR, or with one outside of the network, is named", play: bad_shares }];
+/// Waits for the operator's grace period, and needs no kubelet.
+pub(crate) const POD_CIDRS: &[Scenario] = &[Scenario {
+    name: "a node without a podCIDR, or with one outside of the network, is reported",
+    run: bad_pod_cidrs,
+}];
 
 /// What flannel's annotations begin with.
 const PREFIX: &str = "flannel.alpha.coreos.com/";
 /// Time for a change of Nodes to be in every kernel.
 const PROGRAMMED: Duration = Duration::from_secs(10);
 
-fn join_and_leave(frame: &Frame) -> Result<()> {
-    let mut cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
+fn join_and_leave(harness: &Harness) -> Result<()> {
+    let mut cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
     let name = cluster.add_node()?;
-    cluster.progress().say(format!("  {name} is registered"));
-    let joined = joins(frame, &cluster, &standing, &name);
+    cluster.progress().step(format!("  {name} is registered"));
+    let joined = joins(harness, &cluster, &shared, &name);
     let range = pod_range(&cluster, &name);
     cluster.remove_node(&name)?;
     joined?;
     let (range, gateway) = range?;
-    cluster.progress().say(format!("  {name} is removed"));
+    cluster.progress().step(format!("  {name} is removed"));
     for node in cluster.nodes() {
-        wait_for(&format!("{} to forget {name}", node.name()), PROGRAMMED, || {
+        wait_for(&format!("{} to remove {name}", node.name()), PROGRAMMED, || {
             let all = [kernel::routes(&node)?, kernel::neighbours(&node)?].concat();
             let known = all.iter().any(|line| line.starts_with(&range) || line.starts_with(&format!("{gateway} ")));
-            Ok((!known && kernel::forwarding(&node)?.len() == 2).then_some(()))
+            Ok((!known && kernel::fdb(&node)?.len() == 2).then_some(()))
         })?;
     }
-    cluster.progress().say("  all others have forgotten it");
+    cluster.progress().step("  all other nodes have removed it");
     status::wait_ready(&cluster, 3, READY)?;
-    cluster.progress().say("  the network is ready without it");
-    wait_for("the end of the node's report", SHOWN, || {
+    cluster.progress().step("  the network is ready without it");
+    wait_for("the NetworkNode to be deleted", SHOWN, || {
         Ok(cluster.get(&["networknode", &name])?.is_none().then_some(()))
     })?;
-    traffic::ping(&standing.client, standing.far()?.ip, &[]).map(drop)
+    traffic::ping(&shared.client, shared.far()?.ip, &[]).map(drop)
 }
 
-fn joins(frame: &Frame, cluster: &Cluster, standing: &Standing, name: &str) -> Result<()> {
-    frame.load_image(&cluster.node(name)?)?;
-    cluster.progress().say(format!("  {name} has the image"));
+fn joins(harness: &Harness, cluster: &Cluster, shared: &SharedPods, name: &str) -> Result<()> {
+    harness.load_image(&cluster.node(name)?)?;
+    cluster.progress().step(format!("  {name} has the image"));
     status::wait_ready(cluster, 4, READY)?;
-    cluster.progress().say(format!("  {name} is ready"));
+    cluster.progress().step(format!("  {name} is ready"));
     for node in cluster.nodes() {
-        let peers = kernel::forwarding(&node)?.len();
-        ensure!(peers == 3, "{} knows {peers} peers", node.name());
+        let peers = kernel::fdb(&node)?.len();
+        ensure!(peers == 3, "{} has {peers} peers", node.name());
     }
     pods::with_namespace(cluster, "joined", |namespace| {
         let wanted = [pods::pod("newcomer", "client", name, &pods::client())];
         let newcomer = pods::start(cluster, namespace, &wanted)?.pop().context("the newcomer")?;
-        for server in &standing.servers {
+        for server in &shared.servers {
             traffic::ping(&newcomer, server.ip, &[])?;
         }
-        traffic::ping(&standing.client, newcomer.ip, &[]).map(drop)
+        traffic::ping(&shared.client, newcomer.ip, &[]).map(drop)
     })
 }
 
@@ -98,11 +100,11 @@ fn published(cluster: &Cluster, node: &str) -> Result<Vec<(String, String)>> {
     Ok(ours.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect())
 }
 
-fn wiped(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn wiped(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let before = published(&cluster, "n2")?;
     ensure!(before.len() == 4, "n2 publishes {before:?}");
-    // One of no known meaning must disturb nobody.
+    // An unknown annotation must disturb nobody.
     let foreign = format!("{PREFIX}weather=fair");
     let wipe: Vec<String> = before.iter().map(|(key, _)| format!("{key}-")).collect();
     let mut words = vec!["annotate", "node", "n2", "--overwrite", &foreign];
@@ -116,14 +118,14 @@ fn wiped(frame: &Frame) -> Result<()> {
     cluster.kubectl(&["annotate", "node", "n2", &format!("{PREFIX}weather-")])?;
     back?;
     status::wait_ready(&cluster, 3, READY)?;
-    let standing = Standing::pods(&cluster)?;
-    for server in &standing.servers {
-        traffic::ping(&standing.client, server.ip, &[])?;
+    let shared = SharedPods::pods(&cluster)?;
+    for server in &shared.servers {
+        traffic::ping(&shared.client, server.ip, &[])?;
     }
     Ok(())
 }
 
-/// A Node that nobody runs.
+/// A Node without a machine.
 fn node_object(name: &str, range: Option<&str>, annotations: &Value) -> Value {
     let mut node = json!({
         "apiVersion": "v1", "kind": "Node",
@@ -136,7 +138,7 @@ fn node_object(name: &str, range: Option<&str>, annotations: &Value) -> Value {
     node
 }
 
-/// Runs `act` with Nodes that nobody runs; afterwards the network is as it was before.
+/// Runs `act` with Nodes without machines; afterwards the network is as it was before.
 fn with_nodes(cluster: &Cluster, nodes: &[Value], act: impl FnOnce() -> Result<()>) -> Result<()> {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": nodes});
     let outcome = cluster.kubectl_with_input(&["create", "-f", "-"], &list.to_string()).and_then(|_| act());
@@ -148,10 +150,10 @@ fn with_nodes(cluster: &Cluster, nodes: &[Value], act: impl FnOnce() -> Result<(
     deploy::wait_ready(cluster, READY)
 }
 
-fn flannel_peer(frame: &Frame) -> Result<()> {
+fn flannel_peer(harness: &Harness) -> Result<()> {
     const RANGE: &str = "10.244.200.0/24";
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
     let backend = format!("{PREFIX}backend-data");
     let annotations = json!({
         format!("{PREFIX}kube-subnet-manager"): "true",
@@ -175,8 +177,8 @@ fn flannel_peer(frame: &Frame) -> Result<()> {
             let unavailable = status::condition(&object, "NetworkUnavailable").status;
             ensure!(unavailable == "False", "one bad peer makes the network of {} unavailable", node.name());
         }
-        for server in &standing.servers {
-            traffic::ping(&standing.client, server.ip, &[])?;
+        for server in &shared.servers {
+            traffic::ping(&shared.client, server.ip, &[])?;
         }
         annotate(r#"{"vni":1,"vtepMAC":"02:00:00:00:00:98"}"#)?;
         for node in cluster.nodes() {
@@ -204,18 +206,18 @@ enum Known {
 
 /// Waits until a node's kernel has, or has no more, an entry with these words.
 fn wait_known(node: &Node, words: &str, want: Known) -> Result<()> {
-    wait_for(&format!("{} to know {words}: {want:?}", node.name()), PROGRAMMED, || {
-        let all = [kernel::routes(node)?, kernel::neighbours(node)?, kernel::forwarding(node)?].concat();
+    wait_for(&format!("{} to have {words}: {want:?}", node.name()), PROGRAMMED, || {
+        let all = [kernel::routes(node)?, kernel::neighbours(node)?, kernel::fdb(node)?].concat();
         let known = if all.iter().any(|line| line.contains(words)) { Known::Yes } else { Known::No };
         Ok((known == want).then_some(()))
     })
 }
 
-fn bad_shares(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    // Nobody gives a node its share while the controller manager is away. It would not even start beside the outsider.
+fn bad_pod_cidrs(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    // Nobody allocates podCIDRs while the controller manager is stopped. It would not even start with the outsider.
     cluster.stop(Component::ControllerManager)?;
-    let nodes = [node_object("shareless", None, &json!({})), node_object("outsider", Some("10.99.0.0/24"), &json!({}))];
+    let nodes = [node_object("cidrless", None, &json!({})), node_object("outsider", Some("10.99.0.0/24"), &json!({}))];
     let named = with_nodes(&cluster, &nodes, || bad_shares_are_named(&cluster));
     cluster.start(Component::ControllerManager)?;
     named
@@ -227,12 +229,12 @@ fn bad_shares_are_named(cluster: &Cluster) -> Result<()> {
         let said = status::wait_condition(cluster, &words, "TunnelReady", ("False", "InvalidPeer"))?.message;
         ensure!(said.contains("outsider"), "it does not name the node: {said}");
     }
-    // The operator waits 30 s before it complains of a node without a share.
+    // The operator waits 30 s before it reports a node without a podCIDR.
     let config = ["networkconfig", "default"];
     let said = status::wait_condition(cluster, &config, "PreflightPassed", ("False", "PodCIDRMissing"))?.message;
-    ensure!(said.contains("shareless (IPv4)"), "it does not name the node: {said}");
+    ensure!(said.contains("cidrless (IPv4)"), "it does not name the node: {said}");
     let checks = status::config(cluster)?["status"]["preflight"]["checks"].as_array().cloned().unwrap_or_default();
-    let fit = checks.iter().find(|check| check["name"] == "NodePodCIDRsFit").context("a check of the shares")?;
+    let fit = checks.iter().find(|check| check["name"] == "NodePodCIDRsFit").context("the check of the podCIDRs")?;
     let said = fit["message"].as_str().unwrap_or_default();
     ensure!(fit["result"] == "Failed" && said.contains("outsider (10.99.0.0/24)"), "it does not name the node: {fit}");
     Ok(())

@@ -1,4 +1,4 @@
-//! The operator keeps what it made in shape, in one of two places at a time, and rests when there is nothing to do.
+//! The operator restores its children, runs as one leader of two replicas, and writes nothing when nothing changes.
 
 use std::time::{Duration, Instant};
 
@@ -8,22 +8,19 @@ use towpath_e2e::cluster::Cluster;
 use towpath_e2e::deploy;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, READY, Scenario};
-use crate::pods::Standing;
+use crate::harness::{Harness, READY, Scenario};
+use crate::pods::SharedPods;
 use crate::status::{self, NAMESPACE};
 use crate::traffic::Stream;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "an edited or deleted child of the operator is put right, and an Event tells of it",
-        play: children,
-    },
-    Scenario { name: "one operator works, the other stands by and takes over", play: takes_over },
-    Scenario { name: "a cluster at rest is written to by nobody", play: rests },
+    Scenario { name: "an edited or deleted child of the operator is restored, with an Event", run: children },
+    Scenario { name: "one operator leads, the other stands by and takes over", run: takes_over },
+    Scenario { name: "nobody writes to an idle cluster", run: idle },
 ];
 
 const DAEMON_SET: [&str; 4] = ["daemonset", "towpath-agent", "-n", NAMESPACE];
-/// Time for the operator to put something right.
+/// Time for the operator to restore a child.
 const REPAIR: Duration = Duration::from_secs(20);
 
 fn container(cluster: &Cluster) -> Result<Value> {
@@ -31,12 +28,12 @@ fn container(cluster: &Cluster) -> Result<Value> {
     Ok(set["spec"]["template"]["spec"]["containers"][0].clone())
 }
 
-fn children(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
-    let stream = Stream::start(&standing.client, standing.far()?.ip)?;
+fn children(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
+    let stream = Stream::start(&shared.client, shared.far()?.ip)?;
     let want = container(&cluster)?;
-    // The most harmful edits that still look harmless: another command, and a privilege that nobody needs.
+    // Harmful edits that look harmless: another command, and a privilege that nobody needs.
     for (patch, words) in [
         (r#"[{"op":"replace","path":"/spec/template/spec/containers/0/command/1","value":"teardown-not"}]"#, "command"),
         (r#"[{"op":"add","path":"/spec/template/spec/hostPID","value":true}]"#, "hostPID"),
@@ -56,7 +53,7 @@ fn children(frame: &Frame) -> Result<()> {
     status::wait_event(&cluster, "DriftRepaired", &["ConfigMap", &map])?;
     cluster.kubectl(&["delete", "daemonset", "towpath-agent", "-n", NAMESPACE])?;
     wait_for("the DaemonSet", REPAIR, || cluster.get(&DAEMON_SET))?;
-    ensure!(container(&cluster)? == want, "the DaemonSet came back otherwise");
+    ensure!(container(&cluster)? == want, "the DaemonSet was restored differently");
     deploy::wait_ready(&cluster, READY)?;
     stream.finish()
 }
@@ -74,8 +71,8 @@ fn leader(cluster: &Cluster) -> Result<String> {
     Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
 }
 
-fn takes_over(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn takes_over(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     let first = leader(&cluster)?;
     let label = "app.kubernetes.io/name=towpath-operator";
     let pods = cluster.list(&["pods", "-n", NAMESPACE, "-l", label])?;
@@ -110,10 +107,10 @@ fn versions(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(objects.iter().map(version).collect())
 }
 
-/// Agents report every five minutes that they live, so a quiet time is waited for, and must come soon.
-fn rests(frame: &Frame) -> Result<()> {
+/// Agents renew their status every five minutes, so the test waits for a quiet time, which must come soon.
+fn idle(harness: &Harness) -> Result<()> {
     const QUIET: Duration = Duration::from_secs(15);
-    let cluster = frame.network()?;
+    let cluster = harness.network()?;
     deploy::wait_ready(&cluster, READY)?;
     let mut last = (versions(&cluster)?, Instant::now());
     let mut changed = String::new();

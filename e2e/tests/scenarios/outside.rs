@@ -12,7 +12,7 @@ use towpath_e2e::underlay;
 
 use crate::traffic::{self, Answer};
 
-/// Number of the machine: above all nodes, below the gateway.
+/// Number of the machine in the underlay: above all nodes, below the gateway.
 const NUMBER: u8 = 230;
 /// Its port.
 const PORT: u16 = 7000;
@@ -42,7 +42,7 @@ pub(crate) fn with_outside<T>(cluster: &Cluster, act: impl FnOnce(&Outside) -> R
 fn open(name: &str) -> Result<Outside> {
     let netns = File::open(underlay::netns_path(name)).with_context(|| format!("open {name}"))?;
     let address = IpAddr::V4(underlay::ipv4(NUMBER));
-    // Sockets stay in the namespace in which they were made.
+    // Sockets stay in the namespace in which they were created.
     let (tcp, udp) = inside(&netns, || {
         let (tcp, udp) = (TcpListener::bind((address, PORT))?, UdpSocket::bind((address, PORT))?);
         udp.set_read_timeout(Some(Duration::from_secs(3)))?;
@@ -57,7 +57,7 @@ impl Outside {
         SocketAddr::new(self.address, PORT)
     }
 
-    /// What becomes of a TCP connection that the machine opens.
+    /// The result of a TCP connection that the machine opens.
     pub(crate) fn connect(&self, to: SocketAddr) -> Result<Answer> {
         inside(&self.netns, || traffic::connect(to)).context("connect from the outside")
     }

@@ -1,4 +1,4 @@
-//! Pods of scenarios: making them, and acting inside their network namespaces.
+//! Pods of scenarios, and actions inside their network namespaces.
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -24,10 +24,10 @@ pub(crate) const OTHER_HTTP: u16 = 9090;
 pub(crate) const UDP: u16 = 8081;
 /// Time for pods to run.
 pub(crate) const START: Duration = Duration::from_secs(90);
-/// Time for pods to go.
+/// Time for pods to end.
 pub(crate) const END: Duration = Duration::from_secs(60);
-/// Namespace of the pods that most scenarios talk through.
-pub(crate) const STANDING: &str = "standing";
+/// Namespace of the pods that most scenarios share.
+pub(crate) const SHARED: &str = "shared";
 
 /// A running pod with an interface of its own.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Pod {
         SocketAddr::new(self.ip, port)
     }
 
-    /// Does something with the pod's network, on a thread of its own.
+    /// Runs `act` in the pod's network namespace, on a thread of its own.
     pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -81,13 +81,13 @@ impl Pod {
         })
     }
 
-    /// A command of the machine that sees the pod's network.
+    /// A command of the machine that runs in the pod's network namespace.
     pub(crate) fn command(&self, words: &[&str]) -> Result<Command> {
         let (program, arguments) = words.split_first().context("no program given")?;
         let mut command = Command::new("nsenter");
         let netns = format!("--net=/proc/{}/fd/{}", std::process::id(), self.netns.as_raw_fd());
         command.arg(netns).arg("--").arg(program).args(arguments);
-        // Its own group: a Ctrl-C for the test ends what the test ends.
+        // A process group of its own: Ctrl-C ends the test, which ends the command.
         command.process_group(0);
         Ok(command)
     }
@@ -126,7 +126,7 @@ pub(crate) fn pod(name: &str, role: &str, node: &str, containers: &Value) -> Val
     })
 }
 
-/// Makes a namespace with the label `scenario`, if need be.
+/// Creates a namespace with the label `scenario`, if need be.
 pub(crate) fn namespace(cluster: &Cluster, name: &str) -> Result<()> {
     let object =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"scenario": name}}});
@@ -147,7 +147,7 @@ pub(crate) fn apply(cluster: &Cluster, namespace: &str, objects: &[Value]) -> Re
     cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).map(drop)
 }
 
-/// Makes pods, and waits until they are Ready. They come in the order in which they were asked for.
+/// Creates pods and waits until they are Ready. Returns them in the same order.
 pub(crate) fn start(cluster: &Cluster, namespace: &str, wanted: &[Value]) -> Result<Vec<Pod>> {
     apply(cluster, namespace, wanted)?;
     let names: Vec<&str> = wanted.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
@@ -193,25 +193,25 @@ pub(crate) fn settled(cluster: &Cluster) -> Result<()> {
     })
 }
 
-/// A server on every node, and a client on the first: pods that scenarios talk through and leave as they are.
-pub(crate) struct Standing {
+/// A server on every node, and a client on the first: pods that scenarios share and do not change.
+pub(crate) struct SharedPods {
     /// One per node, in the nodes' order.
     pub(crate) servers: Vec<Pod>,
     /// On the node of the first server.
     pub(crate) client: Pod,
 }
 
-impl Standing {
-    /// The pods; made by the first who asks.
+impl SharedPods {
+    /// The pods, created on the first call.
     pub(crate) fn pods(cluster: &Cluster) -> Result<Self> {
-        // Nodes that a scenario adds go again, and take their pods along.
+        // Nodes that a scenario adds are removed with their pods.
         let nodes: Vec<String> = cluster.nodes().iter().take(3).map(Node::name).collect();
         let mut wanted: Vec<Value> =
             nodes.iter().map(|node| pod(&format!("server-{node}"), "server", node, &server())).collect();
         let first = nodes.first().context("the cluster has no node")?;
         wanted.push(pod("client", "client", first, &client()));
-        namespace(cluster, STANDING)?;
-        let mut servers = start(cluster, STANDING, &wanted)?;
+        namespace(cluster, SHARED)?;
+        let mut servers = start(cluster, SHARED, &wanted)?;
         let client = servers.pop().context("the client")?;
         ensure!(servers.len() == nodes.len(), "{} servers on {} nodes", servers.len(), nodes.len());
         Ok(Self { servers, client })

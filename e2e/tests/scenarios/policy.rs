@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 use towpath_e2e::cluster::Cluster;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, Scenario};
-use crate::pods::{self, HTTP, OTHER_HTTP, Pod, Standing, UDP};
+use crate::harness::{Harness, Scenario};
+use crate::pods::{self, HTTP, OTHER_HTTP, Pod, SharedPods, UDP};
 use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "a closed pod opens to the pods, namespaces and ports that a policy names", play: ingress },
-    Scenario { name: "a pod whose egress is closed reaches what a policy names, cluster DNS among it", play: egress },
+    Scenario { name: "an isolated pod is open to the pods, namespaces and ports that a policy names", run: ingress },
+    Scenario { name: "a pod with isolated egress reaches what a policy names, including cluster DNS", run: egress },
 ];
 
-/// The servers that policies are about, and those who try.
-struct Cast {
+/// The server that policies select, and its clients.
+struct PolicyPods {
     server: Pod,
     friend: Pod,
     stranger: Pod,
@@ -25,7 +25,7 @@ struct Cast {
     visitor: Pod,
 }
 
-impl Cast {
+impl PolicyPods {
     fn try_all(&self, state: &str, open: &[(&str, u16)]) -> Result<()> {
         let mut probes = Vec::new();
         for from in [&self.friend, &self.stranger, &self.visitor] {
@@ -58,11 +58,11 @@ pub(crate) fn policy(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec})
 }
 
-fn ingress(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn ingress(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     pods::with_namespace(&cluster, "walls", |walls| {
         pods::with_namespace(&cluster, "visitors", |visitors| {
-            let cast = cast(&cluster, walls, visitors)?;
+            let cast = start_pods(&cluster, walls, visitors)?;
             cast.try_all("everything open without a policy", ALL)?;
             closed_then_opened(&cluster, walls, &cast)?;
             labels_decide(&cluster, walls, &cast)?;
@@ -73,7 +73,7 @@ fn ingress(frame: &Frame) -> Result<()> {
     })
 }
 
-fn cast(cluster: &Cluster, walls: &str, visitors: &str) -> Result<Cast> {
+fn start_pods(cluster: &Cluster, walls: &str, visitors: &str) -> Result<PolicyPods> {
     let visitor = pods::pod("visitor", "visitor", "n3", &pods::client());
     pods::apply(cluster, visitors, &[visitor])?;
     let wanted = [
@@ -86,10 +86,10 @@ fn cast(cluster: &Cluster, walls: &str, visitors: &str) -> Result<Cast> {
     let (stranger, friend) = (made.pop().context("the stranger")?, made.pop().context("the friend")?);
     let server = made.pop().context("the server")?;
     let visitor = pods::ready(cluster, visitors, &["visitor"])?.pop().context("the visitor")?;
-    Ok(Cast { server, friend, stranger, visitor })
+    Ok(PolicyPods { server, friend, stranger, visitor })
 }
 
-fn closed_then_opened(cluster: &Cluster, walls: &str, cast: &Cast) -> Result<()> {
+fn closed_then_opened(cluster: &Cluster, walls: &str, cast: &PolicyPods) -> Result<()> {
     pods::apply(cluster, walls, &[policy("closed", &json!({"podSelector": {}, "policyTypes": ["Ingress"]}))])?;
     cast.try_all("everything closed by an empty policy", &[])?;
     let to_friends = json!({
@@ -112,7 +112,7 @@ fn closed_then_opened(cluster: &Cluster, walls: &str, cast: &Cast) -> Result<()>
     cast.try_all("a port open to each", &[("friend", HTTP), ("visitor", UDP)])
 }
 
-fn labels_decide(cluster: &Cluster, walls: &str, cast: &Cast) -> Result<()> {
+fn labels_decide(cluster: &Cluster, walls: &str, cast: &PolicyPods) -> Result<()> {
     let label = |role: &str| cluster.kubectl(&["label", "pod", "stranger", "-n", walls, "--overwrite", role]);
     label("role=friend")?;
     cast.try_all("one port open to who is a friend now", &[("friend", HTTP), ("stranger", HTTP), ("visitor", UDP)])?;
@@ -124,15 +124,14 @@ fn labels_decide(cluster: &Cluster, walls: &str, cast: &Cast) -> Result<()> {
     cast.try_all("the namespace let in again", &[("friend", HTTP), ("visitor", UDP)])
 }
 
-/// What the node's kubelet asks of its own pods no policy may stop: a server that starts under the empty policy becomes
-/// Ready, which its probe decides.
+/// No policy may deny the probes of the node's kubelet: a server that starts under the empty policy becomes Ready.
 fn probes_pass(cluster: &Cluster, walls: &str) -> Result<()> {
     pods::start(cluster, walls, &[pods::pod("probed", "probed", "n2", &pods::server())]).map(drop)
 }
 
-fn egress(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
+fn egress(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
     let to_dns = json!({
         "podSelector": {"matchLabels": {"role": "closed"}},
         "policyTypes": ["Egress"],
@@ -149,7 +148,7 @@ fn egress(frame: &Frame) -> Result<()> {
         let wanted =
             [pods::pod("closed", "closed", "n2", &pods::client()), pods::pod("open", "open", "n2", &pods::client())];
         let made = pods::start(&cluster, namespace, &wanted)?;
-        let far: Vec<&Pod> = standing.servers.iter().collect();
+        let far: Vec<&Pod> = shared.servers.iter().collect();
         let probes = |closed: Answer| -> Vec<Probe<'_>> {
             let one = |from, to, want, why| Probe { from, to, by: Protocol::Tcp, want, why };
             let each = |server: &&Pod| {

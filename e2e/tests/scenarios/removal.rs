@@ -1,4 +1,4 @@
-//! The end of a NetworkConfig: what stays and what goes.
+//! Deletion of a NetworkConfig: what stays and what is removed.
 
 use std::time::Duration;
 
@@ -11,38 +11,44 @@ use towpath_e2e::deploy;
 use towpath_e2e::node::Node;
 use towpath_e2e::wait::wait_for;
 
-use crate::frame::{Frame, READY, Scenario};
+use crate::harness::{Harness, READY, Scenario};
 use crate::kernel;
-use crate::pods::Standing;
+use crate::pods::SharedPods;
 use crate::status::{self, NAMESPACE};
 use crate::traffic::{self, Stream};
 
-/// With a network that works, to the end of it.
+/// On a cluster with a network, which is removed at the end.
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "an orphaned network goes on, and a NetworkConfig that comes later takes it over", play: orphan },
-    Scenario { name: "a Teardown leaves nothing of ours on any node, and the network can come back", play: teardown },
-    Scenario { name: "a Teardown cleans the nodes that it reaches at once, though one is away", play: one_is_away },
+    Scenario { name: "an orphaned network keeps running, and a later NetworkConfig takes it over", run: orphan },
+    Scenario {
+        name: "a Teardown leaves nothing of ours on any node, and the network can be installed again",
+        run: teardown,
+    },
+    Scenario {
+        name: "a Teardown cleans the nodes that it reaches at once, although one is unreachable",
+        run: one_is_away,
+    },
 ];
 
-/// After those that need no shared cluster: the bound is two minutes, in which others can play.
+/// After those that need no shared cluster: the bound is two minutes, in which other scenarios run.
 pub(crate) const LAST: &[Scenario] =
-    &[Scenario { name: "a Teardown that cannot reach a node ends in time and names the node", play: ends_in_time }];
+    &[Scenario { name: "a Teardown that cannot reach a node ends in time and names the node", run: ends_in_time }];
 
 /// Time for reachable nodes to be clean.
 const CLEAN: Duration = Duration::from_secs(60);
 /// The operator's bound of two minutes, and time to see it.
 const BOUND: Duration = Duration::from_secs(150);
 
-fn orphan(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    let standing = Standing::pods(&cluster)?;
+fn orphan(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    let shared = SharedPods::pods(&cluster)?;
     let agents = agent_uids(&cluster)?;
-    let stream = Stream::start(&standing.client, standing.far()?.ip)?;
+    let stream = Stream::start(&shared.client, shared.far()?.ip)?;
     cluster.kubectl(&["delete", "networkconfig", "default", "--timeout=60s"])?;
-    status::wait_event(&cluster, "Orphaned", &["nobody looks after them"])?;
+    status::wait_event(&cluster, "Orphaned", &["create a NetworkConfig"])?;
     stream.go_on(2 * Stream::PER_SECOND)?;
     ensure!(agent_uids(&cluster)? == agents, "the agents did not stay");
-    frame.apply_config(&cluster)?;
+    harness.apply_config(&cluster)?;
     deploy::wait_ready(&cluster, READY)?;
     ensure!(agent_uids(&cluster)? == agents, "the agents were replaced, although nothing had changed");
     stream.finish()
@@ -66,9 +72,9 @@ fn wait_no_config(cluster: &Cluster, bound: Duration) -> Result<()> {
     })
 }
 
-fn teardown(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
-    Standing::pods(&cluster)?;
+fn teardown(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
+    SharedPods::pods(&cluster)?;
     ask_for_teardown(&cluster)?;
     wait_no_config(&cluster, CLEAN)?;
     status::wait_event(&cluster, "TeardownComplete", &["every node is clean"])?;
@@ -79,33 +85,33 @@ fn teardown(frame: &Frame) -> Result<()> {
         cluster.get(&["daemonsets,configmaps", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=towpath-agent"])?;
     let left = left.and_then(|list| list["items"].as_array().map(Vec::len)).unwrap_or_default();
     ensure!(left == 0, "{left} objects of ours are left");
-    frame.apply_config(&cluster)?;
+    harness.apply_config(&cluster)?;
     deploy::wait_ready(&cluster, READY)?;
-    // Pods whose interfaces are gone must be made anew; those that are made now have their network.
-    cluster.kubectl(&["delete", "pods", "--all", "-n", "standing", "--timeout=60s"])?;
-    let standing = Standing::pods(&cluster)?;
-    traffic::ping(&standing.client, standing.far()?.ip, &[]).map(drop)
+    // Pods that lost their interface must be recreated; new pods have a network.
+    cluster.kubectl(&["delete", "pods", "--all", "-n", "shared", "--timeout=60s"])?;
+    let shared = SharedPods::pods(&cluster)?;
+    traffic::ping(&shared.client, shared.far()?.ip, &[]).map(drop)
 }
 
-/// Fails if there is anything of ours on a node but the CNI plugin.
+/// Fails if anything of Towpath is on a node except the CNI plugin.
 fn ensure_clean(cluster: &Cluster, node: &Node) -> Result<()> {
     let name = node.name();
-    ensure!(!kernel::has_device(node)?, "{name}: the device is there");
+    ensure!(!kernel::has_device(node)?, "{name}: the device still exists");
     let routes = kernel::routes(node)?;
-    ensure!(routes.is_empty(), "{name}: routes are there: {routes:?}");
+    ensure!(routes.is_empty(), "{name}: there are still routes: {routes:?}");
     let links = node.exec(&["ip", "-br", "link"])?;
-    ensure!(!links.contains("tow"), "{name}: interfaces of pods are there: {links}");
-    ensure!(kernel::table(node)?.is_empty(), "{name}: the table is there");
-    ensure!(!node.path(kernel::CONFLIST)?.exists(), "{name}: the CNI configuration is there");
+    ensure!(!links.contains("tow"), "{name}: there are still interfaces of pods: {links}");
+    ensure!(kernel::table(node)?.is_empty(), "{name}: the table still exists");
+    ensure!(!node.path(kernel::CONFLIST)?.exists(), "{name}: the CNI configuration still exists");
     let object = status::object(cluster, &["node", &name])?;
-    ensure!(!object["metadata"]["annotations"].to_string().contains("flannel"), "{name}: annotations are there");
-    ensure!(cluster.get(&["networknode", &name])?.is_none(), "{name}: the report is there");
+    ensure!(!object["metadata"]["annotations"].to_string().contains("flannel"), "{name}: annotations still exist");
+    ensure!(cluster.get(&["networknode", &name])?.is_none(), "{name}: the NetworkNode still exists");
     Ok(())
 }
 
 /// Stops the third node and begins the Teardown, unless that was done before.
-fn begin_with_one_away(frame: &Frame) -> Result<Cluster> {
-    let cluster = frame.network()?;
+fn begin_with_one_away(harness: &Harness) -> Result<Cluster> {
+    let cluster = harness.network()?;
     if cluster.node("n3")?.init_pid().is_ok() {
         kill(Pid::from_raw(cluster.node("n3")?.init_pid()?), Signal::SIGKILL).context("stop node n3")?;
         ask_for_teardown(&cluster)?;
@@ -113,8 +119,8 @@ fn begin_with_one_away(frame: &Frame) -> Result<Cluster> {
     Ok(cluster)
 }
 
-fn one_is_away(frame: &Frame) -> Result<()> {
-    let cluster = begin_with_one_away(frame)?;
+fn one_is_away(harness: &Harness) -> Result<()> {
+    let cluster = begin_with_one_away(harness)?;
     for name in ["n1", "n2"] {
         let node = cluster.node(name)?;
         let mut left = String::new();
@@ -132,8 +138,8 @@ fn one_is_away(frame: &Frame) -> Result<()> {
     Ok(())
 }
 
-fn ends_in_time(frame: &Frame) -> Result<()> {
-    let cluster = begin_with_one_away(frame)?;
+fn ends_in_time(harness: &Harness) -> Result<()> {
+    let cluster = begin_with_one_away(harness)?;
     wait_no_config(&cluster, BOUND)?;
     status::wait_event(&cluster, "TeardownIncomplete", &["n3", "towpath-agent teardown"])?;
     let left = cluster.get(&["daemonset", "towpath-agent", "-n", NAMESPACE])?;

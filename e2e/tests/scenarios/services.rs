@@ -6,25 +6,25 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use towpath_e2e::cluster::Cluster;
 
-use crate::frame::{Frame, Scenario};
+use crate::harness::{Harness, Scenario};
 use crate::outside::{Outside, with_outside};
 use crate::pods::{self, HTTP, OTHER_HTTP, Pod};
 use crate::policy::policy;
 use crate::traffic::{self, Answer, Probe, Protocol};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "a policy is about a Service's pods and their ports, not about the Service", play: behind },
+    Scenario { name: "a policy applies to a Service's pods and their ports, not to the Service", run: behind },
     Scenario {
-        name: "a client outside is let in by its address, also through a node port, and reached by it",
-        play: outside,
+        name: "an ipBlock allows a client outside, also through a node port, and as a destination",
+        run: outside,
     },
 ];
 
 /// Port of the Service, on which no pod listens.
 const SERVICE: u16 = 80;
 
-fn behind(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn behind(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     pods::with_namespace(&cluster, "behind", |namespace| {
         // Both servers listen on both ports; the Service leads to the first of them.
         let service = json!({
@@ -81,8 +81,8 @@ fn service_address(cluster: &Cluster, namespace: &str, name: &str) -> Result<IpA
     Ok(object["spec"]["clusterIP"].as_str().context("its address")?.parse()?)
 }
 
-fn outside(frame: &Frame) -> Result<()> {
-    let cluster = frame.network()?;
+fn outside(harness: &Harness) -> Result<()> {
+    let cluster = harness.network()?;
     with_outside(&cluster, |outside| {
         pods::with_namespace(&cluster, "borders", |namespace| {
             let wanted = [
@@ -99,7 +99,7 @@ fn outside(frame: &Frame) -> Result<()> {
     })
 }
 
-/// A node port that leaves the client its address, as it leads to pods of its own node only.
+/// A node port that keeps the client's address: it forwards to pods of its own node only.
 fn node_port(cluster: &Cluster, namespace: &str) -> Result<u16> {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "door"},

@@ -1,4 +1,4 @@
-//! What Towpath's objects say.
+//! Status of Towpath's objects.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use towpath_e2e::wait::wait_for;
 
 /// Namespace of the operator and the agents.
 pub(crate) const NAMESPACE: &str = "towpath-system";
-/// Time until a change shows in an object's status. The operator waits 30 s before it calls a new Node's podCIDR missing.
+/// Time until a change shows in an object's status. The operator waits 30 s before it calls a new Node's podCIDR
+/// missing.
 pub(crate) const SHOWN: Duration = Duration::from_secs(60);
 
 /// One condition of an object.
@@ -40,7 +41,7 @@ pub(crate) fn config(cluster: &Cluster) -> Result<Value> {
     object(cluster, &["networkconfig", "default"])
 }
 
-/// Waits until a condition of an object has this status and reason, and gives it.
+/// Waits until a condition of an object has this status and reason, and returns it.
 pub(crate) fn wait_condition(cluster: &Cluster, words: &[&str], kind: &str, want: (&str, &str)) -> Result<Condition> {
     let mut last = Condition::default();
     let what = format!("{kind}={} {} on {}", want.0, want.1, words.join(" "));
@@ -69,11 +70,11 @@ pub(crate) fn wait_ready(cluster: &Cluster, nodes: usize, bound: Duration) -> Re
 pub(crate) fn wait_event(cluster: &Cluster, reason: &str, words: &[&str]) -> Result<()> {
     wait_for(&format!("an Event {reason} with {words:?}"), SHOWN, || {
         let events = cluster.list(&["events.events.k8s.io", "-A"])?;
-        let told = events.iter().filter(|event| event["regarding"]["kind"] == "NetworkConfig").any(|event| {
+        let found = events.iter().filter(|event| event["regarding"]["kind"] == "NetworkConfig").any(|event| {
             let note = event["note"].as_str().unwrap_or_default();
             event["reason"] == reason && words.iter().all(|word| note.contains(word))
         });
-        Ok(told.then_some(()))
+        Ok(found.then_some(()))
     })
 }
 

@@ -1,4 +1,4 @@
-//! Traffic from pods, and what becomes of it.
+//! Traffic from pods, and whether it arrives.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -16,30 +16,30 @@ use towpath_e2e::wait::wait_for;
 
 use crate::pods::Pod;
 
-/// How long an answer is waited for: a drop is silent.
+/// Time for an answer: a dropped packet gets none.
 const PATIENCE: Duration = Duration::from_millis(1000);
-/// Time until a change of policies is in force on every node.
+/// Time for a change of policies to be in force on every node.
 const IN_FORCE: Duration = Duration::from_secs(15);
 
 /// Whether a destination answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It does.
+    /// It answers.
     Open,
     /// Nothing came back.
     Closed,
-    /// Somebody said no: the packet passed, to where nobody listens, or to a Service without servers.
+    /// The connection was refused: the packet arrived where nobody listens, or at a Service without endpoints.
     Refused,
 }
 
-/// How it is asked.
+/// The protocol of a probe.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Protocol {
     Tcp,
     Udp,
 }
 
-/// One thing to try, and what should come of it.
+/// One attempt and its expected result.
 pub(crate) struct Probe<'a> {
     pub(crate) from: &'a Pod,
     pub(crate) to: SocketAddr,
@@ -48,7 +48,7 @@ pub(crate) struct Probe<'a> {
     pub(crate) why: &'static str,
 }
 
-/// Tries all of them at once, again and again, until each turns out as it should.
+/// Repeats all probes in parallel until each has its expected result.
 pub(crate) fn expect(state: &str, probes: &[Probe<'_>]) -> Result<()> {
     let mut wrong = String::new();
     let settled = wait_for(state, IN_FORCE, || {
@@ -103,12 +103,12 @@ pub(crate) fn connect(to: SocketAddr) -> Result<Answer> {
     }
 }
 
-/// A drop shows as time that ran out; a route that is not there as unreachable.
+/// A dropped packet shows as a timeout, a missing route as unreachable.
 fn is_silence(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::TimedOut | ErrorKind::WouldBlock | ErrorKind::HostUnreachable)
 }
 
-/// What a server answers to a word; none when nothing comes back.
+/// The answer of a server to a request; none if nothing comes back.
 pub(crate) fn udp(from: &Pod, to: SocketAddr, word: &str) -> Result<Option<String>> {
     from.inside(|| {
         let own: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -125,7 +125,7 @@ pub(crate) fn udp(from: &Pod, to: SocketAddr, word: &str) -> Result<Option<Strin
     })
 }
 
-/// Body of what an HTTP server answers.
+/// Body of the answer of an HTTP server.
 pub(crate) fn http(from: &Pod, to: SocketAddr, path: &str) -> Result<String> {
     let answer = from.inside(|| {
         let mut stream = TcpStream::connect_timeout(&to, PATIENCE * 3)?;
@@ -156,7 +156,7 @@ pub(crate) fn ping(from: &Pod, to: IpAddr, words: &[&str]) -> Result<String> {
     run::output(&mut from.command(&all)?).with_context(|| format!("ping from {} to {to}", from.name))
 }
 
-/// A ping of 50 packets a second that goes on until it is stopped.
+/// A ping of 50 packets per second that runs until it is stopped.
 pub(crate) struct Stream {
     name: String,
     child: Child,
@@ -165,7 +165,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Answers that one second brings.
+    /// Answers per second.
     pub(crate) const PER_SECOND: usize = 50;
 
     /// Starts it, and waits for the first answers.
@@ -200,7 +200,7 @@ impl Stream {
 
     /// Stops it. Fails if a packet was not answered.
     pub(crate) fn finish(mut self) -> Result<()> {
-        // Answers to what happened last must be in.
+        // Answers to the last packets must have arrived.
         self.go_on(10)?;
         self.stop()?;
         let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,12 +226,12 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // After a failure: the ping must not outlive the scenario. Whether it had ended already is no matter.
+        // After a failure: the ping must not outlive the scenario. It may have ended already.
         let _ = self.stop();
     }
 }
 
-/// Number of the packet that a line of ping tells the answer to.
+/// Sequence number in a line of output of ping.
 fn sequence(line: &str) -> Option<u32> {
     let (_, after) = line.split_once("bytes from")?.1.split_once("icmp_seq=")?;
     after.split(' ').next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! Writes the install bundle as YAML into the folder given, else into `manifests` of the current one.
+//! Writes the install bundle as YAML into the given folder, by default `manifests`.
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 

@@ -1,7 +1,7 @@
-//! An agent writes what is of its own node, and nothing of another: RBAC cannot say that, an admission policy can.
+//! The admission policy that limits each agent to the objects of its own node, which RBAC cannot express.
 //!
-//! The node's name comes from the token: tokens of pods carry it since Kubernetes 1.30 (KEP-4193). A token without it is
-//! refused.
+//! The node's name comes from the token: tokens of pods contain it since Kubernetes 1.30 (KEP-4193). A token without it is
+//! denied.
 
 use serde_json::{Value, json};
 use towpath_crds::names;
@@ -54,8 +54,8 @@ pub(super) fn objects() -> [Value; 2] {
                 ],
                 "validations": [{
                     "expression": "variables.node == variables.target",
-                    "messageExpression": "'an agent writes only what is of its own node: the token is of node \"' + variables.node \
-                                          + '\", the object is of \"' + variables.target + '\"'",
+                    "messageExpression": "'an agent may only write objects of its own node: the token belongs to node \"' + variables.node \
+                                          + '\", the object belongs to \"' + variables.target + '\"'",
                     "reason": "Forbidden",
                 }],
             },

@@ -1,10 +1,10 @@
-//! The operator's own Deployment.
+//! The operator's Deployment.
 
 use serde_json::{Value, json};
 use towpath_crds::names;
 
-/// Two replicas on two nodes. They use the host's network, because they run before there is another; the health port is
-/// therefore the node's, and a node holds one replica.
+/// Two replicas on two nodes. They use the host network, because they must run before there is a pod network. The health
+/// port is therefore a port of the node, and a node can run one replica.
 pub(super) fn deployment() -> Value {
     let labels = json!({ names::LABEL_NAME: names::OPERATOR, names::LABEL_PART_OF: names::PART_OF });
     let selector = json!({ names::LABEL_NAME: names::OPERATOR });
@@ -15,7 +15,7 @@ pub(super) fn deployment() -> Value {
         "spec": {
             "replicas": 2,
             "selector": { "matchLabels": selector },
-            // A new pod finds no node while the old ones hold the port of each.
+            // Without surge: a new pod cannot be scheduled while the old pods use the port of each node.
             "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } },
             "template": {
                 "metadata": { "labels": labels },
@@ -42,7 +42,7 @@ pub(super) fn deployment() -> Value {
     })
 }
 
-/// A node without a pod network is not ready and says so in taints; the operator is what ends that.
+/// Nodes without a pod network have these taints until the operator has rolled out the agents.
 fn tolerations() -> Value {
     json!([
         { "key": "node.kubernetes.io/not-ready", "operator": "Exists" },
@@ -67,7 +67,7 @@ fn container() -> Value {
         "command": ["/usr/local/bin/towpath-operator"],
         "env": [
             { "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
-            // The agents run the same image: change both together.
+            // The image of the agents: change it together with `image`.
             { "name": names::ENV_IMAGE, "value": names::default_image() },
         ],
         "ports": [{ "name": "health", "containerPort": names::OPERATOR_PORT }],

@@ -1,7 +1,7 @@
 //! The install bundle as values: what `kubectl apply -f manifests/install.yaml` creates, in that order.
 //!
-//! Deliberately absent: a Helm chart of it, and any object of the agents but their account and rights. The operator
-//! renders the agents, and has no right to hand out rights.
+//! Deliberately absent: a Helm chart, and objects of the agents other than their service account and RBAC. The operator
+//! renders the agents, and has no right to grant rights.
 
 use serde_json::{Value, json};
 use towpath_crds::{names, schema};
@@ -23,7 +23,7 @@ pub fn bundle() -> Vec<Value> {
         .collect()
 }
 
-/// The namespace. Its pods use the host's network and paths, so it cannot be held to the stricter pod security levels.
+/// The namespace. Its pods use the host's network and paths, which stricter pod security levels deny.
 fn namespace() -> Value {
     json!({
         "apiVersion": "v1",
@@ -42,7 +42,7 @@ fn service_account(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(name, Some(names::NAMESPACE)) })
 }
 
-/// Name, namespace and the common label.
+/// Metadata with the common label.
 fn metadata(name: &str, namespace: Option<&str>) -> Value {
     let mut metadata = json!({ "name": name, "labels": { names::LABEL_PART_OF: names::PART_OF } });
     if let Some(namespace) = namespace {

@@ -1,25 +1,25 @@
-//! Who may do what, as one table. Nobody may `bind` or `escalate`, and nobody reads Secrets.
+//! RBAC as one table. No account may `bind` or `escalate`, and none reads Secrets.
 
 use serde_json::{Value, json};
 use towpath_crds::names;
 
 use super::metadata;
 
-/// Where a rule holds.
+/// The scope of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// In the whole cluster.
+    /// The whole cluster: a ClusterRole.
     Cluster,
-    /// In our namespace.
+    /// The namespace of operator and agents: a Role.
     Namespace,
 }
 
-/// One rule.
+/// A rule for one service account.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// The service account.
+    /// Service account.
     pub account: &'static str,
-    /// Where.
+    /// Where the rule applies.
     pub scope: Scope,
     /// API group.
     pub group: &'static str,
@@ -40,11 +40,11 @@ const fn rule(
 }
 
 const WATCH: &[&str] = &["get", "list", "watch"];
-/// Server-side apply needs `create` where the object is not there yet.
+/// Server-side apply needs `create` for objects that do not exist yet.
 const APPLY: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
-const TELL: &[&str] = &["create", "patch"];
+const EMIT: &[&str] = &["create", "patch"];
 
-/// Every right of every account of ours.
+/// Every right of operator and agents.
 pub const RULES: &[Rule] = &[
     // `patch` is for the finalizer.
     rule(names::OPERATOR, Scope::Cluster, names::GROUP, &["networkconfigs"], &["get", "list", "watch", "patch"]),
@@ -54,22 +54,22 @@ pub const RULES: &[Rule] = &[
     rule(names::OPERATOR, Scope::Cluster, "networking.k8s.io", &["servicecidrs"], WATCH),
     // For the uid in an Event about the policy.
     rule(names::OPERATOR, Scope::Cluster, "networking.k8s.io", &["networkpolicies"], &["get"]),
-    // Events about cluster-scoped objects live in the namespace `default`.
-    rule(names::OPERATOR, Scope::Cluster, "events.k8s.io", &["events"], TELL),
+    // Events about cluster-scoped objects are created in the namespace `default`.
+    rule(names::OPERATOR, Scope::Cluster, "events.k8s.io", &["events"], EMIT),
     rule(names::OPERATOR, Scope::Namespace, "apps", &["daemonsets"], APPLY),
     rule(names::OPERATOR, Scope::Namespace, "", &["configmaps"], APPLY),
     rule(names::OPERATOR, Scope::Namespace, "", &["pods"], WATCH),
     rule(names::OPERATOR, Scope::Namespace, "coordination.k8s.io", &["leases"], &["get", "create", "update"]),
-    // Annotations of the node itself are written through its status; an admission policy keeps them to the own node.
+    // Annotations are written through the status; an admission policy limits the agent to its own node.
     rule(names::AGENT, Scope::Cluster, "", &["nodes", "pods", "namespaces"], WATCH),
     rule(names::AGENT, Scope::Cluster, "", &["nodes/status"], &["patch"]),
     rule(names::AGENT, Scope::Cluster, "networking.k8s.io", &["networkpolicies"], WATCH),
     rule(names::AGENT, Scope::Cluster, names::GROUP, &["networknodes"], &["get", "create", "patch", "delete"]),
     rule(names::AGENT, Scope::Cluster, names::GROUP, &["networknodes/status"], &["patch", "update"]),
-    rule(names::AGENT, Scope::Cluster, "events.k8s.io", &["events"], TELL),
+    rule(names::AGENT, Scope::Cluster, "events.k8s.io", &["events"], EMIT),
 ];
 
-/// Roles and bindings of the table.
+/// The roles and bindings for [`RULES`].
 pub(super) fn objects() -> Vec<Value> {
     let mut objects = Vec::new();
     for account in [names::OPERATOR, names::AGENT] {
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_hands_out_rights_or_reads_secrets() {
+    fn no_account_grants_rights_or_reads_secrets() {
         for rule in RULES {
             for verb in rule.verbs {
                 assert!(!["*", "bind", "escalate", "impersonate", "deletecollection"].contains(verb), "{rule:?}");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_writes_nothing_but_reports() {
+    fn the_agent_writes_only_reports_and_events() {
         let writing = RULES.iter().filter(|r| r.account == names::AGENT && r.verbs.iter().any(|v| !WATCH.contains(v)));
         let resources: Vec<&str> = writing.flat_map(|r| r.resources.iter().copied()).collect();
         assert_eq!(resources, ["nodes/status", "networknodes", "networknodes/status", "events"]);

@@ -1,58 +1,79 @@
-//! The writes that bring the children into shape, and whose doing it was that they were not.
+//! The writes that bring ConfigMap and DaemonSet to what is wanted, and the Events that name the cause of a repair.
 
 use serde_json::Value;
 use towpath_crds::names;
 
-use super::{Context, Step, Stripped, Write};
+use super::{PlanContext, PlannedWrite, UnmanagedFields, Write};
 use crate::{
+    cluster::ClusterState,
     drift,
-    notice::{Notice, NoticeReason},
+    events::{EventReason, OperatorEvent},
     preflight::name_some,
     render::{ANNOTATION_INTENT, Child, ChildKind},
     status::nodes::{Rollout, rollout},
-    world::World,
+    store::{Entry, Store},
 };
 
-/// Brings ConfigMap and DaemonSet into shape, in this order: a DaemonSet never names a ConfigMap that is not there.
-pub(super) fn repair(context: &Context<'_>, config_map: Child, daemon_set: Child, revision: &str) -> Vec<Step> {
-    let world = context.world;
-    let mut steps = Vec::new();
-    let have_map = world.config_maps.get(&config_map.name).map(|cm| json_of(cm.as_ref()));
-    let have_set = world.daemon_sets.get(names::AGENT).map(|ds| json_of(ds.as_ref()));
-
-    let passed_before = have_map.is_some();
-    let in_use = have_set.as_ref().is_some_and(|set| template_revision(set) == Some(revision));
-    let change = difference(&config_map, have_map.as_ref());
-    if change != Difference::None {
-        let notice = drifted(&config_map, &change, in_use);
-        steps.push(Step { write: Write::Apply(config_map), notice });
-    }
-
-    let owners = world.daemon_sets.get(names::AGENT).and_then(|ds| ds.metadata.managed_fields.as_deref());
-    if let Some(stripped) = strays(context, &daemon_set, have_set.as_ref(), owners.unwrap_or_default()) {
-        let note = format!("removed from DaemonSet {}: {}", daemon_set.name, stripped.fields.join(", "));
-        let notice = Some(Notice::new(NoticeReason::DriftRepaired, note));
-        steps.push(Step { write: Write::Strip(stripped), notice });
-    }
-    let change = difference(&daemon_set, have_set.as_ref());
-    if change != Difference::None {
-        let notice = drifted(&daemon_set, &change, passed_before)
-            .unwrap_or_else(|| Notice::new(NoticeReason::RolloutStarted, rollout_note(&daemon_set, revision)));
-        steps.push(Step { write: Write::Apply(daemon_set), notice: Some(notice) });
-    }
-    steps
+/// The writes to the children, and the children that differ from what is wanted but are left alone.
+#[derive(Default)]
+pub(super) struct Reconciliation {
+    pub(super) writes: Vec<PlannedWrite>,
+    /// One sentence for each child that cannot be decoded and is therefore not written.
+    pub(super) held: Vec<String>,
 }
 
-/// Deletions of configurations that no agent uses any more: all but the wanted one, once every pod has its template.
-pub(super) fn leftovers(world: &World, wanted: &str) -> Vec<Step> {
-    let daemon_set = world.daemon_sets.get(names::AGENT);
-    let current = daemon_set.is_some_and(|ds| template_revision(&json_of(ds.as_ref())) == Some(wanted));
-    if !current || rollout(daemon_set.map(AsRef::as_ref)) != Rollout::Complete {
+/// Reconciles the ConfigMap, then the DaemonSet: a DaemonSet never names a ConfigMap that does not exist.
+pub(super) fn reconcile(
+    context: &PlanContext<'_>,
+    config_map: Child,
+    daemon_set: Child,
+    revision: &str,
+) -> Reconciliation {
+    let cluster = context.cluster;
+    let mut plan = Reconciliation::default();
+    let have_map = Have::of(&cluster.config_maps, &config_map.name);
+    let have_set = Have::of(&cluster.daemon_sets, names::AGENT);
+    let map_existed = have_map != Have::Absent;
+    let map_in_use = have_set.last_known().is_some_and(|set| template_revision(set) == Some(revision));
+
+    match difference(&config_map, &have_map) {
+        Difference::None => {}
+        Difference::Undecodable => plan.held.push(held(&config_map)),
+        change @ (Difference::Absent | Difference::Intent | Difference::Drift(_)) => {
+            let event = drift_repaired(&config_map, &change, map_in_use);
+            plan.writes.push(PlannedWrite { write: Write::Apply(config_map), event });
+        }
+    }
+    if let Some(unmanaged) = unmanaged_fields(context, &daemon_set, &have_set) {
+        let note = format!("removed from DaemonSet {}: {}", daemon_set.name, unmanaged.fields.join(", "));
+        let event = Some(OperatorEvent::new(EventReason::DriftRepaired, note));
+        plan.writes.push(PlannedWrite { write: Write::RemoveFields(unmanaged), event });
+    }
+    match difference(&daemon_set, &have_set) {
+        Difference::None => {}
+        Difference::Undecodable => plan.held.push(held(&daemon_set)),
+        change @ (Difference::Absent | Difference::Intent | Difference::Drift(_)) => {
+            let event = drift_repaired(&daemon_set, &change, map_existed).unwrap_or_else(|| {
+                OperatorEvent::new(EventReason::RolloutStarted, rollout_note(&daemon_set, revision))
+            });
+            plan.writes.push(PlannedWrite { write: Write::Apply(daemon_set), event: Some(event) });
+        }
+    }
+    plan
+}
+
+/// Deletions of ConfigMaps that no agent uses any more: all but the wanted one, once every pod has its template.
+pub(super) fn unused_config_maps(cluster: &ClusterState, wanted: &str) -> Vec<PlannedWrite> {
+    let Some(Entry::Decoded(daemon_set)) = cluster.daemon_sets.entry(names::AGENT) else { return Vec::new() };
+    let current = template_revision(&json_of(daemon_set.as_ref())) == Some(wanted);
+    if !current || rollout(Some(daemon_set.as_ref())) != Rollout::Complete {
         return Vec::new();
     }
     let keep = names::agent_config_map(wanted);
-    let old = world.config_maps.iter().map(|(name, _)| name).filter(|name| *name != keep);
-    old.map(|name| Step { write: Write::Delete(ChildKind::ConfigMap, name.to_owned()), notice: None }).collect()
+    let unused = cluster.config_maps.names().filter(|name| *name != keep);
+    unused
+        .map(|name| PlannedWrite { write: Write::Delete(ChildKind::ConfigMap, name.to_owned()), event: None })
+        .collect()
 }
 
 /// The revision that the DaemonSet's template names.
@@ -64,20 +85,57 @@ pub(super) fn json_of<K: serde::Serialize>(object: &K) -> Value {
     serde_json::to_value(object).unwrap_or(Value::Null)
 }
 
+/// A child as it is in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Difference {
-    /// In shape.
-    None,
-    /// Not there.
+pub(super) enum Have {
     Absent,
-    /// We want something new.
-    Intent,
-    /// Somebody else changed it, here.
-    Drift(Vec<String>),
+    Decoded(Value),
+    /// It exists and cannot be decoded; its last known state, if it ever was.
+    Undecodable(Option<Value>),
 }
 
-pub(super) fn difference(want: &Child, have: Option<&Value>) -> Difference {
-    let Some(have) = have else { return Difference::Absent };
+impl Have {
+    pub(super) fn of<K: serde::Serialize>(store: &Store<Box<K>>, name: &str) -> Self {
+        match store.entry(name) {
+            None => Self::Absent,
+            Some(Entry::Decoded(object)) => Self::Decoded(json_of(object.as_ref())),
+            Some(Entry::LastKnown(object)) => Self::Undecodable(Some(json_of(object.as_ref()))),
+            Some(Entry::NeverDecoded) => Self::Undecodable(None),
+        }
+    }
+
+    pub(super) const fn last_known(&self) -> Option<&Value> {
+        match self {
+            Self::Absent => None,
+            Self::Decoded(value) => Some(value),
+            Self::Undecodable(value) => value.as_ref(),
+        }
+    }
+}
+
+/// How a child differs from what is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Difference {
+    None,
+    Absent,
+    /// The operator wants something new.
+    Intent,
+    /// Somebody else changed these paths.
+    Drift(Vec<String>),
+    /// It is not known to be as wanted, and cannot be decoded: a write could repeat for ever, or recreate what exists.
+    Undecodable,
+}
+
+pub(super) fn difference(want: &Child, have: &Have) -> Difference {
+    match have {
+        Have::Absent => Difference::Absent,
+        Have::Decoded(have) => changes(want, have),
+        Have::Undecodable(Some(have)) if changes(want, have) == Difference::None => Difference::None,
+        Have::Undecodable(_) => Difference::Undecodable,
+    }
+}
+
+fn changes(want: &Child, have: &Value) -> Difference {
     let mut want_parts = want.value.clone();
     // The typed objects of a list carry no apiVersion and kind, so only the rest is compared.
     if let Some(parts) = want_parts.as_object_mut() {
@@ -92,29 +150,35 @@ pub(super) fn difference(want: &Child, have: Option<&Value>) -> Difference {
     }
 }
 
-fn strays(
-    context: &Context<'_>,
-    want: &Child,
-    have: Option<&Value>,
-    owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry],
-) -> Option<Stripped> {
-    let have = have?;
-    let fields = drift::strays(&want.value, have, owners, names::OPERATOR_FIELD_MANAGER);
-    let generation = have.pointer("/metadata/generation").and_then(Value::as_i64);
-    let stripped = Stripped { generation, fields };
-    let in_vain = context.memory.stripped.as_ref() == Some(&stripped);
-    (!stripped.fields.is_empty() && !in_vain).then_some(stripped)
+/// Why a child is not written.
+pub(super) fn held(child: &Child) -> String {
+    format!(
+        "{} {} exists but cannot be decoded, so it is not changed: see the operator's log for the error, and repair or \
+         delete the object",
+        child.kind.as_str(),
+        child.name
+    )
 }
 
-/// What to tell if somebody else's doing is to be undone; nothing if we want something new. `was_there` says that an
+fn unmanaged_fields(context: &PlanContext<'_>, want: &Child, have: &Have) -> Option<UnmanagedFields> {
+    let Have::Decoded(have) = have else { return None };
+    let daemon_set = context.cluster.daemon_sets.get(names::AGENT)?;
+    let owners = daemon_set.metadata.managed_fields.as_deref().unwrap_or_default();
+    let fields = drift::unmanaged_fields(&want.value, have, owners, names::OPERATOR_FIELD_MANAGER);
+    let unmanaged = UnmanagedFields { generation: daemon_set.metadata.generation, fields };
+    let came_back = context.state.removed_fields.as_ref() == Some(&unmanaged);
+    (!unmanaged.fields.is_empty() && !came_back).then_some(unmanaged)
+}
+
+/// The Event for undoing somebody else's change; none if the operator wants something new. `existed` says that an
 /// absent object was there before.
-fn drifted(child: &Child, difference: &Difference, was_there: bool) -> Option<Notice> {
+fn drift_repaired(child: &Child, difference: &Difference, existed: bool) -> Option<OperatorEvent> {
     let what = match difference {
         Difference::Drift(paths) => format!("was changed at {}; restored it", name_some(paths)),
-        Difference::Absent if was_there => "was deleted; created it again".to_owned(),
-        Difference::None | Difference::Absent | Difference::Intent => return None,
+        Difference::Absent if existed => "was deleted; created it again".to_owned(),
+        Difference::None | Difference::Absent | Difference::Intent | Difference::Undecodable => return None,
     };
-    Some(Notice::new(NoticeReason::DriftRepaired, format!("{} {} {what}", child.kind.as_str(), child.name)))
+    Some(OperatorEvent::new(EventReason::DriftRepaired, format!("{} {} {what}", child.kind.as_str(), child.name)))
 }
 
 fn rollout_note(daemon_set: &Child, revision: &str) -> String {

@@ -1,4 +1,7 @@
-//! From the world to what is to be done. Pure: the same world gives the same plan, and a world in shape an empty one.
+//! From the state of the cluster to everything that is to be done. Pure: the same state gives the same plan, and a
+//! cluster that is as wanted gives an empty one.
+//!
+//! An object that cannot be decoded is planned with its last known state and is not written.
 
 use std::collections::BTreeSet;
 
@@ -7,170 +10,188 @@ use kube::ResourceExt;
 use towpath_crds::{NetworkConfig, NetworkConfigStatus, names, network_config::ManagementState};
 
 use crate::{
-    notice::{Notice, on_transition},
+    cluster::ClusterState,
+    events::{OperatorEvent, on_transition},
     rejection::{self, Rejection},
     render::{Child, ChildKind},
-    status::{self, Findings, Stage},
-    world::World,
+    status::{self, Phase, StatusInputs},
+    store::Entry,
 };
 
 mod children;
 mod managed;
 mod removal;
 
-/// What the operator knows of itself.
+/// The operator's own image and version.
 #[derive(Clone, Debug)]
-pub struct Identity {
-    /// The image that it runs.
+pub struct OperatorInfo {
+    /// The image that the operator runs, and that the agents run unless the spec names another.
     pub image: String,
-    /// Its version.
+    /// The operator's version, for `status.versions`.
     pub version: String,
 }
 
-/// What the operator remembers from one plan to the next. Losing it costs one repeated request.
+/// What is carried from one plan to the next. Losing it costs one repeated request.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
-    /// Why the last attempt failed, if it did.
+pub struct ReconcileState {
+    /// Why the last reconcile failed, if it did.
     pub error: Option<String>,
-    /// The fields that were last removed from the DaemonSet. When they are still there at the same generation, then
-    /// they are the API server's own defaults and are left alone.
-    pub stripped: Option<Stripped>,
-    /// What was told on policies, as long as a node says it.
-    pub told: BTreeSet<Rejection>,
+    /// The fields that were last removed from the DaemonSet. Fields that are back at the same generation are the API
+    /// server's own defaults, and are left alone.
+    pub removed_fields: Option<UnmanagedFields>,
+    /// Rejections that have been emitted as Events and are still reported by a node.
+    pub emitted: BTreeSet<Rejection>,
 }
 
-/// Fields that were removed from the DaemonSet.
+/// Fields of the DaemonSet that others own and that are not wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stripped {
-    /// `metadata.generation` of the DaemonSet that was read before.
+pub struct UnmanagedFields {
+    /// `metadata.generation` of the DaemonSet in which they were found.
     pub generation: Option<i64>,
-    /// JSON pointers.
+    /// JSON pointers (RFC 6901), in an order in which they can be removed one by one.
     pub fields: Vec<String>,
 }
 
-/// What becomes of our finalizer on the NetworkConfig.
+/// What happens to the finalizer on the NetworkConfig.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinalizerStep {
-    /// It stays as it is.
+pub enum FinalizerChange {
+    /// No write.
     Keep,
-    /// It is added, before anything else.
+    /// Added before any other write.
     Add,
-    /// It is removed, after everything else.
+    /// Removed after every other write.
     Remove,
 }
 
-/// One write to a child.
+/// A write to a child.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// Server-side apply of the complete object.
     Apply(Child),
-    /// Removal of fields that somebody else added to the DaemonSet.
-    Strip(Stripped),
-    /// Deletion.
+    /// JSON patch that removes fields from the DaemonSet.
+    RemoveFields(UnmanagedFields),
+    /// Deletion of the object of this name.
     Delete(ChildKind, String),
 }
 
-/// One write, and the Event that tells of it once it is done.
+/// A write, and the Event to emit once it is done.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
+pub struct PlannedWrite {
     /// The write.
     pub write: Write,
-    /// What to tell; nothing where the write is of no interest to people.
-    pub notice: Option<Notice>,
+    /// The Event, if people should know of the write.
+    pub event: Option<OperatorEvent>,
 }
 
 /// Everything that is to be done now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// The finalizer's step.
-    pub finalizer: FinalizerStep,
+    /// The change of the finalizer.
+    pub finalizer: FinalizerChange,
     /// Writes to children, in order.
-    pub steps: Vec<Step>,
-    /// The status to publish; none when it stands already.
+    pub writes: Vec<PlannedWrite>,
+    /// The status to publish; `None` if it is published already.
     pub status: Option<NetworkConfigStatus>,
-    /// Events of what the status shows.
-    pub notices: Vec<Notice>,
-    /// What to tell on policies.
+    /// Events on the NetworkConfig about the change of its status.
+    pub events: Vec<OperatorEvent>,
+    /// Events to emit on policies.
     pub rejections: Vec<Rejection>,
     /// When to plan again even if nothing changes.
-    pub again_at: Option<Timestamp>,
+    pub replan_at: Option<Timestamp>,
 }
 
 impl Plan {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.finalizer == FinalizerStep::Keep
-            && self.steps.is_empty()
+        self.finalizer == FinalizerChange::Keep
+            && self.writes.is_empty()
             && self.status.is_none()
-            && self.notices.is_empty()
+            && self.events.is_empty()
             && self.rejections.is_empty()
     }
 }
 
-/// What a plan looks at.
+/// The inputs of a plan.
 #[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// The cluster.
-    pub world: &'a World,
-    /// The operator.
-    pub me: &'a Identity,
-    /// What is remembered.
-    pub memory: &'a Memory,
-    /// The present.
+pub struct PlanContext<'a> {
+    /// The state of the cluster.
+    pub cluster: &'a ClusterState,
+    /// The operator's image and version.
+    pub operator: &'a OperatorInfo,
+    /// What earlier plans left.
+    pub state: &'a ReconcileState,
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// The plan for the one NetworkConfig; none when there is none.
+/// The plan for the NetworkConfig; `None` if there is none, or none that has ever been decoded.
 #[must_use]
-pub fn plan(context: &Context<'_>) -> Option<Plan> {
-    let config = context.world.configs.get(names::CONFIG_NAME)?;
-    let deleting = config.metadata.deletion_timestamp.as_ref();
-    Some(match (deleting, config.spec.management_state) {
-        (Some(since), _) => removal::plan(context, config, since.0),
+pub fn plan(context: &PlanContext<'_>) -> Option<Plan> {
+    match context.cluster.configs.entry(names::CONFIG_NAME)? {
+        Entry::Decoded(config) => Some(plan_for(context, config)),
+        // The published status is not known either: it would be written, and its Events emitted, with every plan.
+        Entry::LastKnown(config) => Some(Plan {
+            finalizer: FinalizerChange::Keep,
+            status: None,
+            events: Vec::new(),
+            ..plan_for(context, config)
+        }),
+        Entry::NeverDecoded => None,
+    }
+}
+
+fn plan_for(context: &PlanContext<'_>, config: &NetworkConfig) -> Plan {
+    let deleted_at = config.metadata.deletion_timestamp.as_ref();
+    match (deleted_at, config.spec.management_state) {
+        (Some(at), _) => removal::plan(context, config, at.0),
         (None, ManagementState::Unmanaged) => {
-            let findings = bare(Stage::Unmanaged, context);
-            publish(context, config, findings, Draft::default())
+            let inputs = bare_inputs(Phase::Unmanaged, context);
+            complete(context, config, inputs, PartialPlan::default())
         }
         (None, ManagementState::Managed) => {
-            let rejections = rejection::all(&context.world.reports);
-            let rejections = rejections.difference(&context.memory.told).cloned().collect();
+            let rejections = rejection::all(&context.cluster.reports);
+            let rejections = rejections.difference(&context.state.emitted).cloned().collect();
             Plan { rejections, ..managed::plan(context, config) }
         }
-    })
+    }
 }
 
 /// A plan without its status.
 #[derive(Default)]
-struct Draft {
-    finalizer: Option<FinalizerStep>,
-    steps: Vec<Step>,
-    again_at: Option<Timestamp>,
+struct PartialPlan {
+    finalizer: Option<FinalizerChange>,
+    writes: Vec<PlannedWrite>,
+    /// Why some children are not written.
+    held: Vec<String>,
+    replan_at: Option<Timestamp>,
 }
 
-/// Findings with nothing but a stage.
-fn bare(stage: Stage, context: &Context<'_>) -> Findings {
-    Findings {
-        stage,
+/// The inputs of a status that has nothing but a phase.
+fn bare_inputs(phase: Phase, context: &PlanContext<'_>) -> StatusInputs {
+    StatusInputs {
+        phase,
         fleet: None,
         effective: None,
         checks: Vec::new(),
         versions: None,
-        error: context.memory.error.clone(),
+        error: context.state.error.clone(),
     }
 }
 
-/// Completes a plan by its status, and by what the change of status is worth telling.
-fn publish(context: &Context<'_>, config: &NetworkConfig, findings: Findings, draft: Draft) -> Plan {
-    let want = status::fold(config, findings, context.now);
-    let notices = on_transition(config.status.as_ref(), &want);
+/// Adds the status, and the Events about its change.
+fn complete(context: &PlanContext<'_>, config: &NetworkConfig, inputs: StatusInputs, partial: PartialPlan) -> Plan {
+    let held = (!partial.held.is_empty()).then(|| partial.held.join("; "));
+    let inputs = StatusInputs { error: inputs.error.or(held), ..inputs };
+    let want = status::fold(config, inputs, context.now);
+    let events = on_transition(config.status.as_ref(), &want);
     Plan {
-        finalizer: draft.finalizer.unwrap_or(FinalizerStep::Keep),
-        steps: draft.steps,
+        finalizer: partial.finalizer.unwrap_or(FinalizerChange::Keep),
+        writes: partial.writes,
         status: (config.status.as_ref() != Some(&want)).then_some(want),
-        notices,
+        events,
         rejections: Vec::new(),
-        again_at: draft.again_at,
+        replan_at: partial.replan_at,
     }
 }
 

@@ -1,134 +1,141 @@
 //! The plan for a NetworkConfig that is being deleted.
 //!
-//! Orphan: the finalizer goes, nothing else. The agents have no owner reference, so the garbage collector leaves them;
-//! a NetworkConfig that comes later finds them in shape or brings them there.
+//! Orphan: the finalizer is removed, nothing else. The agents have no owner reference, so the garbage collector leaves
+//! them; a later NetworkConfig takes them over.
 //!
-//! Teardown: the DaemonSet's command becomes `teardown`. Each agent cleans its node and last deletes its NetworkNode.
-//! When all have, or when the bound is over, the rest is named and every object of ours goes.
+//! Teardown: the DaemonSet's command becomes `teardown`. Each agent cleans its node, then deletes its NetworkNode. When
+//! all have, or when the bound is over, the operator names the remaining nodes and deletes its objects. What cannot be
+//! decoded counts as not clean, and nothing is concluded from it before the bound.
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::{
-    api::apps::v1::DaemonSet,
-    jiff::{SignedDuration, Timestamp},
-};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use towpath_crds::{
     NetworkConfig, names,
     network_config::{DeletionPolicy, ManagementState},
 };
 
 use super::{
-    Context, Draft, FinalizerStep, Plan, Step, Write, bare,
-    children::{self, Difference},
-    has_finalizer, publish,
+    FinalizerChange, PartialPlan, Plan, PlanContext, PlannedWrite, Write, bare_inputs,
+    children::{self, Difference, Have},
+    complete, has_finalizer,
 };
 use crate::{
+    events::{EventReason, OperatorEvent},
     facts::PodHealth,
-    notice::{Notice, NoticeReason},
     preflight::name_some,
     render::{self, AgentTask, ChildKind},
     status::{
-        Stage,
+        Phase,
         nodes::{Rollout, rollout},
     },
+    store::Entry,
 };
 
-/// How long nodes have to become clean, from the moment of deletion.
+/// How long nodes have to become clean, from the deletion timestamp.
 const BOUND: SignedDuration = SignedDuration::from_secs(120);
 
-pub(super) fn plan(context: &Context<'_>, config: &NetworkConfig, since: Timestamp) -> Plan {
+pub(super) fn plan(context: &PlanContext<'_>, config: &NetworkConfig, deleted_at: Timestamp) -> Plan {
     if !has_finalizer(config) {
         return Plan {
-            finalizer: FinalizerStep::Keep,
-            steps: Vec::new(),
+            finalizer: FinalizerChange::Keep,
+            writes: Vec::new(),
             status: None,
-            notices: Vec::new(),
+            events: Vec::new(),
             rejections: Vec::new(),
-            again_at: None,
+            replan_at: None,
         };
     }
     match (config.spec.management_state, config.spec.deletion_policy) {
         (ManagementState::Unmanaged, _) | (_, DeletionPolicy::Orphan) => orphan(),
-        (ManagementState::Managed, DeletionPolicy::Teardown) => teardown(context, config, since),
+        (ManagementState::Managed, DeletionPolicy::Teardown) => teardown(context, config, deleted_at),
     }
 }
 
 fn orphan() -> Plan {
     finish(
         Vec::new(),
-        Notice::new(
-            NoticeReason::Orphaned,
-            "the agents and the network go on as they are, and nobody looks after them: create a NetworkConfig again to \
-             take them over",
+        OperatorEvent::new(
+            EventReason::Orphaned,
+            "the agents and the network keep running, and nothing repairs or updates them: create a NetworkConfig to \
+             manage them again",
         ),
     )
 }
 
-/// The last plan: writes, one Event, and the finalizer goes.
-fn finish(writes: Vec<Write>, notice: Notice) -> Plan {
-    let steps = writes.into_iter().map(|write| Step { write, notice: None }).collect();
+/// The last plan: writes, one Event, and the removal of the finalizer.
+fn finish(writes: Vec<Write>, event: OperatorEvent) -> Plan {
+    let writes = writes.into_iter().map(|write| PlannedWrite { write, event: None }).collect();
     Plan {
-        finalizer: FinalizerStep::Remove,
-        steps,
+        finalizer: FinalizerChange::Remove,
+        writes,
         status: None,
-        notices: vec![notice],
+        events: vec![event],
         rejections: Vec::new(),
-        again_at: None,
+        replan_at: None,
     }
 }
 
-fn teardown(context: &Context<'_>, config: &NetworkConfig, since: Timestamp) -> Plan {
-    let world = context.world;
-    let deadline = since + BOUND;
-    let running = world.daemon_sets.get(names::AGENT).map(children::json_of);
-    let revision = running.as_ref().and_then(children::template_revision);
-    let Some(revision) = revision else {
-        // No agent was ever started, or somebody deleted them: nobody is there who could clean a node.
-        return conclude(context, &dirty(context));
-    };
-    let spec = &config.spec;
-    let want = render::daemon_set(&spec.agent, &spec.images, &context.me.image, revision, AgentTask::Teardown);
-    let daemon_set = world.daemon_sets.get(names::AGENT).map(AsRef::as_ref);
-    let told = children::difference(&want, running.as_ref()) == Difference::None;
-    let dirty = dirty(context);
-    if context.now >= deadline || (told && dirty.is_empty() && is_done(daemon_set)) {
+fn teardown(context: &PlanContext<'_>, config: &NetworkConfig, deleted_at: Timestamp) -> Plan {
+    let deadline = deleted_at + BOUND;
+    let have = Have::of(&context.cluster.daemon_sets, names::AGENT);
+    let dirty = dirty_nodes(context);
+    // Without a DaemonSet no agent was ever started, or somebody deleted them: nothing is left that cleans a node.
+    if have == Have::Absent || context.now >= deadline {
         return conclude(context, &dirty);
     }
-    let mut draft = Draft { again_at: Some(deadline), ..Draft::default() };
-    if !told {
-        let notice = Notice::new(NoticeReason::TeardownStarted, "removing the network from every node");
-        draft.steps.push(Step { write: Write::Apply(want), notice: Some(notice) });
+    let revision = have.last_known().and_then(children::template_revision);
+    if revision.is_none() && matches!(have, Have::Decoded(_)) {
+        return conclude(context, &dirty);
     }
-    let stage = Stage::TearingDown { remaining: dirty.into_iter().collect() };
-    publish(context, config, bare(stage, context), draft)
+    let spec = &config.spec;
+    let image = &context.operator.image;
+    let revision = revision.unwrap_or_default();
+    let want = render::daemon_set(&spec.agent, &spec.images, image, revision, AgentTask::Teardown);
+    let mut partial = PartialPlan { replan_at: Some(deadline), ..PartialPlan::default() };
+    match children::difference(&want, &have) {
+        Difference::None if dirty.is_empty() && is_done(context) => return conclude(context, &dirty),
+        Difference::None => {}
+        Difference::Undecodable => partial.held.push(children::held(&want)),
+        Difference::Absent | Difference::Intent | Difference::Drift(_) => {
+            let event = OperatorEvent::new(EventReason::TeardownStarted, "removing the network from every node");
+            partial.writes.push(PlannedWrite { write: Write::Apply(want), event: Some(event) });
+        }
+    }
+    let phase = Phase::TearingDown { remaining: dirty.into_iter().collect() };
+    complete(context, config, bare_inputs(phase, context), partial)
 }
 
 /// Whether every agent has the new command and has run for long enough to have cleaned a node that had no NetworkNode.
-fn is_done(daemon_set: Option<&DaemonSet>) -> bool {
-    let Some(status) = daemon_set.and_then(|ds| ds.status.as_ref()) else { return false };
-    rollout(daemon_set) == Rollout::Complete && status.number_available.unwrap_or(0) >= status.desired_number_scheduled
+fn is_done(context: &PlanContext<'_>) -> bool {
+    let Some(Entry::Decoded(daemon_set)) = context.cluster.daemon_sets.entry(names::AGENT) else { return false };
+    let Some(status) = daemon_set.status.as_ref() else { return false };
+    rollout(Some(daemon_set)) == Rollout::Complete
+        && status.number_available.unwrap_or(0) >= status.desired_number_scheduled
 }
 
-/// Nodes that have a NetworkNode still, or whose agent is not ready.
-fn dirty(context: &Context<'_>) -> BTreeSet<String> {
-    let world = context.world;
-    let reporting = world.reports.iter().map(|(name, _)| name.to_owned());
-    let busy = world.pods.iter().filter(|(_, pod)| pod.health != PodHealth::Ready);
-    reporting.chain(busy.filter_map(|(_, pod)| pod.node.clone())).collect()
+/// Nodes that still have a NetworkNode, or whose agent is not ready. A pod that was never decoded names no node.
+fn dirty_nodes(context: &PlanContext<'_>) -> BTreeSet<String> {
+    let cluster = context.cluster;
+    let reporting = cluster.reports.names().map(str::to_owned);
+    let busy = cluster.pods.iter().filter(|(_, pod)| pod.health != PodHealth::Ready);
+    let busy = busy.filter_map(|(_, pod)| pod.node.clone());
+    let unknown = cluster.pods.never_decoded().map(|pod| format!("the node of pod {pod}"));
+    reporting.chain(busy).chain(unknown).collect()
 }
 
-fn conclude(context: &Context<'_>, dirty: &BTreeSet<String>) -> Plan {
-    let world = context.world;
-    let sets = world.daemon_sets.iter().map(|(name, _)| Write::Delete(ChildKind::DaemonSet, name.to_owned()));
-    let maps = world.config_maps.iter().map(|(name, _)| Write::Delete(ChildKind::ConfigMap, name.to_owned()));
+fn conclude(context: &PlanContext<'_>, dirty: &BTreeSet<String>) -> Plan {
+    let cluster = context.cluster;
+    let sets = cluster.daemon_sets.names().map(|name| Write::Delete(ChildKind::DaemonSet, name.to_owned()));
+    let maps = cluster.config_maps.names().map(|name| Write::Delete(ChildKind::ConfigMap, name.to_owned()));
     let writes = sets.chain(maps).collect();
     if dirty.is_empty() {
-        return finish(writes, Notice::new(NoticeReason::TeardownComplete, "every node is clean"));
+        return finish(writes, OperatorEvent::new(EventReason::TeardownComplete, "every node is clean"));
     }
     let names: Vec<String> = dirty.iter().cloned().collect();
     let note = format!(
-        "not clean: {}: run `towpath-agent teardown` there or reboot them, then delete their NetworkNodes",
+        "not clean: {}: run `towpath-agent teardown` on these nodes or reboot them, then delete their NetworkNodes",
         name_some(&names)
     );
-    finish(writes, Notice::new(NoticeReason::TeardownIncomplete, note))
+    finish(writes, OperatorEvent::new(EventReason::TeardownIncomplete, note))
 }

@@ -1,4 +1,4 @@
-//! The agent's configuration and the ConfigMap that carries it.
+//! The agent's configuration, and its ConfigMap.
 
 use ipnet::IpNet;
 use serde_json::json;
@@ -6,7 +6,7 @@ use towpath_crds::{AgentConfig, NetworkConfigSpec, names};
 
 use super::{Child, ChildKind, child, labels};
 
-/// The configuration of the agents: the spec with every default filled in and the pod network as it was found.
+/// The agents' configuration: the spec with defaults filled in, and the effective pod network.
 #[must_use]
 pub fn agent_config(spec: &NetworkConfigSpec, pod_cidrs: &[IpNet]) -> AgentConfig {
     AgentConfig {
@@ -20,7 +20,7 @@ pub fn agent_config(spec: &NetworkConfigSpec, pod_cidrs: &[IpNet]) -> AgentConfi
     }
 }
 
-/// The immutable ConfigMap of one revision: another content has another name.
+/// The immutable ConfigMap of one revision. Its name contains the hash of its content.
 #[must_use]
 pub fn config_map(config: &AgentConfig) -> Child {
     child(

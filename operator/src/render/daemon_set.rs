@@ -8,17 +8,17 @@ use towpath_crds::{
 
 use super::{Child, ChildKind, agent_image, child, labels};
 
-/// What the agents do.
+/// The agents' sub-command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentTask {
-    /// Keep the node's network.
+    /// Program the node's network.
     Run,
-    /// Remove everything of ours from the node, then idle.
+    /// Remove Towpath from the node, then idle.
     Teardown,
 }
 
 impl AgentTask {
-    /// The agent's sub-command.
+    /// The argument of the agent's command.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl AgentTask {
         }
     }
 
-    /// One node at a time while the network serves; all at once when it goes, because a bound holds.
+    /// One node at a time during a rollout; all nodes at once during a teardown, which is bounded in time.
     const fn max_unavailable(self) -> &'static str {
         match self {
             Self::Run => "1",
@@ -36,28 +36,47 @@ impl AgentTask {
     }
 }
 
-/// Seconds that a tearing-down agent runs before it counts as available: its work takes less than one, and what an
-/// agent reports of itself, its NetworkNode, may not have been there yet.
+/// `minReadySeconds` during a teardown: an agent cleans its node in less than a second. A node that had no NetworkNode yet
+/// counts as clean once its agent is available.
 const TEARDOWN_SECONDS: i32 = 2;
 
-/// Host path, mount path, kind of the host's path, access.
-type HostPath = (&'static str, &'static str, &'static str, Access);
+/// A host path that is mounted into the agent's container.
+struct HostMount {
+    volume: &'static str,
+    host_path: &'static str,
+    mount_path: &'static str,
+    /// `type` of the hostPath volume.
+    type_: &'static str,
+    access: MountAccess,
+}
 
 #[derive(Clone, Copy)]
-enum Access {
+enum MountAccess {
     ReadWrite,
     ReadOnly,
 }
 
-/// Every path of the host that the agent sees. `/proc/sys` of a container without `privileged` is read-only; the
-/// host's `/proc/sys/net` mounted elsewhere is writable.
-const HOST_PATHS: &[(&str, HostPath)] = &[
-    ("cni-conf", ("/etc/cni/net.d", "/etc/cni/net.d", "DirectoryOrCreate", Access::ReadWrite)),
-    ("cni-bin", ("/opt/cni/bin", "/opt/cni/bin", "DirectoryOrCreate", Access::ReadWrite)),
-    ("run", ("/run/towpath", "/run/towpath", "DirectoryOrCreate", Access::ReadWrite)),
-    ("cni-state", ("/var/lib/cni", "/var/lib/cni", "DirectoryOrCreate", Access::ReadOnly)),
-    ("sysctl", ("/proc/sys/net", "/host/proc/sys/net", "Directory", Access::ReadWrite)),
+/// Every host path that is mounted. `/proc/sys` is read-only in a container that is not privileged; the host's
+/// `/proc/sys/net` is writable when mounted at another path.
+const HOST_MOUNTS: &[HostMount] = &[
+    host_mount("cni-conf", "/etc/cni/net.d", "/etc/cni/net.d", "DirectoryOrCreate"),
+    host_mount("cni-bin", "/opt/cni/bin", "/opt/cni/bin", "DirectoryOrCreate"),
+    host_mount("run", "/run/towpath", "/run/towpath", "DirectoryOrCreate"),
+    HostMount {
+        access: MountAccess::ReadOnly,
+        ..host_mount("cni-state", "/var/lib/cni", "/var/lib/cni", "DirectoryOrCreate")
+    },
+    host_mount("sysctl", "/proc/sys/net", "/host/proc/sys/net", "Directory"),
 ];
+
+const fn host_mount(
+    volume: &'static str,
+    host_path: &'static str,
+    mount_path: &'static str,
+    type_: &'static str,
+) -> HostMount {
+    HostMount { volume, host_path, mount_path, type_, access: MountAccess::ReadWrite }
+}
 
 /// The DaemonSet of one revision of the configuration. `own_image` is the operator's image.
 #[must_use]
@@ -95,7 +114,7 @@ fn pod_spec(agent: &Agent, images: &Images, image: &str, revision: &str, task: A
         "serviceAccountName": names::AGENT,
         "priorityClassName": "system-node-critical",
         "hostNetwork": true,
-        // Cluster DNS needs the network that this pod makes.
+        // Cluster DNS needs the network that this pod provides.
         "dnsPolicy": "Default",
         "nodeSelector": { "kubernetes.io/os": "linux" },
         "terminationGracePeriodSeconds": 10,
@@ -137,7 +156,7 @@ fn container(agent: &Agent, images: &Images, image: &str, task: AgentTask) -> Va
         },
         "volumeMounts": mounts(),
     });
-    // Who tears down serves nobody: it tries until its node is clean, and its NetworkNode goes when it is.
+    // No probes during a teardown: the agent retries until its node is clean, then deletes its NetworkNode.
     if task == AgentTask::Run {
         container["readinessProbe"] = probe("/readyz", 5, 3);
         container["livenessProbe"] = probe("/healthz", 20, 6);
@@ -171,13 +190,14 @@ fn resources(agent: &Agent) -> Value {
 
 fn mounts() -> Value {
     let config = json!({ "name": "config", "mountPath": names::AGENT_CONFIG_DIR, "readOnly": true });
-    let host = HOST_PATHS.iter().map(|(name, (_, mount, _, access))| {
+    let host = HOST_MOUNTS.iter().map(|mount| {
         let mut fields = Map::new();
-        fields.insert("name".to_owned(), json!(name));
-        fields.insert("mountPath".to_owned(), json!(mount));
-        // The API drops a false `readOnly`, so that sending it would look like a difference for ever.
-        if let Access::ReadOnly = access {
-            fields.insert("readOnly".to_owned(), json!(true));
+        fields.insert("name".to_owned(), json!(mount.volume));
+        fields.insert("mountPath".to_owned(), json!(mount.mount_path));
+        match mount.access {
+            MountAccess::ReadOnly => _ = fields.insert("readOnly".to_owned(), json!(true)),
+            // The API server drops `readOnly: false`, so sending it would always be a difference.
+            MountAccess::ReadWrite => {}
         }
         Value::Object(fields)
     });
@@ -186,9 +206,9 @@ fn mounts() -> Value {
 
 fn volumes(revision: &str) -> Value {
     let config = json!({ "name": "config", "configMap": { "name": names::agent_config_map(revision) } });
-    let host = HOST_PATHS
+    let host = HOST_MOUNTS
         .iter()
-        .map(|(name, (path, _, kind, _))| json!({ "name": name, "hostPath": { "path": path, "type": kind } }));
+        .map(|mount| json!({ "name": mount.volume, "hostPath": { "path": mount.host_path, "type": mount.type_ } }));
     std::iter::once(config).chain(host).collect()
 }
 
@@ -224,7 +244,7 @@ mod tests {
                     assert!(!items.is_empty(), "{path} is empty");
                     items.iter().for_each(|value| walk(value, path));
                 }
-                _ => {}
+                Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
             }
         }
         let amounts = Amounts {
@@ -238,12 +258,12 @@ mod tests {
     }
 
     #[test]
-    fn a_teardown_changes_the_command_and_goes_everywhere_at_once() {
+    fn a_teardown_changes_the_command_and_runs_on_all_nodes_at_once() {
         let ds = rendered(&Agent::default(), &Images::default(), AgentTask::Teardown);
         let container = &ds["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(container["command"], json!(["/usr/local/bin/towpath-agent", "teardown"]));
         assert_eq!(ds["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "100%");
-        assert_eq!(container["readinessProbe"], Value::Null, "it serves nothing");
+        assert_eq!(container["readinessProbe"], Value::Null, "a probe would fail");
     }
 
     #[test]

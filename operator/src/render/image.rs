@@ -1,8 +1,8 @@
-//! Which image the agents run.
+//! The image that the agents run.
 
 use towpath_crds::{names, network_config::Images};
 
-/// The agents' image: the operator's own, unless the spec names another registry or pins a digest.
+/// The agents' image: the operator's own, with the registry and the digest of the spec if they are set.
 #[must_use]
 pub fn agent_image(own: &str, images: &Images) -> String {
     if images.registry.is_none() && images.digest.is_none() {
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_image_follows_the_operators_unless_told_otherwise() {
+    fn the_image_is_the_operators_unless_the_spec_names_registry_or_digest() {
         let digest = "sha256:00";
         let cases = [
             ("towpath.local/towpath:0.1.0", None, None, "towpath.local/towpath:0.1.0", "as the operator"),

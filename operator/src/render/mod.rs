@@ -15,16 +15,16 @@ pub use config_map::{agent_config, config_map};
 pub use daemon_set::{AgentTask, daemon_set};
 pub use image::agent_image;
 
-/// Annotation on a child: hash of the child as we want it. When it is as we want it and the child is not, then
-/// somebody else changed the child; when it is not, then we want something new.
+/// Annotation on a child: hash of the wanted child. If a child differs from what is wanted and its annotation has the
+/// wanted hash, somebody else changed the child; if the annotation differs, the operator wants something new.
 pub const ANNOTATION_INTENT: &str = "towpath.io/intent";
 
 /// The kinds that the operator renders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildKind {
-    /// The agent's configuration, immutable.
+    /// The configuration of the agents, immutable.
     ConfigMap,
-    /// The agents.
+    /// The agents' DaemonSet.
     DaemonSet,
 }
 
@@ -39,16 +39,16 @@ impl ChildKind {
     }
 }
 
-/// An object as we want it, complete.
+/// A wanted object, complete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Child {
-    /// What it is.
+    /// Kind of the object.
     pub kind: ChildKind,
-    /// Its name, in [`names::NAMESPACE`].
+    /// Name of the object, in [`names::NAMESPACE`].
     pub name: String,
-    /// The object.
+    /// The object to apply.
     pub value: Value,
-    /// Hash of the object, as its annotation says it.
+    /// The value of [`ANNOTATION_INTENT`].
     pub intent: String,
 }
 
@@ -61,7 +61,7 @@ fn labels() -> Value {
     })
 }
 
-/// Completes an object with its intent.
+/// Adds the intent annotation to an object.
 fn child(kind: ChildKind, mut value: Value) -> Child {
     let digest = Sha1::digest(value.to_string().as_bytes());
     let intent: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();

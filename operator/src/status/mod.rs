@@ -1,37 +1,39 @@
-//! From what was found to what is published. Pure.
+//! The status fold: from what was observed to conditions, node counts and values in force. Pure.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use towpath_crds::{
     NetworkConfig, NetworkConfigStatus,
-    condition::{self, ConfigCondition, ConfigReason, Truth, Verdict},
+    condition::{self, ConditionStatus, ConfigCondition, ConfigReason, DesiredCondition},
     config_status::{AgentVersion, Check, Effective, Nodes, Preflight, Versions},
 };
 
-use crate::{facts::ReportFacts, preflight::Failure, table::Table};
+use crate::{facts::ReportFacts, preflight::PreflightFailure, store::Store};
 use nodes::{Fleet, Rollout};
 
 pub mod nodes;
 
-/// Most versions that the status lists.
-const VERSIONS: usize = 8;
+/// Most agent versions in the status.
+const MAX_VERSIONS: usize = 8;
+/// Most nodes that a condition's message names.
+const MAX_NAMED: usize = 3;
 
-/// Where the network stands on its way.
+/// The phase of the network.
 #[derive(Clone, Debug)]
-pub enum Stage {
-    /// The operator keeps its hands off.
+pub enum Phase {
+    /// `spec.managementState` is Unmanaged.
     Unmanaged,
-    /// The spec contradicts itself; nothing is done.
+    /// The spec contradicts itself; nothing is written.
     Invalid {
         /// One sentence per contradiction.
         problems: Vec<String>,
     },
-    /// A preflight check failed. What was rolled out before goes on.
-    Held {
+    /// A preflight check failed. The revision that was rolled out before keeps running.
+    PreflightFailed {
         /// The first failure.
-        failure: Failure,
+        failure: PreflightFailure,
     },
-    /// The network is rolled out or on its way.
-    Live,
+    /// The network is rolled out or being rolled out.
+    Active,
     /// The data plane is being removed.
     TearingDown {
         /// Nodes that are not clean yet.
@@ -39,130 +41,143 @@ pub enum Stage {
     },
 }
 
-/// Everything that goes into the status.
+/// The inputs of the status.
 #[derive(Clone, Debug)]
-pub struct Findings {
-    /// Where the network stands.
-    pub stage: Stage,
-    /// How the nodes stand, if there are agents.
+pub struct StatusInputs {
+    /// The phase.
+    pub phase: Phase,
+    /// The state of the nodes, if there are agents.
     pub fleet: Option<Fleet>,
     /// The values in force.
     pub effective: Option<Effective>,
-    /// The checks that ran.
+    /// The preflight checks that ran.
     pub checks: Vec<Check>,
-    /// Which versions run.
+    /// The versions that run.
     pub versions: Option<Versions>,
-    /// Why the last attempt failed, if it did.
+    /// Why the last reconcile failed, or why a child is not written.
     pub error: Option<String>,
 }
 
 /// The status to publish.
 #[must_use]
-pub fn fold(config: &NetworkConfig, findings: Findings, now: Timestamp) -> NetworkConfigStatus {
+pub fn fold(config: &NetworkConfig, inputs: StatusInputs, now: Timestamp) -> NetworkConfigStatus {
     let have = config.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     let generation = config.metadata.generation;
     // The API keeps whole seconds; a fraction would look like a difference for ever.
     let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
     NetworkConfigStatus {
         observed_generation: generation,
-        conditions: condition::fold(have, verdicts(&findings), generation, &now),
-        nodes: findings.fleet.as_ref().map(node_counts),
-        effective: findings.effective,
-        preflight: (!findings.checks.is_empty()).then_some(Preflight { checks: findings.checks }),
-        versions: findings.versions,
+        conditions: condition::fold(have, conditions(&inputs), generation, &now),
+        nodes: inputs.fleet.as_ref().map(node_counts),
+        effective: inputs.effective,
+        preflight: (!inputs.checks.is_empty()).then_some(Preflight { checks: inputs.checks }),
+        versions: inputs.versions,
     }
 }
 
-type ConfigVerdict = Verdict<ConfigCondition, ConfigReason>;
+type Desired = DesiredCondition<ConfigCondition, ConfigReason>;
 
-fn verdict(type_: ConfigCondition, status: Truth, reason: ConfigReason, message: impl Into<String>) -> ConfigVerdict {
-    Verdict { type_, status, reason, message: message.into() }
+fn condition(
+    type_: ConfigCondition,
+    status: ConditionStatus,
+    reason: ConfigReason,
+    message: impl Into<String>,
+) -> Desired {
+    DesiredCondition { type_, status, reason, message: message.into() }
 }
 
-/// The conditions: Stalled and Reconciling first and only while true, then Ready and PreflightPassed.
-fn verdicts(findings: &Findings) -> Vec<ConfigVerdict> {
+/// The conditions in their order: Stalled and Reconciling only while true, then Ready and PreflightPassed.
+fn conditions(inputs: &StatusInputs) -> Vec<Desired> {
     use ConfigCondition::{PreflightPassed, Ready, Reconciling, Stalled};
-    let mut verdicts = match &findings.stage {
-        Stage::Unmanaged => {
-            let message = "spec.managementState is Unmanaged: the operator does not look after the network";
-            vec![verdict(Ready, Truth::Unknown, ConfigReason::Unmanaged, message)]
+    let mut conditions = match &inputs.phase {
+        Phase::Unmanaged => {
+            let message =
+                "spec.managementState is Unmanaged: the operator changes nothing; set it to Managed to resume";
+            vec![condition(Ready, ConditionStatus::Unknown, ConfigReason::Unmanaged, message)]
         }
-        Stage::Invalid { problems } => {
+        Phase::Invalid { problems } => {
             let message = problems.join("; ");
             let reason = ConfigReason::InvalidConfiguration;
             vec![
-                verdict(Stalled, Truth::True, reason, &message),
-                verdict(Ready, Truth::False, reason, &message),
-                verdict(PreflightPassed, Truth::False, reason, message),
+                condition(Stalled, ConditionStatus::True, reason, &message),
+                condition(Ready, ConditionStatus::False, reason, &message),
+                condition(PreflightPassed, ConditionStatus::False, reason, message),
             ]
         }
-        Stage::Held { failure } => vec![
-            verdict(Stalled, Truth::True, ConfigReason::PreflightFailed, &failure.message),
-            verdict(Ready, Truth::False, ConfigReason::PreflightFailed, &failure.message),
-            verdict(PreflightPassed, Truth::False, failure.reason, &failure.message),
+        Phase::PreflightFailed { failure } => vec![
+            condition(Stalled, ConditionStatus::True, ConfigReason::PreflightFailed, &failure.message),
+            condition(Ready, ConditionStatus::False, ConfigReason::PreflightFailed, &failure.message),
+            condition(PreflightPassed, ConditionStatus::False, failure.reason, &failure.message),
         ],
-        Stage::Live => live(findings.fleet.as_ref(), &findings.checks),
-        Stage::TearingDown { remaining } => {
+        Phase::Active => active_conditions(inputs.fleet.as_ref(), &inputs.checks),
+        Phase::TearingDown { remaining } => {
             let message = match remaining.len() {
-                0 => "the last objects are being deleted".to_owned(),
-                n => format!("{n} nodes are not clean yet: {}", crate::preflight::name_some(remaining)),
+                0 => "waiting for every agent to finish the teardown".to_owned(),
+                n => format!("nodes that are not clean yet ({n}): {}", crate::preflight::name_some(remaining)),
             };
             vec![
-                verdict(Reconciling, Truth::True, ConfigReason::TearingDown, &message),
-                verdict(Ready, Truth::False, ConfigReason::TearingDown, message),
+                condition(Reconciling, ConditionStatus::True, ConfigReason::TearingDown, &message),
+                condition(Ready, ConditionStatus::False, ConfigReason::TearingDown, message),
             ]
         }
     };
-    if let Some(error) = &findings.error
-        && !verdicts.iter().any(|v| v.type_ == Stalled)
+    if let Some(error) = &inputs.error
+        && !conditions.iter().any(|v| v.type_ == Stalled)
     {
-        verdicts.retain(|v| v.type_ != Reconciling);
-        verdicts.insert(0, verdict(Reconciling, Truth::True, ConfigReason::RetryingAfterError, error));
+        conditions.retain(|v| v.type_ != Reconciling);
+        conditions.insert(0, condition(Reconciling, ConditionStatus::True, ConfigReason::RetryingAfterError, error));
     }
-    verdicts
+    conditions
 }
 
-fn live(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<ConfigVerdict> {
+fn active_conditions(fleet: Option<&Fleet>, checks: &[Check]) -> Vec<Desired> {
     use ConfigCondition::{PreflightPassed, Ready, Reconciling};
-    let passed = verdict(
+    let passed = condition(
         PreflightPassed,
-        Truth::True,
+        ConditionStatus::True,
         ConfigReason::AllChecksPassed,
-        format!("{} checks found nothing against the configuration", checks.len()),
+        format!("{} checks ran, none failed", checks.len()),
     );
     let Some(fleet) = fleet else { return vec![passed] };
     let summary = summary(fleet);
     match fleet.rollout {
         Rollout::Unfinished { updated } => {
-            let message = format!("{summary}; {updated} agents have the new template");
+            let message = format!("{summary}; {updated} agents run the new template");
             vec![
-                verdict(Reconciling, Truth::True, ConfigReason::RollingOut, &message),
-                verdict(Ready, Truth::False, ConfigReason::RolloutInProgress, message),
+                condition(Reconciling, ConditionStatus::True, ConfigReason::RollingOut, &message),
+                condition(Ready, ConditionStatus::False, ConfigReason::RolloutInProgress, message),
                 passed,
             ]
         }
         Rollout::Complete if fleet.degraded + fleet.unreachable > 0 => {
-            vec![verdict(Ready, Truth::False, ConfigReason::NodesNotReady, summary), passed]
+            vec![condition(Ready, ConditionStatus::False, ConfigReason::NodesNotReady, summary), passed]
         }
         Rollout::Complete if fleet.pending > 0 => vec![
-            verdict(Reconciling, Truth::True, ConfigReason::RollingOut, &summary),
-            verdict(Ready, Truth::False, ConfigReason::RolloutInProgress, summary),
+            condition(Reconciling, ConditionStatus::True, ConfigReason::RollingOut, &summary),
+            condition(Ready, ConditionStatus::False, ConfigReason::RolloutInProgress, summary),
             passed,
         ],
         Rollout::Complete if fleet.desired == 0 => {
             vec![
-                verdict(Ready, Truth::False, ConfigReason::NodesNotReady, "the cluster has no node for an agent"),
+                condition(
+                    Ready,
+                    ConditionStatus::False,
+                    ConfigReason::NodesNotReady,
+                    "no node runs an agent: check that the cluster has Linux nodes, and spec.agent.tolerations against their taints",
+                ),
                 passed,
             ]
         }
-        Rollout::Complete => vec![verdict(Ready, Truth::True, ConfigReason::AllNodesReady, summary), passed],
+        Rollout::Complete => {
+            vec![condition(Ready, ConditionStatus::True, ConfigReason::AllNodesReady, summary), passed]
+        }
     }
 }
 
-/// How many nodes are ready, and the worst three that are not.
+/// How many nodes are ready, and the worst that are not, with reason and message.
 fn summary(fleet: &Fleet) -> String {
     let mut text = format!("{} of {} nodes are ready", fleet.ready, fleet.desired);
-    for (index, worst) in fleet.worst.iter().take(3).enumerate() {
+    for (index, worst) in fleet.worst.iter().take(MAX_NAMED).enumerate() {
         text.push_str(if index == 0 { ": " } else { "; " });
         text.push_str(&format!("{} ({}): {}", worst.node, worst.reason, worst.message));
     }
@@ -181,9 +196,9 @@ fn node_counts(fleet: &Fleet) -> Nodes {
     }
 }
 
-/// The versions that run, the agents' in order.
+/// The operator's version, and how many nodes run each version of the agent.
 #[must_use]
-pub fn versions(operator: &str, reports: &Table<ReportFacts>) -> Versions {
+pub fn versions(operator: &str, reports: &Store<ReportFacts>) -> Versions {
     let mut agents = std::collections::BTreeMap::<&str, i32>::new();
     for version in reports.iter().filter_map(|(_, report)| report.version.as_deref()) {
         *agents.entry(version).or_default() += 1;
@@ -192,7 +207,7 @@ pub fn versions(operator: &str, reports: &Table<ReportFacts>) -> Versions {
         operator: operator.to_owned(),
         agents: agents
             .into_iter()
-            .take(VERSIONS)
+            .take(MAX_VERSIONS)
             .map(|(version, nodes)| AgentVersion { version: version.to_owned(), nodes })
             .collect(),
     }

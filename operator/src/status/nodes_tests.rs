@@ -2,7 +2,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    facts::Ready,
+    facts::ReadyCondition,
+    store::ObjectEvent,
     testing::{node, now, report, table},
 };
 
@@ -23,7 +24,7 @@ fn pod(node: &str, health: PodHealth) -> PodFacts {
 fn one(kubelet: Kubelet, pod_health: Option<PodHealth>, report: Option<ReportFacts>) -> Fleet {
     let mut n0 = node(0, &["10.244.0.0/24"]);
     n0.kubelet = kubelet;
-    fold(&Inputs {
+    fold(&FleetInputs {
         nodes: &table([("n0".to_owned(), n0)]),
         reports: &table(report.map(|r| ("n0".to_owned(), r))),
         pods: &table(pod_health.map(|h| ("p".to_owned(), pod("n0", h)))),
@@ -34,66 +35,83 @@ fn one(kubelet: Kubelet, pod_health: Option<PodHealth>, report: Option<ReportFac
 }
 
 #[test]
-fn a_node_is_what_its_kubelet_its_pod_and_its_report_say_together() {
-    use Kubelet::{Heard, Silent};
+fn the_state_of_a_node_follows_from_its_kubelet_its_pod_and_its_report() {
+    use Kubelet::{Reachable, Unreachable};
     let ok = || Some(PodHealth::Ready);
     let not_ready = |reason: &str| ReportFacts {
-        ready: Some(Ready { truth: false, reason: reason.to_owned(), message: "no uplink".to_owned() }),
+        ready: Some(ReadyCondition { is_true: false, reason: reason.to_owned(), message: "no uplink".to_owned() }),
         ..report("r")
     };
-    let old = ReportFacts { at: Some(now() - SILENCE), ..report("r") };
+    let old = ReportFacts { at: Some(now() - REPORT_TIMEOUT), ..report("r") };
     let cases = [
-        (one(Heard, ok(), Some(report("r"))), (1, 0, 0, 0), None, "all is well"),
+        (one(Reachable, ok(), Some(report("r"))), (1, 0, 0, 0), None, "no problem"),
         (
-            one(Silent, ok(), Some(report("r"))),
+            one(Unreachable, ok(), Some(report("r"))),
             (0, 0, 1, 0),
             Some("NodeUnreachable"),
-            "a dead node's old report is no news",
+            "the report of a dead node does not count",
         ),
         (
-            one(Heard, Some(PodHealth::Failing("ImagePullBackOff".to_owned())), None),
+            one(Reachable, Some(PodHealth::Failing("ImagePullBackOff".to_owned())), None),
             (0, 1, 0, 0),
             Some("ImagePullBackOff"),
-            "the kubelet's word reaches the user",
+            "the kubelet's reason reaches the user",
         ),
-        (one(Heard, ok(), None), (0, 0, 0, 1), Some("AgentStarting"), "no report yet"),
+        (one(Reachable, ok(), None), (0, 0, 0, 1), Some("AgentStarting"), "no report yet"),
         (
-            one(Heard, ok(), Some(ReportFacts::default())),
+            one(Reachable, ok(), Some(ReportFacts::default())),
             (0, 0, 0, 1),
             Some("AgentStarting"),
             "created, not filled in yet",
         ),
-        (one(Heard, None, None), (0, 0, 0, 1), Some("AgentMissing"), "no pod yet"),
-        (one(Heard, ok(), Some(old)), (0, 0, 1, 0), Some("AgentSilent"), "fifteen minutes without a keep-alive"),
+        (one(Reachable, None, None), (0, 0, 0, 1), Some("AgentMissing"), "no pod yet"),
+        (one(Reachable, ok(), Some(old)), (0, 0, 1, 0), Some("AgentSilent"), "fifteen minutes without a keep-alive"),
         (
-            one(Heard, ok(), Some(report("q"))),
+            one(Reachable, ok(), Some(report("q"))),
             (0, 0, 0, 1),
             Some("OldRevision"),
             "ready, but with the old configuration",
         ),
         (
-            one(Heard, ok(), Some(not_ready("TunnelNotReady"))),
+            one(Reachable, ok(), Some(not_ready("TunnelNotReady"))),
             (0, 1, 0, 0),
             Some("TunnelNotReady"),
-            "the agent's own word",
+            "the agent's own reason",
         ),
-        (one(Heard, ok(), Some(not_ready("Starting"))), (0, 0, 0, 1), Some("Starting"), "on its way"),
-        (one(Heard, Some(PodHealth::Ending), Some(report("r"))), (0, 0, 0, 1), Some("AgentStarting"), "being replaced"),
+        (
+            one(Reachable, ok(), Some(not_ready("ForeignFirewall"))),
+            (0, 1, 0, 0),
+            Some("ForeignFirewall"),
+            "a foreign firewall reaches the user",
+        ),
+        (one(Reachable, ok(), Some(not_ready("Starting"))), (0, 0, 0, 1), Some("Starting"), "starting"),
+        (
+            one(Reachable, Some(PodHealth::Terminating), Some(report("r"))),
+            (0, 0, 0, 1),
+            Some("AgentStarting"),
+            "being replaced",
+        ),
     ];
     for (fleet, (ready, degraded, unreachable, pending), reason, why) in cases {
         let have = (fleet.ready, fleet.degraded, fleet.unreachable, fleet.pending);
         assert_eq!(have, (ready, degraded, unreachable, pending), "{why}");
         assert_eq!(fleet.desired, 1, "{why}");
         assert_eq!(fleet.worst.first().map(|w| w.reason.as_str()), reason, "{why}");
+        if fleet.degraded > 0 && reason != Some("ImagePullBackOff") {
+            assert_eq!(fleet.worst[0].message, "no uplink", "{why}: with the agent's own message");
+        }
     }
 }
 
 #[test]
 fn the_new_pod_counts_while_the_old_one_ends() {
-    let fleet = fold(&Inputs {
+    let fleet = fold(&FleetInputs {
         nodes: &table([("n0".to_owned(), node(0, &[]))]),
         reports: &table([("n0".to_owned(), report("r"))]),
-        pods: &table([("a".to_owned(), pod("n0", PodHealth::Ending)), ("b".to_owned(), pod("n0", PodHealth::Ready))]),
+        pods: &table([
+            ("a".to_owned(), pod("n0", PodHealth::Terminating)),
+            ("b".to_owned(), pod("n0", PodHealth::Ready)),
+        ]),
         daemon_set: Some(&daemon_set(1, 1)),
         revision: "r",
         now: now(),
@@ -103,7 +121,7 @@ fn the_new_pod_counts_while_the_old_one_ends() {
 
 #[test]
 fn a_node_that_the_agents_do_not_tolerate_is_not_waited_for() {
-    let fleet = fold(&Inputs {
+    let fleet = fold(&FleetInputs {
         nodes: &table([("n0".to_owned(), node(0, &[])), ("tainted".to_owned(), node(1, &[]))]),
         reports: &table([("n0".to_owned(), report("r"))]),
         pods: &table([("p".to_owned(), pod("n0", PodHealth::Ready))]),
@@ -118,10 +136,10 @@ fn a_node_that_the_agents_do_not_tolerate_is_not_waited_for() {
 fn the_worst_come_first_and_ten_at_most() {
     let names: Vec<String> = (0..30).map(|i| format!("n{i:02}")).collect();
     let bad = ReportFacts {
-        ready: Some(Ready { truth: false, reason: "X".to_owned(), message: String::new() }),
+        ready: Some(ReadyCondition { is_true: false, reason: "X".to_owned(), message: String::new() }),
         ..report("r")
     };
-    let fleet = fold(&Inputs {
+    let fleet = fold(&FleetInputs {
         nodes: &table(names.iter().map(|n| (n.clone(), node(0, &[])))),
         reports: &table(names.iter().map(|n| (n.clone(), if n == "n29" { bad.clone() } else { report("q") }))),
         pods: &table(names.iter().map(|n| (n.clone(), pod(n, PodHealth::Ready)))),
@@ -134,13 +152,13 @@ fn the_worst_come_first_and_ten_at_most() {
 }
 
 #[test]
-fn the_fold_looks_again_when_the_oldest_report_grows_silent() {
-    let fleet = one(Kubelet::Heard, Some(PodHealth::Ready), Some(report("r")));
-    assert_eq!(fleet.again_at, Some(now() - SignedDuration::from_secs(60) + SILENCE));
+fn the_fold_is_repeated_when_the_oldest_report_times_out() {
+    let fleet = one(Kubelet::Reachable, Some(PodHealth::Ready), Some(report("r")));
+    assert_eq!(fleet.replan_at, Some(now() - SignedDuration::from_secs(60) + REPORT_TIMEOUT));
 }
 
 #[test]
-fn a_template_that_the_controller_has_not_seen_is_not_rolled_out() {
+fn a_template_that_the_controller_has_not_observed_is_not_rolled_out() {
     let mut ds = daemon_set(3, 3);
     assert_eq!(rollout(Some(&ds)), Rollout::Complete);
     ds.metadata.generation = Some(4);
@@ -149,13 +167,13 @@ fn a_template_that_the_controller_has_not_seen_is_not_rolled_out() {
 }
 
 #[test]
-fn a_node_that_does_not_reach_all_that_are_well_is_on_its_way() {
+fn a_node_that_does_not_reach_all_ready_nodes_is_pending() {
     let nodes = table([0, 1, 2].map(|n| (format!("n{n}"), node(n, &["10.244.0.0/24"]))));
     let pods = table([0, 1, 2].map(|n| (format!("p{n}"), pod(&format!("n{n}"), PodHealth::Ready))));
     let fold_with = |peers: [usize; 3]| {
         let reports =
             peers.iter().enumerate().map(|(n, peers)| (format!("n{n}"), ReportFacts { peers: *peers, ..report("r") }));
-        fold(&Inputs {
+        fold(&FleetInputs {
             nodes: &nodes,
             reports: &table(reports),
             pods: &pods,
@@ -173,7 +191,7 @@ fn a_node_that_does_not_reach_all_that_are_well_is_on_its_way() {
 
 #[test]
 fn a_node_that_has_left_is_not_waited_for_though_the_daemon_set_still_counts_its_pod() {
-    let fleet = fold(&Inputs {
+    let fleet = fold(&FleetInputs {
         nodes: &table([("n0".to_owned(), node(0, &[]))]),
         reports: &table([("n0".to_owned(), report("r"))]),
         pods: &table([("p".to_owned(), pod("n0", PodHealth::Ready)), ("q".to_owned(), pod("n1", PodHealth::Ready))]),
@@ -182,4 +200,31 @@ fn a_node_that_has_left_is_not_waited_for_though_the_daemon_set_still_counts_its
         now: now(),
     });
     assert_eq!((fleet.desired, fleet.ready, fleet.pending), (1, 1, 0));
+}
+
+#[test]
+fn a_node_or_a_report_that_was_never_decoded_counts_as_unreachable() {
+    let mut nodes = Store::default();
+    nodes.apply(ObjectEvent::ListStarted);
+    nodes.apply(ObjectEvent::ListedUndecodable("n0".to_owned()));
+    nodes.apply(ObjectEvent::Listed("n1".to_owned(), node(1, &[])));
+    nodes.apply(ObjectEvent::Listed("n2".to_owned(), node(2, &[])));
+    nodes.apply(ObjectEvent::ListDone);
+    let mut reports = Store::default();
+    reports.apply(ObjectEvent::ListStarted);
+    reports.apply(ObjectEvent::Listed("n0".to_owned(), report("r")));
+    reports.apply(ObjectEvent::ListedUndecodable("n1".to_owned()));
+    reports.apply(ObjectEvent::Listed("n2".to_owned(), report("r")));
+    reports.apply(ObjectEvent::ListDone);
+    let fleet = fold(&FleetInputs {
+        nodes: &nodes,
+        reports: &reports,
+        pods: &table(["n0", "n1", "n2"].map(|name| (format!("agent-{name}"), pod(name, PodHealth::Ready)))),
+        daemon_set: Some(&daemon_set(3, 3)),
+        revision: "r",
+        now: now(),
+    });
+    assert_eq!((fleet.desired, fleet.ready, fleet.unreachable), (3, 1, 2));
+    let worst: Vec<_> = fleet.worst.iter().map(|w| (w.node.as_str(), w.reason.as_str())).collect();
+    assert_eq!(worst, [("n0", "NodeUndecodable"), ("n1", "ReportUndecodable")]);
 }

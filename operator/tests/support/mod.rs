@@ -16,15 +16,15 @@ use tokio::{sync::watch, time::sleep};
 use towpath_crds::names;
 use towpath_operator::{
     apply::Executor,
-    facts::{Kubelet, NodeFacts, PodFacts, PodHealth, Ready, ReportFacts},
+    cluster::ClusterEvent,
+    facts::{Kubelet, NodeFacts, PodFacts, PodHealth, ReadyCondition, ReportFacts},
     lease::Leadership,
     metrics::Metrics,
-    plan::Identity,
+    plan::OperatorInfo,
     reconcile::Reconciler,
     rejection::Rejection,
-    serve::Vitals,
-    table::Step,
-    world::Change,
+    serve::Health,
+    store::ObjectEvent,
 };
 
 mod client;
@@ -32,27 +32,27 @@ mod client;
 /// The cluster's nodes.
 const NODES: [&str; 2] = ["n0", "n1"];
 
-/// The objects of the API server, what was asked of it, and where its watches lead.
-pub(crate) struct Server {
+/// The objects of the API server, the requests it received, and the operator's watches.
+pub(crate) struct ApiServer {
     objects: BTreeMap<String, Value>,
-    changes: UnboundedSender<Change>,
-    /// Every request that changes something, as `METHOD resource/name`; of an Event its reason.
+    changes: UnboundedSender<ClusterEvent>,
+    /// Every write request, as `METHOD resource/name`; for an Event its reason.
     pub(crate) writes: Vec<String>,
     /// How many writes to the DaemonSet are still to fail.
     pub(crate) failures: usize,
     /// Reasons of the Reconciling condition, in the order in which they were published.
     pub(crate) reconciling: Vec<String>,
-    /// Events, as they were written.
+    /// The Events that were written.
     pub(crate) events: Vec<Value>,
 }
 
-impl Server {
+impl ApiServer {
     /// The object under this `resource/name`.
     pub(crate) fn object(&self, key: &str) -> Value {
         self.objects.get(key).cloned().unwrap_or(Value::Null)
     }
 
-    /// Changes an object behind the operator's back.
+    /// Changes an object as another client would.
     pub(crate) fn edit(&mut self, key: &str, change: impl FnOnce(&mut Value)) {
         let mut object = self.object(key);
         change(&mut object);
@@ -62,9 +62,9 @@ impl Server {
     fn store(&mut self, key: &str, object: Value) {
         let name = key.rsplit('/').next().unwrap_or_default().to_owned();
         let change = match key.split('/').next() {
-            Some("networkconfigs") => Change::Config(Step::Set(name, typed(&object))),
-            Some("daemonsets") => Change::DaemonSet(Step::Set(name, typed(&object))),
-            Some("configmaps") => Change::ConfigMap(Step::Set(name, typed(&object))),
+            Some("networkconfigs") => ClusterEvent::Config(ObjectEvent::Applied(name, typed(&object))),
+            Some("daemonsets") => ClusterEvent::DaemonSet(ObjectEvent::Applied(name, typed(&object))),
+            Some("configmaps") => ClusterEvent::ConfigMap(ObjectEvent::Applied(name, typed(&object))),
             _ => return,
         };
         self.objects.insert(key.to_owned(), object);
@@ -75,8 +75,8 @@ impl Server {
         let name = key.rsplit('/').next().unwrap_or_default().to_owned();
         self.objects.remove(key);
         let change = match key.split('/').next() {
-            Some("daemonsets") => Change::DaemonSet(Step::Gone(name)),
-            _ => Change::ConfigMap(Step::Gone(name)),
+            Some("daemonsets") => ClusterEvent::DaemonSet(ObjectEvent::Deleted(name)),
+            _ => ClusterEvent::ConfigMap(ObjectEvent::Deleted(name)),
         };
         self.changes.unbounded_send(change).unwrap();
     }
@@ -133,26 +133,26 @@ impl Server {
         self.objects.insert(format!("networkpolicies/{name}"), policy);
     }
 
-    /// A node reports that it is well, and what it cannot use of policies.
+    /// A node reports Ready, and policies with parts that cannot be enforced.
     pub(crate) fn report(&self, node: &str, rejected: &[(&str, &str)]) {
         let template = &self.object(&format!("daemonsets/{}", names::AGENT))["spec"]["template"];
         let revision = template["metadata"]["annotations"][names::ANNOTATION_REVISION].as_str().map(str::to_owned);
         let report = ReportFacts {
             revision,
             at: Some(Timestamp::now()),
-            ready: Some(Ready { truth: true, reason: "DataPathReady".to_owned(), message: String::new() }),
+            ready: Some(ReadyCondition { is_true: true, reason: "DataPathReady".to_owned(), message: String::new() }),
             peers: 1,
             rejected: rejected.iter().filter_map(|(policy, reason)| Rejection::new(policy, reason)).collect(),
             ..ReportFacts::default()
         };
-        self.changes.unbounded_send(Change::Report(Step::Set(node.to_owned(), report))).unwrap();
+        self.changes.unbounded_send(ClusterEvent::Report(ObjectEvent::Applied(node.to_owned(), report))).unwrap();
     }
 
     /// Every node gets a pod that is ready and reports the revision of the DaemonSet.
     fn agents_come_up(&self) {
         for node in NODES {
             let pod = PodFacts { node: Some(node.to_owned()), health: PodHealth::Ready };
-            self.changes.unbounded_send(Change::Pod(Step::Set(format!("agent-{node}"), pod))).unwrap();
+            self.changes.unbounded_send(ClusterEvent::Pod(ObjectEvent::Applied(format!("agent-{node}"), pod))).unwrap();
             self.report(node, &[]);
         }
     }
@@ -171,19 +171,19 @@ fn typed<T: DeserializeOwned>(object: &Value) -> Box<T> {
     Box::new(serde_json::from_value(object.clone()).unwrap())
 }
 
-/// An operator at work against the server.
-pub(crate) struct Rig {
-    server: Arc<Mutex<Server>>,
+/// An operator that runs against the server.
+pub(crate) struct Harness {
+    server: Arc<Mutex<ApiServer>>,
     /// Dropped at the end; until then the operator runs.
     _channels: (watch::Sender<Leadership>, watch::Sender<bool>),
 }
 
-impl Rig {
+impl Harness {
     /// Starts an operator over two nodes and this NetworkConfig, whose first `failures` writes to the DaemonSet fail.
     /// Must run inside a `LocalSet`, with time paused.
     pub(crate) fn start(spec: &Value, leading: Leadership, failures: usize) -> Self {
         let (changes, stream) = unbounded();
-        let server = Server {
+        let server = ApiServer {
             objects: BTreeMap::new(),
             changes,
             writes: Vec::new(),
@@ -195,20 +195,20 @@ impl Rig {
         let metrics = Metrics::default();
         let reconciler = Reconciler {
             executor: Executor::new(client(&server), "op", metrics.clone()),
-            me: Identity { image: "towpath.local/towpath:0.1.0".to_owned(), version: "0.1.0".to_owned() },
+            operator: OperatorInfo { image: "towpath.local/towpath:0.1.0".to_owned(), version: "0.1.0".to_owned() },
             metrics,
-            vitals: Vitals::default(),
+            health: Health::default(),
         };
         let (leadership, leads) = watch::channel(leading);
         let (stop, stops) = watch::channel(false);
         tokio::task::spawn_local(async move { reconciler.run(stream, leads, stops).await });
-        let rig = Self { server, _channels: (leadership, stop) };
-        rig.list(spec);
-        rig
+        let harness = Self { server, _channels: (leadership, stop) };
+        harness.list(spec);
+        harness
     }
 
     /// The server.
-    pub(crate) fn server(&self) -> MutexGuard<'_, Server> {
+    pub(crate) fn server(&self) -> MutexGuard<'_, ApiServer> {
         self.server.lock().unwrap()
     }
 
@@ -223,29 +223,29 @@ impl Rig {
         let mut server = self.server();
         let changes = server.changes.clone();
         let send = |change| changes.unbounded_send(change).unwrap();
-        send(Change::Config(Step::ListDone));
-        send(Change::Pod(Step::ListDone));
-        send(Change::Report(Step::ListDone));
-        send(Change::DaemonSet(Step::ListDone));
-        send(Change::ConfigMap(Step::ListDone));
-        send(Change::ServiceCidr(Step::NotServed));
+        send(ClusterEvent::Config(ObjectEvent::ListDone));
+        send(ClusterEvent::Pod(ObjectEvent::ListDone));
+        send(ClusterEvent::Report(ObjectEvent::ListDone));
+        send(ClusterEvent::DaemonSet(ObjectEvent::ListDone));
+        send(ClusterEvent::ConfigMap(ObjectEvent::ListDone));
+        send(ClusterEvent::ServiceCidr(ObjectEvent::NotServed));
         for (index, name) in NODES.into_iter().enumerate() {
             let facts = NodeFacts {
                 pod_cidrs: vec![format!("10.244.{index}.0/24").parse().unwrap()],
                 addresses: Vec::new(),
-                kubelet: Kubelet::Heard,
+                kubelet: Kubelet::Reachable,
                 created: None,
             };
-            send(Change::Node(Step::Listed(name.to_owned(), facts)));
+            send(ClusterEvent::Node(ObjectEvent::Listed(name.to_owned(), facts)));
         }
-        send(Change::Node(Step::ListDone));
+        send(ClusterEvent::Node(ObjectEvent::ListDone));
         let config = json!({"apiVersion": names::API_VERSION, "kind": "NetworkConfig",
             "metadata": {"name": "default", "uid": "u", "generation": 1, "resourceVersion": "1"}, "spec": spec});
         server.store("networkconfigs/default", config);
     }
 }
 
-fn client(server: &Arc<Mutex<Server>>) -> Client {
+fn client(server: &Arc<Mutex<ApiServer>>) -> Client {
     let server = Arc::clone(server);
     client::client(names::NAMESPACE, move |method, path, body| {
         match server.lock().unwrap().answer(method, path, body) {

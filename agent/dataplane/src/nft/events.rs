@@ -15,7 +15,7 @@ use super::{
 use crate::nfnetlink::{NfnetlinkMessage, NfnetlinkSocket, Received};
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
-const GROUP: u32 = 7;
+pub(super) const GROUP: u32 = 7;
 
 /// Something happened to our table.
 #[derive(Debug, Clone, PartialEq, Eq)]

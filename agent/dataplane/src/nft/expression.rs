@@ -13,45 +13,45 @@ use super::{
 use crate::nfnetlink::Body;
 
 /// `NFT_REG32_00`: the first word of the registers.
-const REGISTER: u32 = 8;
+pub(super) const REGISTER: u32 = 8;
 /// `NFT_REG_VERDICT`.
 const VERDICT_REGISTER: u32 = 0;
 
 /// `enum nft_meta_keys`.
-mod meta {
-    pub(super) const MARK: u32 = 3;
-    pub(super) const IIFNAME: u32 = 6;
-    pub(super) const OIFNAME: u32 = 7;
-    pub(super) const NFPROTO: u32 = 15;
-    pub(super) const L4PROTO: u32 = 16;
+pub(super) mod meta {
+    pub(in crate::nft) const MARK: u32 = 3;
+    pub(in crate::nft) const IIFNAME: u32 = 6;
+    pub(in crate::nft) const OIFNAME: u32 = 7;
+    pub(in crate::nft) const NFPROTO: u32 = 15;
+    pub(in crate::nft) const L4PROTO: u32 = 16;
 }
 
 /// `enum nft_ct_keys`.
-mod ct {
-    pub(super) const STATE: u32 = 0;
-    pub(super) const MARK: u32 = 3;
+pub(super) mod ct {
+    pub(in crate::nft) const STATE: u32 = 0;
+    pub(in crate::nft) const MARK: u32 = 3;
 }
 
 /// `enum nft_cmp_ops`, and of ranges the first two alike.
-mod compare {
-    pub(super) const EQ: u32 = 0;
-    pub(super) const NEQ: u32 = 1;
-    pub(super) const LTE: u32 = 3;
-    pub(super) const GTE: u32 = 5;
+pub(super) mod compare {
+    pub(in crate::nft) const EQ: u32 = 0;
+    pub(in crate::nft) const NEQ: u32 = 1;
+    pub(in crate::nft) const LTE: u32 = 3;
+    pub(in crate::nft) const GTE: u32 = 5;
 }
 
 /// `enum nft_payload_bases`.
-const NETWORK_HEADER: u32 = 1;
-const TRANSPORT_HEADER: u32 = 2;
+pub(super) const NETWORK_HEADER: u32 = 1;
+pub(super) const TRANSPORT_HEADER: u32 = 2;
 
 /// `IPPROTO_ICMPV6`.
-const ICMPV6: u8 = 58;
+pub(super) const ICMPV6: u8 = 58;
 
 /// Neighbour solicitation and advertisement, router solicitation (RFC 4861, section 4).
 const NEIGHBOUR_DISCOVERY: [u8; 3] = [135, 136, 133];
 
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY` (linux/netfilter/nf_nat.h).
-const RANDOM_FULLY: u32 = 1 << 4;
+pub(super) const RANDOM_FULLY: u32 = 1 << 4;
 
 /// A set without a name that a rule brings with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -331,7 +331,7 @@ enum Found {
 }
 
 /// `NF_CT_STATE_BIT` of `enum ip_conntrack_info` (linux/netfilter/nf_conntrack_common.h).
-const fn state_bit(state: CtState) -> u32 {
+pub(super) const fn state_bit(state: CtState) -> u32 {
     match state {
         CtState::Invalid => 1,
         CtState::Established => 2,

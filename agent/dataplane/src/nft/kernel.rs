@@ -28,7 +28,7 @@ use super::{
 use crate::nfnetlink::{BatchError, BatchMode, NetlinkError, NfnetlinkMessage, NfnetlinkRequest, NfnetlinkSocket};
 
 /// How often a table is read again that others change meanwhile.
-const ATTEMPTS: u32 = 8;
+pub(super) const ATTEMPTS: u32 = 8;
 
 /// How many characters of a refused step are told: lines of elements are long.
 const MAX_STEP: usize = 512;
@@ -94,7 +94,7 @@ impl KernelNft {
         self.ownership
     }
 
-    fn table(&mut self) -> Result<Option<Table>, NftError> {
+    pub(super) fn table(&mut self) -> Result<Option<Table>, NftError> {
         match self.socket.get(&of_table(Message::GetTable), |answer| read::table(&answer)) {
             Ok(table) => Ok(table),
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
@@ -122,14 +122,14 @@ impl KernelNft {
         }
     }
 
-    fn generation(&mut self) -> Result<u32, NftError> {
+    pub(super) fn generation(&mut self) -> Result<u32, NftError> {
         let answer = self.socket.get(&Message::GetGeneration.request(), |answer| Some(generation(&answer)?.0));
         let missing =
             || NetlinkError::Socket { step: "read the generation", source: std::io::ErrorKind::InvalidData.into() };
         answer.and_then(|generation| generation.ok_or_else(missing)).map_err(netlink("read the generation"))
     }
 
-    fn dump<T>(
+    pub(super) fn dump<T>(
         &mut self,
         message: Message,
         what: &'static str,
@@ -138,7 +138,7 @@ impl KernelNft {
         self.socket.dump(&of_table(message), |answer| read(&answer)).map_err(netlink(what))
     }
 
-    fn read_table(&mut self, table: Table) -> Result<Installed, NftError> {
+    pub(super) fn read_table(&mut self, table: Table) -> Result<Installed, NftError> {
         let mut all = Installed::default();
         if table.comment == Comment::Some || table.flags & !Ownership::Exclusive.flags() != 0 {
             all.foreign.insert(Unmanaged::Other("flags or a comment of the table".to_owned()));

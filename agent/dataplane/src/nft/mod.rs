@@ -7,19 +7,24 @@
 use towpath_core::ruleset::{Installed, Transaction};
 
 mod batch;
+mod decode;
 mod error;
 mod events;
 mod expression;
 pub mod fake;
+mod foreign;
 mod kernel;
 mod key;
+mod listing;
 mod own;
 mod read;
 mod wire;
 
 pub use error::NftError;
 pub use events::{NftEvents, TableChange};
+pub use foreign::{ForeignChange, ForeignListener};
 pub use kernel::{KernelNft, Ownership};
+pub use listing::{ListError, TableFlag, TableListing};
 
 /// The table of one network namespace.
 pub trait Nft {

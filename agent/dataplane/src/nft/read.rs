@@ -4,11 +4,12 @@ use imbl::{OrdMap, OrdSet};
 
 use towpath_core::{
     names::{ChainName, TABLE},
-    ruleset::{BaseChain, ChainType, Element, Fingerprint, Hook, KeyType, Lookup, Verdict},
+    ruleset::{BaseChain, ChainType, Element, Fingerprint, Hook, KeyType, Lookup, Rule, Verdict},
 };
 
 use super::{
     batch::hook_number,
+    decode,
     key::{self, Bounds},
     wire::{TABLE_OF, chain, data, element, rule, set, table, userdata},
 };
@@ -95,6 +96,13 @@ pub(super) fn rule(answer: &NfnetlinkMessage<'_>) -> Option<(String, Option<Fing
         std::str::from_utf8(text).ok()?.trim_end_matches('\0').parse().ok()
     });
     Some((chain, fingerprint))
+}
+
+/// A rule's chain and, if we wrote it, the rule itself.
+pub(super) fn whole_rule(answer: &NfnetlinkMessage<'_>) -> Option<(String, Option<Rule>)> {
+    let (chain, fingerprint) = rule(answer)?;
+    let expressions = answer.attributes.find(rule::EXPRESSIONS)?.nested();
+    Some((chain, fingerprint.and_then(|fingerprint| decode::rule(expressions, fingerprint))))
 }
 
 /// How something with elements is declared.
@@ -198,7 +206,7 @@ fn raw(attributes: Attributes<'_>) -> Option<Raw> {
     Some(raw)
 }
 
-fn verdict(attributes: Attributes<'_>) -> Option<Verdict> {
+pub(super) fn verdict(attributes: Attributes<'_>) -> Option<Verdict> {
     let verdict = attributes.find(data::VERDICT)?.nested();
     let chain = || ChainName::new(verdict.find(data::CHAIN)?.text()?).ok();
     match verdict.find(data::CODE)?.be32()?.cast_signed() {

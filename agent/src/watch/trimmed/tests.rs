@@ -1,4 +1,4 @@
-//! What is left of objects, and what becomes of bad ones.
+//! What is kept of objects, and what becomes of malformed ones.
 
 use std::fmt::Debug;
 
@@ -111,7 +111,7 @@ fn answers([node, namespace, policy, pod]: [Event; 4]) -> String {
 }
 
 #[test]
-fn what_is_passed_over_is_nothing_that_the_index_reads() {
+fn what_is_skipped_is_nothing_that_the_index_reads() {
     fn whole<K: Watched>(json: &Value) -> Box<ObjectChange<K>> {
         Box::new(ObjectChange::Listed(serde_json::from_value(json.clone()).unwrap()))
     }
@@ -160,7 +160,7 @@ fn of_a_pod_nothing_is_decoded_but_what_is_read() {
 }
 
 #[test]
-fn an_object_of_another_form_keeps_its_name_and_what_nobody_reads_may_have_any_form() {
+fn a_malformed_object_keeps_its_name_and_skipped_fields_may_have_any_form() {
     let change = |change: &dyn Fn(&mut Value)| {
         let mut pod = pod();
         change(&mut pod);
@@ -178,7 +178,7 @@ fn an_object_of_another_form_keeps_its_name_and_what_nobody_reads_may_have_any_f
         let version = trimmed.resource_version();
         assert_eq!((trimmed.namespace().as_deref(), trimmed.name_any().as_str()), (Some("a"), "web"), "{why}");
         assert_eq!(version.as_deref(), Some("7"), "{why}: the watch goes on behind it");
-        assert!(super::super::read(trimmed).is_err_and(|named| named.spec.is_none()), "{why}");
+        assert!(super::super::decoded(trimmed).is_err_and(|named| named.spec.is_none()), "{why}");
     }
     for json in [json!({ "metadata": 7 }), json!([]), json!("pod"), json!(null), json!(true), json!(-1), json!({})] {
         assert_eq!(trimmed::<Pod>(&json).meta().name, None, "{json} has no name, and is decoded all the same");
@@ -186,7 +186,7 @@ fn an_object_of_another_form_keeps_its_name_and_what_nobody_reads_may_have_any_f
 }
 
 #[test]
-fn a_bad_object_costs_neither_its_list_nor_the_watch() {
+fn a_malformed_object_fails_neither_its_list_nor_the_watch() {
     let bad = json!({ "metadata": { "name": "bad", "namespace": "a", "resourceVersion": "8" }, "spec": "none" });
     fn names<K: Resource<DynamicType = ()>>(items: &[K]) -> Vec<String> {
         items.iter().map(ResourceExt::name_any).collect()
@@ -207,9 +207,9 @@ fn a_bad_object_costs_neither_its_list_nor_the_watch() {
     }
 }
 
-fn is_named_as_its_kind<K: Watched + Debug>() {
-    type Served = (String, String, String, String);
-    fn served<K: Resource<DynamicType = ()>>() -> Served {
+fn has_the_resource_of_its_kind<K: Watched + Debug>() {
+    type ResourceNames = (String, String, String, String);
+    fn served<K: Resource<DynamicType = ()>>() -> ResourceNames {
         let [kind, group, version, plural] =
             [K::kind(&()), K::group(&()), K::version(&()), K::plural(&())].map(Cow::into_owned);
         (kind, group, version, plural)
@@ -218,9 +218,9 @@ fn is_named_as_its_kind<K: Watched + Debug>() {
 }
 
 #[test]
-fn a_trimmed_kind_is_asked_for_where_the_kind_is_served() {
-    is_named_as_its_kind::<Node>();
-    is_named_as_its_kind::<Namespace>();
-    is_named_as_its_kind::<NetworkPolicy>();
-    is_named_as_its_kind::<Pod>();
+fn a_trimmed_kind_is_watched_where_the_kind_is_served() {
+    has_the_resource_of_its_kind::<Node>();
+    has_the_resource_of_its_kind::<Namespace>();
+    has_the_resource_of_its_kind::<NetworkPolicy>();
+    has_the_resource_of_its_kind::<Pod>();
 }

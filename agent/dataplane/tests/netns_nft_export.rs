@@ -1,0 +1,110 @@
+//! The exported table is what `nft -j` prints, and `nft -j -f -` makes the same table of it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+#[path = "../../core/tests/rulesets/mod.rs"]
+mod rulesets;
+mod support;
+
+use std::{fs, io::Write, path::Path};
+
+use rulesets::everything;
+use serde_json::Value as Json;
+use support::Namespace;
+use towpath_core::ruleset::{Ruleset, Transaction};
+use towpath_dataplane::{
+    export,
+    nft::{KernelNft, Nft, Ownership, TableFlag, TableListing},
+};
+
+/// Without what differs from one listing of the same table to the next: handles, nft's version, the order of a hash; and
+/// with chains in front.
+fn normalised(mut json: Json) -> Json {
+    normalise(&mut json);
+    let objects = json.get_mut("nftables").unwrap().as_array_mut().unwrap();
+    objects.retain(|object| object.get("metainfo").is_none());
+    objects.sort_by_key(|object| object.get("table").is_none() && object.get("chain").is_none());
+    json
+}
+
+fn normalise(json: &mut Json) {
+    match json {
+        Json::Array(items) => items.iter_mut().for_each(normalise),
+        Json::Object(object) => {
+            object.remove("handle");
+            object.values_mut().for_each(normalise);
+            for unordered in ["elem", "set"] {
+                if let Some(Json::Array(items)) = object.get_mut(unordered) {
+                    items.sort_by_key(ToString::to_string);
+                }
+            }
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
+    }
+}
+
+fn printed(namespace: &Namespace) -> Json {
+    normalised(serde_json::from_str(&namespace.sh("nft -j list table inet towpath")).unwrap())
+}
+
+fn listing(namespace: &Namespace) -> TableListing {
+    namespace.run(|| KernelNft::open_as(Ownership::Shared).unwrap()).list().unwrap().unwrap()
+}
+
+fn temporary(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+/// Exports the table of a namespace, and loads what was exported into a new one.
+fn assert_exported(namespace: &Namespace, name: &str) {
+    let exported = export::document(&listing(namespace));
+    let text = serde_json::to_string_pretty(&exported).unwrap();
+    let (have, want) = (normalised(serde_json::from_str(&text).unwrap()), printed(namespace));
+    let objects = |json: &Json| json["nftables"].as_array().unwrap().clone();
+    for (have, want) in objects(&have).iter().zip(&objects(&want)) {
+        assert_eq!(have, want, "{name}");
+    }
+    assert_eq!(have, want, "{name}");
+    let again = Namespace::new();
+    let document = temporary(&text);
+    again.sh(&format!("nft -j -f - < {}", document.path().display()));
+    assert_eq!(printed(&again), want, "{name}: loaded again");
+    assert_eq!(listing(&again), listing(namespace), "{name}: read again");
+}
+
+#[test]
+fn golden_tables_are_exported_as_nft_prints_them() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/golden");
+    let mut files: Vec<_> = fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 3);
+    for file in files {
+        let namespace = Namespace::new();
+        namespace.sh(&format!("nft -f {}", file.display()));
+        assert_exported(&namespace, &file.display().to_string());
+    }
+}
+
+#[test]
+fn every_form_is_exported_as_nft_prints_it() {
+    let namespace = Namespace::new();
+    let mut nft = namespace.run(|| KernelNft::open_as(Ownership::Shared).unwrap());
+    nft.apply(&Transaction::create(&everything())).unwrap();
+    assert_exported(&namespace, "everything");
+}
+
+#[test]
+fn the_same_table_gives_the_same_bytes_and_flags_are_listed() {
+    let listing = |flags: &[TableFlag]| TableListing { flags: flags.to_vec(), ruleset: everything() };
+    let text = |flags: &[TableFlag]| serde_json::to_string(&export::document(&listing(flags))).unwrap();
+    assert_eq!(text(&[]), text(&[]));
+    let flags = text(&[TableFlag::Owner, TableFlag::Persist]);
+    assert!(flags.contains(r#"{"table":{"family":"inet","name":"towpath","flags":["owner","persist"]}}"#), "{flags}");
+    let empty = TableListing { flags: Vec::new(), ruleset: Ruleset::default() };
+    assert_eq!(
+        serde_json::to_string(&export::document(&empty)).unwrap(),
+        r#"{"nftables":[{"metainfo":{"json_schema_version":1}},{"table":{"family":"inet","name":"towpath"}}]}"#
+    );
+}
