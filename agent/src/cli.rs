@@ -12,10 +12,10 @@ use crate::ruleset::RulesetFormat;
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Cli {
-    /// Name of the Node that this agent serves; required but for `ruleset`.
+    /// Name of the Node that the agent runs on; `ruleset` needs none.
     #[arg(long, env = "NODE_NAME", value_parser = |name: &str| Ok::<_, String>(NodeName(name.to_owned())))]
     pub node: Option<NodeName>,
-    /// The configuration that the operator rendered.
+    /// The configuration file that the operator rendered; `ruleset` needs none.
     #[arg(long, default_value = names::AGENT_CONFIG_PATH)]
     pub config: PathBuf,
     /// The command.
@@ -30,9 +30,9 @@ pub enum Command {
     Run,
     /// Remove everything of ours from the node, then wait for SIGTERM.
     Teardown,
-    /// Print the table inet towpath of this node as the kernel has it, and end.
+    /// Print the nftables table inet towpath of this node as the kernel has it.
     Ruleset {
-        /// How to print it: text is a script for nft -f, json the schema of nft -j.
+        /// The format: a script for nft -f, or the schema of nft -j.
         #[arg(short, long, value_enum, default_value = "text")]
         output: RulesetFormat,
     },

@@ -9,26 +9,17 @@ use towpath_crds::agent_config::AgentConfig;
 
 /// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum ConfigError {
     /// The file could not be read.
     #[error("read the configuration {path}: check that the ConfigMap is mounted in the agent's pod")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// The file is not a configuration of this version.
     #[error("decode the configuration {path}: operator and agent must be of the same version")]
-    Decode {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
+    Decode { path: PathBuf, source: serde_json::Error },
 }
 
-/// Reads the file.
+/// Reads and decodes the configuration.
 ///
 /// # Errors
 /// See [`ConfigError`].

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::sync::mpsc::UnboundedSender;
-use towpath_dataplane::conntrack::{Addresses, Conntrack, ConntrackError};
+use towpath_dataplane::conntrack::{Conntrack, ConntrackError, FlushTarget};
 use towpath_node::{
     AddressSet, FlushRequest, FlushedAddresses, Input, ReevaluateOutcome, ReevaluateRequest, ReevaluateSummary, Urgency,
 };
@@ -23,9 +23,9 @@ const GATHER: Duration = Duration::from_millis(500);
 /// The queues of the two threads.
 #[derive(Debug)]
 pub struct ConntrackQueues {
-    /// Re-evaluations. One request at a time.
+    /// Requests for policy re-evaluation. One at a time.
     pub reevaluate: Sender<Box<ReevaluateRequest>>,
-    /// Flushes.
+    /// Requests to flush conntrack entries.
     pub flush: Sender<FlushRequest>,
 }
 
@@ -48,7 +48,7 @@ pub fn spawn(conntracks: [Conntrack; 2], to: &UnboundedSender<Arrival>) -> io::R
     let results = to.clone();
     thread::Builder::new().name("flush".to_owned()).spawn(move || {
         while let Some(addresses) = gather(&requests) {
-            let result = addresses.iter().map(|addresses| flushing.clear(&kernel_addresses(addresses))).sum();
+            let result = addresses.iter().map(|addresses| flushing.flush(&flush_target(addresses))).sum();
             let result = Result::map_err(result, |error: ConntrackError| with_causes(&error));
             let flushed = FlushedAddresses { addresses, result };
             if results.send(Arrival::Input(Input::Flushed(flushed))).is_err() {
@@ -62,17 +62,17 @@ pub fn spawn(conntracks: [Conntrack; 2], to: &UnboundedSender<Arrival>) -> io::R
 /// Revokes what is denied, and restores what is allowed again.
 fn revoke(request: &ReevaluateRequest, conntrack: &mut Conntrack) -> Result<ReevaluateSummary, ConntrackError> {
     let start = Instant::now();
-    let reviewed = conntrack.review(&request.verdicts())?;
+    let result = conntrack.reevaluate(&request.verdicts())?;
     let took = start.elapsed();
     let outcome =
-        ReevaluateOutcome { revoked: reviewed.cut, still_revoked: reviewed.still_cut, restored: reviewed.restored };
+        ReevaluateOutcome { revoked: result.revoked, still_revoked: result.still_revoked, restored: result.restored };
     Ok(request.summarize(&outcome, took))
 }
 
-fn kernel_addresses(addresses: &AddressSet) -> Addresses {
+fn flush_target(addresses: &AddressSet) -> FlushTarget {
     match addresses {
-        AddressSet::Of(addresses) => Addresses::Of(addresses.clone()),
-        AddressSet::Unused { within, except } => Addresses::Vacant { within: within.clone(), taken: except.clone() },
+        AddressSet::Of(addresses) => FlushTarget::Addresses(addresses.clone()),
+        AddressSet::Unused { within, except } => FlushTarget::Unused { within: within.clone(), except: except.clone() },
     }
 }
 

@@ -32,7 +32,7 @@ pub struct EffectHandles {
     pub conntrack: ConntrackQueues,
     /// To the thread that writes the CNI files.
     pub cni_files: Sender<CniNetwork>,
-    /// The metrics.
+    /// What `/metrics` serves.
     pub metrics: Arc<Metrics>,
     /// To `/readyz`.
     pub readiness: watch::Sender<Option<String>>,
@@ -120,7 +120,7 @@ impl EffectExecutor {
                 metrics.apply_seconds.observe(took.as_secs_f64());
                 metrics.apply_failures.inc_by(failed);
             }
-            Measurement::Revoked(count) => drop(metrics.connections_cut.inc_by(count)),
+            Measurement::Revoked(count) => drop(metrics.connections_revoked.inc_by(count)),
         }
     }
 

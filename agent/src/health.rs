@@ -33,7 +33,7 @@ pub fn spawn(addr: SocketAddr, readiness: Readiness, metrics: Arc<Metrics>) -> i
     let listener = StdListener::bind(addr)?;
     listener.set_nonblocking(true)?;
     let addr = listener.local_addr()?;
-    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let app = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))

@@ -41,53 +41,27 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// A failed step of the install.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum InstallError {
     /// A file could not be read.
     #[error("read {path}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// A file could not be written or renamed.
     #[error("write {path}: check that the directory is mounted writable in the agent's pod and has free space")]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Write { path: PathBuf, source: io::Error },
     /// A file could not be removed.
     #[error("remove {path}")]
-    Remove {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Remove { path: PathBuf, source: io::Error },
     /// The plugin could not be run.
     #[error("run {path} --version: check that the image is built for this node's architecture")]
-    Run {
-        /// The plugin.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Run { path: PathBuf, source: io::Error },
     /// The plugin did not end, and was killed.
     #[error("{path} --version did not end within {limit:?} and was killed: check the image and the node's load")]
-    Timeout {
-        /// The plugin.
-        path: PathBuf,
-        /// How long it had.
-        limit: Duration,
-    },
+    Timeout { path: PathBuf, limit: Duration },
     /// The plugin is of another version than the agent.
     #[error("{path} --version prints {answer:?} instead of {expected:?}: the image's plugin and agent differ")]
     Version {
-        /// The plugin.
         path: PathBuf,
-        /// What it printed.
         answer: String,
         /// The agent's version.
         expected: String,

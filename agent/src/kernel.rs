@@ -46,11 +46,11 @@ enum NetworkReadError {
 /// The handles of the kernel thread.
 #[derive(Debug)]
 pub struct KernelHandles<N, F> {
-    /// Route netlink.
+    /// Links, addresses, routes, neighbours and FDB entries, over route netlink.
     pub net: N,
-    /// Our table.
+    /// Our table, over nf_tables netlink.
     pub nft: F,
-    /// The endpoint files.
+    /// The endpoint files of this node's pods.
     pub endpoints: Endpoints,
 }
 

@@ -7,7 +7,7 @@ use towpath_node::{
 };
 use tracing::{debug, error, info, warn};
 
-/// Writes a line.
+/// Writes a line at its level: a warning needs a look, an error needs action.
 pub(crate) fn write(line: &LogLine) {
     match line {
         LogLine::Failed { step, error, retry_in, first } => {

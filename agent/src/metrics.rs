@@ -19,9 +19,9 @@ use towpath_node::denials::DenialSeries;
 /// The labels of a series of denied packets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DenialLabels {
-    /// The policy's namespace.
+    /// The policy's namespace; empty without a policy.
     pub namespace: String,
-    /// The policy's name.
+    /// The policy's name; `other` beyond the bound.
     pub policy: String,
     /// `ingress` or `egress`.
     pub direction: String,
@@ -41,14 +41,14 @@ pub struct Metrics {
     pub peers: Gauge,
     /// Pod interfaces on this node.
     pub endpoints: Gauge,
-    /// Network policies.
+    /// Policies of the cluster.
     pub policies: Gauge,
     /// 1 if pods can be added, else 0.
     pub ready: Gauge,
     /// Kernel objects of ours that another process changed and the agent repaired.
     pub repairs: Counter,
     /// Established connections that were revoked, because policies deny them now.
-    pub connections_cut: Counter,
+    pub connections_revoked: Counter,
     /// Changes that the kernel rejected; each is tried again.
     pub apply_failures: Counter,
     /// From the start of a change to its commit in the kernel.
@@ -74,7 +74,7 @@ impl Default for Metrics {
             policies: Gauge::default(),
             ready: Gauge::default(),
             repairs: Counter::default(),
-            connections_cut: Counter::default(),
+            connections_revoked: Counter::default(),
             apply_failures: Counter::default(),
             apply_seconds: seconds(),
             pod_wait_seconds: seconds(),
@@ -88,7 +88,7 @@ impl Default for Metrics {
         let r = &mut metrics.registry;
         r.register("peers", "Wanted overlay peers of all families", metrics.peers.clone());
         r.register("endpoints", "Pod interfaces on this node", metrics.endpoints.clone());
-        r.register("policies", "Network policies", metrics.policies.clone());
+        r.register("policies", "Policies of the cluster", metrics.policies.clone());
         r.register("ready", "1 if pods can be added to the node", metrics.ready.clone());
         r.register(
             "repairs",
@@ -98,7 +98,7 @@ impl Default for Metrics {
         r.register(
             "connections_cut",
             "Established connections that were revoked, because policies deny them now",
-            metrics.connections_cut.clone(),
+            metrics.connections_revoked.clone(),
         );
         r.register(
             "denied_packets",

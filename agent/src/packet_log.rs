@@ -5,7 +5,7 @@ use std::{error::Error, io, thread, time::Duration};
 use tokio::sync::mpsc::UnboundedSender;
 use towpath_core::policy::packet_log::{GROUP, SNAPLEN, read_prefix};
 use towpath_dataplane::{
-    nflog::{Batch, Carried, Head, Logged, PacketLog},
+    nflog::{LogBatch, LoggedPacket, PacketHeader, PacketLog, TransportHeader},
     nfnetlink::NetlinkError,
 };
 use towpath_node::{
@@ -47,7 +47,7 @@ fn forward(to: &UnboundedSender<Arrival>, failures: &mut u32) -> Result<(), Netl
     let mut log = PacketLog::bind(GROUP, SNAPLEN)?;
     *failures = 0;
     loop {
-        let batch = packets(&log.hear(None)?);
+        let batch = packets(&log.receive(None)?);
         if batch != PacketBatch::default() && to.send(Arrival::Input(Input::Packets(batch))).is_err() {
             return Ok(());
         }
@@ -55,17 +55,17 @@ fn forward(to: &UnboundedSender<Arrival>, failures: &mut u32) -> Result<(), Netl
 }
 
 /// The packets that our rules logged: any other rule can log to our group, too.
-fn packets(batch: &Batch) -> PacketBatch {
+fn packets(batch: &LogBatch) -> PacketBatch {
     PacketBatch { packets: batch.packets.iter().filter_map(packet).collect(), lost: batch.lost }
 }
 
-fn packet(logged: &Logged) -> Option<PacketRecord> {
+fn packet(logged: &LoggedPacket) -> Option<PacketRecord> {
     let (reason, direction) = read_prefix(&logged.prefix)?;
-    let Head { source, destination, carried } = logged.head;
-    let payload = match carried {
-        Carried::Port(protocol, port) => Payload::Port(protocol, port),
-        Carried::Icmp(protocol, kind) => Payload::Icmp(protocol, kind),
-        Carried::Other(protocol) => Payload::Other(protocol),
+    let PacketHeader { source, destination, transport } = logged.header;
+    let payload = match transport {
+        TransportHeader::Port(protocol, port) => Payload::Port(protocol, port),
+        TransportHeader::Icmp(protocol, kind) => Payload::Icmp(protocol, kind),
+        TransportHeader::Other(protocol) => Payload::Other(protocol),
     };
     Some(PacketRecord { reason, direction, tuple: PacketTuple { source, destination, payload } })
 }
@@ -85,12 +85,12 @@ mod tests {
     #[test]
     fn only_what_our_rules_logged_counts() {
         let (source, destination) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let head = Head { source, destination, carried: Carried::Port(Protocol::Tcp, 80) };
-        let ours = Logged { prefix: prefix(Reason::Denied, Direction::Egress).to_owned(), head };
-        let other = Logged { prefix: "ufw".to_owned(), head };
+        let header = PacketHeader { source, destination, transport: TransportHeader::Port(Protocol::Tcp, 80) };
+        let ours = LoggedPacket { prefix: prefix(Reason::Denied, Direction::Egress).to_owned(), header };
+        let other = LoggedPacket { prefix: "ufw".to_owned(), header };
         let tuple = PacketTuple { source, destination, payload: Payload::Port(Protocol::Tcp, 80) };
         let record = PacketRecord { reason: Reason::Denied, direction: Direction::Egress, tuple };
-        let batch = packets(&Batch { packets: vec![other, ours], lost: 7 });
+        let batch = packets(&LogBatch { packets: vec![other, ours], lost: 7 });
         assert_eq!(batch, PacketBatch { packets: vec![record], lost: 7 });
     }
 }

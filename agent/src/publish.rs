@@ -50,10 +50,10 @@ fn node_patch(patch: &NodePatch, now: &Time) -> Value {
     json!({ "metadata": { "annotations": patch.annotations }, "status": { "conditions": [condition] } })
 }
 
-/// Patches our Node.
+/// Patches our Node's annotations and its condition NetworkUnavailable.
 ///
 /// # Errors
-/// The API server's.
+/// The API server's error, or the way to it.
 pub async fn patch_node(client: &Client, me: &NodeName, patch: &NodePatch) -> kube::Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let patch = node_patch(patch, &Time(Timestamp::now()));
@@ -159,7 +159,7 @@ async fn write_status(client: &Client, me: &NodeName, update: &StatusUpdate) -> 
 /// Deletes our NetworkNode; one that is not found is deleted already.
 ///
 /// # Errors
-/// The API server's.
+/// The API server's error, or the way to it.
 pub async fn delete_network_node(client: &Client, me: &NodeName) -> kube::Result<()> {
     let api: Api<NetworkNode> = Api::all(client.clone());
     match api.delete(&me.0, &DeleteParams::default()).await {

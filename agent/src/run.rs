@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, Read},
     net::{Ipv6Addr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -27,7 +25,7 @@ use towpath_dataplane::{
 use towpath_local::{Endpoints, Paths};
 use towpath_node::{Identity, Input, Node, Now, Settings};
 use towpath_podlink::sysctl::Sysctls;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use tracing_subscriber::{
     EnvFilter,
     fmt::{
@@ -175,7 +173,6 @@ fn jitter() -> anyhow::Result<u32> {
 /// Random bytes from the kernel.
 fn draw<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
-    let read = |bytes: &mut [u8]| -> io::Result<()> { File::open("/dev/urandom")?.read_exact(bytes) };
-    read(&mut bytes).inspect_err(|error| warn!(%error, "no random bytes")).context("read /dev/urandom")?;
+    getrandom::fill(&mut bytes).context("get random bytes")?;
     Ok(bytes)
 }

@@ -104,7 +104,7 @@ api_strings! {
         PolicyNotSynced,
         /// Ready: the CNI plugin or its configuration cannot be written.
         InstallFailed,
-        /// Ready: a firewall of somebody else drops forwarded pod traffic; see `status.findings`.
+        /// Ready: a firewall that is not Towpath's drops forwarded pod traffic; see `status.findings`.
         ForeignFirewall,
         /// Any: the agent has not yet applied its first plan.
         Starting,

@@ -357,7 +357,7 @@ pub enum TaintEffect {
     NoExecute,
 }
 
-/// Log level.
+/// Log level of the agents, from least to most verbose.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {
     /// Failures.

@@ -117,9 +117,9 @@ impl Executor {
     }
 
     async fn writes(&self, config: &NetworkConfig, plan: &Plan) -> Result<(), ApplyError> {
-        for step in &plan.writes {
-            self.write(&step.write).await?;
-            if let Some(event) = &step.event {
+        for planned in &plan.writes {
+            self.write(&planned.write).await?;
+            if let Some(event) = &planned.event {
                 self.emit(config, event).await;
             }
         }

@@ -73,7 +73,7 @@ impl EventReason {
 /// The type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventSeverity {
-    /// Information only.
+    /// Expected; nothing needs to be done.
     Normal,
     /// Something may need attention.
     Warning,

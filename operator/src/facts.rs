@@ -63,7 +63,7 @@ impl From<&Node> for NodeFacts {
 pub struct PodFacts {
     /// The node where it runs; none until it is scheduled.
     pub node: Option<String>,
-    /// Its health.
+    /// Health by its conditions and container states.
     pub health: PodHealth,
 }
 
@@ -135,9 +135,9 @@ pub struct ReportFacts {
 pub struct ReadyCondition {
     /// Whether the status is True.
     pub is_true: bool,
-    /// The reason.
+    /// A `NodeReason`, or that of a newer agent.
     pub reason: String,
-    /// The message.
+    /// The agent's message, which the status of the NetworkConfig repeats.
     pub message: String,
 }
 

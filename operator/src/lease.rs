@@ -36,9 +36,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// Whether this replica leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leadership {
-    /// It follows the watches and writes nothing.
+    /// It follows the watches and executes no plan.
     Standby,
-    /// It reconciles.
+    /// It executes plans.
     Leading,
 }
 

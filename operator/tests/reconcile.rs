@@ -160,3 +160,20 @@ fn a_rejected_part_is_emitted_once_on_its_policy_whichever_nodes_report_it() {
         assert_eq!(harness.pass().await.len(), 1, "and spoilt again");
     });
 }
+
+#[test]
+fn an_undecodable_daemon_set_is_neither_recreated_nor_written_and_its_rollout_resumes_later() {
+    scenario(async {
+        let harness = Harness::start(&json!({}), Leadership::Leading, 0);
+        harness.pass().await;
+        harness.server().daemon_set_becomes_undecodable();
+        assert_eq!(harness.pass().await, Vec::<String>::new(), "its last known state is the wanted one");
+        harness.server().edit("networkconfigs/default", |config| config["spec"]["mtu"] = json!(1400));
+        let writes = harness.pass().await;
+        assert_eq!(kinds(&writes), ["PATCH configmaps", "PATCH networkconfigs/default/status"], "the rollout waits");
+        assert_eq!(harness.server().reconciling.last().unwrap(), "RetryingAfterError");
+        harness.server().edit("daemonsets/towpath-agent", |_| {});
+        let writes = harness.pass().await;
+        assert_eq!(kinds(&writes)[0], "PATCH daemonsets/towpath-agent", "decoded again");
+    });
+}

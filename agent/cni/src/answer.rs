@@ -1,4 +1,4 @@
-//! What the runtime gets on standard output, in the shape of the version that it asked in.
+//! Results as JSON, in the form of the configuration's CNI version.
 
 use std::{net::IpAddr, path::Path};
 
@@ -8,7 +8,7 @@ use towpath_podlink::{PodLinkSpec, link::gateway};
 
 use crate::{config::NetConf, version::Version};
 
-/// ADD's result: both ends, the pod's addresses on the second, and its way out.
+/// ADD's result: both ends of the veth, the pod's addresses on the second, and its default routes.
 pub(crate) fn added(conf: &NetConf, spec: &PodLinkSpec, pod_mac: Mac, netns: &Path) -> Value {
     let interface = |name: &str, mac: Mac| {
         let mut interface = json!({"name": name, "mac": mac.to_string()});
@@ -77,13 +77,13 @@ mod tests {
     }
 
     #[test]
-    fn a_result_has_the_shape_of_the_version_asked_in() {
+    fn a_result_has_the_form_of_the_configurations_version() {
         for (version, ip_version, mtu, why) in [
             ("0.3.0", Some("4"), None, "the oldest"),
-            ("0.3.1", Some("4"), None, "addresses say their IP version"),
+            ("0.3.1", Some("4"), None, "addresses carry their IP version"),
             ("0.4.0", Some("4"), None, "still"),
             ("1.0.0", None, None, "no longer"),
-            ("1.1.0", None, Some(1450), "interfaces say their MTU"),
+            ("1.1.0", None, Some(1450), "interfaces carry their MTU"),
         ] {
             let result = result(version);
             assert_eq!(result["cniVersion"], version);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_tells_both_ends_both_families_and_the_dns_of_the_configuration() {
+    fn a_result_has_both_ends_both_families_and_the_dns_of_the_configuration() {
         let want = json!({
             "cniVersion": "1.0.0",
             "interfaces": [
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn all_versions_are_told() {
+    fn the_result_of_version_lists_all_versions() {
         let versions = versions();
         assert_eq!(versions["cniVersion"], "1.1.0");
         assert_eq!(versions["supportedVersions"], json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]));

@@ -1,4 +1,4 @@
-//! The environment variables: what is asked, and about which pod.
+//! The environment variables: the command and its arguments (CNI specification, "Parameters").
 
 use std::path::PathBuf;
 
@@ -7,10 +7,10 @@ use towpath_local::Attachment;
 
 use crate::error::CniError;
 
-/// What the runtime asks.
+/// One command of the runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// Give a pod its interface.
+    /// Create a pod's interface.
     Add {
         /// The container and its interface.
         attachment: Attachment,
@@ -18,36 +18,36 @@ pub(crate) enum Call {
         netns: PathBuf,
         /// The pod.
         pod: PodId,
-        /// Its UID, from a runtime that says it.
+        /// The pod's UID, if the runtime passes it.
         uid: Option<String>,
     },
-    /// Take it away.
+    /// Remove it.
     Del {
         /// The container and its interface.
         attachment: Attachment,
-        /// The pod's network namespace, unless it is gone.
+        /// The pod's network namespace, if it still exists.
         netns: Option<PathBuf>,
     },
-    /// Compare it with what ADD answered.
+    /// Compare it with the result of ADD.
     Check {
         /// The container and its interface.
         attachment: Attachment,
         /// The pod's network namespace.
         netns: PathBuf,
     },
-    /// Can pods be added?
+    /// Report whether pods can be added.
     Status,
-    /// Remove everything of pods that are not listed.
+    /// Remove everything of attachments that are not listed.
     Gc,
-    /// Which versions are spoken?
+    /// List the supported versions.
     Version,
 }
 
 impl Call {
     /// # Errors
-    /// If variables are missing, all of them named at once, or impossible.
+    /// [`CniError::MissingVariables`] with all missing variables; else the first with an invalid value.
     pub(crate) fn parse(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, CniError> {
-        let mut vars = Vars { env, missing: Vec::new() };
+        let mut vars = Variables { env, missing: Vec::new() };
         let command = vars.required("CNI_COMMAND");
         let call = match command.as_str() {
             "" => Err(CniError::MissingVariables(Vec::new())),
@@ -66,22 +66,22 @@ impl Call {
             "VERSION" => Ok(Self::Version),
             _ => Err(CniError::UnknownCommand(command)),
         };
-        // A variable that is missing comes before one that is wrong: all of them are told in one go.
+        // Missing variables are reported before invalid ones, all of them together.
         if vars.missing.is_empty() { call } else { Err(CniError::MissingVariables(vars.missing)) }
     }
 }
 
-struct Vars<'a> {
+struct Variables<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     missing: Vec<&'static str>,
 }
 
-impl Vars<'_> {
+impl Variables<'_> {
     fn optional(&self, name: &str) -> Option<String> {
         (self.env)(name).filter(|value| !value.is_empty())
     }
 
-    /// Empty, and remembered, if it is missing.
+    /// The value; empty, and noted as missing, if it is not set.
     fn required(&mut self, name: &'static str) -> String {
         self.optional(name).unwrap_or_else(|| {
             self.missing.push(name);
@@ -107,20 +107,20 @@ impl Vars<'_> {
     }
 }
 
-/// The pod in `CNI_ARGS`, as every Kubernetes runtime names it: its policies are found by it, and its interface is
-/// called after it.
+/// The pod in `CNI_ARGS`, as every Kubernetes runtime passes it: its policies are found by it, and its interface is named
+/// after it.
 fn pod(args: &str) -> Result<PodId, ParseError> {
     match (argument(args, "K8S_POD_NAMESPACE"), argument(args, "K8S_POD_NAME")) {
         (Some(namespace), Some(name)) => Ok(PodId { namespace, name }),
         _ => Err(ParseError {
             text: args.to_owned(),
-            expected: "a list with K8S_POD_NAMESPACE=… and K8S_POD_NAME=…, divided by semicolons: \
-                       this network is for pods of Kubernetes",
+            expected: "a list with K8S_POD_NAMESPACE=… and K8S_POD_NAME=…, separated by semicolons: \
+                       this network is for Kubernetes pods",
         }),
     }
 }
 
-/// A value in `CNI_ARGS`; none is longer than a name of Kubernetes can be.
+/// A value in `CNI_ARGS`, at most as long as a Kubernetes name (253 characters).
 fn argument(args: &str, key: &str) -> Option<String> {
     let mut pairs = args.split(';').filter_map(|pair| pair.split_once('='));
     pairs.find(|(k, v)| *k == key && !v.is_empty() && v.len() <= 253).map(|(_, v)| v.to_owned())
@@ -138,7 +138,7 @@ mod tests {
         ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=1"),
     ];
 
-    /// Parses with all variables but for some other values; an empty one is as good as none.
+    /// Parses all variables, some of them with other values; an empty one counts as missing.
     fn parse(but: &[(&str, &str)]) -> Result<Call, CniError> {
         Call::parse(&|name| {
             let find = |list: &[(&str, &str)]| list.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_variables_are_named() {
+    fn invalid_variables_are_named() {
         for (but, name, why) in [
             (("CNI_CONTAINERID", "a/b"), "CNI_CONTAINERID", "no container id"),
             (("CNI_CONTAINERID", "-"), "CNI_CONTAINERID", "does not begin with a letter or digit"),
@@ -195,6 +195,6 @@ mod tests {
             Call::Add { attachment, netns: "/run/netns/x".into(), pod, uid: Some("1".to_owned()) }
         );
         let without = parse(&[("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0")]).unwrap();
-        assert!(matches!(without, Call::Add { uid: None, .. }), "not every runtime says it");
+        assert!(matches!(without, Call::Add { uid: None, .. }), "not every runtime passes it");
     }
 }

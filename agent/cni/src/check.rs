@@ -1,4 +1,4 @@
-//! CHECK: is everything still as ADD answered?
+//! CHECK: compares the pod's network with the result of ADD.
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
@@ -11,7 +11,7 @@ use towpath_podlink::{PodLink, PodLinkError, netns::Netns};
 
 use crate::{attach::spec_of, config::NetConf, error::CniError};
 
-/// The parts of a result that say something of our interface. Plugins after us may have added more.
+/// The parts of a result that concern our interface. Plugins after us may have added more.
 #[derive(Debug, Deserialize)]
 struct PrevResult {
     #[serde(default)]
@@ -35,7 +35,7 @@ struct Ip {
     interface: Option<usize>,
 }
 
-/// Compares prevResult with the node's record, the address files and the kernel, and tells everything that differs.
+/// Compares prevResult with the endpoint file, the address files and the kernel, and reports all differences.
 pub(crate) fn check(conf: &NetConf, attachment: &Attachment, netns: &Path) -> Result<(), CniError> {
     let prev = conf.prev_result.as_ref().ok_or_else(|| CniError::Config("CHECK needs prevResult".to_owned()))?;
     let (mac, addresses) = ours(prev, attachment)?;
@@ -43,16 +43,16 @@ pub(crate) fn check(conf: &NetConf, attachment: &Attachment, netns: &Path) -> Re
     let endpoint = Endpoints::new(&conf.paths)
         .read(attachment)
         .map_err(CniError::Local)?
-        .ok_or_else(|| CniError::Differs(vec![format!("the node has no record of {attachment}")]))?;
+        .ok_or_else(|| CniError::Differs(vec![format!("the node has no endpoint file of {attachment}")]))?;
     let mut differs = Vec::new();
     let recorded: BTreeSet<IpAddr> = endpoint.addresses.iter().copied().collect();
     if addresses != recorded {
-        differs.push(format!("prevResult has the addresses {addresses:?} and the node's record {recorded:?}"));
+        differs.push(format!("prevResult has the addresses {addresses:?} and the endpoint file {recorded:?}"));
     }
     differs.extend(unreserved(conf, attachment, &endpoint)?);
     match PodLink::check(&open, &spec_of(&endpoint), mac) {
         Ok(()) => {}
-        Err(PodLinkError::Deviates(deviations)) => differs.extend(deviations.iter().map(ToString::to_string)),
+        Err(PodLinkError::Differs(differences)) => differs.extend(differences.iter().map(ToString::to_string)),
         Err(error) => return Err(CniError::Link(error)),
     }
     if differs.is_empty() { Ok(()) } else { Err(CniError::Differs(differs)) }
@@ -74,7 +74,7 @@ fn ours(prev: &Value, attachment: &Attachment) -> Result<(Mac, BTreeSet<IpAddr>)
     Ok((mac, addresses))
 }
 
-/// The pod's addresses whose files are gone or another's.
+/// The pod's addresses whose files are missing or another pod's.
 fn unreserved(conf: &NetConf, attachment: &Attachment, endpoint: &EndpointFile) -> Result<Vec<String>, CniError> {
     let dir = AddressDir::new(conf.paths.addresses(&conf.name));
     let locked = dir.lock().map_err(CniError::Addresses)?;

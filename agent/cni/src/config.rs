@@ -1,4 +1,4 @@
-//! The network configuration on standard input.
+//! The network configuration on standard input (CNI specification, "Network configuration format").
 
 use std::path::PathBuf;
 
@@ -8,27 +8,27 @@ use towpath_local::{Attachment, Paths};
 
 use crate::{error::CniError, version::Version};
 
-/// A network's configuration as far as we use it; everything else in it is allowed and ignored.
+/// A network configuration, as far as the plugin uses it; other keys are allowed and ignored.
 #[derive(Debug, Clone)]
 pub(crate) struct NetConf {
-    /// The version that questions and answers are in.
+    /// The CNI version of the configuration and of the result.
     pub(crate) version: Version,
-    /// The network's name, which is also that of its address folder.
+    /// The network's name, which is also that of its address directory.
     pub(crate) name: String,
-    /// The folders of the node's local state: `stateDir` and `dataDir`, for tests; a node has the usual ones.
+    /// The directories of the node's local state: `stateDir` and `dataDir`, for tests; a node has the defaults.
     pub(crate) paths: Paths,
-    /// What is handed to the runtime as it is.
+    /// Copied to the result.
     pub(crate) dns: Value,
     /// The result of ADD, or of the plugin before us.
     pub(crate) prev_result: Option<Value>,
-    /// GC: what is to stay.
+    /// GC: the attachments that stay.
     pub(crate) valid_attachments: Option<Vec<Attachment>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Raw {
-    // Before there were versions in configurations, there was 0.1.0.
+struct RawNetConf {
+    // A configuration without a version is 0.1.0.
     #[serde(default = "oldest")]
     cni_version: String,
     #[serde(default)]
@@ -38,7 +38,7 @@ struct Raw {
     dns: Option<Value>,
     prev_result: Option<Value>,
     #[serde(default, rename = "cni.dev/valid-attachments")]
-    valid_attachments: Present,
+    valid_attachments: ValidAttachments,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,15 +48,15 @@ struct RawAttachment {
     ifname: String,
 }
 
-/// A list that is not there, which is not the same as an empty one: a runtime in Go writes `null` for an empty list.
+/// A list, or none, which is not the same as an empty one: a runtime in Go writes `null` for an empty list.
 #[derive(Debug, Default)]
-enum Present {
+enum ValidAttachments {
     #[default]
     Absent,
     List(Vec<RawAttachment>),
 }
 
-impl<'de> Deserialize<'de> for Present {
+impl<'de> Deserialize<'de> for ValidAttachments {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Option::<Vec<RawAttachment>>::deserialize(deserializer).map(|list| Self::List(list.unwrap_or_default()))
     }
@@ -67,7 +67,7 @@ fn oldest() -> String {
 }
 
 impl NetConf {
-    /// The version alone, as far as it can be made out: in which an error about the rest is reported.
+    /// The version alone, as far as it can be read: an error about the rest is reported in it.
     #[must_use]
     pub(crate) fn version_of(input: &[u8]) -> Version {
         let value: Option<Value> = serde_json::from_slice(input).ok();
@@ -78,7 +78,7 @@ impl NetConf {
     /// # Errors
     /// If the input is not JSON, of an unknown version, or lacks something.
     pub(crate) fn parse(input: &[u8]) -> Result<Self, CniError> {
-        let raw: Raw = serde_json::from_slice(input).map_err(CniError::Decode)?;
+        let raw: RawNetConf = serde_json::from_slice(input).map_err(CniError::Decode)?;
         let version = Version::parse(&raw.cni_version).ok_or(CniError::IncompatibleVersion(raw.cni_version))?;
         if raw.name.is_empty() {
             return Err(CniError::Config("the network has no name".to_owned()));
@@ -88,12 +88,12 @@ impl NetConf {
             return Err(CniError::Config(format!("the network's name {:?} is not {rule}", raw.name)));
         }
         let valid_attachments = match raw.valid_attachments {
-            Present::Absent => None,
-            Present::List(list) => Some(list.iter().map(attachment).collect::<Result<_, _>>()?),
+            ValidAttachments::Absent => None,
+            ValidAttachments::List(list) => Some(list.iter().map(attachment).collect::<Result<_, _>>()?),
         };
-        let usual = Paths::default();
-        let state = raw.state_dir.unwrap_or_else(|| usual.state().to_owned());
-        let data = raw.data_dir.unwrap_or_else(|| usual.data().to_owned());
+        let default = Paths::default();
+        let state = raw.state_dir.unwrap_or_else(|| default.state().to_owned());
+        let data = raw.data_dir.unwrap_or_else(|| default.data().to_owned());
         let prev_result = raw.prev_result.filter(|r| !r.is_null());
         let dns = raw.dns.filter(Value::is_object).unwrap_or_else(|| Value::Object(serde_json::Map::new()));
         Ok(Self { version, name: raw.name, paths: Paths::new(state, data), dns, prev_result, valid_attachments })
@@ -105,7 +105,7 @@ fn attachment(raw: &RawAttachment) -> Result<Attachment, CniError> {
         .map_err(|error| CniError::Config(format!("cni.dev/valid-attachments: {error}")))
 }
 
-/// The specification, "Network configuration format"; bounded, because it names a folder.
+/// The specification's rule for names; with a limit, because it names a directory.
 fn is_network_name(name: &str) -> bool {
     name.len() <= 200
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -126,11 +126,11 @@ mod tests {
             ("{\"name\":\"n\"}", 1, "without a version it is 0.1.0"),
             ("{\"cniVersion\":\"2.0.0\",\"name\":\"n\"}", 1, "an unknown version"),
             ("{\"cniVersion\":\"1.0.0\"}", 7, "no name"),
-            ("{\"cniVersion\":\"1.0.0\",\"name\":\"../n\"}", 7, "a name that leads out of the folder"),
+            ("{\"cniVersion\":\"1.0.0\",\"name\":\"../n\"}", 7, "a name that leads out of the directory"),
             (
                 "{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\"cni.dev/valid-attachments\":[{\"containerID\":\"/\",\"ifname\":\"e\"}]}",
                 7,
-                "an impossible attachment",
+                "an invalid attachment",
             ),
         ] {
             assert_eq!(NetConf::parse(text.as_bytes()).unwrap_err().code(), code, "{why}");

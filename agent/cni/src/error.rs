@@ -1,4 +1,4 @@
-//! Everything that can go wrong, and the number by which the runtime knows it.
+//! The plugin's errors and their CNI error codes.
 
 use std::{error::Error, io, time::Duration};
 
@@ -12,13 +12,13 @@ use towpath_podlink::{PodLinkError, netns::NetnsError};
 
 use crate::version::Version;
 
-/// Why the plugin did not do what it was asked. The text is CNI's `msg`, the sources are its `details`.
+/// An error of the plugin. The text is CNI's `msg`, the sources are its `details`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CniError {
-    /// Variables that the command needs.
+    /// Variables that the command requires are not set.
     #[error("required environment variables are missing: {}", .0.join(", "))]
     MissingVariables(Vec<&'static str>),
-    /// A variable with an impossible value.
+    /// A variable has an invalid value.
     #[error("{name} is not valid")]
     BadVariable {
         /// The variable.
@@ -26,29 +26,29 @@ pub(crate) enum CniError {
         /// What is wrong with it.
         source: ParseError,
     },
-    /// A command that CNI does not have.
+    /// CNI has no such command.
     #[error("unknown CNI_COMMAND {0:?}: expected ADD, DEL, CHECK, STATUS, GC or VERSION")]
     UnknownCommand(String),
     /// Standard input cannot be read.
     #[error("read the network configuration from standard input")]
     ReadInput(#[source] io::Error),
-    /// Standard input is not what it should be.
+    /// Standard input is not a network configuration in JSON.
     #[error("standard input is not a network configuration in JSON")]
     Decode(#[source] serde_json::Error),
-    /// The configuration lacks something or has something impossible.
+    /// The configuration lacks a value or has an invalid one.
     #[error("invalid network configuration: {0}")]
     Config(String),
-    /// A version that we do not speak.
+    /// The plugin does not support the configuration's version.
     #[error("incompatible CNI versions: the configuration is {0:?}, the plugin supports {supported}", supported = Version::supported())]
     IncompatibleVersion(String),
-    /// A command that the configuration's version does not have.
-    #[error("{verb} is of CNI {since}, but the configuration is of {version}")]
+    /// The configuration's version does not have the command.
+    #[error("{verb} needs CNI {since}, but the configuration has cniVersion {version}")]
     VerbTooNew {
-        /// The command.
+        /// The command, as in `CNI_COMMAND`.
         verb: &'static str,
         /// The first version that has it.
         since: Version,
-        /// The configuration's.
+        /// The configuration's version.
         version: Version,
     },
     /// The pod's network namespace cannot be used.
@@ -59,69 +59,69 @@ pub(crate) enum CniError {
         "the network of this node is not ready: its agent has not set it up yet; see the towpath-agent pod of this node"
     )]
     NodeNotReady,
-    /// The same, asked for the status.
+    /// The same, as the answer to STATUS.
     #[error("the network of this node is not ready: its agent has not set it up")]
     NotSetUp,
-    /// A file of the node's local state.
+    /// A file of the node's local state could not be used.
     #[error("use the node's local state")]
     Local(#[source] LocalError),
-    /// A file of an address.
+    /// An address file could not be used.
     #[error("use the node's address files")]
     Addresses(#[source] AddressError),
     /// The node has no address for the pod.
     #[error("no address for the pod on this node")]
     Ipam {
-        /// Why.
+        /// The reason.
         source: IpamError,
-        /// Files that keep an address in use and cannot be read.
+        /// Addresses that stay in use because their files cannot be read.
         unreadable: Vec<String>,
     },
-    /// The pod has an interface of ours under another name.
-    #[error("pod {pod} has the interface {ifname} on this network already; it can have one")]
+    /// The pod has an interface on this network under another name.
+    #[error("pod {pod} has the interface {ifname} on this network already; it can have only one")]
     SecondInterface {
         /// The pod.
         pod: PodId,
-        /// Its interface.
+        /// The name of its interface.
         ifname: String,
     },
-    /// The interface is there.
-    #[error("the pod has an interface {0} already")]
+    /// The interface exists.
+    #[error("interface {0} exists in the pod already")]
     InterfaceExists(String),
-    /// The veth, its addresses or its routes.
+    /// The veth, its addresses or its routes could not be set up, read or removed.
     #[error("set up, read or remove the pod's interface")]
     Link(#[source] PodLinkError),
-    /// The agent is away or silent.
-    #[error("the agent of this node did not put the pod's rules in force")]
+    /// The agent is not running or does not answer ADD.
+    #[error("the agent of this node did not put the pod's policy rules in force")]
     Ask(#[source] AskError),
-    /// The agent said no.
+    /// The agent answered with an error, which is passed on.
     #[error("{msg}")]
-    Refused {
-        /// Its code.
+    Agent {
+        /// The agent's CNI error code.
         code: u32,
-        /// Its message.
+        /// The agent's message.
         msg: String,
-        /// Its details.
+        /// The agent's details; may be empty.
         details: String,
     },
-    /// The agent is away, asked for its status.
+    /// The agent is not running or does not answer STATUS.
     #[error("the agent of this node does not answer")]
     AgentAway(#[source] AskError),
-    /// CHECK found something that is not as ADD left it.
-    #[error("the pod's network is not as it was set up: {}", .0.join("; "))]
+    /// CHECK found differences.
+    #[error("the pod's network differs from what was set up: {}", .0.join("; "))]
     Differs(Vec<String>),
     /// GC could not remove everything.
-    #[error("not everything was removed: {}", .0.join("; "))]
+    #[error("not removed: {}", .0.join("; "))]
     Incomplete(Vec<String>),
 }
 
-/// How long ADD waits for the agent. Long enough for an agent that restarts.
+/// How long ADD waits for the agent: long enough for one that restarts.
 pub(crate) const ADD_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long STATUS waits for the agent.
 pub(crate) const STATUS_LIMIT: Duration = Duration::from_secs(3);
 
 impl CniError {
-    /// The number (CNI specification, "Error"; 100 and above are ours).
+    /// The error code (CNI specification, "Error"; 100 and above are ours).
     #[must_use]
     pub(crate) const fn code(&self) -> u32 {
         match self {
@@ -133,7 +133,7 @@ impl CniError {
             Self::Netns(_) => 8,
             Self::NodeNotReady | Self::Ask(_) => 11,
             Self::AgentAway(_) | Self::NotSetUp => 50,
-            Self::Refused { code, .. } => *code,
+            Self::Agent { code, .. } => *code,
             Self::Ipam { .. } => 100,
             Self::Link(_) => 101,
             Self::InterfaceExists(_) | Self::SecondInterface { .. } => 102,
@@ -142,7 +142,7 @@ impl CniError {
         }
     }
 
-    /// The answer to the runtime, in the version that it asked in.
+    /// The error object for the runtime, with the configuration's version.
     #[must_use]
     pub(crate) fn answer(&self, version: Version) -> Value {
         let details = self.details();
@@ -155,7 +155,7 @@ impl CniError {
 
     /// Message and details on one line, for a list of errors.
     #[must_use]
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn with_details(&self) -> String {
         match self.details() {
             details if details.is_empty() => self.to_string(),
             details => format!("{self}: {details}"),
@@ -163,7 +163,7 @@ impl CniError {
     }
 
     fn details(&self) -> String {
-        if let Self::Refused { details, .. } = self {
+        if let Self::Agent { details, .. } = self {
             return details.clone();
         }
         let mut parts = Vec::new();
@@ -176,7 +176,7 @@ impl CniError {
         if let Self::Ipam { unreadable, .. } = self
             && !unreadable.is_empty()
         {
-            details += "; cannot be read and so not given back: ";
+            details += "; in use because their files cannot be read: ";
             details += &unreadable.join(", ");
         }
         details

@@ -1,4 +1,4 @@
-//! GC: everything of attachments that the runtime does not know any more goes, and nothing else.
+//! GC: removes everything of attachments that the runtime no longer lists, and nothing else.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,23 +7,23 @@ use std::{
 };
 
 use towpath_core::names::IfName;
-use towpath_local::{AddressDir, Attachment, EndpointFile, Endpoints, LocalError, Owner};
-use towpath_podlink::{PodLink, PodTraces};
+use towpath_local::{AddressDir, AddressOwner, Attachment, EndpointFile, Endpoints, LocalError};
+use towpath_podlink::{PodInventory, PodLink};
 
 use crate::{
     config::NetConf,
-    detach::{self, Remains},
+    detach::{self, Cleanup},
     error::CniError,
 };
 
-/// One clean-up. What fails is collected, so that it does not keep the rest from being removed.
+/// One garbage collection. Failures are collected, so that one does not keep the rest from being removed.
 struct Sweep<'a> {
     conf: &'a NetConf,
     valid: BTreeSet<&'a Attachment>,
     failed: Vec<String>,
 }
 
-/// Removes records, links and addresses that are not of `cni.dev/valid-attachments`.
+/// Removes endpoint files, links and addresses that belong to none of `cni.dev/valid-attachments`.
 pub(crate) fn gc(conf: &NetConf) -> Result<(), CniError> {
     let valid = conf.valid_attachments.as_ref();
     // Without the list nothing would be valid, and every pod of the node would lose its network.
@@ -36,15 +36,15 @@ pub(crate) fn gc(conf: &NetConf) -> Result<(), CniError> {
 }
 
 impl Sweep<'_> {
-    /// Removes what has a record; gives the records that stay.
+    /// Removes the attachments that have an endpoint file and are not valid; gives the files that stay.
     fn records(&mut self) -> Result<Vec<EndpointFile>, CniError> {
         let listing = Endpoints::new(&self.conf.paths).list().map_err(CniError::Local)?;
         let mut kept = Vec::new();
         for endpoint in listing.endpoints {
             match endpoint.attachment() {
                 Ok(attachment) if endpoint.network == self.conf.name && !self.valid.contains(&attachment) => {
-                    let removed = detach::remove(self.conf, &attachment, &endpoint, Remains::All);
-                    self.note(&attachment.to_string(), removed);
+                    let removed = detach::remove(self.conf, &attachment, &endpoint, Cleanup::All);
+                    self.collect(&attachment.to_string(), removed);
                 }
                 _ => kept.push(endpoint),
             }
@@ -55,7 +55,7 @@ impl Sweep<'_> {
         Ok(kept)
     }
 
-    /// A record that cannot be read is a valid attachment's or not: its name says it.
+    /// Whether a damaged endpoint file belongs to a valid attachment is known by its name.
     fn damaged_record(&mut self, error: &LocalError) {
         let LocalError::Damaged { path, .. } = error else { return };
         let names: BTreeSet<String> = self.valid.iter().map(|a| a.file_name()).collect();
@@ -65,28 +65,28 @@ impl Sweep<'_> {
         }
     }
 
-    /// Removes pods' links that have no record. As long as a valid attachment has none either, its link may be any of
-    /// them, and all stay.
+    /// Removes pods' links without an endpoint file. While a valid attachment has no file either, any of them may be its
+    /// link, and all stay.
     fn links(&mut self, kept: &[EndpointFile]) -> Result<(), CniError> {
         let recorded: BTreeSet<Attachment> = kept.iter().filter_map(|e| e.attachment().ok()).collect();
         if self.valid.iter().any(|attachment| !recorded.contains(*attachment)) {
             return Ok(());
         }
         let wanted: BTreeSet<&IfName> = kept.iter().map(|e| &e.host_interface).collect();
-        for link in PodTraces::read().map_err(CniError::Link)?.links {
+        for link in PodInventory::read().map_err(CniError::Link)?.links {
             if !wanted.contains(&link) {
                 let deleted = PodLink::delete(&link).map(drop).map_err(CniError::Link);
-                self.note(link.as_str(), deleted);
+                self.collect(link.as_str(), deleted);
             }
         }
         Ok(())
     }
 
-    /// Gives back every address whose container is not valid; and those whose container nobody knows, unless a record
-    /// or a route says that a pod has it.
+    /// Releases every address whose container is not valid, and those without a known container, unless an endpoint file
+    /// or a route shows that a pod has it.
     fn addresses(&mut self, kept: &[EndpointFile]) -> Result<(), CniError> {
         let recorded: BTreeSet<_> = kept.iter().flat_map(|e| &e.addresses).collect();
-        let routed = PodTraces::read().map_err(CniError::Link)?.routed;
+        let routed = PodInventory::read().map_err(CniError::Link)?.routed;
         let mut by_id: BTreeMap<&str, Vec<&Attachment>> = BTreeMap::new();
         for attachment in &self.valid {
             by_id.entry(attachment.container_id()).or_default().push(attachment);
@@ -96,24 +96,24 @@ impl Sweep<'_> {
         let mut failed = Vec::new();
         for reservation in locked.reservations().map_err(CniError::Addresses)? {
             let stays = match &reservation.owner {
-                Owner::Container { id, .. } => {
+                AddressOwner::Container { id, .. } => {
                     by_id.get(id.as_str()).is_some_and(|list| list.iter().any(|a| reservation.owner.is(a)))
                 }
-                Owner::Nobody | Owner::Unknown(_) => {
+                AddressOwner::Nobody | AddressOwner::Unknown(_) => {
                     recorded.contains(&reservation.addr) || routed.contains(&reservation.addr)
                 }
             };
-            if !stays && let Err(error) = locked.free(reservation.addr) {
-                failed.push(CniError::Addresses(error).told());
+            if !stays && let Err(error) = locked.force_release(reservation.addr) {
+                failed.push(CniError::Addresses(error).with_details());
             }
         }
         self.failed.extend(failed);
         Ok(())
     }
 
-    fn note(&mut self, what: &str, result: Result<(), CniError>) {
+    fn collect(&mut self, what: &str, result: Result<(), CniError>) {
         if let Err(error) = result {
-            self.failed.push(format!("{what}: {}", error.told()));
+            self.failed.push(format!("{what}: {}", error.with_details()));
         }
     }
 }

@@ -1,19 +1,21 @@
-//! Taking addresses for a pod, and finding those that nobody uses any more.
+//! Reservation of a pod's addresses, and release of those that no pod uses.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use towpath_core::ipam::{IpamError, Range};
-use towpath_local::{AddressDir, Attachment, EndpointFile, Endpoints, LockedAddresses, NodeState, Owner, Reservation};
-use towpath_podlink::PodTraces;
+use towpath_local::{
+    AddressDir, AddressOwner, Attachment, EndpointFile, Endpoints, LockedAddresses, NodeState, Reservation,
+};
+use towpath_podlink::PodInventory;
 
 use crate::{config::NetConf, error::CniError};
 
-/// Takes an address of each podCIDR and records the endpoint with them: all or nothing.
+/// Reserves an address of each podCIDR and writes the endpoint file with them: all or nothing.
 ///
-/// The record is written before any address is taken and goes after the last one is given back. So an address without
-/// a record is never one that is just being set up, and whatever becomes of this process, the record names all there is to
-/// give back.
-pub(crate) fn take(
+/// The endpoint file is written before the first reservation and removed after the last release. So an address without
+/// an endpoint file is never one that is just being set up, and whatever becomes of this process, the file names all
+/// addresses to release.
+pub(crate) fn reserve(
     conf: &NetConf,
     node: &NodeState,
     attachment: &Attachment,
@@ -34,9 +36,9 @@ pub(crate) fn take(
     endpoints.write(attachment, &endpoint).map_err(CniError::Local)?;
     for (n, addr) in endpoint.addresses.iter().enumerate() {
         if let Err(error) = locked.reserve(n, *addr, attachment) {
-            for taken in &endpoint.addresses[..n] {
-                // The first error is the one to tell. What stays behind is the container's, and its DEL finds it.
-                let _ = locked.release(*taken, attachment);
+            for reserved in &endpoint.addresses[..n] {
+                // The first error is the one to report. What stays behind is the container's, and its DEL finds it.
+                let _ = locked.release(*reserved, attachment);
             }
             let _ = endpoints.remove(attachment);
             return Err(CniError::Addresses(error));
@@ -45,11 +47,11 @@ pub(crate) fn take(
     Ok(endpoint)
 }
 
-/// Gives back what is nobody's in a full range, and finds a free address then.
+/// Releases the stale addresses of a full range, and gives a free address.
 ///
-/// Nobody's is an address whose container has no record, and which the host routes nowhere: `/run` and the kernel's
-/// routes are empty after a reboot, the addresses' folder is not. Clocks and process lists are not asked: they lie
-/// after a reboot. Running pods that another plugin made have no record either, but a route.
+/// An address is stale if its container has no endpoint file and the host has no route to it: `/run` and the kernel's
+/// routes are empty after a reboot, the address directory is not. Clocks and process lists do not count: they mislead
+/// after a reboot. Running pods that another plugin created have no endpoint file either, but a route.
 fn reclaim(
     locked: &LockedAddresses<'_>,
     endpoints: &Endpoints,
@@ -57,17 +59,17 @@ fn reclaim(
     n: usize,
     used: &mut BTreeSet<IpAddr>,
 ) -> Result<IpAddr, CniError> {
-    let traces = PodTraces::read().map_err(CniError::Link)?;
+    let pods = PodInventory::read().map_err(CniError::Link)?;
     let mut unreadable = Vec::new();
     for Reservation { addr, owner } in locked.reservations().map_err(CniError::Addresses)? {
-        if !range.contains(addr) || traces.routed.contains(&addr) {
+        if !range.contains(addr) || pods.routed.contains(&addr) {
             continue;
         }
         match owner {
-            Owner::Container { id, ifname } if is_recorded(endpoints, &id, ifname.as_deref()) => continue,
-            Owner::Unknown(why) => unreadable.push(format!("{addr}: {why}")),
-            Owner::Container { .. } | Owner::Nobody => {
-                locked.free(addr).map_err(CniError::Addresses)?;
+            AddressOwner::Container { id, ifname } if is_recorded(endpoints, &id, ifname.as_deref()) => continue,
+            AddressOwner::Unknown(why) => unreadable.push(format!("{addr}: {why}")),
+            AddressOwner::Container { .. } | AddressOwner::Nobody => {
+                locked.force_release(addr).map_err(CniError::Addresses)?;
                 used.remove(&addr);
             }
         }

@@ -1,7 +1,4 @@
-//! The CNI plugin: one call of a container runtime, answered from the node's local state.
-//!
-//! Everything blocks; there is one thread (and one more inside of a pod's namespace). It asks the agent of its node and
-//! never the API server.
+#![doc = include_str!("../README.md")]
 
 mod answer;
 mod attach;
@@ -21,14 +18,14 @@ use serde_json::Value;
 
 use crate::{call::Call, config::NetConf, error::CniError, version::Version};
 
-/// What goes to standard output.
+/// The output of one call, for standard output.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// Done, with nothing to say.
+    /// Success without a result: nothing is printed.
     Silent,
-    /// Done, with a result.
+    /// Success with a result object.
     Result(Value),
-    /// Not done: an error object; the process must end with a status other than zero.
+    /// Failure: an error object; the process must exit with a status other than zero.
     Error(Value),
 }
 
@@ -38,26 +35,28 @@ pub enum Answer {
 pub fn run(env: &dyn Fn(&str) -> Option<String>, mut input: impl Read) -> Answer {
     let call = match Call::parse(env) {
         Ok(Call::Version) => return Answer::Result(answer::versions()),
-        Ok(call) => call,
-        Err(error) => return Answer::Error(error.answer(Version::NEWEST)),
+        Err(error @ CniError::MissingVariables(_)) => return Answer::Error(error.answer(Version::NEWEST)),
+        call => call,
     };
     let mut text = Vec::new();
     if let Err(error) = input.read_to_end(&mut text) {
         return Answer::Error(CniError::ReadInput(error).answer(Version::NEWEST));
     }
-    match serve(&call, &text) {
+    match serve(call, &text) {
         Ok(answer) => answer,
         Err(error) => Answer::Error(error.answer(NetConf::version_of(&text))),
     }
 }
 
-fn serve(call: &Call, input: &[u8]) -> Result<Answer, CniError> {
+/// The order of the reference plugins: a bad configuration is reported before a variable with a bad value.
+fn serve(call: Result<Call, CniError>, input: &[u8]) -> Result<Answer, CniError> {
     let conf = NetConf::parse(input)?;
+    let call = call?;
     let since = |verb, since| {
         let version = conf.version;
         if version >= since { Ok(()) } else { Err(CniError::VerbTooNew { verb, since, version }) }
     };
-    match call {
+    match &call {
         Call::Add { attachment, netns, pod, uid } => {
             attach::add(&conf, attachment, netns, (pod, uid.as_deref())).map(Answer::Result)
         }

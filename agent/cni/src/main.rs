@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Answer::Result(value) => (value, ExitCode::SUCCESS),
         Answer::Error(value) => (value, ExitCode::FAILURE),
     };
-    // Not `println!`: a runtime that closed its end is no reason to panic, but one to fail.
+    // Not `println!`, which panics when the runtime has closed its end of the pipe.
     match writeln!(io::stdout(), "{text}") {
         Ok(()) => status,
         Err(_) => ExitCode::FAILURE,

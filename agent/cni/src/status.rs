@@ -1,4 +1,4 @@
-//! STATUS: can pods be added now?
+//! STATUS: whether pods can be added now.
 
 use towpath_local::{NodeState, Reply, Request, ask};
 
@@ -7,11 +7,11 @@ use crate::{
     error::{CniError, STATUS_LIMIT},
 };
 
-/// Asks the agent, who knows whether the tunnel and the rules are in force.
+/// Asks the agent, which knows whether the overlay device and the policy rules are in force.
 pub(crate) fn status(conf: &NetConf) -> Result<(), CniError> {
     match ask(&conf.paths, &Request::Status, STATUS_LIMIT).map_err(CniError::AgentAway)? {
         Reply::Ok => {}
-        Reply::Error { code, msg, details } => return Err(CniError::Refused { code, msg, details }),
+        Reply::Error { code, msg, details } => return Err(CniError::Agent { code, msg, details }),
     }
     match NodeState::read(&conf.paths).map_err(CniError::Local)? {
         Some(_) => Ok(()),

@@ -1,30 +1,30 @@
-//! The versions of CNI that we speak.
+//! The versions of the CNI specification that the plugin supports.
 
 use std::fmt;
 
-/// A version of the CNI specification. Ordered by age.
+/// A version of the CNI specification, ordered by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
     /// 0.3.0.
     V0_3_0,
-    /// 0.3.1: as 0.3.0, its wording mended.
+    /// 0.3.1: as 0.3.0, with editorial changes.
     V0_3_1,
     /// 0.4.0: CHECK; prevResult in DEL.
     V0_4_0,
-    /// 1.0.0: addresses carry no IP version any more.
+    /// 1.0.0: addresses without an IP version.
     V1_0_0,
     /// 1.1.0: STATUS and GC; MTU of interfaces.
     V1_1_0,
 }
 
 impl Version {
-    /// All, oldest first.
+    /// All versions, oldest first.
     pub(crate) const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
-    /// The one that answers are written in when the question's is not known.
+    /// The version of the result when the configuration's is not known.
     pub(crate) const NEWEST: Self = Self::V1_1_0;
 
-    /// As it stands in a configuration.
+    /// The text in a configuration.
     #[must_use]
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -36,13 +36,13 @@ impl Version {
         }
     }
 
-    /// `None` for one that we do not speak.
+    /// `None` for an unsupported version.
     #[must_use]
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|v| v.as_str() == text)
     }
 
-    /// All, as a list for a person.
+    /// All versions, as a list in an error text.
     #[must_use]
     pub(crate) fn supported() -> String {
         Self::ALL.map(Self::as_str).join(", ")

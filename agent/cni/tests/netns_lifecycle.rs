@@ -60,12 +60,12 @@ fn a_deletion_succeeds_whatever_is_left_of_the_pod() {
         ("the record is damaged", |node, _| {
             fs::write(node.paths.endpoints().join("c1.eth0.json"), "{").unwrap();
         }),
-        ("the record is gone", |node, _| {
+        ("the endpoint file is missing", |node, _| {
             fs::remove_file(node.paths.endpoints().join("c1.eth0.json")).unwrap();
         }),
-        ("an address file is gone", |node, _| fs::remove_file(node.address_dir().join("10.244.1.2")).unwrap()),
+        ("an address file is missing", |node, _| fs::remove_file(node.address_dir().join("10.244.1.2")).unwrap()),
         ("an address file is empty", |node, _| fs::write(node.address_dir().join("10.244.1.2"), "").unwrap()),
-        ("the namespace is gone", |_, pod| pod.netns = support::Namespace::new()),
+        ("the namespace was deleted", |_, pod| pod.netns = support::Namespace::new()),
     ];
     for (why, damage) in cases {
         let node = Node::new(BOTH);
@@ -101,17 +101,17 @@ fn a_deletion_needs_neither_namespace_nor_arguments_and_tells_the_agent() {
 fn an_addition_that_fails_leaves_nothing() {
     let node = Node::new(BOTH);
     let pod = Pod::new("c1");
-    assert_eq!(node.call("ADD", &pod, &json!({})).code(), 11, "the agent is away: try again later");
-    node.assert_empty("the agent is away");
+    assert_eq!(node.call("ADD", &pod, &json!({})).code(), 11, "the agent does not run: try again later");
+    node.assert_empty("the agent does not run");
 
     let agent = node.agent(Behaviour::HangsUp);
     assert_eq!(node.call("ADD", &pod, &json!({})).code(), 11, "the agent was killed in the middle");
     node.assert_empty("the agent was killed");
 
     agent.set(Behaviour::Answers(Reply::error(50, "policy is not synced", "since start")));
-    let refused = node.call("ADD", &pod, &json!({}));
-    assert_eq!((refused.code(), &refused.json["msg"]), (50, &json!("policy is not synced")), "the agent's own words");
-    node.assert_empty("the agent refused");
+    let error = node.call("ADD", &pod, &json!({}));
+    assert_eq!((error.code(), &error.json["msg"]), (50, &json!("policy is not synced")), "the agent's message");
+    node.assert_empty("the agent replied with an error");
 
     agent.set(Behaviour::Answers(Reply::Ok));
     pod.netns.sh("ip link add eth0 type veth peer name other");
@@ -329,8 +329,8 @@ fn a_namespace_that_is_none_is_an_error_of_its_own() {
             ("CNI_NETNS", netns),
             ("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0"),
         ];
-        let refused = answered(node.start(&env, &node.conf("1.0.0", &json!({})).to_string()));
-        assert_eq!(refused.code(), 8, "{why}: {refused:?}");
+        let error = answered(node.start(&env, &node.conf("1.0.0", &json!({})).to_string()));
+        assert_eq!(error.code(), 8, "{why}: {error:?}");
         node.assert_empty(why);
     }
 }

@@ -1,4 +1,4 @@
-//! What the real binary answers to each kind of bad question.
+//! The error codes of the real binary for bad calls.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn call(node: &Node, but: (&str, &str), input: &str) -> Answered {
 }
 
 #[test]
-fn every_bad_question_has_its_code() {
+fn every_bad_call_has_its_error_code() {
     let node = Node::new(&["10.244.1.0/24"]);
     let good = node.conf("1.0.0", &json!({})).to_string();
     let long = "a234567890123456";
@@ -57,7 +57,27 @@ fn every_bad_question_has_its_code() {
         assert!(error.json["cniVersion"].is_string(), "{why}: {error:?}");
         assert_eq!(error.stderr, "", "{why}");
     }
-    node.assert_empty("nothing but bad questions");
+    node.assert_empty("nothing but bad calls");
+}
+
+/// The order of the reference plugins (`pkg/skel` of containernetworking/cni): missing variables, the configuration, and
+/// only then the values of the variables.
+#[test]
+fn a_bad_configuration_is_reported_before_a_variable_with_a_bad_value() {
+    let node = Node::new(&["10.244.1.0/24"]);
+    for (variable, input, code, why) in [
+        (("CNI_ARGS", ""), "no json", 6, "no pod, no JSON"),
+        (("CNI_ARGS", ""), "{\"cniVersion\":\"9.9.9\",\"name\":\"n\"}", 1, "no pod, a future version"),
+        (("CNI_ARGS", ""), "{\"cniVersion\":\"1.0.0\"}", 7, "no pod, no name"),
+        (("CNI_CONTAINERID", "../c1"), "{\"cniVersion\":\"1.0.0\"}", 7, "a bad container id, no name"),
+        (("CNI_COMMAND", "FETCH"), "{\"cniVersion\":\"1.0.0\"}", 7, "an unknown command, no name"),
+        (("CNI_CONTAINERID", ""), "no json", 4, "a missing variable comes first"),
+        (("CNI_ARGS", ""), "{\"cniVersion\":\"1.0.0\",\"name\":\"n\"}", 4, "no pod alone"),
+    ] {
+        assert_eq!(call(&node, variable, input).code(), code, "{why}");
+    }
+    let error = call(&node, ("CNI_ARGS", ""), "{\"cniVersion\":\"0.4.0\",\"name\":\"n\"}");
+    assert_eq!(error.json["cniVersion"], "0.4.0", "the answer has the configuration's version");
 }
 
 #[test]
@@ -71,7 +91,7 @@ fn missing_variables_are_named_together() {
 }
 
 #[test]
-fn a_command_that_is_younger_than_the_configuration_is_refused() {
+fn a_command_newer_than_the_configurations_version_is_rejected() {
     let node = Node::new(&["10.244.1.0/24"]);
     for (command, old, new, why) in [
         ("GC", "1.0.0", "1.1.0", "GC came with 1.1.0"),
@@ -89,7 +109,7 @@ fn a_command_that_is_younger_than_the_configuration_is_refused() {
 }
 
 #[test]
-fn versions_are_told_without_any_configuration() {
+fn versions_are_listed_without_a_configuration() {
     let node = Node::new(&["10.244.1.0/24"]);
     for input in ["", "{\"cniVersion\":\"1.0.0\"}", "garbage"] {
         let versions = answered(node.start(&[("CNI_COMMAND", "VERSION")], input)).ok();
@@ -99,13 +119,13 @@ fn versions_are_told_without_any_configuration() {
 }
 
 #[test]
-fn the_program_tells_its_own_version() {
+fn the_program_prints_its_version() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_towpath")).arg("--version").output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("towpath {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
-fn an_addition_is_answered_in_every_version() {
+fn add_has_a_result_in_every_version() {
     let node = Node::new(&["10.244.1.0/24"]);
     let _agent = node.good_agent();
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
@@ -121,7 +141,7 @@ fn an_addition_is_answered_in_every_version() {
 }
 
 #[test]
-fn an_addition_after_another_plugin_is_refused() {
+fn add_after_another_plugin_is_rejected() {
     let node = Node::new(&["10.244.1.0/24"]);
     let _agent = node.good_agent();
     let error = node.call("ADD", &Pod::new("c1"), &json!({"prevResult": {"cniVersion": "1.1.0"}}));

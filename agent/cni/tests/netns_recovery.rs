@@ -155,7 +155,7 @@ fn damaged_state_of_the_node_is_an_error_that_names_the_file() {
     for (path, named) in cases {
         let node = Node::new(BOTH);
         let _agent = node.good_agent();
-        fs::write(path(&node), "neither JSON nor a folder").unwrap();
+        fs::write(path(&node), "neither JSON nor a directory").unwrap();
         let failed = node.call("ADD", &Pod::new("c1"), &json!({}));
         assert!(failed.code() == 5 && failed.text().contains(named), "{failed:?}");
         assert_eq!(node.links(), Vec::<String>::new());

@@ -1,5 +1,4 @@
-//! The edge to the kernel: netlink, nft, network namespaces, sysctls, and the node-local files and socket
-//! that the agent and the CNI plugin share. Synchronous throughout; never sees Kubernetes.
+#![doc = include_str!("../README.md")]
 
 pub mod conntrack;
 pub mod export;

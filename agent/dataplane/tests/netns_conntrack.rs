@@ -1,4 +1,4 @@
-//! Connections in a real kernel: cut, spared, allowed again, and cleared with the address that they belong to.
+//! Conntrack entries in a real kernel: revoked, left alone, restored, and flushed by address.
 //!
 //! A node with two pods, B behind a policy. What must not arrive is followed by a datagram that must, over the same
 //! links: when that is there, the first would be.
@@ -27,7 +27,7 @@ use towpath_core::{
     table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 use towpath_dataplane::{
-    conntrack::{Addresses, Conntrack, Reviewed},
+    conntrack::{Conntrack, FlushTarget, Reevaluated},
     nft::{KernelNft, Nft, Ownership},
 };
 use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
@@ -35,9 +35,9 @@ use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
 const BOUND: Duration = Duration::from_secs(10);
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// The port whose connections are cut, and one that stays open.
-const CUT: u16 = 80;
-const SPARED: u16 = 81;
+/// A port whose connections are denied later, and one that stays allowed.
+const DENIED: u16 = 80;
+const ALLOWED: u16 = 81;
 
 fn address(pod: &str, family: Family) -> IpAddr {
     let number = if pod == "a" { 2 } else { 3 };
@@ -102,15 +102,15 @@ impl World {
         want
     }
 
-    fn review(&self, table: &Ruleset) -> Reviewed {
+    fn reevaluate(&self, table: &Ruleset) -> Reevaluated {
         let (pods, node) = (["a", "b"].map(endpoint), BTreeSet::new());
         self.node.run(|| {
-            Conntrack::open().unwrap().review(&Reevaluation::new(table, &pods, &node, &AffectedPods::All)).unwrap()
+            Conntrack::open().unwrap().reevaluate(&Reevaluation::new(table, &pods, &node, &AffectedPods::All)).unwrap()
         })
     }
 
-    fn clear(&self, addr: IpAddr) -> usize {
-        self.node.run(|| Conntrack::open().unwrap().clear(&Addresses::Of([addr].into())).unwrap())
+    fn flush(&self, addr: IpAddr) -> usize {
+        self.node.run(|| Conntrack::open().unwrap().flush(&FlushTarget::Addresses([addr].into())).unwrap())
     }
 
     fn known(&self) -> usize {
@@ -149,7 +149,7 @@ impl World {
     /// Waits until what was sent from one pod to the other before has arrived, or never will.
     fn settle(&self, family: Family, from: &str, to: &str) {
         let (from_home, to_home) = if from == "a" { (&self.a, &self.b) } else { (&self.b, &self.a) };
-        let receiver = to_home.run(|| UdpSocket::bind(SocketAddr::new(address(to, family), SPARED)).unwrap());
+        let receiver = to_home.run(|| UdpSocket::bind(SocketAddr::new(address(to, family), ALLOWED)).unwrap());
         receiver.set_read_timeout(Some(BOUND)).unwrap();
         let sender = from_home.run(|| UdpSocket::bind(SocketAddr::new(address(from, family), 0)).unwrap());
         sender.send_to(b"last", receiver.local_addr().unwrap()).unwrap();
@@ -165,36 +165,40 @@ fn nothing_there(mut end: &TcpStream) -> bool {
 }
 
 fn hears(mut end: &TcpStream, text: &str) -> bool {
-    let mut heard = vec![0; text.len()];
-    end.read_exact(&mut heard).is_ok() && heard == text.as_bytes()
+    let mut received = vec![0; text.len()];
+    end.read_exact(&mut received).is_ok() && received == text.as_bytes()
 }
 
 #[test]
 fn a_denied_connection_of_tcp_is_cut_both_ways_and_goes_on_when_it_is_allowed_again() {
     for family in Family::ALL {
         let world = World::new();
-        let open = world.let_in(&[CUT, SPARED]);
+        let open = world.let_in(&[DENIED, ALLOWED]);
         let ((mut client, mut server), (spared, mut spared_server)) =
-            (world.tcp(family, CUT), world.tcp(family, SPARED));
-        assert_eq!(world.review(&open), Reviewed::default(), "{family}: nothing is denied");
+            (world.tcp(family, DENIED), world.tcp(family, ALLOWED));
+        assert_eq!(world.reevaluate(&open), Reevaluated::default(), "{family}: nothing is denied");
 
-        let closed = world.let_in(&[SPARED]);
-        let transport = Transport::Ports { protocol: TCP, destination: CUT };
+        let closed = world.let_in(&[ALLOWED]);
+        let transport = Transport::Ports { protocol: TCP, destination: DENIED };
         let connection = Connection { from: address("a", family), to: address("b", family), transport };
-        assert_eq!(world.review(&closed).cut, [(connection, Direction::Ingress)], "{family}");
-        // The answer first: it could begin the connection anew in a direction that no policy forbids.
+        assert_eq!(world.reevaluate(&closed).revoked, [(connection, Direction::Ingress)], "{family}");
+        // The answer first: it could start the connection again in a direction that no policy denies.
         server.write_all(b"answer").unwrap();
         world.settle(family, "b", "a");
         assert!(nothing_there(&client), "{family}: an answer");
         client.write_all(b"question").unwrap();
         world.settle(family, "a", "b");
         assert!(nothing_there(&server), "{family}: a question");
-        assert_eq!(world.review(&closed), Reviewed { still_cut: 1, ..Reviewed::default() }, "{family}: again");
+        assert_eq!(
+            world.reevaluate(&closed),
+            Reevaluated { still_revoked: 1, ..Reevaluated::default() },
+            "{family}: again"
+        );
         spared_server.write_all(b"spared").unwrap();
         assert!(hears(&spared, "spared"), "{family}: what is allowed");
 
-        let open = world.let_in(&[CUT, SPARED]);
-        assert_eq!(world.review(&open).restored, 1, "{family}");
+        let open = world.let_in(&[DENIED, ALLOWED]);
+        assert_eq!(world.reevaluate(&open).restored, 1, "{family}");
         assert!(hears(&client, "answer") && hears(&server, "question"), "{family}: both are sent again");
     }
 }
@@ -203,13 +207,13 @@ fn a_denied_connection_of_tcp_is_cut_both_ways_and_goes_on_when_it_is_allowed_ag
 fn a_denied_flow_of_datagrams_is_cut_though_an_answer_is_on_its_way() {
     let world = World::new();
     for family in Family::ALL {
-        world.let_in(&[CUT, SPARED, SPARED + 1_000]);
-        let (client, server) = world.udp(family, CUT);
-        let (spared, spared_server) = world.udp(family, SPARED + 1_000);
-        let closed = world.let_in(&[SPARED, SPARED + 1_000]);
-        let cut = world.review(&closed).cut;
-        assert_eq!(cut.len(), 1, "{family}: {cut:?}");
-        assert_eq!(cut[0].0.transport, Transport::Ports { protocol: UDP, destination: CUT });
+        world.let_in(&[DENIED, ALLOWED, ALLOWED + 1_000]);
+        let (client, server) = world.udp(family, DENIED);
+        let (spared, spared_server) = world.udp(family, ALLOWED + 1_000);
+        let closed = world.let_in(&[ALLOWED, ALLOWED + 1_000]);
+        let revoked = world.reevaluate(&closed).revoked;
+        assert_eq!(revoked.len(), 1, "{family}: {revoked:?}");
+        assert_eq!(revoked[0].0.transport, Transport::Ports { protocol: UDP, destination: DENIED });
         server.send(b"answer").unwrap();
         world.settle(family, "b", "a");
         client.send(b"question").unwrap();
@@ -227,18 +231,18 @@ fn a_denied_flow_of_datagrams_is_cut_though_an_answer_is_on_its_way() {
 fn a_flow_that_nobody_has_answered_is_forgotten_and_asked_about_with_each_datagram() {
     for family in Family::ALL {
         let world = World::new();
-        world.let_in(&[CUT, SPARED]);
-        let to = SocketAddr::new(address("b", family), CUT);
+        world.let_in(&[DENIED, ALLOWED]);
+        let to = SocketAddr::new(address("b", family), DENIED);
         let server = world.b.run(|| UdpSocket::bind(to).unwrap());
         server.set_read_timeout(Some(BOUND)).unwrap();
         let client = world.a.run(|| UdpSocket::bind(SocketAddr::new(address("a", family), 0)).unwrap());
         client.send_to(b"hello", to).unwrap();
         server.recv(&mut [0; 16]).unwrap();
         let before = world.known();
-        let closed = world.let_in(&[SPARED]);
-        assert_eq!(world.review(&closed), Reviewed::default(), "{family}: nothing is cut");
+        let closed = world.let_in(&[ALLOWED]);
+        assert_eq!(world.reevaluate(&closed), Reevaluated::default(), "{family}: nothing is revoked");
         assert_eq!(world.known(), before - 1, "{family}");
-        world.let_in(&[CUT, SPARED]);
+        world.let_in(&[DENIED, ALLOWED]);
         client.send_to(b"hello", to).unwrap();
         server.recv(&mut [0; 16]).expect("allowed again, at once");
     }
@@ -251,18 +255,18 @@ fn echo_requests_are_cut_where_only_ports_are_allowed() {
         world.let_in(&[]);
         world.node.sh("nft flush chain inet towpath to-pod");
         world.a.sh(&format!("ping -n -c 1 -W 10 {}", address("b", family)));
-        let cut = world.review(&world.let_in(&[SPARED])).cut;
+        let revoked = world.reevaluate(&world.let_in(&[ALLOWED])).revoked;
         let protocol = if family == Family::V4 { 1 } else { 58 };
         let expected =
             Connection { from: address("a", family), to: address("b", family), transport: Transport::Other(protocol) };
-        assert_eq!(cut, [(expected, Direction::Ingress)], "{family}");
+        assert_eq!(revoked, [(expected, Direction::Ingress)], "{family}");
     }
 }
 
 #[test]
 fn what_an_address_began_or_answered_goes_with_it_and_nothing_else() {
     let world = World::new();
-    world.let_in(&[CUT, SPARED]);
+    world.let_in(&[DENIED, ALLOWED]);
     // Two services: one of B's, and one behind which A's requests carry the node's address.
     world.node.sh("ip addr add 10.99.0.1/32 dev lo; ip addr add fd00:99::1/128 dev lo nodad
         nft -f - <<'END'
@@ -281,20 +285,20 @@ END");
         let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
         let before = world.known();
         let service: IpAddr = if family == Family::V4 { "10.96.0.1" } else { "fd00:96::1" }.parse().unwrap();
-        let server = world.b.run(|| UdpSocket::bind(SocketAddr::new(address("b", family), CUT)).unwrap());
+        let server = world.b.run(|| UdpSocket::bind(SocketAddr::new(address("b", family), DENIED)).unwrap());
         server.set_read_timeout(Some(BOUND)).unwrap();
         let client = world.a.run(|| UdpSocket::bind(SocketAddr::new(address("a", family), 0)).unwrap());
         for to in [service, address("b", family)] {
-            client.send_to(b"hello", SocketAddr::new(to, CUT)).unwrap();
+            client.send_to(b"hello", SocketAddr::new(to, DENIED)).unwrap();
             server.recv(&mut [0; 16]).unwrap();
         }
-        world.let_in(&[CUT, SPARED]);
+        world.let_in(&[DENIED, ALLOWED]);
         world.settle(family, "b", "a");
         assert_eq!(world.known() - before, 3, "{family}");
-        assert_eq!(world.clear(address("a", other)), 0, "{family}: the other family has none");
+        assert_eq!(world.flush(address("a", other)), 0, "{family}: the other family has none");
         let all = "to it, with and without translation, and from it";
-        assert_eq!(world.clear(address("b", family)), 3, "{family}: {all}");
-        assert_eq!(world.clear(address("a", family)), 0, "{family}: all of them were its own, too");
+        assert_eq!(world.flush(address("b", family)), 3, "{family}: {all}");
+        assert_eq!(world.flush(address("a", family)), 0, "{family}: all of them were its own, too");
         assert_eq!(world.known(), before, "{family}");
     }
 }

@@ -22,7 +22,7 @@ use towpath_core::{
     },
     ruleset::Rule,
 };
-use towpath_dataplane::nflog::{Batch, Carried, Logged, PacketLog};
+use towpath_dataplane::nflog::{LogBatch, LoggedPacket, PacketLog, TransportHeader};
 
 const SOON: Option<Duration> = Some(Duration::from_secs(10));
 const NOW: Option<Duration> = Some(Duration::from_millis(200));
@@ -56,21 +56,21 @@ fn to(address: &str) -> SocketAddr {
 }
 
 fn send(from: &str, to: SocketAddr) {
-    // The rule refuses the packet to the socket that sends it, too.
-    let refused = UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+    // The sender gets an error, because the rule drops the packet in its own namespace.
+    let error = UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
 }
 
-/// Everything that is told until there are so many packets.
-fn hear(log: &mut PacketLog, packets: usize) -> Vec<Logged> {
-    let mut heard = Vec::new();
+/// Receives until there are so many packets.
+fn receive(log: &mut PacketLog, packets: usize) -> Vec<LoggedPacket> {
+    let mut received = Vec::new();
     let end = Instant::now() + Duration::from_secs(10);
-    while heard.len() < packets && Instant::now() < end {
-        let batch = log.hear(SOON).unwrap();
+    while received.len() < packets && Instant::now() < end {
+        let batch = log.receive(SOON).unwrap();
         assert_eq!(batch.lost, 0);
-        heard.extend(batch.packets);
+        received.extend(batch.packets);
     }
-    heard
+    received
 }
 
 #[test]
@@ -83,20 +83,20 @@ fn a_packet_that_is_dropped_is_heard_of_with_addresses_port_and_direction() {
     let connect = TcpStream::connect_timeout(&to("127.0.0.3:80"), Duration::from_millis(50));
     assert!(connect.is_err(), "the first packet is dropped");
     assert!(try_sh("ping -c1 -W1 127.0.0.4").is_err());
-    let heard = hear(&mut log, 4);
+    let received = receive(&mut log, 4);
     let of = |address: &str| {
         let packet =
-            heard.iter().find(|packet| packet.head.destination == address.parse::<std::net::IpAddr>().unwrap());
-        packet.unwrap_or_else(|| panic!("nothing of {address} in {heard:?}"))
+            received.iter().find(|packet| packet.header.destination == address.parse::<std::net::IpAddr>().unwrap());
+        packet.unwrap_or_else(|| panic!("nothing of {address} in {received:?}"))
     };
-    for (address, source, carried) in [
-        ("127.0.0.2", "127.0.0.1", Carried::Port(Protocol::Udp, 53)),
-        ("::1", "::1", Carried::Port(Protocol::Udp, 54)),
-        ("127.0.0.3", "127.0.0.1", Carried::Port(Protocol::Tcp, 80)),
-        ("127.0.0.4", "127.0.0.1", Carried::Icmp(1, 8)),
+    for (address, source, transport) in [
+        ("127.0.0.2", "127.0.0.1", TransportHeader::Port(Protocol::Udp, 53)),
+        ("::1", "::1", TransportHeader::Port(Protocol::Udp, 54)),
+        ("127.0.0.3", "127.0.0.1", TransportHeader::Port(Protocol::Tcp, 80)),
+        ("127.0.0.4", "127.0.0.1", TransportHeader::Icmp(1, 8)),
     ] {
         let packet = of(address);
-        assert_eq!((packet.head.source.to_string(), packet.head.carried), (source.to_owned(), carried));
+        assert_eq!((packet.header.source.to_string(), packet.header.transport), (source.to_owned(), transport));
         assert_eq!(packet.prefix, prefix(Reason::Denied, Direction::Egress));
     }
 }
@@ -113,16 +113,19 @@ fn a_flood_is_told_of_at_the_rate_of_the_rule_and_what_passes_is_not_told_of() {
         sender.send_to(b"x", "127.0.0.1:10").unwrap_or_default();
     }
     let took = start.elapsed();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
-        match log.hear(NOW).unwrap() {
-            batch if batch == Batch::default() => break,
-            batch => heard.extend(batch.packets),
+        match log.receive(NOW).unwrap() {
+            batch if batch == LogBatch::default() => break,
+            batch => received.extend(batch.packets),
         }
     }
     let most = 20 + 10 * (took.as_secs() as usize + 1);
-    assert!((20..=most).contains(&heard.len()), "{} of 2000 within {took:?}", heard.len());
-    assert!(heard.iter().all(|packet| packet.head.carried == Carried::Port(Protocol::Udp, 9)), "{heard:?}");
+    assert!((20..=most).contains(&received.len()), "{} of 2000 within {took:?}", received.len());
+    assert!(
+        received.iter().all(|packet| packet.header.transport == TransportHeader::Port(Protocol::Udp, 9)),
+        "{received:?}"
+    );
 }
 
 #[test]
@@ -130,13 +133,13 @@ fn a_group_belongs_to_one_listener_until_it_ends() {
     enter_new_namespace();
     drop_what_leaves("udp dport 9");
     let first = PacketLog::bind(GROUP, SNAPLEN).unwrap();
-    let refused = PacketLog::bind(GROUP, SNAPLEN).unwrap_err();
-    assert!(matches!(refused.errno(), Some(Errno::EBUSY | Errno::EPERM)), "{refused:?}");
+    let error = PacketLog::bind(GROUP, SNAPLEN).unwrap_err();
+    assert!(matches!(error.errno(), Some(Errno::EBUSY | Errno::EPERM)), "{error:?}");
     drop(first);
     let mut second = PacketLog::bind(GROUP, SNAPLEN).unwrap();
-    assert_eq!(second.hear(NOW).unwrap(), Batch::default(), "nothing happens");
+    assert_eq!(second.receive(NOW).unwrap(), LogBatch::default(), "nothing happens");
     send("127.0.0.1:0", to("127.0.0.1:9"));
-    assert_eq!(hear(&mut second, 1).len(), 1);
+    assert_eq!(receive(&mut second, 1).len(), 1);
 }
 
 #[test]
@@ -155,17 +158,17 @@ fn what_the_kernel_has_no_room_for_is_counted() {
     for _ in 0..SENT {
         sender.send_to(&[0; 100], "127.0.0.1:9").unwrap_err();
     }
-    let (mut heard, mut lost, mut silences) = (0, 0, 0);
+    let (mut received, mut lost, mut silences) = (0, 0, 0);
     // That there was no room is a silence, too, before what there was room for.
     while silences < 2 {
-        let batch = log.hear(NOW).unwrap();
-        silences = if batch == Batch::default() { silences + 1 } else { 0 };
-        heard += batch.packets.len();
+        let batch = log.receive(NOW).unwrap();
+        silences = if batch == LogBatch::default() { silences + 1 } else { 0 };
+        received += batch.packets.len();
         lost += batch.lost as usize;
     }
-    // What came last may be lost, too: the next packet tells.
+    // The last packets may be lost, too: the sequence number of the next one tells.
     send("127.0.0.1:0", to("127.0.0.1:9"));
-    let last = log.hear(SOON).unwrap();
-    assert_eq!(heard + lost + last.packets.len() + last.lost as usize, SENT + 1);
-    assert!(heard > 0 && lost + last.lost as usize > 0, "or the test is too gentle: {heard} of {SENT} heard");
+    let last = log.receive(SOON).unwrap();
+    assert_eq!(received + lost + last.packets.len() + last.lost as usize, SENT + 1);
+    assert!(received > 0 && lost + last.lost as usize > 0, "or the test is too gentle: {received} of {SENT} received");
 }

@@ -16,8 +16,8 @@ const GET_TABLE: MessageType = nf_tables(1);
 const GET_CHAIN: MessageType = nf_tables(4);
 const NEW_TABLE: MessageType = nf_tables(0);
 
-fn name(answer: NfnetlinkMessage<'_>) -> Option<String> {
-    answer.attributes.find(1)?.text().map(str::to_owned)
+fn name(message: NfnetlinkMessage<'_>) -> Option<String> {
+    message.attributes.find(1)?.text().map(str::to_owned)
 }
 
 fn get(kind: MessageType, table: &str) -> NfnetlinkRequest {
@@ -39,21 +39,21 @@ fn a_dump_reads_all_objects_and_a_request_one() {
 }
 
 #[test]
-fn what_is_refused_says_why_and_the_rest_goes_on() {
+fn a_rejected_request_has_its_reason_and_the_rest_goes_on() {
     enter_new_namespace();
     let mut socket = NfnetlinkSocket::open().unwrap();
     sh("nft add table inet a");
     let error = socket.get(&get(GET_TABLE, "absent"), name).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ENOENT));
-    // Looked up one by one, far more than go out at once.
+    // Far more requests than one window.
     let requests: Vec<_> = (0..300).map(|n| get(GET_TABLE, if n % 100 == 0 { "absent" } else { "a" })).collect();
     let results = socket.execute_all(&requests);
-    let refused: Vec<_> = (0..results.len()).filter(|n| results[*n].is_err()).collect();
-    assert_eq!((results.len(), refused), (300, vec![0, 100, 200]));
+    let rejected: Vec<_> = (0..results.len()).filter(|n| results[*n].is_err()).collect();
+    assert_eq!((results.len(), rejected), (300, vec![0, 100, 200]));
 }
 
 #[test]
-fn what_happens_is_heard_in_a_bounded_time() {
+fn notifications_are_received_with_a_time_limit() {
     enter_new_namespace();
     let mut socket = NfnetlinkSocket::open().unwrap();
     // NFNLGRP_NFTABLES.
@@ -61,8 +61,11 @@ fn what_happens_is_heard_in_a_bounded_time() {
     let short = Some(Duration::from_millis(10));
     assert_eq!(socket.receive(short, |_| panic!("nothing has happened")).unwrap(), Received::Nothing);
     sh("nft add table inet a");
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let long = Some(Duration::from_secs(10));
-    assert_eq!(socket.receive(long, |answer| heard.push((answer.kind, name(answer)))).unwrap(), Received::Messages);
-    assert_eq!(heard[0], (NEW_TABLE, Some("a".to_owned())));
+    assert_eq!(
+        socket.receive(long, |message| received.push((message.kind, name(message)))).unwrap(),
+        Received::Messages
+    );
+    assert_eq!(received[0], (NEW_TABLE, Some("a".to_owned())));
 }

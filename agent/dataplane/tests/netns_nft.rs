@@ -169,7 +169,7 @@ fn a_transaction_that_is_refused_changes_nothing_and_says_why() {
     let steps =
         [Step::DeleteElements(set("set-0"), OrdSet::unit(vec![addr("10.0.0.1")])), Step::DeleteSet(set("absent"))];
     match nft.apply(&steps.into_iter().collect()) {
-        Err(NftError::Refused { step, source }) => {
+        Err(NftError::Rejected { step, source }) => {
             assert_eq!(step, "delete set inet towpath absent");
             assert_eq!(source.errno(), Some(Errno::ENOENT));
         }
@@ -180,8 +180,8 @@ fn a_transaction_that_is_refused_changes_nothing_and_says_why() {
 
 #[test]
 fn the_golden_tables_load_and_read_back_without_anything_foreign() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/golden");
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/golden");
+    let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
     for file in files {
@@ -236,7 +236,7 @@ fn the_kernel_tells_of_changes_of_our_table_and_ours_are_known() {
 
     sh("nft add table inet other; nft add chain inet other c; nft add chain inet towpath theirs");
     let change = events.next();
-    assert!(!nft.is_own(&change), "{change:?}: somebody else's; and of the other table nothing was told");
+    assert!(!nft.is_own(&change), "{change:?}: somebody else's; and the other table's change was not notified");
     assert!(matches!(&change, TableChange::Changed { process, .. } if process == "nft"), "{change:?}");
 
     let back: Transaction = [Step::DeleteElements(set("set-0"), element)].into_iter().collect();
@@ -245,7 +245,7 @@ fn the_kernel_tells_of_changes_of_our_table_and_ours_are_known() {
     assert!(nft.is_own(&change), "{change:?}");
     sh("nft flush ruleset");
     let change = events.next();
-    assert!(!nft.is_own(&change), "{change:?}: a flush of everything is told, too");
+    assert!(!nft.is_own(&change), "{change:?}: a flush of the ruleset is notified, too");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The peers of the overlay, and why other nodes are skipped.
 //!
-//! Conflict resolution: a podCIDR, public IP and VTEP MAC belongs to one node. If two nodes have the same value, the
+//! Conflict resolution: each podCIDR, public IP and VTEP MAC belongs to one node. If two nodes have the same value, the
 //! oldest wins, by creation time and then by name, so that a new, misconfigured node does not affect the others. This
 //! node takes precedence over all, because its own pods use its values.
 //!

@@ -1,8 +1,8 @@
-//! The files that remember which pod has which address: the reference `host-local` plugin's, byte for byte, so that
-//! it and we can follow one another on a node.
+//! The address files: which pod has which address, byte for byte in the format of the reference `host-local` plugin, so
+//! that a node can move from it and back.
 //!
-//! `<ip>` holds the container's id and, after CR LF, the interface; `last_reserved_ip.<n>` the address handed out last of
-//! the n-th podCIDR; `lock` is locked with flock(2) by whoever changes something. Everything else is left alone.
+//! `<ip>` holds the container's id and, after CR LF, the interface; `last_reserved_ip.<n>` the address reserved last of
+//! the n-th podCIDR. Who changes a file holds `lock` with flock(2). Other files are left alone.
 
 use std::{
     collections::BTreeSet,
@@ -17,37 +17,37 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::endpoint::Attachment;
 
-/// What `host-local` writes between the id and the interface.
+/// The separator that `host-local` writes between id and interface.
 const SEPARATOR: &str = "\r\n";
 
-/// An address file has an id and an interface: more than this many bytes is somebody else's.
+/// The limit of an address file in bytes: it holds an id and an interface, and a larger one is somebody else's.
 const MAX_BYTES: u64 = 1024;
 
-/// A file of addresses that could not be used.
+/// An address file or the address directory could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// The folder could not be made, read or locked.
-    #[error("use the address folder {}", path.display())]
-    Folder {
-        /// The folder.
+    /// The directory could not be created, read or locked.
+    #[error("use the address directory {}", path.display())]
+    Directory {
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// An address file, or the one of the address handed out last, could not be written.
+    /// An address file or `last_reserved_ip.<n>` could not be written.
     #[error("write the address file {}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// An address file could not be read, so that it is not known whose it is.
+    /// An address file could not be read, so that its owner is not known.
     #[error("read the address file {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
     /// An address file could not be removed.
@@ -55,34 +55,34 @@ pub enum AddressError {
     Remove {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// A network's folder of address files.
+/// A network's directory of address files.
 #[derive(Debug, Clone)]
 pub struct AddressDir {
     dir: PathBuf,
 }
 
-/// Whose an address is, as its file says.
+/// The owner of an address, as its file names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
+pub enum AddressOwner {
     /// A container, or only one interface of it. Old versions of `host-local` wrote no interface.
     Container {
-        /// Its id.
+        /// The container's id.
         id: String,
-        /// Its interface.
+        /// The interface's name in the pod; `None` is any.
         ifname: Option<String>,
     },
-    /// The file is empty: its writer died between making and filling it.
+    /// The file is empty: its writer died between creating and filling it.
     Nobody,
-    /// The file cannot be read or says something else, here for a person to read.
+    /// The file cannot be read or has another content; the text says which.
     Unknown(String),
 }
 
-impl Owner {
+impl AddressOwner {
     /// Whether the address is the attachment's.
     #[must_use]
     pub fn is(&self, attachment: &Attachment) -> bool {
@@ -116,26 +116,26 @@ impl Owner {
 pub struct Reservation {
     /// The address.
     pub addr: IpAddr,
-    /// Whose it is.
-    pub owner: Owner,
+    /// The owner.
+    pub owner: AddressOwner,
 }
 
-/// What became of an address that was to be given back.
+/// The result of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Released {
-    /// It is free now.
-    Freed,
-    /// It was free already, or is another's by now.
-    NotHeld,
+pub enum ReleaseOutcome {
+    /// The address is free now.
+    Released,
+    /// The address was free already, or belongs to another attachment.
+    NotOwned,
 }
 
 impl AddressDir {
-    /// The folder need not be there.
+    /// The directory at a path. It need not exist.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
 
-    /// The folder.
+    /// The path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.dir
@@ -144,9 +144,9 @@ impl AddressDir {
     /// The addresses in use, by the names of the files alone: a damaged file's address is in use as well.
     ///
     /// # Errors
-    /// If the folder cannot be read; a missing one has no addresses.
+    /// If the directory cannot be read. A missing one has no addresses.
     pub fn used(&self) -> Result<BTreeSet<IpAddr>, AddressError> {
-        let failed = |source| AddressError::Folder { path: self.dir.clone(), source };
+        let failed = |source| AddressError::Directory { path: self.dir.clone(), source };
         let entries = match fs::read_dir(&self.dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             entries => entries.map_err(failed)?,
@@ -158,13 +158,13 @@ impl AddressDir {
         Ok(used)
     }
 
-    /// Waits until nobody else changes the folder, and keeps everybody else out until the guard is dropped (or its
-    /// process ends, however it does). Makes the folder. Whoever holds the lock touches files only, so the wait is short.
+    /// Locks the directory until the guard is dropped or the process ends, and creates it if it is missing. Waits for the
+    /// process that holds the lock; it holds it only while it reads and writes files.
     ///
     /// # Errors
-    /// If the folder cannot be made or locked.
+    /// If the directory cannot be created or locked.
     pub fn lock(&self) -> Result<LockedAddresses<'_>, AddressError> {
-        let failed = |source| AddressError::Folder { path: self.dir.clone(), source };
+        let failed = |source| AddressError::Directory { path: self.dir.clone(), source };
         let open =
             || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.dir.join("lock"));
         let file = match open() {
@@ -182,7 +182,7 @@ impl AddressDir {
     }
 }
 
-/// The folder while nobody else changes it.
+/// The locked address directory.
 #[derive(Debug)]
 pub struct LockedAddresses<'a> {
     dir: &'a AddressDir,
@@ -193,22 +193,22 @@ impl LockedAddresses<'_> {
     /// The addresses in use: see [`AddressDir::used`].
     ///
     /// # Errors
-    /// If the folder cannot be read.
+    /// If the directory cannot be read.
     pub fn used(&self) -> Result<BTreeSet<IpAddr>, AddressError> {
         self.dir.used()
     }
 
-    /// The address handed out last of the n-th podCIDR. A file that says nothing of use is as good as none: then the
-    /// search begins at the range's beginning, and the worst is that an address rests for a shorter time.
+    /// The address reserved last of the n-th podCIDR. A damaged file counts as missing: the search then starts at the
+    /// beginning of the range, and an address is at worst reused earlier.
     #[must_use]
     pub fn last_reserved(&self, n: usize) -> Option<IpAddr> {
         fs::read_to_string(self.last_file(n)).ok()?.trim().parse().ok()
     }
 
-    /// Takes an address of the n-th podCIDR.
+    /// Reserves an address of the n-th podCIDR.
     ///
     /// # Errors
-    /// If its file is there already or cannot be written; then nothing has changed.
+    /// If its file exists or cannot be written; then nothing has changed.
     pub fn reserve(&self, n: usize, addr: IpAddr, attachment: &Attachment) -> Result<(), AddressError> {
         let path = self.file(addr);
         let failed = |path: &Path, source| AddressError::Write { path: path.to_owned(), source };
@@ -223,56 +223,56 @@ impl LockedAddresses<'_> {
         let filled = file.write_all(text.as_bytes()).map_err(|source| failed(&path, source));
         filled.and_then(|()| write_file(&last, &addr.to_string()).map_err(|source| failed(&last, source))).inspect_err(
             |_| {
-                // The first error is the one to tell; a file that stays behind is found and released as stale.
+                // The first error is the one to report; a file that stays behind is released as stale.
                 let _ = fs::remove_file(&path);
             },
         )
     }
 
-    /// Gives an address back if the attachment has it. An empty file is given back too: whoever was to fill it is dead,
-    /// and the caller knows the address from the attachment's own record.
+    /// Releases an address if the attachment owns it. An address with an empty file is released too: its writer is dead,
+    /// and the caller knows the address from the attachment's endpoint file.
     ///
     /// # Errors
     /// If the file cannot be read or removed.
-    pub fn release(&self, addr: IpAddr, attachment: &Attachment) -> Result<Released, AddressError> {
+    pub fn release(&self, addr: IpAddr, attachment: &Attachment) -> Result<ReleaseOutcome, AddressError> {
         match self.owner(addr) {
-            Ok(Some(owner)) if owner.is(attachment) || owner == Owner::Nobody => self.free(addr),
-            Ok(_) => Ok(Released::NotHeld),
+            Ok(Some(owner)) if owner.is(attachment) || owner == AddressOwner::Nobody => self.force_release(addr),
+            Ok(_) => Ok(ReleaseOutcome::NotOwned),
             Err(source) => Err(AddressError::Read { path: self.file(addr), source }),
         }
     }
 
-    /// Gives an address back, whoever has it.
+    /// Releases an address, whoever owns it.
     ///
     /// # Errors
     /// If the file cannot be removed.
-    pub fn free(&self, addr: IpAddr) -> Result<Released, AddressError> {
+    pub fn force_release(&self, addr: IpAddr) -> Result<ReleaseOutcome, AddressError> {
         let path = self.file(addr);
         match fs::remove_file(&path) {
-            Ok(()) => Ok(Released::Freed),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Released::NotHeld),
+            Ok(()) => Ok(ReleaseOutcome::Released),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(ReleaseOutcome::NotOwned),
             Err(source) => Err(AddressError::Remove { path, source }),
         }
     }
 
-    /// Every address in use and whose it is. Reads every file: not for the common path.
+    /// Every address in use with its owner. Reads every file: not for the common path.
     ///
     /// # Errors
-    /// If the folder cannot be read. A file that cannot has [`Owner::Unknown`].
+    /// If the directory cannot be read. A file that cannot has [`AddressOwner::Unknown`].
     pub fn reservations(&self) -> Result<Vec<Reservation>, AddressError> {
         let used = self.used()?;
         let owned = used.into_iter().filter_map(|addr| {
-            let owner = self.owner(addr).unwrap_or_else(|error| Some(Owner::Unknown(error.to_string())))?;
+            let owner = self.owner(addr).unwrap_or_else(|error| Some(AddressOwner::Unknown(error.to_string())))?;
             Some(Reservation { addr, owner })
         });
         Ok(owned.collect())
     }
 
-    /// Whose an address is; `None` if it is free.
-    fn owner(&self, addr: IpAddr) -> io::Result<Option<Owner>> {
+    /// The owner of an address; `None` if it is free.
+    fn owner(&self, addr: IpAddr) -> io::Result<Option<AddressOwner>> {
         let mut content = Vec::new();
         match File::open(self.file(addr)).and_then(|f| f.take(MAX_BYTES).read_to_end(&mut content)) {
-            Ok(_) => Ok(Some(Owner::parse(&content))),
+            Ok(_) => Ok(Some(AddressOwner::parse(&content))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -304,7 +304,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn folder() -> (tempfile::TempDir, AddressDir) {
+    fn address_dir() -> (tempfile::TempDir, AddressDir) {
         let dir = tempfile::tempdir().unwrap();
         let addresses = AddressDir::new(dir.path().join("networks/k8s-pod-network"));
         (dir, addresses)
@@ -312,8 +312,8 @@ mod tests {
 
     #[test]
     fn the_files_are_those_of_host_local() {
-        let (_dir, addresses) = folder();
-        assert_eq!(addresses.used().unwrap(), BTreeSet::new(), "no folder yet");
+        let (_dir, addresses) = address_dir();
+        assert_eq!(addresses.used().unwrap(), BTreeSet::new(), "no directory yet");
         let locked = addresses.lock().unwrap();
         assert_eq!(locked.last_reserved(0), None);
         locked.reserve(0, ip("10.244.1.2"), &attachment("c1")).unwrap();
@@ -331,30 +331,30 @@ mod tests {
 
     #[test]
     fn an_address_is_given_back_by_its_owner_only() {
-        let (_dir, addresses) = folder();
+        let (_dir, addresses) = address_dir();
         let locked = addresses.lock().unwrap();
         let addr = ip("10.244.1.2");
         for (content, id, released, why) in [
-            ("c1\r\neth0", "c1", Released::Freed, "its own"),
-            ("c1\r\neth0\n", "c1", Released::Freed, "with a trailing newline"),
-            ("c1\neth0", "c1", Released::Freed, "an older host-local's newline"),
-            ("c1", "c1", Released::Freed, "an older host-local's file without an interface"),
-            ("c1\r\neth0", "c2", Released::NotHeld, "another container's"),
-            ("c1\r\nnet1", "c1", Released::NotHeld, "another interface's"),
-            ("", "c1", Released::Freed, "left empty by a crash"),
-            ("\u{1}garbage/", "c1", Released::NotHeld, "nobody knows whose"),
+            ("c1\r\neth0", "c1", ReleaseOutcome::Released, "its own"),
+            ("c1\r\neth0\n", "c1", ReleaseOutcome::Released, "with a trailing newline"),
+            ("c1\neth0", "c1", ReleaseOutcome::Released, "an older host-local's newline"),
+            ("c1", "c1", ReleaseOutcome::Released, "an older host-local's file without an interface"),
+            ("c1\r\neth0", "c2", ReleaseOutcome::NotOwned, "another container's"),
+            ("c1\r\nnet1", "c1", ReleaseOutcome::NotOwned, "another interface's"),
+            ("", "c1", ReleaseOutcome::Released, "left empty by a crash"),
+            ("\u{1}garbage/", "c1", ReleaseOutcome::NotOwned, "nobody knows whose"),
         ] {
             fs::write(addresses.path().join("10.244.1.2"), content).unwrap();
             assert_eq!(locked.release(addr, &attachment(id)).unwrap(), released, "{why}");
-            assert_eq!(addresses.used().unwrap().contains(&addr), released == Released::NotHeld, "{why}");
+            assert_eq!(addresses.used().unwrap().contains(&addr), released == ReleaseOutcome::NotOwned, "{why}");
         }
-        locked.free(addr).unwrap();
-        assert_eq!(locked.release(addr, &attachment("c1")).unwrap(), Released::NotHeld, "free already");
+        locked.force_release(addr).unwrap();
+        assert_eq!(locked.release(addr, &attachment("c1")).unwrap(), ReleaseOutcome::NotOwned, "free already");
     }
 
     #[test]
     fn a_damaged_file_keeps_its_address_in_use_and_harms_no_other() {
-        let (_dir, addresses) = folder();
+        let (_dir, addresses) = address_dir();
         let locked = addresses.lock().unwrap();
         locked.reserve(0, ip("10.244.1.2"), &attachment("c1")).unwrap();
         fs::write(addresses.path().join("10.244.1.3"), [0xff, 0xfe, 0x00]).unwrap();
@@ -364,13 +364,13 @@ mod tests {
         let reservations = locked.reservations().unwrap();
         assert_eq!(reservations.len(), 3);
         assert!(reservations[0].owner.is(&attachment("c1")));
-        assert!(reservations[1..].iter().all(|r| matches!(r.owner, Owner::Unknown(_))), "{reservations:?}");
+        assert!(reservations[1..].iter().all(|r| matches!(r.owner, AddressOwner::Unknown(_))), "{reservations:?}");
         assert_eq!(locked.last_reserved(0), None);
     }
 
     #[test]
     fn the_lock_keeps_others_out_until_it_is_dropped() {
-        let (_dir, addresses) = folder();
+        let (_dir, addresses) = address_dir();
         let locked = addresses.lock().unwrap();
         let other = addresses.clone();
         let waiting = std::thread::spawn(move || {

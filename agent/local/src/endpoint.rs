@@ -1,4 +1,4 @@
-//! The record of a pod's interface.
+//! Endpoint files: one per pod interface, written by the CNI plugin.
 
 use std::{
     ffi::OsStr,
@@ -13,9 +13,9 @@ use towpath_core::{
     names::IfName,
 };
 
-use crate::paths::{LocalError, Paths, draft, read_whole, remove, write_whole};
+use crate::paths::{LocalError, Paths, read_file, remove, temporary, write_atomically};
 
-/// What CNI calls an attachment, on our one network: a container and the name of its interface.
+/// A CNI attachment on our one network: a container and the name of its interface.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attachment {
     container_id: String,
@@ -23,12 +23,14 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// The longest container id that we take: with the interface's name it must fit in a file name of 255 bytes.
+    /// The longest container id in bytes: with the interface's name it must fit in a file name of 255 bytes.
     pub const MAX_ID_LEN: usize = 200;
 
+    /// Validates a container id (CNI specification, "Parameters": a letter or digit, then those, `.`, `_` and `-`) and
+    /// the name of an interface.
+    ///
     /// # Errors
-    /// If the id is not one of CNI (specification, "Parameters": a letter or digit, then those, `.`, `_` and `-`), or
-    /// the interface's name is none.
+    /// If either is invalid.
     pub fn new(container_id: &str, ifname: &str) -> Result<Self, ParseError> {
         let ok = container_id.len() <= Self::MAX_ID_LEN
             && container_id.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -54,7 +56,7 @@ impl Attachment {
         &self.ifname
     }
 
-    /// The name of its file in the folder of endpoint files.
+    /// The name of its endpoint file.
     #[must_use]
     pub fn file_name(&self) -> String {
         format!("{}.{}.json", self.container_id, self.ifname)
@@ -67,8 +69,8 @@ impl fmt::Display for Attachment {
     }
 }
 
-/// A pod's interface, as the CNI plugin records it before anything of it is made. So whatever becomes of the
-/// plugin, the record says what there may be to clean up, and which addresses belong to the pod.
+/// A pod's interface, as the CNI plugin writes it before it creates anything. So whatever becomes of the plugin, the file
+/// names what there may be to clean up, and the pod's addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointFile {
@@ -86,7 +88,7 @@ pub struct EndpointFile {
     pub namespace: String,
     /// The pod's name.
     pub pod: String,
-    /// The pod's UID, where the runtime says it: one pod after another can have the same name.
+    /// The pod's UID, if the runtime passes it: successive pods can have the same name.
     #[serde(default, rename = "podUID", skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
     /// The host's end of the veth.
@@ -94,15 +96,15 @@ pub struct EndpointFile {
     pub host_interface: IfName,
     /// The pod's addresses, one per family at most.
     pub addresses: Vec<IpAddr>,
-    /// The MTU of both ends in bytes, as they were made. The node's own may have changed since.
+    /// The MTU of both ends in bytes at their creation. The node's own may have changed since.
     pub mtu: u32,
 }
 
 impl EndpointFile {
-    /// What the file is called after.
+    /// The attachment after which the file is named.
     ///
     /// # Errors
-    /// If the container's id is none.
+    /// If the container's id is invalid.
     pub fn attachment(&self) -> Result<Attachment, ParseError> {
         Attachment::new(&self.container_id, self.ifname.as_str())
     }
@@ -113,93 +115,93 @@ impl EndpointFile {
         PodId { namespace: self.namespace.clone(), name: self.pod.clone() }
     }
 
-    /// What the rules are made from.
+    /// The endpoint for which policy rules are compiled.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         Endpoint { pod: self.pod_id(), interface: self.host_interface.clone(), addresses: self.addresses.clone() }
     }
 }
 
-/// The folder of all endpoint files.
+/// The directory of endpoint files.
 #[derive(Debug, Clone)]
 pub struct Endpoints {
     dir: PathBuf,
 }
 
-/// Everything that the folder has.
+/// The content of the directory.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The readable ones, in the order of their file names.
+    /// The endpoints of the valid files, in the order of file names.
     pub endpoints: Vec<EndpointFile>,
-    /// The others: to be reported, never a reason to ignore the rest.
+    /// The damaged files: to be reported, never a reason to ignore the rest.
     pub damaged: Vec<LocalError>,
 }
 
 impl Endpoints {
-    /// Those of a node.
+    /// The directory below a node's paths.
     #[must_use]
     pub fn new(paths: &Paths) -> Self {
         Self { dir: paths.endpoints() }
     }
 
-    /// The folder, for who wants to watch it.
+    /// The path of the directory, to watch it.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// `None` without a file.
+    /// Reads the file of an attachment; `None` if there is none.
     ///
     /// # Errors
-    /// If there is one and it cannot be read or is damaged.
+    /// If it cannot be read or is damaged.
     pub fn read(&self, attachment: &Attachment) -> Result<Option<EndpointFile>, LocalError> {
         let path = self.path(attachment);
-        let found: Option<EndpointFile> = read_whole(&path)?;
+        let found: Option<EndpointFile> = read_file(&path)?;
         match &found {
             Some(file) if file.attachment().as_ref() != Ok(attachment) => {
-                let source = de::Error::custom("it is another interface's");
+                let source = de::Error::custom("it names another interface");
                 Err(LocalError::Damaged { path, source })
             }
             _ => Ok(found),
         }
     }
 
-    /// Writes a file in one step; makes the folder.
+    /// Writes a file atomically; creates the directory.
     ///
     /// # Errors
-    /// If the folder or the file cannot be written.
+    /// If the directory or the file cannot be written.
     pub fn write(&self, attachment: &Attachment, file: &EndpointFile) -> Result<(), LocalError> {
         let path = self.path(attachment);
-        match write_whole(&path, file) {
-            // The folder is made only when it is missing: once after each boot.
+        match write_atomically(&path, file) {
+            // The directory is missing once after each boot.
             Err(LocalError::Write { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(&self.dir).map_err(|source| LocalError::Write { path: self.dir.clone(), source })?;
-                write_whole(&path, file)
+                write_atomically(&path, file)
             }
             done => done,
         }
     }
 
-    /// Removes the file; one that is not there is removed already.
+    /// Removes a file. A missing one is no error.
     ///
     /// # Errors
-    /// If there is one and it cannot be removed.
+    /// If it cannot be removed.
     pub fn remove(&self, attachment: &Attachment) -> Result<(), LocalError> {
         let path = self.path(attachment);
-        remove(&draft(&path))?;
+        remove(&temporary(&path))?;
         remove(&path)
     }
 
-    /// Whether there is a file, readable or not.
+    /// Whether there is a file, valid or damaged.
     #[must_use]
     pub fn has(&self, attachment: &Attachment) -> bool {
         self.path(attachment).exists()
     }
 
-    /// All files. A missing folder has none.
+    /// Reads all files. A missing directory has none.
     ///
     /// # Errors
-    /// If the folder cannot be read. A file that cannot is in the answer.
+    /// If the directory cannot be read. A file that cannot is in the list.
     pub fn list(&self) -> Result<Listing, LocalError> {
         let failed = |source| LocalError::Read { path: self.dir.clone(), source };
         let entries = match fs::read_dir(&self.dir) {
@@ -231,18 +233,18 @@ impl Endpoints {
     }
 }
 
-/// A file whose name does not fit its content is damaged: removing its attachment would not remove it.
+/// A file whose name does not match its content is damaged: removing its attachment would not remove it.
 fn read_listed(path: &Path) -> Result<Option<EndpointFile>, LocalError> {
-    let Some(file) = read_whole::<EndpointFile>(path)? else { return Ok(None) };
+    let Some(file) = read_file::<EndpointFile>(path)? else { return Ok(None) };
     let name = file.attachment().map(|a| a.file_name());
     if name.ok().as_deref().map(OsStr::new) == path.file_name() {
         return Ok(Some(file));
     }
-    let source = de::Error::custom("its name does not fit its content");
+    let source = de::Error::custom("its name does not match its content");
     Err(LocalError::Damaged { path: path.to_owned(), source })
 }
 
-/// Names of interfaces as text: the core knows no serde.
+/// Interface names as text: towpath-core has no serde.
 mod as_text {
     use super::{Deserialize, Deserializer, IfName, Serializer, de};
 
@@ -287,7 +289,7 @@ mod tests {
             ("a.b_c-D", "net1", true, "all characters"),
             ("", "eth0", false, "no id"),
             ("-a", "eth0", false, "begins with a dash"),
-            ("../a", "eth0", false, "leads out of the folder"),
+            ("../a", "eth0", false, "leads out of the directory"),
             ("a/b", "eth0", false, "slash"),
             ("a", "", false, "no interface"),
             ("a", "a234567890123456", false, "an interface of sixteen bytes"),
@@ -304,7 +306,7 @@ mod tests {
         let file = file("c1");
         let attachment = file.attachment().unwrap();
         assert_eq!(endpoints.read(&attachment).unwrap(), None);
-        assert!(endpoints.list().unwrap().endpoints.is_empty(), "no folder yet");
+        assert!(endpoints.list().unwrap().endpoints.is_empty(), "no directory yet");
         endpoints.write(&attachment, &file).unwrap();
         assert_eq!(endpoints.read(&attachment).unwrap(), Some(file.clone()));
         assert_eq!(endpoints.list().unwrap().endpoints, [file]);
@@ -335,6 +337,6 @@ mod tests {
         }
         fs::write(endpoints.dir().join(".c9.eth0.json.new"), "half").unwrap();
         fs::write(endpoints.dir().join("notes.txt"), "not ours").unwrap();
-        assert_eq!(endpoints.list().unwrap().damaged.len(), 5, "drafts and other files are not looked at");
+        assert_eq!(endpoints.list().unwrap().damaged.len(), 5, "temporary and other files are ignored");
     }
 }

@@ -6,8 +6,8 @@ mod node;
 mod paths;
 mod socket;
 
-pub use addresses::{AddressDir, AddressError, LockedAddresses, Owner, Released, Reservation};
+pub use addresses::{AddressDir, AddressError, AddressOwner, LockedAddresses, ReleaseOutcome, Reservation};
 pub use endpoint::{Attachment, EndpointFile, Endpoints, Listing};
 pub use node::NodeState;
 pub use paths::{LocalError, NETWORK_NAME, Paths};
-pub use socket::{AskError, Reply, Request, ask, tell};
+pub use socket::{AskError, Reply, Request, ask, notify};

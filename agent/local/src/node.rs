@@ -1,13 +1,13 @@
-//! What the CNI plugin must know of the node.
+//! The node values that the CNI plugin needs.
 
 use std::fs;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::paths::{LocalError, Paths, read_whole, remove, write_whole};
+use crate::paths::{LocalError, Paths, read_file, remove, write_atomically};
 
-/// The node as the agent has set it up. The file is there as long as pods can be added.
+/// The node as the agent has set it up. The file exists while pods can be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeState {
@@ -15,33 +15,33 @@ pub struct NodeState {
     /// of the file `last_reserved_ip.<n>`.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<IpNet>,
-    /// The MTU of the pods' interfaces, in bytes: the tunnel device's.
+    /// The MTU of the pods' interfaces in bytes: the overlay device's.
     pub mtu: u32,
 }
 
 impl NodeState {
-    /// `None` as long as the agent has not written it.
+    /// Reads the file; `None` until the agent has written it.
     ///
     /// # Errors
     /// If the file cannot be read or is damaged.
     pub fn read(paths: &Paths) -> Result<Option<Self>, LocalError> {
-        read_whole(&paths.node_file())
+        read_file(&paths.node_file())
     }
 
-    /// Replaces the file in one step; makes its folder.
+    /// Replaces the file atomically; creates its directory.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn write(&self, paths: &Paths) -> Result<(), LocalError> {
         fs::create_dir_all(paths.state())
             .map_err(|source| LocalError::Write { path: paths.state().to_owned(), source })?;
-        write_whole(&paths.node_file(), self)
+        write_atomically(&paths.node_file(), self)
     }
 
-    /// Removes the file, so that no pod is added any more.
+    /// Removes the file, so that no more pods are added. A missing one is no error.
     ///
     /// # Errors
-    /// If there is one and it cannot be removed.
+    /// If it cannot be removed.
     pub fn remove(paths: &Paths) -> Result<(), LocalError> {
         remove(&paths.node_file())
     }

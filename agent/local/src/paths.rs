@@ -1,4 +1,4 @@
-//! Where the files are, and how one is written and read whole.
+//! The paths of the node's local state, and atomic reads and writes of its files.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,13 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The name of our CNI network: Canal's, because the addresses' folder is called after it.
+/// The name of our CNI network: Canal's, because the address directory is named after it.
 pub const NETWORK_NAME: &str = "k8s-pod-network";
 
-/// No file of ours comes near this size in bytes; a larger one is somebody else's.
+/// The limit of a file in bytes. None of ours comes near it; a larger one is somebody else's.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// The folders that agent and plugin share.
+/// The directories that agent and plugin share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     state: PathBuf,
@@ -21,25 +21,25 @@ pub struct Paths {
 }
 
 impl Default for Paths {
-    /// Those of a node: `/run/towpath` and `/var/lib/cni/networks`.
+    /// The directories of a node: `/run/towpath` and `/var/lib/cni/networks`.
     fn default() -> Self {
         Self::new("/run/towpath", "/var/lib/cni/networks")
     }
 }
 
 impl Paths {
-    /// `state` is emptied by a reboot, `data` is not; under `data` each network has a folder of its name.
+    /// `state` is emptied by a reboot, `data` is not; below `data` each network has a directory of its name.
     pub fn new(state: impl Into<PathBuf>, data: impl Into<PathBuf>) -> Self {
         Self { state: state.into(), data: data.into() }
     }
 
-    /// The folder that a reboot empties.
+    /// The directory that a reboot empties.
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
     }
 
-    /// The folder of all networks' address folders.
+    /// The directory of all networks' address directories.
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.data
@@ -57,63 +57,62 @@ impl Paths {
         self.state.join("agent.sock")
     }
 
-    /// The folder of [`crate::EndpointFile`]s.
+    /// The directory of [`crate::EndpointFile`]s.
     #[must_use]
     pub fn endpoints(&self) -> PathBuf {
         self.state.join("endpoints")
     }
 
-    /// The folder of a network's address files.
+    /// The directory of a network's address files.
     #[must_use]
     pub fn addresses(&self, network: &str) -> PathBuf {
         self.data.join(network)
     }
 }
 
-/// A file of the node's local state that could not be used.
+/// A file of the node's local state could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// Reading failed.
+    /// A file could not be read.
     #[error("read {}", path.display())]
     Read {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Writing failed.
+    /// A file could not be written.
     #[error("write {}", path.display())]
     Write {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Removing failed.
+    /// A file could not be removed.
     #[error("remove {}", path.display())]
     Remove {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The content is not what it should be.
+    /// The content is invalid.
     #[error("{} is damaged; remove it, and restart the pod or the agent that it belongs to", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The decoding error.
         source: serde_json::Error,
     },
 }
 
-/// Writes a value as JSON so that a reader sees the old content or the new one and never a part. Not synced to the
-/// disk: what is written here means nothing after a reboot. Two writers of one file at once must be kept apart by
-/// the caller.
-pub(crate) fn write_whole(path: &Path, value: &impl serde::Serialize) -> Result<(), LocalError> {
+/// Writes a value as JSON atomically: a reader sees the old content or the new one. Not synced to the disk: these files
+/// mean nothing after a reboot. The caller keeps two writers of one file apart.
+pub(crate) fn write_atomically(path: &Path, value: &impl serde::Serialize) -> Result<(), LocalError> {
     let failed = |source| LocalError::Write { path: path.to_owned(), source };
     let text = serde_json::to_vec(value).map_err(|e| failed(e.into()))?;
-    let new = draft(path);
+    let new = temporary(path);
     let write = |file: &mut File| file.write_all(&text);
     OpenOptions::new()
         .write(true)
@@ -126,8 +125,8 @@ pub(crate) fn write_whole(path: &Path, value: &impl serde::Serialize) -> Result<
         .map_err(failed)
 }
 
-/// The value in a file, `None` without the file.
-pub(crate) fn read_whole<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, LocalError> {
+/// Reads the value in a file; `None` without the file.
+pub(crate) fn read_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, LocalError> {
     let mut text = Vec::new();
     match File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut text)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -138,7 +137,7 @@ pub(crate) fn read_whole<T: serde::de::DeserializeOwned>(path: &Path) -> Result<
     }
 }
 
-/// Removes a file; one that is not there is removed already.
+/// Removes a file. A missing one is no error.
 pub(crate) fn remove(path: &Path) -> Result<(), LocalError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -148,9 +147,8 @@ pub(crate) fn remove(path: &Path) -> Result<(), LocalError> {
     }
 }
 
-/// What a file is called while it is being written: hidden, and always the same, so that one left by a crash is
-/// written over and does not pile up.
-pub(crate) fn draft(path: &Path) -> PathBuf {
+/// The path of a file while it is written: hidden, and always the same, so that the next write replaces what a crash left.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
     path.with_file_name(format!(".{name}.new"))
 }

@@ -1,4 +1,5 @@
-//! What the CNI plugin asks the agent: one request and one reply per connection, each a JSON object on a line.
+//! The socket protocol: one request of the CNI plugin and one reply of the agent per connection, each a JSON object on a
+//! line.
 
 use std::{
     io::{self, Read, Write},
@@ -15,20 +16,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::{endpoint::EndpointFile, paths::Paths};
 
-/// The longest reply in bytes, its newline included.
+/// The limit of a reply in bytes, with its newline.
 const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// What the plugin asks.
+/// A request of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "camelCase")]
 pub enum Request {
-    /// Put the rules of a new pod interface in force. `Ok` only once the kernel has them.
+    /// Put the policy rules of a new pod interface in force. `Ok` means that the kernel has them.
     Add {
-        /// The interface; its file is written already.
+        /// The interface; its endpoint file is written already.
         endpoint: EndpointFile,
     },
-    /// A pod's interface is gone, and its file too. The plugin does not wait for the reply, and the agent can miss the
-    /// request: it finds the same out from the folder of endpoint files.
+    /// A pod's interface and its endpoint file were removed. The plugin does not wait for the reply, and the agent may miss
+    /// the request: it finds the same out from the directory of endpoint files.
     Del {
         /// The container's id.
         #[serde(rename = "containerID")]
@@ -36,71 +37,71 @@ pub enum Request {
         /// The interface's name in the pod.
         ifname: String,
     },
-    /// Can pods be added now: are the tunnel and the rules in force?
+    /// Ask whether pods can be added: the overlay device and the policy rules are in force.
     Status,
 }
 
-/// What the agent answers.
+/// A reply of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "camelCase")]
 pub enum Reply {
-    /// Done, or yes.
+    /// Done, or pods can be added.
     Ok,
-    /// Not done, or no; the plugin hands it on to the runtime.
+    /// An error, which the plugin passes on to the runtime.
     Error {
-        /// An error code of CNI (specification, "Error"): 11 try again later, 50 cannot add containers, 51 and
-        /// existing ones are cut off too, 100 and above our own.
+        /// The error code (CNI specification, "Error"): 11 try again later, 50 containers cannot be added, 51 and existing
+        /// ones may have limited connectivity, 100 and above our own.
         code: u32,
-        /// One line for a person.
+        /// The error in one line.
         msg: String,
-        /// More of it; may be empty.
+        /// Further details; may be empty.
         details: String,
     },
 }
 
 impl Reply {
-    /// An error.
+    /// An error reply.
     #[must_use]
     pub fn error(code: u32, msg: &str, details: &str) -> Self {
         Self::Error { code, msg: msg.to_owned(), details: details.to_owned() }
     }
 }
 
-/// The agent was not reached or did not answer.
+/// A request to the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody listens.
+    /// No process listens on the socket.
     #[error("the agent on this node does not listen on {}; see the towpath-agent pod of this node", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// No answer in time, or the agent ended before it.
+    /// No reply in time, or the agent ended before it.
     #[error("the agent on this node did not answer on {} within {limit:?}", path.display())]
     Answer {
         /// The socket.
         path: PathBuf,
-        /// How long it had.
+        /// The time limit.
         limit: Duration,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The agent said something that we do not understand.
-    #[error("the agent on this node answered on {} what this plugin does not understand", path.display())]
+    /// The reply could not be decoded.
+    #[error("the reply of the agent on this node, on {}, cannot be decoded; agent and plugin may be of different versions", path.display())]
     Reply {
         /// The socket.
         path: PathBuf,
-        /// Why.
+        /// The decoding error.
         source: serde_json::Error,
     },
 }
 
-/// Asks the agent and waits for its answer, `limit` at most for all of it.
+/// Sends a request to the agent and waits for its reply, `limit` at most in total.
 ///
 /// # Errors
-/// If the agent is away, silent or not understood.
+/// If the agent does not run, does not reply in time, or its reply cannot be decoded.
 pub fn ask(paths: &Paths, request: &Request, limit: Duration) -> Result<Reply, AskError> {
     let path = paths.socket();
     let deadline = Instant::now() + limit;
@@ -114,25 +115,25 @@ pub fn ask(paths: &Paths, request: &Request, limit: Duration) -> Result<Reply, A
     }
 }
 
-/// Tells the agent something and does not wait for its answer.
+/// Sends a request to the agent and does not wait for its reply.
 ///
 /// # Errors
-/// If the agent is away, or takes nothing for as long as `limit`.
-pub fn tell(paths: &Paths, request: &Request, limit: Duration) -> Result<(), AskError> {
+/// If the agent does not run, or does not take the request within `limit`.
+pub fn notify(paths: &Paths, request: &Request, limit: Duration) -> Result<(), AskError> {
     let path = paths.socket();
     let sent = connect_within(&path, limit).and_then(|mut stream| stream.write_all(&line_of(request)));
     sent.map_err(|source| AskError::Connect { path, source })
 }
 
 fn line_of(request: &Request) -> Vec<u8> {
-    // Only strings and lists in it: JSON has a form for all of them.
+    // It consists of strings and lists, which cannot fail to encode.
     let mut line = serde_json::to_vec(request).unwrap_or_default();
     line.push(b'\n');
     line
 }
 
-/// Bounded, unlike the standard library's: an agent that is stopped accepts nobody, and once its queue is full a
-/// connect waits (unix(7)); the limit for sending is one for this too.
+/// A connect with a time limit, which the standard library lacks: a stopped agent accepts no connection, and once its
+/// backlog is full a connect waits (unix(7)). The send timeout limits it.
 fn connect_within(path: &std::path::Path, limit: Duration) -> io::Result<UnixStream> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::SendTimeout, &timeval(limit))?;
@@ -140,7 +141,7 @@ fn connect_within(path: &std::path::Path, limit: Duration) -> io::Result<UnixStr
     Ok(UnixStream::from(fd))
 }
 
-/// Limits of more than 24 days become that: they are no limits.
+/// A limit of more than 24 days becomes that.
 fn timeval(limit: Duration) -> TimeVal {
     TimeVal::milliseconds(i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).into())
 }
@@ -167,7 +168,7 @@ fn exchange(stream: &mut UnixStream, request: &[u8], deadline: Instant) -> io::R
             return Ok(line);
         }
         if line.len() > MAX_LINE_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is longer than any answer"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the reply exceeds the limit of 64 KiB"));
         }
     }
 }
@@ -193,7 +194,7 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = vec![0; MAX_LINE_BYTES];
             let n = stream.read(&mut request).unwrap();
-            // The asker may have gone by now: that is its business, and asserted there.
+            // The client may have closed the connection, which the test asserts.
             let _ = stream.write_all(&answer);
             request.truncate(n);
             request
@@ -214,8 +215,8 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_away_or_odd_is_an_error_and_never_a_hang() {
-        let (_dir, away) = paths();
-        assert!(matches!(ask(&away, &Request::Status, LIMIT), Err(AskError::Connect { .. })), "no socket");
+        let (_dir, absent) = paths();
+        assert!(matches!(ask(&absent, &Request::Status, LIMIT), Err(AskError::Connect { .. })), "no socket");
         for (answer, why) in [
             (vec![], "it hangs up: the agent was killed"),
             (b"{\"result\":\"ok\"}".to_vec(), "it hangs up in the middle of a line"),

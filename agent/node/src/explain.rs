@@ -27,7 +27,7 @@ pub struct PacketTuple {
     pub source: IpAddr,
     /// The receiver's address, of the same family.
     pub destination: IpAddr,
-    /// Protocol and port.
+    /// Protocol, and port or message type.
     pub payload: Payload,
 }
 
@@ -76,7 +76,7 @@ pub struct ExplainedPacket<C> {
     pub pod: PodId,
     /// Whether its ingress or its egress policies did.
     pub direction: Direction,
-    /// The other end.
+    /// The other end of the connection.
     pub peer: PacketPeer,
     /// Protocol and destination port.
     pub payload: Payload,

@@ -80,9 +80,9 @@ pub struct LocalPod {
 /// The result of a [`crate::KernelJob`].
 #[derive(Debug)]
 pub enum KernelResult {
-    /// Of [`crate::KernelPart::Network`].
+    /// Of a read-back of [`crate::KernelPart::Network`].
     Network(Result<NetworkReadBack, String>),
-    /// Of [`crate::KernelPart::Table`]; `None`: the kernel has no table of ours.
+    /// Of a read-back of [`crate::KernelPart::Table`]; `None`: the kernel has no table of ours.
     Table(Result<Option<Box<Installed>>, String>),
     /// Of [`crate::KernelJob::Apply`].
     Applied(ApplyResult),

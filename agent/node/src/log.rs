@@ -6,12 +6,11 @@ use crate::input::Attachment;
 
 /// A line of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum LogLine {
     /// A step failed, and is tried again.
     Failed {
-        /// The step.
         step: FailedStep,
-        /// The error with its causes.
         error: String,
         /// The pause before the next attempt.
         retry_in: Duration,
@@ -24,43 +23,21 @@ pub enum LogLine {
         mtu: u32,
     },
     /// The CNI files could not be written.
-    CniNotReady {
-        /// The error with its causes.
-        error: String,
-    },
+    CniNotReady { error: String },
     /// A condition of the NetworkNode has another reason.
-    ConditionChanged {
-        /// The condition's type.
-        condition: String,
-        /// Its new status.
-        status: String,
-        /// Its new reason.
-        reason: String,
-        /// Its new message.
-        detail: String,
-    },
+    ConditionChanged { condition: String, status: String, reason: String, detail: String },
     /// Somebody else changed our kernel objects.
     DriftRepaired {
         /// How many objects.
         repairs: usize,
-        /// The first.
         first: String,
     },
     /// A pod's endpoint file vanished without a DEL.
-    PodVanished {
-        /// The pod's attachment.
-        attachment: Attachment,
-    },
+    PodVanished { attachment: Attachment },
     /// The start of a pod waited too long for its rules, and failed.
-    PodTimedOut {
-        /// The pod's attachment.
-        attachment: Attachment,
-        /// What it waited for.
-        reason: &'static str,
-    },
+    PodTimedOut { attachment: Attachment, reason: &'static str },
     /// Connections were revoked.
     Revoked {
-        /// How many.
         count: usize,
         /// Duration of the policy re-evaluation.
         took: Duration,
@@ -69,7 +46,6 @@ pub enum LogLine {
     },
     /// Revoked connections are allowed again.
     Restored {
-        /// How many.
         count: usize,
         /// Duration of the policy re-evaluation.
         took: Duration,

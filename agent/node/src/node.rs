@@ -44,7 +44,7 @@ pub struct Now {
 /// What stays the same from the start of the agent to its end.
 #[derive(Debug)]
 pub struct Identity {
-    /// The Node's name.
+    /// The name of our Node.
     pub me: NodeName,
     /// When the agent started.
     pub started_at: SystemTime,
@@ -59,7 +59,7 @@ pub struct Identity {
 pub struct Summary {
     /// Why pods cannot be added; `None` if they can.
     pub not_ready: Option<String>,
-    /// Pod interfaces.
+    /// Pod interfaces of this node.
     pub endpoints: usize,
     /// Policies of all tiers.
     pub policies: usize,
@@ -69,7 +69,7 @@ pub struct Summary {
     pub repairs: u64,
 }
 
-/// The node.
+/// The node: its configuration, the index of the cluster, and the machines.
 #[derive(Debug)]
 pub struct Node {
     settings: Settings,

@@ -1,11 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod inventory;
 pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod route;
 pub mod sysctl;
-mod traces;
 
-pub use link::{Deleted, PodLink, PodLinkError, PodLinkSpec};
-pub use traces::PodTraces;
+pub use inventory::PodInventory;
+pub use link::{DeleteOutcome, PodLink, PodLinkError, PodLinkSpec};

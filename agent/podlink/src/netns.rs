@@ -1,7 +1,7 @@
 //! Network namespaces: opened by path, entered by a thread that ends afterwards.
 //!
-//! A thread that dies is safer than one that must find its way back: whatever happens inside, no other code of the
-//! process ever runs in the wrong namespace.
+//! A thread that ends is safer than one that switches back: whatever happens inside, no other code of the process runs
+//! in the wrong namespace.
 
 use std::{
     fs::File,
@@ -19,44 +19,44 @@ use nix::{
     },
 };
 
-/// What went wrong with a network namespace.
+/// A network namespace could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    /// It could not be opened.
+    /// The namespace could not be opened.
     #[error("open the network namespace {}", path.display())]
     Open {
-        /// Its path.
+        /// The path of the namespace.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// There is a file, but it is no namespace: what is left when the namespace's mount is gone.
-    #[error("{} is not a network namespace: it was removed, or never made", path.display())]
+    /// The file is not a namespace: it is left over from a mount that was removed.
+    #[error("{} is not a network namespace: it was removed, or never created", path.display())]
     NotANamespace {
-        /// Its path.
+        /// The path of the namespace.
         path: PathBuf,
     },
-    /// The pod's namespace is the one that we run in: configuring it would change the host.
+    /// The namespace is the one in which we run: its configuration would change the host.
     #[error("{} is the host's own network namespace; a pod with hostNetwork needs no interface", path.display())]
     SameAsOurs {
-        /// Its path.
+        /// The path of the namespace.
         path: PathBuf,
     },
-    /// It could not be entered.
+    /// The namespace could not be entered.
     #[error("enter the network namespace")]
     Enter {
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
     /// No thread could be started to enter it.
     #[error("start a thread for the network namespace")]
     Thread {
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// A network namespace other than our own, held open.
+/// An open network namespace other than our own.
 #[derive(Debug)]
 pub struct Netns {
     file: File,
@@ -67,7 +67,7 @@ impl Netns {
     /// Opens a pod's network namespace, such as `/var/run/netns/cni-…` or `/proc/1234/ns/net`.
     ///
     /// # Errors
-    /// If there is none at that path, if the file there is no namespace, or if it is the one in which we run.
+    /// If nothing is at that path, the file is not a namespace, or it is the namespace in which we run.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
         let failed = |source| NetnsError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
@@ -82,7 +82,7 @@ impl Netns {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Where it was opened.
+    /// The path at which it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -103,13 +103,13 @@ impl AsFd for Netns {
     }
 }
 
-/// Runs a function in the network namespace of a file descriptor, on a thread that ends with it.
+/// Runs a function in the network namespace of a file descriptor, on a thread of its own.
 ///
 /// # Errors
 /// If the thread cannot be started or cannot enter.
 ///
 /// # Panics
-/// If the function does.
+/// If the function panics.
 pub fn run_in<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     thread::scope(|scope| {
         let entered = move || {

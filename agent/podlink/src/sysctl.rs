@@ -1,38 +1,38 @@
-//! Network sysctls below a root: `/proc/sys/net` on the host, and where the host's is mounted in a container that is not
-//! privileged, because its own is read-only. Either follows the network namespace of whoever opens a file in it.
+//! Network sysctls below a root: `/proc/sys/net` on the host, or the path at which an unprivileged container has the
+//! host's mounted, because its own is read-only. Both follow the network namespace of the process that opens a file.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-/// What went wrong with a sysctl.
+/// A sysctl could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
-    /// It could not be read.
+    /// A sysctl could not be read.
     #[error("read {}", path.display())]
     Read {
-        /// Its file.
+        /// The path of its file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// It could not be written.
+    /// A sysctl could not be written.
     #[error("write {value} to {}; in a container the host's /proc/sys/net must be mounted writable", path.display())]
     Write {
-        /// Its file.
+        /// The path of its file.
         path: PathBuf,
-        /// What was to be written.
+        /// The wanted value.
         value: i32,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// It holds something else than a number.
+    /// The content is not a number.
     #[error("{} holds {text:?} and not a number", path.display())]
     NotANumber {
-        /// Its file.
+        /// The path of its file.
         path: PathBuf,
-        /// What it holds.
+        /// The content.
         text: String,
     },
 }
@@ -44,23 +44,23 @@ pub struct Sysctls {
 }
 
 impl Default for Sysctls {
-    /// The kernel's own place.
+    /// The kernel's own directory.
     fn default() -> Self {
         Self::below("/proc/sys/net")
     }
 }
 
 impl Sysctls {
-    /// Those below a root that stands for `/proc/sys/net`.
+    /// The sysctls below a root that stands for `/proc/sys/net`.
     #[must_use]
     pub fn below(root: impl AsRef<Path>) -> Self {
         Self { root: root.as_ref().to_owned() }
     }
 
-    /// Reads one, such as `ipv4/conf/eth0/rp_filter`.
+    /// Reads a sysctl, such as `ipv4/conf/eth0/rp_filter`.
     ///
     /// # Errors
-    /// If it is not there or no number.
+    /// If it does not exist or is not a number.
     pub fn read(&self, key: &str) -> Result<i32, SysctlError> {
         let path = self.root.join(key);
         match fs::read_to_string(&path) {
@@ -69,17 +69,17 @@ impl Sysctls {
         }
     }
 
-    /// Writes one.
+    /// Writes a sysctl.
     ///
     /// # Errors
-    /// If it is not there or cannot be written.
+    /// If it does not exist or cannot be written.
     pub fn write(&self, key: &str, value: i32) -> Result<(), SysctlError> {
         let path = self.root.join(key);
         fs::write(&path, value.to_string()).map_err(|source| SysctlError::Write { path, value, source })
     }
 
-    /// Writes one unless it has the value already: a write restarts work in the kernel (forwarding walks all interfaces)
-    /// and may not be allowed where the right value was set beforehand.
+    /// Writes a sysctl unless it has the value already: a write makes the kernel work again (forwarding walks all
+    /// interfaces) and may not be permitted where the value was set beforehand.
     ///
     /// # Errors
     /// If it has another value and cannot be written.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use support::{Namespace, enter_new_namespace, sh, try_sh};
 use towpath_core::names::IfName;
 use towpath_podlink::{
-    Deleted, PodLink, PodLinkError, PodLinkSpec,
+    DeleteOutcome, PodLink, PodLinkError, PodLinkSpec,
     netns::{Netns, NetnsError},
 };
 
@@ -92,7 +92,7 @@ fn check_finds_whatever_was_changed_by_hand() {
         (format!("ip route del 10.244.0.2/32 dev {host}"), "route 10.244.0.2/32 on the host"),
         (format!("ip -6 route del fd00:244::2/128 dev {host}"), "route fd00:244::2/128 on the host"),
         (format!("ip link set {host} address 02:00:00:00:00:02"), "MAC of tow"),
-        (format!("ip link del {host}"), "on the host should be there but is gone"),
+        (format!("ip link del {host}"), "on the host should be present but is missing"),
     ] {
         let namespace = Namespace::new();
         Namespace::new().run(|| {
@@ -122,7 +122,7 @@ fn an_address_that_another_link_has_is_refused_with_that_links_name() {
         let first = IfName::of_pod("default", "a");
         assert!(matches!(&error, PodLinkError::Conflict { other, .. } if *other == first.as_str()), "{error}");
         assert!(error.to_string().contains(address) && error.to_string().contains(first.as_str()), "{error}");
-        assert_eq!(PodLink::delete(&spec.host).unwrap(), Deleted::Link);
+        assert_eq!(PodLink::delete(&spec.host).unwrap(), DeleteOutcome::Deleted);
     }
 }
 
@@ -157,8 +157,8 @@ fn a_deletion_may_be_repeated_and_takes_the_routes_with_it() {
     let spec = spec("a", &["10.244.0.2"]);
     let link = create(&pod, &spec);
     link.connect(&spec).expect("routing again is no error");
-    assert_eq!(PodLink::delete(&spec.host).unwrap(), Deleted::Link);
-    assert_eq!(PodLink::delete(&spec.host).unwrap(), Deleted::Nothing);
+    assert_eq!(PodLink::delete(&spec.host).unwrap(), DeleteOutcome::Deleted);
+    assert_eq!(PodLink::delete(&spec.host).unwrap(), DeleteOutcome::NotFound);
     assert_eq!(sh("ip route show proto 157"), "");
     assert!(pod.try_sh("ip link show eth0").is_err());
 }

@@ -61,3 +61,36 @@ fn decision_records_are_numbered_without_gaps_and_titled_as_they_are_named() {
         }
     }
 }
+
+/// Paths in backticks: lower case with a slash. Absolute paths are a node's, `target/` is not in the tree, and a dot in the
+/// first part is that of an API group.
+fn paths(text: &str) -> Vec<&str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_path = |word: &&str| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-./".contains(&byte);
+        let Some((first, _)) = word.split_once('/') else { return false };
+        word.bytes().all(plain) && !["", "target"].contains(&first) && !first.trim_start_matches('.').contains('.')
+    };
+    quoted.filter(is_path).collect()
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    let documents = files(root()).into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "md"));
+    let missing: Vec<String> = documents
+        .flat_map(|document| {
+            let text = read(&document);
+            let dir = document.parent().expect("a document is in a folder").to_owned();
+            let exists = |path: &&str| [root(), &dir, &dir.join("src")].iter().any(|base| base.join(path).exists());
+            let missing = paths(&text).into_iter().filter(|path| !exists(path));
+            missing.map(|path| format!("{}: {path}", relative(&document))).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn a_path_in_a_document_is_in_backticks_and_lower_case() {
+    let text = "`.ci/run`, `make unit`, `/etc/cni/net.d`, `target/image`, `apps/v1.yaml`, `networking.k8s.io/v1`, `tests/tree/`";
+    assert_eq!(paths(text), [".ci/run", "apps/v1.yaml", "tests/tree/"]);
+}

@@ -17,7 +17,7 @@ pub enum Scope {
 /// A rule for one service account.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Service account.
+    /// Service account that gets the right.
     pub account: &'static str,
     /// Where the rule applies.
     pub scope: Scope,

@@ -122,7 +122,7 @@ pub(super) enum Difference {
     Intent,
     /// Somebody else changed these paths.
     Drift(Vec<String>),
-    /// It is not known to be as wanted, and cannot be decoded: a write could repeat for ever, or recreate what exists.
+    /// It is not known to be as wanted, and cannot be decoded: a write could repeat forever, or recreate what exists.
     Undecodable,
 }
 

@@ -55,7 +55,7 @@ pub struct UnmanagedFields {
 /// What happens to the finalizer on the NetworkConfig.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinalizerChange {
-    /// No write.
+    /// Neither added nor removed.
     Keep,
     /// Added before any other write.
     Add,
@@ -77,7 +77,7 @@ pub enum Write {
 /// A write, and the Event to emit once it is done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedWrite {
-    /// The write.
+    /// The write to one child.
     pub write: Write,
     /// The Event, if people should know of the write.
     pub event: Option<OperatorEvent>,

@@ -44,7 +44,7 @@ pub enum Phase {
 /// The inputs of the status.
 #[derive(Clone, Debug)]
 pub struct StatusInputs {
-    /// The phase.
+    /// What the operator does with the network.
     pub phase: Phase,
     /// The state of the nodes, if there are agents.
     pub fleet: Option<Fleet>,
@@ -63,7 +63,7 @@ pub struct StatusInputs {
 pub fn fold(config: &NetworkConfig, inputs: StatusInputs, now: Timestamp) -> NetworkConfigStatus {
     let have = config.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     let generation = config.metadata.generation;
-    // The API keeps whole seconds; a fraction would look like a difference for ever.
+    // The API keeps whole seconds; a fraction would be a difference forever.
     let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
     NetworkConfigStatus {
         observed_generation: generation,

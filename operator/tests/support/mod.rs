@@ -71,6 +71,12 @@ impl ApiServer {
         self.changes.unbounded_send(change).unwrap();
     }
 
+    /// The DaemonSet changes into a form that the operator cannot decode.
+    pub(crate) fn daemon_set_becomes_undecodable(&self) {
+        let event = ClusterEvent::DaemonSet(ObjectEvent::Undecodable(names::AGENT.to_owned()));
+        self.changes.unbounded_send(event).unwrap();
+    }
+
     fn remove(&mut self, key: &str) {
         let name = key.rsplit('/').next().unwrap_or_default().to_owned();
         self.objects.remove(key);

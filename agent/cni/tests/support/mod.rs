@@ -1,4 +1,4 @@
-//! A node in a throw-away network namespace, its folders in a temporary one, and a stand-in for its agent.
+//! A node in a throw-away network namespace with temporary directories, and a fake agent.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,18 +31,18 @@ use serde_json::{Value, json};
 use towpath_core::names::IfName;
 use towpath_local::{AddressDir, Endpoints, NETWORK_NAME, NodeState, Paths, Reply, Request};
 
-/// What a stand-in agent does with each request.
+/// What the fake agent does with each request.
 #[derive(Clone)]
 pub enum Behaviour {
-    /// Answers so.
+    /// It sends this reply.
     Answers(Reply),
-    /// Takes the request and never answers.
+    /// It takes the request and never replies.
     Silent,
-    /// Hangs up, as one that is killed does.
+    /// It closes the connection, like a process that is killed.
     HangsUp,
 }
 
-/// A stand-in for the agent. Away when dropped.
+/// A fake agent. It ends when dropped.
 pub struct Agent {
     paths: Paths,
     behaviour: Arc<Mutex<Behaviour>>,
@@ -51,7 +51,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Behaves otherwise from now on.
+    /// Changes the behaviour.
     pub fn set(&self, behaviour: Behaviour) {
         *self.behaviour.lock().unwrap() = behaviour;
     }
@@ -178,7 +178,7 @@ impl Node {
         Self { host, paths, dir }
     }
 
-    /// A stand-in agent.
+    /// A fake agent.
     pub fn agent(&self, behaviour: Behaviour) -> Agent {
         fs::create_dir_all(self.paths.state()).unwrap();
         let listener = UnixListener::bind(self.paths.socket()).unwrap();
@@ -188,7 +188,7 @@ impl Node {
         Agent { paths: self.paths.clone(), behaviour, asked }
     }
 
-    /// An agent to which everything is fine.
+    /// A fake agent that replies `Ok`.
     pub fn good_agent(&self) -> Agent {
         self.agent(Behaviour::Answers(Reply::Ok))
     }
@@ -257,7 +257,7 @@ impl Node {
         AddressDir::new(self.address_dir()).used().unwrap()
     }
 
-    /// The folder of address files.
+    /// The directory of address files.
     pub fn address_dir(&self) -> PathBuf {
         self.paths.addresses(NETWORK_NAME)
     }

@@ -5,9 +5,9 @@
 //! hold comes in as [`ForeignTable`]s, reduced to what the evaluation understands; [`findings`] walks their base chains
 //! with the traffic that must pass ([`PodTraffic`]) and names each chain that drops it.
 //!
-//! Only the first packet of a connection between two pods is walked: later ones pass wherever the first one does. A
-//! condition that cannot be evaluated (a mark, a named set) is taken not to hold, and remembered where it could have let
-//! the packet pass: then the finding is [`Certainty::Possible`].
+//! Only the first packet of a connection between two pods is walked: the firewalls of hosts accept what belongs to a
+//! connection that they have accepted. A condition that cannot be evaluated (a mark, a named set) is assumed not to hold;
+//! where it could have let the packet pass, the finding is [`Certainty::Possible`].
 //!
 //! Deliberately absent: other hooks, the bridge family, iptables-legacy (nf_tables does not show it), and traffic that
 //! leaves the cluster, which a host's firewall may well restrict.

@@ -1,5 +1,5 @@
-//! One connection as the kernel tells of it, and the requests about it. Numbers are those of
-//! linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h.
+//! One conntrack entry, and the requests about it. Numbers are those of linux/netfilter/nfnetlink_conntrack.h and
+//! nf_conntrack_common.h.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::nfnetlink::{Attributes, MessageType, NfnetlinkMessage, NfnetlinkReque
 
 /// `NFNL_SUBSYS_CTNETLINK`.
 const SUBSYSTEM: u8 = 1;
-/// `IPCTNL_MSG_CT_NEW`: tells of a connection, or changes one.
+/// `IPCTNL_MSG_CT_NEW`: an entry, or the change of one.
 const NEW: MessageType = MessageType { subsystem: SUBSYSTEM, number: 0 };
 /// `IPCTNL_MSG_CT_GET`.
 const GET: MessageType = MessageType { subsystem: SUBSYSTEM, number: 1 };
@@ -40,9 +40,6 @@ const PROTOCOL: u16 = 2;
 /// `CTA_PROTO_NUM`, `CTA_PROTO_SRC_PORT`.
 const NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
-/// `NLA_F_NESTED`.
-const NESTED: u16 = 1 << 15;
-
 /// `IPS_EXPECTED`, `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_FIXED_TIMEOUT`.
 const EXPECTED: u32 = 1;
 const SEEN_REPLY: u32 = 1 << 1;
@@ -57,47 +54,47 @@ const fn source(family: Family) -> u16 {
     }
 }
 
-/// How a connection came about.
+/// What conntrack has seen of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Life {
-    /// Both ends have sent.
+pub(super) enum EntryPhase {
+    /// Packets in both directions.
     Answered,
-    /// One has: its packets are still new ones to the rules.
+    /// Packets in one direction: they are still `ct state new` to the rules.
     Unanswered,
-    /// Another one announced it.
+    /// Announced by another connection (`IPS_EXPECTED`).
     Expected,
 }
 
-/// Whether it is cut.
+/// Whether a connection has our mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    Free,
-    Cut,
+pub(super) enum RevocationState {
+    Unmarked,
+    Revoked,
 }
 
-/// A connection in an answer.
+/// An entry in a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
     pub(super) connection: Connection,
-    pub(super) life: Life,
-    pub(super) standing: Standing,
-    /// `CTA_ID`: a connection that takes its place has another.
+    pub(super) phase: EntryPhase,
+    pub(super) state: RevocationState,
+    /// `CTA_ID`: a connection that takes its place has another one.
     pub(super) id: u32,
     family: Family,
     status: u32,
     original: Attributes<'a>,
-    /// As the kernel wrote it, so that it can be asked for in its own words, whatever the protocol has for keys.
+    /// As the kernel wrote it, so that a request names the entry whatever keys its protocol has.
     reply: (Attributes<'a>, &'a [u8]),
 }
 
 impl<'a> Entry<'a> {
-    /// `None` for one of another zone, of no IP family, or that is not understood.
-    pub(super) fn parse(answer: &NfnetlinkMessage<'a>) -> Option<Self> {
-        let all = answer.attributes;
-        if answer.kind != NEW || all.find(cta::ZONE).is_some() {
+    /// `None` for an entry of another zone, of no IP family, or of an unknown form.
+    pub(super) fn parse(message: &NfnetlinkMessage<'a>) -> Option<Self> {
+        let all = message.attributes;
+        if message.kind != NEW || all.find(cta::ZONE).is_some() {
             return None;
         }
-        let family = match i32::from(answer.family) {
+        let family = match i32::from(message.family) {
             libc::AF_INET => Family::V4,
             libc::AF_INET6 => Family::V6,
             _ => return None,
@@ -114,12 +111,12 @@ impl<'a> Entry<'a> {
         };
         Some(Self {
             connection,
-            life: match (status & EXPECTED, status & SEEN_REPLY) {
-                (0, 0) => Life::Unanswered,
-                (0, _) => Life::Answered,
-                (_, _) => Life::Expected,
+            phase: match (status & EXPECTED, status & SEEN_REPLY) {
+                (0, 0) => EntryPhase::Unanswered,
+                (0, _) => EntryPhase::Answered,
+                (_, _) => EntryPhase::Expected,
             },
-            standing: if mark & REVOKED_MARK == 0 { Standing::Free } else { Standing::Cut },
+            state: if mark & REVOKED_MARK == 0 { RevocationState::Unmarked } else { RevocationState::Revoked },
             id: all.find(cta::ID)?.be32()?,
             family,
             status,
@@ -128,14 +125,14 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// What is needed to speak of it later.
-    pub(super) fn handle(&self) -> Handle {
+    /// What later requests need to name the entry.
+    pub(super) fn key(&self) -> EntryKey {
         let Self { connection, id, family, status, reply: (_, reply), .. } = *self;
-        Handle { connection, id, family, status, reply: reply.to_vec() }
+        EntryKey { connection, id, family, status, reply: reply.to_vec() }
     }
 }
 
-/// Where the packets of a tuple come from.
+/// The source address of a tuple.
 fn address(tuple: Attributes<'_>, family: Family) -> Option<IpAddr> {
     let payload = tuple.find(ADDRESSES)?.nested().find(source(family))?.payload;
     match family {
@@ -144,7 +141,7 @@ fn address(tuple: Attributes<'_>, family: Family) -> Option<IpAddr> {
     }
 }
 
-/// Of the answers: their source port is what the policy calls the destination port.
+/// The transport of the reply tuple: its source port is the destination port in the policy.
 fn transport(reply: Attributes<'_>) -> Option<Transport> {
     let protocol = reply.find(PROTOCOL)?.nested();
     let number = protocol.find(NUMBER)?.u8()?;
@@ -155,9 +152,9 @@ fn transport(reply: Attributes<'_>) -> Option<Transport> {
     Some(Transport::Ports { protocol: number, destination: protocol.find(SOURCE_PORT)?.be16()? })
 }
 
-/// A connection to be changed.
+/// Names an entry in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Handle {
+pub(super) struct EntryKey {
     pub(super) connection: Connection,
     id: u32,
     family: Family,
@@ -165,35 +162,36 @@ pub(super) struct Handle {
     reply: Vec<u8>,
 }
 
-impl Handle {
-    /// Deletes it. A connection that has taken its place is another one and stays.
+impl EntryKey {
+    /// Deletes the entry. One that has taken its place has another id and stays.
     pub(super) fn delete(&self) -> NfnetlinkRequest {
         let mut request = self.request(DELETE);
         request.body.be32(cta::ID, self.id);
         request
     }
 
-    /// Sets bits of its mark, and lets it end after a time, whatever packets it still sees. The kernel does not compare
-    /// the id here: what has taken its place answers from the same address and port, so the policy says the same of it.
-    pub(super) fn mark(&self, bits: u32, lifetime: Duration) -> NfnetlinkRequest {
-        // The kernel refuses to take these two back, and they may have come since we looked.
+    /// Marks the entry as revoked, and lets it expire after a time, whatever packets it still sees. The kernel does not
+    /// compare the id here: an entry that has taken its place replies from the same address and port, so that the policy
+    /// denies it too.
+    pub(super) fn revoke(&self, lifetime: Duration) -> NfnetlinkRequest {
+        // The kernel rejects a status without the first two once it has them, and it may have got them since the dump.
         let status = self.status | SEEN_REPLY | ASSURED | FIXED_TIMEOUT;
         let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
         let mut request = self.request(NEW);
         let body = request.body.be32(cta::TIMEOUT, seconds).be32(cta::STATUS, status);
-        body.be32(cta::MARK, bits).be32(cta::MARK_MASK, bits);
+        body.be32(cta::MARK, REVOKED_MARK).be32(cta::MARK_MASK, REVOKED_MARK);
         request
     }
 
     fn request(&self, kind: MessageType) -> NfnetlinkRequest {
         let mut request = NfnetlinkRequest::new(kind, family_number(self.family));
-        request.body.bytes(cta::REPLY | NESTED, &self.reply);
+        request.body.nested_bytes(cta::REPLY, &self.reply);
         request
     }
 }
 
-/// Asks for all connections.
-pub(super) fn all() -> NfnetlinkRequest {
+/// Dumps all entries.
+pub(super) fn dump_all() -> NfnetlinkRequest {
     NfnetlinkRequest::new(GET, 0)
 }
 
@@ -209,11 +207,11 @@ mod tests {
     use super::*;
     use crate::nfnetlink::Body;
 
-    /// `IPS_DST_NAT`, one of the bits that are none of ours.
+    /// `IPS_DST_NAT`, a bit that we do not set.
     const TRANSLATED: u32 = 1 << 5;
 
-    /// From 10.244.2.9 to port 80 of 10.244.1.2, as the kernel tells of it.
-    fn told(status: u32, mark: u32) -> Body {
+    /// The attributes of an entry from 10.244.2.9 to port 80 of 10.244.1.2.
+    fn attributes(status: u32, mark: u32) -> Body {
         let mut body = Body::default();
         for (kind, from, port) in [(cta::ORIGINAL, [10, 244, 2, 9], 40_000), (cta::REPLY, [10, 244, 1, 2], 80)] {
             body.nest(kind, |tuple| {
@@ -225,24 +223,24 @@ mod tests {
         body
     }
 
-    fn answer(body: &Body) -> NfnetlinkMessage<'_> {
+    fn message(body: &Body) -> NfnetlinkMessage<'_> {
         let family = family_number(Family::V4);
         NfnetlinkMessage { kind: NEW, family, resource: 0, attributes: Attributes::new(body.as_bytes()) }
     }
 
     #[test]
-    fn what_the_kernel_tells_says_how_a_connection_stands() {
-        for (status, mark, life, standing, why) in [
-            (0, 0, Life::Unanswered, Standing::Free, "the first packet"),
-            (SEEN_REPLY | ASSURED, 0, Life::Answered, Standing::Free, "both have sent"),
-            (EXPECTED, 0, Life::Expected, Standing::Free, "announced"),
-            (EXPECTED | SEEN_REPLY, 0, Life::Expected, Standing::Free, "announced, and answered"),
-            (SEEN_REPLY, REVOKED_MARK | 1, Life::Answered, Standing::Cut, "our mark among others"),
-            (SEEN_REPLY, !REVOKED_MARK, Life::Answered, Standing::Free, "others' marks"),
+    fn an_entry_tells_phase_and_revocation() {
+        for (status, mark, phase, state, why) in [
+            (0, 0, EntryPhase::Unanswered, RevocationState::Unmarked, "the first packet"),
+            (SEEN_REPLY | ASSURED, 0, EntryPhase::Answered, RevocationState::Unmarked, "packets in both directions"),
+            (EXPECTED, 0, EntryPhase::Expected, RevocationState::Unmarked, "announced"),
+            (EXPECTED | SEEN_REPLY, 0, EntryPhase::Expected, RevocationState::Unmarked, "announced, and answered"),
+            (SEEN_REPLY, REVOKED_MARK | 1, EntryPhase::Answered, RevocationState::Revoked, "our mark among others"),
+            (SEEN_REPLY, !REVOKED_MARK, EntryPhase::Answered, RevocationState::Unmarked, "others' marks"),
         ] {
-            let body = told(status, mark);
-            let entry = Entry::parse(&answer(&body)).unwrap();
-            assert_eq!((entry.life, entry.standing), (life, standing), "{why}");
+            let body = attributes(status, mark);
+            let entry = Entry::parse(&message(&body)).unwrap();
+            assert_eq!((entry.phase, entry.state), (phase, state), "{why}");
             let transport = Transport::Ports { protocol: 6, destination: 80 };
             let (from, to) = ([10, 244, 2, 9].into(), [10, 244, 1, 2].into());
             assert_eq!(entry.connection, Connection { from, to, transport }, "{why}");
@@ -250,28 +248,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_another_zone_or_no_connection_of_ip_is_passed_over() {
-        let body = told(SEEN_REPLY, 0);
+    fn entries_of_other_zones_and_families_are_ignored() {
+        let body = attributes(SEEN_REPLY, 0);
         let mut elsewhere = body.clone();
         elsewhere.nest(cta::ZONE, |_| ());
-        assert_eq!(Entry::parse(&answer(&elsewhere)), None, "another zone");
-        assert_eq!(Entry::parse(&NfnetlinkMessage { family: 0, ..answer(&body) }), None, "no family");
-        assert_eq!(Entry::parse(&NfnetlinkMessage { kind: DELETE, ..answer(&body) }), None, "one that ends");
-        assert_eq!(Entry::parse(&answer(&Body::default())), None, "nothing");
+        assert_eq!(Entry::parse(&message(&elsewhere)), None, "another zone");
+        assert_eq!(Entry::parse(&NfnetlinkMessage { family: 0, ..message(&body) }), None, "no family");
+        assert_eq!(
+            Entry::parse(&NfnetlinkMessage { kind: DELETE, ..message(&body) }),
+            None,
+            "the notification of a deletion"
+        );
+        assert_eq!(Entry::parse(&message(&Body::default())), None, "nothing");
     }
 
     #[test]
-    fn a_cut_sets_our_bit_of_the_mark_alone_and_lets_the_connection_end_at_a_time() {
-        let body = told(SEEN_REPLY | TRANSLATED, 1);
-        let handle = Entry::parse(&answer(&body)).unwrap().handle();
-        let cut = handle.mark(REVOKED_MARK, Duration::from_secs(1000));
-        let written = Attributes::new(cut.body.as_bytes());
+    fn a_revocation_sets_our_mark_bit_alone_and_an_expiry() {
+        let body = attributes(SEEN_REPLY | TRANSLATED, 1);
+        let key = Entry::parse(&message(&body)).unwrap().key();
+        let revocation = key.revoke(Duration::from_secs(1000));
+        let written = Attributes::new(revocation.body.as_bytes());
         let number = |kind| written.find(kind).and_then(|attribute| attribute.be32());
         assert_eq!((number(cta::MARK), number(cta::MARK_MASK)), (Some(REVOKED_MARK), Some(REVOKED_MARK)));
         assert_eq!(number(cta::TIMEOUT), Some(1000));
         assert_eq!(number(cta::STATUS), Some(SEEN_REPLY | ASSURED | FIXED_TIMEOUT | TRANSLATED));
-        let deletion = handle.delete();
+        let deletion = key.delete();
         let id = Attributes::new(deletion.body.as_bytes()).find(cta::ID).and_then(|attribute| attribute.be32());
-        assert_eq!(id, Some(7), "and not what has taken its place");
+        assert_eq!(id, Some(7), "and not an entry that has taken its place");
     }
 }

@@ -167,7 +167,7 @@ impl Known {
         if !self.links.contains_key(&index) {
             return None;
         }
-        let changed = if presence == Presence::There && usable == parse::Usable::Yes {
+        let changed = if presence == Presence::There && usable == parse::Usability::Usable {
             self.addresses.insert((index, net))
         } else {
             self.addresses.remove(&(index, net))

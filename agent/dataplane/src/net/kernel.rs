@@ -19,7 +19,7 @@ use super::{
 use towpath_podlink::{
     route::{
         RouteRequest, RouteSocket, find_link,
-        message::{self, Hop, Owner, Reach, Write},
+        message::{self, Hop, Reach, RouteOrigin, WriteMode},
         parse, route_link,
     },
     sysctl::Sysctls,
@@ -123,12 +123,14 @@ impl KernelNet {
             NetOp::DeleteNeighbour { link, address } => delete_neighbour(self.index(link)?, *address),
             NetOp::SetFdb { link, mac, remote } => set_forwarding_entry(self.index(link)?, *mac, *remote),
             NetOp::DeleteFdb { link, mac, remote } => delete_forwarding_entry(self.index(link)?, *mac, *remote),
-            NetOp::AddRoute { destination, hop } => {
-                message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::New)
-            }
-            NetOp::ReplaceRoute { destination, hop } => {
-                message::add_route(message::route(*destination, self.hop(hop)?, Owner::Towpath), Write::Replace)
-            }
+            NetOp::AddRoute { destination, hop } => message::add_route(
+                message::route(*destination, self.hop(hop)?, RouteOrigin::Towpath),
+                WriteMode::Create,
+            ),
+            NetOp::ReplaceRoute { destination, hop } => message::add_route(
+                message::route(*destination, self.hop(hop)?, RouteOrigin::Towpath),
+                WriteMode::Replace,
+            ),
             NetOp::DeleteRoute { route } => delete_route(*route),
         };
         Ok(Some(request))

@@ -16,7 +16,7 @@ use towpath_core::{
 
 use towpath_podlink::route::{
     RouteRequest,
-    message::{Hop, Owner, Write, address, address_family, link_at, plain, route},
+    message::{Hop, RouteOrigin, WriteMode, address, address_family, link_at, plain, route},
 };
 
 /// Asks for the neighbours of a family on one link.
@@ -71,7 +71,7 @@ pub(crate) fn create_vxlan(device: &VxlanDevice) -> RouteRequest {
         LinkAttribute::Address(device.mac.0.to_vec()),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]),
     ];
-    RouteRequest { message: Message::NewLink(link), flags: Write::New.flags() }
+    RouteRequest { message: Message::NewLink(link), flags: WriteMode::Create.flags() }
 }
 
 /// Deletes an address.
@@ -103,7 +103,7 @@ fn forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> NeighbourMessage {
 /// Sets the forwarding entry of a MAC, or moves it to another host.
 pub(crate) fn set_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> RouteRequest {
     let message = Message::NewNeighbour(forwarding_entry(index, mac, remote));
-    RouteRequest { message, flags: Write::Replace.flags() }
+    RouteRequest { message, flags: WriteMode::Replace.flags() }
 }
 
 /// Deletes a forwarding entry.
@@ -113,7 +113,7 @@ pub(crate) fn delete_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> R
 
 /// Deletes a route of ours, wherever it leads.
 pub(crate) fn delete_route(key: RouteKey) -> RouteRequest {
-    let mut message = route(key.destination, Hop::Blackhole, Owner::Towpath);
+    let mut message = route(key.destination, Hop::Blackhole, RouteOrigin::Towpath);
     message.header.kind = RouteType::Unspec;
     message.header.scope = RouteScope::NoWhere; // Any.
     if key.metric > 0 {

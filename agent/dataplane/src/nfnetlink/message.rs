@@ -70,7 +70,7 @@ pub struct NfnetlinkMessage<'a> {
 }
 
 impl<'a> NfnetlinkMessage<'a> {
-    /// `None` for a message that is not netfilter's, or is cut off.
+    /// `None` for a message that is not netfilter's, or is truncated.
     pub(super) fn decode(header: NetlinkHeader, payload: &'a [u8]) -> Option<Self> {
         let generic = payload.get(..GENERIC_HEADER)?;
         let [subsystem, number] = header.message_type.to_be_bytes();

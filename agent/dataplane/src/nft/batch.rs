@@ -1,4 +1,4 @@
-//! A transaction as requests of nf_tables, in the order of its steps.
+//! Encodes a transaction as nf_tables requests, in the order of its steps.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -11,34 +11,36 @@ use towpath_core::{
 
 use super::{
     Ownership,
-    expression::{self, ANONYMOUS, Anonymous, Of},
+    expression::{self, ANONYMOUS, AnonymousKey, AnonymousSet},
     key::{self, Bounds},
-    wire::{ITEM, Message, TABLE_OF, chain, data, element, rule, set, table, userdata},
+    wire::{LIST_ELEMENT, NftMessage, OBJECT_TABLE, chain, data, element, rule, set, table, userdata},
 };
 use crate::nfnetlink::{Body, NfnetlinkRequest};
 
-/// How long a list of elements in one request gets, in bytes: an attribute ends at 64 KiB, an element has some 150 at most.
-const LIST: usize = 60_000;
+/// The limit of a list of elements in one request in bytes: an attribute ends at 64 KiB, and an element has some 150 at
+/// most.
+const MAX_LIST: usize = 60_000;
 
-/// Requests, and which step each of them comes from.
+/// The requests of a transaction.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct NftBatch {
     pub(super) requests: Vec<NfnetlinkRequest>,
+    /// The index of each request's step.
     pub(super) steps: Vec<usize>,
-    /// The number of the last set that the batch makes.
+    /// The id of the last set that the batch creates.
     last_set: u32,
 }
 
-/// How the elements of a set are written.
+/// How the elements of a set are encoded.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
+enum ElementEncoding {
     Hash,
     Interval,
     Concatenation,
 }
 
-impl Shape {
-    /// Of a set by its lookup and by one of its elements.
+impl ElementEncoding {
+    /// The encoding of an element in a set with this lookup.
     const fn of(lookup: Lookup, element: &Element) -> Self {
         match (lookup, element.len()) {
             (Lookup::Hash, _) => Self::Hash,
@@ -48,26 +50,25 @@ impl Shape {
     }
 }
 
-/// What is to be done to elements.
+/// Whether elements are added or deleted.
 #[derive(Clone, Copy)]
-enum Do {
+enum ElementOp {
     Add,
     Delete,
 }
 
-/// An element as it is written.
-struct Item<'a> {
-    shape: Shape,
+/// An element with its encoding.
+struct EncodedElement<'a> {
+    encoding: ElementEncoding,
     bounds: Bounds,
-    /// Of a map.
+    /// The verdict of a map's element.
     verdict: Option<&'a Verdict>,
 }
 
-type Items<'a> = Vec<Item<'a>>;
+type EncodedElements<'a> = Vec<EncodedElement<'a>>;
 
-impl Batch {
-    /// The requests of a transaction. `lookups` are those of the sets that are in the table before it: an element is
-    /// written in one way or the other.
+impl NftBatch {
+    /// Encodes a transaction. `lookups` are those of the sets in the table, on which the encoding of elements depends.
     pub(super) fn new(transaction: &Transaction, ownership: Ownership, mut lookups: Lookups) -> Self {
         let mut all = Self::default();
         let steps = transaction.steps();
@@ -81,18 +82,18 @@ impl Batch {
     fn step(&mut self, step: &Step, next: Option<&Step>, ownership: Ownership, lookups: &mut Lookups) {
         match step {
             Step::AddTable => {
-                // Flags cannot be given to a table that was made without them; what is deleted next needs none.
+                // The kernel rejects flags for a table that was created without them; a table that is deleted next needs none.
                 let flags = if next == Some(&Step::DeleteTable) { None } else { Some(ownership.flags()) };
                 self.requests.push(add_table(flags));
             }
             Step::DeleteTable => {
                 lookups.clear();
-                self.push(Message::DelTable, 0, |_| {});
+                self.push(NftMessage::DelTable, 0, |_| {});
             }
             Step::AddSet(name, key, lookup, comment) => {
                 lookups.insert(name.clone(), *lookup);
                 let id = self.next_id();
-                self.push(Message::NewSet, NLM_F_CREATE, |body| {
+                self.push(NftMessage::NewSet, NLM_F_CREATE, |body| {
                     add_set(name, key, *lookup, id, body);
                     add_set_userdata(&[(userdata::SET_KEY_ORDER, key_order(key))], comment.as_ref(), body);
                 });
@@ -100,18 +101,20 @@ impl Batch {
             Step::AddMap(name, key, comment) => {
                 lookups.remove(name);
                 let id = self.next_id();
-                self.push(Message::NewSet, NLM_F_CREATE, |body| add_map(name, key, id, comment.as_ref(), body));
+                self.push(NftMessage::NewSet, NLM_F_CREATE, |body| add_map(name, key, id, comment.as_ref(), body));
             }
             Step::DeleteSet(name) | Step::DeleteMap(name) => {
                 lookups.remove(name);
-                self.push(Message::DelSet, 0, |body| _ = body.text(set::NAME, name.as_str()));
+                self.push(NftMessage::DelSet, 0, |body| _ = body.text(set::NAME, name.as_str()));
             }
-            Step::AddElements(name, elements) => self.elements(Do::Add, name, keys(of(lookups, name), elements)),
+            Step::AddElements(name, elements) => {
+                self.elements(ElementOp::Add, name, keys(lookup_of(lookups, name), elements));
+            }
             Step::DeleteElements(name, elements) | Step::DeleteMapElements(name, elements) => {
-                self.elements(Do::Delete, name, keys(of(lookups, name), elements));
+                self.elements(ElementOp::Delete, name, keys(lookup_of(lookups, name), elements));
             }
-            Step::AddMapElements(name, elements) => self.elements(Do::Add, name, verdicts(elements)),
-            Step::AddChain(name, base, comment) => self.push(Message::NewChain, NLM_F_CREATE, |body| {
+            Step::AddMapElements(name, elements) => self.elements(ElementOp::Add, name, verdicts(elements)),
+            Step::AddChain(name, base, comment) => self.push(NftMessage::NewChain, NLM_F_CREATE, |body| {
                 body.text(chain::NAME, name.as_str());
                 base.iter().for_each(|base| add_base(*base, body));
                 if let Some(comment) = comment {
@@ -121,32 +124,32 @@ impl Batch {
                 }
             }),
             Step::FlushChain(name) => {
-                self.push(Message::DelRule, 0, |body| _ = body.text(rule::CHAIN, name.as_str()));
+                self.push(NftMessage::DelRule, 0, |body| _ = body.text(rule::CHAIN, name.as_str()));
             }
             Step::DeleteChain(name) => {
-                self.push(Message::DelChain, 0, |body| _ = body.text(chain::NAME, name.as_str()));
+                self.push(NftMessage::DelChain, 0, |body| _ = body.text(chain::NAME, name.as_str()));
             }
             Step::AddRule(name, rule) => self.add_rule(name.as_str(), rule),
         }
     }
 
-    fn push(&mut self, message: Message, flags: u16, write: impl FnOnce(&mut Body)) {
+    fn push(&mut self, message: NftMessage, flags: u16, write: impl FnOnce(&mut Body)) {
         let mut request = NfnetlinkRequest { flags, ..message.request() };
-        request.body.text(TABLE_OF, TABLE);
+        request.body.text(OBJECT_TABLE, TABLE);
         write(&mut request.body);
         self.requests.push(request);
     }
 
-    /// A number by which a set is known within the batch.
+    /// The id of a set within the batch.
     const fn next_id(&mut self) -> u32 {
         self.last_set += 1;
         self.last_set
     }
 
-    fn elements(&mut self, what: Do, name: &SetName, items: Items<'_>) {
-        let (message, flags) = match what {
-            Do::Add => (Message::NewElement, NLM_F_CREATE),
-            Do::Delete => (Message::DelElement, 0),
+    fn elements(&mut self, op: ElementOp, name: &SetName, items: EncodedElements<'_>) {
+        let (message, flags) = match op {
+            ElementOp::Add => (NftMessage::NewElement, NLM_F_CREATE),
+            ElementOp::Delete => (NftMessage::DelElement, 0),
         };
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
@@ -154,7 +157,7 @@ impl Batch {
                 body.text(element::LIST_SET, name.as_str());
                 body.nest(element::LIST_ELEMENTS, |body| {
                     let start = body.len();
-                    while body.len() - start < LIST
+                    while body.len() - start < MAX_LIST
                         && let Some(item) = items.next()
                     {
                         write_element(&item, body);
@@ -177,7 +180,7 @@ impl Batch {
         for (id, set) in anonymous {
             self.add_anonymous(id, set);
         }
-        self.push(Message::NewRule, NLM_F_CREATE | NLM_F_APPEND, |body| {
+        self.push(NftMessage::NewRule, NLM_F_CREATE | NLM_F_APPEND, |body| {
             body.text(rule::CHAIN, chain);
             body.nest(rule::EXPRESSIONS, |body| body.append(&expressions));
             let mut data = Vec::new();
@@ -186,77 +189,85 @@ impl Batch {
         });
     }
 
-    fn add_anonymous(&mut self, id: u32, Anonymous { of, elements }: Anonymous) {
+    fn add_anonymous(&mut self, id: u32, AnonymousSet { key, elements }: AnonymousSet) {
         // `TYPE_INET_PROTOCOL` and `TYPE_ICMP6_TYPE` of nft.
-        let nft_type = match of {
-            Of::Protocols => key::nft_type(KeyType::Proto),
-            Of::Icmpv6Types => 29,
+        let nft_type = match key {
+            AnonymousKey::Protocols => key::nft_type(KeyType::Proto),
+            AnonymousKey::Icmpv6Types => 29,
         };
         let size = u32::try_from(elements.len()).expect("a handful");
-        self.push(Message::NewSet, NLM_F_CREATE, |body| {
+        self.push(NftMessage::NewSet, NLM_F_CREATE, |body| {
             body.text(set::NAME, ANONYMOUS).be32(set::FLAGS, set::FLAG_ANONYMOUS | set::FLAG_CONSTANT);
             body.be32(set::KEY_TYPE, nft_type).be32(set::KEY_LEN, 1).be32(set::ID, id);
             body.nest(set::DESC, |body| _ = body.be32(set::DESC_SIZE, size));
             add_set_userdata(&[(userdata::SET_KEY_ORDER, userdata::ORDER_NETWORK)], None, body);
         });
-        self.push(Message::NewElement, NLM_F_CREATE, |body| {
+        self.push(NftMessage::NewElement, NLM_F_CREATE, |body| {
             body.text(element::LIST_SET, ANONYMOUS).be32(element::LIST_SET_ID, id);
             body.nest(element::LIST_ELEMENTS, |body| {
                 for one in elements {
-                    body.nest(ITEM, |body| write_key(element::KEY, &[*one], body));
+                    body.nest(LIST_ELEMENT, |body| write_key(element::KEY, &[*one], body));
                 }
             });
         });
     }
 }
 
-/// How the sets of a table find their elements.
+/// The lookups of the sets in the table.
 pub(super) type Lookups = BTreeMap<SetName, Lookup>;
 
-/// Maps are always hashed; and what is not there is refused whatever is written.
-fn of(lookups: &Lookups, name: &SetName) -> Lookup {
+/// The lookup of a set or a map. Maps are always hashed; elements of an unknown set are rejected in any encoding.
+fn lookup_of(lookups: &Lookups, name: &SetName) -> Lookup {
     lookups.get(name).copied().unwrap_or(Lookup::Hash)
 }
 
-/// The table, unless it is there.
+/// Creates the table, unless it exists.
 pub(super) fn add_table(flags: Option<u32>) -> NfnetlinkRequest {
-    let mut request = Message::NewTable.request();
+    let mut request = NftMessage::NewTable.request();
     request.body.text(table::NAME, TABLE);
     flags.into_iter().for_each(|flags| _ = request.body.be32(table::FLAGS, flags));
     request
 }
 
-fn keys(lookup: Lookup, elements: &OrdSet<Element>) -> Items<'_> {
-    let item = |element| Item { shape: Shape::of(lookup, element), bounds: key::bounds(element), verdict: None };
-    let mut items: Items<'_> = elements.iter().map(item).collect();
-    // Intervals in the order of keys: one that begins where another ends comes behind it. The sort is stable, so that
+fn keys(lookup: Lookup, elements: &OrdSet<Element>) -> EncodedElements<'_> {
+    let item = |element| EncodedElement {
+        encoding: ElementEncoding::of(lookup, element),
+        bounds: key::bounds(element),
+        verdict: None,
+    };
+    let mut items: EncodedElements<'_> = elements.iter().map(item).collect();
+    // Intervals in the order of their keys: one that begins where another ends comes after it. The sort is stable, so that
     // other elements keep their order.
-    items.sort_by(|a, b| match (a.shape, b.shape) {
-        (Shape::Interval, Shape::Interval) => a.bounds.cmp(&b.bounds),
+    items.sort_by(|a, b| match (a.encoding, b.encoding) {
+        (ElementEncoding::Interval, ElementEncoding::Interval) => a.bounds.cmp(&b.bounds),
         _ => Ordering::Equal,
     });
     items
 }
 
-fn verdicts(elements: &OrdMap<Element, Verdict>) -> Items<'_> {
-    let item = |(element, verdict)| Item { shape: Shape::Hash, bounds: key::bounds(element), verdict: Some(verdict) };
+fn verdicts(elements: &OrdMap<Element, Verdict>) -> EncodedElements<'_> {
+    let item = |(element, verdict)| EncodedElement {
+        encoding: ElementEncoding::Hash,
+        bounds: key::bounds(element),
+        verdict: Some(verdict),
+    };
     elements.iter().map(item).collect()
 }
 
-/// In a hash an element is its key. Intervals of a concatenation are an element with two keys; others are an element where
-/// the interval begins, and one behind its end, unless it goes on to the last key there is.
-fn write_element(Item { shape, bounds, verdict }: &Item<'_>, body: &mut Body) {
-    let after = match shape {
-        Shape::Interval => key::successor(&bounds.last),
-        Shape::Hash | Shape::Concatenation => None,
+/// In a hash an element is its key. An interval of a concatenation is an element with two keys; another one is an element
+/// at its first key, and one after its last key, unless that is the last key of the type.
+fn write_element(EncodedElement { encoding, bounds, verdict }: &EncodedElement<'_>, body: &mut Body) {
+    let after = match encoding {
+        ElementEncoding::Interval => key::successor(&bounds.last),
+        ElementEncoding::Hash | ElementEncoding::Concatenation => None,
     };
-    body.nest(ITEM, |body| {
+    body.nest(LIST_ELEMENT, |body| {
         write_key(element::KEY, &bounds.first, body);
-        match shape {
-            Shape::Hash => {}
-            Shape::Concatenation => write_key(element::KEY_END, &bounds.last, body),
-            Shape::Interval if after.is_some() => {}
-            Shape::Interval => {
+        match encoding {
+            ElementEncoding::Hash => {}
+            ElementEncoding::Concatenation => write_key(element::KEY_END, &bounds.last, body),
+            ElementEncoding::Interval if after.is_some() => {}
+            ElementEncoding::Interval => {
                 let mut open = Vec::new();
                 userdata::entry(userdata::ELEMENT_FLAGS, &userdata::ELEMENT_OPEN.to_ne_bytes(), &mut open);
                 body.bytes(element::USERDATA, &open);
@@ -267,7 +278,7 @@ fn write_element(Item { shape, bounds, verdict }: &Item<'_>, body: &mut Body) {
         }
     });
     if let Some(after) = after {
-        body.nest(ITEM, |body| {
+        body.nest(LIST_ELEMENT, |body| {
             body.be32(element::FLAGS, element::FLAG_INTERVAL_END);
             write_key(element::KEY, &after, body);
         });
@@ -295,7 +306,7 @@ fn add_set(name: &SetName, key: &[KeyType], lookup: Lookup, id: u32, body: &mut 
 
 fn add_field(part: KeyType, body: &mut Body) {
     let length = u32::try_from(key::length(part)).expect("a part has a few bytes");
-    body.nest(ITEM, |body| _ = body.be32(set::FIELD_LEN, length));
+    body.nest(LIST_ELEMENT, |body| _ = body.be32(set::FIELD_LEN, length));
 }
 
 fn add_map(name: &SetName, key: &[KeyType], id: u32, comment: Option<&Comment>, body: &mut Body) {
@@ -312,7 +323,7 @@ fn declare(name: &SetName, key: &[KeyType], flags: u32, body: &mut Body) {
     body.be32(set::KEY_TYPE, key::nft_types(key)).be32(set::KEY_LEN, length);
 }
 
-/// Which order of bytes nft prints a key in; a concatenation has none of its own.
+/// The byte order in which nft prints a key; a concatenation has none of its own.
 const fn key_order(key: &[KeyType]) -> u32 {
     match key {
         [KeyType::IfName] => userdata::ORDER_HOST,

@@ -1,8 +1,8 @@
-//! The kernel's expressions read back as the rule that they were written from: the reverse of [`super::expression`].
+//! Decodes the kernel's expressions to the rule from which they were encoded: the reverse of [`super::expression`].
 //!
-//! One thing cannot be told from expressions: a load of an IPv4 address needs a check of the family before it, which looks
-//! the same as a condition on the family that the rule names itself. So decoding gives candidates, and the fingerprint in
-//! the rule's comment says which one it is. It answers for the anonymous sets as well, whose elements are not read.
+//! Expressions are ambiguous in one point: a load of an IPv4 address needs a check of the family before it, which looks the
+//! same as a match on the family in the rule. So decoding gives candidates, and the fingerprint in the rule's comment
+//! selects one. It covers the anonymous sets too, whose elements are not read.
 
 use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32};
 
@@ -15,17 +15,17 @@ use towpath_core::{
 };
 
 use super::{
-    expression::{ICMPV6, NETWORK_HEADER, RANDOM_FULLY, REGISTER, TRANSPORT_HEADER, compare, ct, meta, state_bit},
+    expression::{ICMPV6, state_bit},
     key::{self, length},
     read,
-    wire::data,
+    wire::{bitwise, cmp, ct, data, expr, immediate, limit, log, lookup, masq, meta, payload, range, register},
 };
 use crate::nfnetlink::Attributes;
 
-/// How the kernel names anonymous sets.
+/// The prefix of the kernel's names for anonymous sets.
 const ANONYMOUS: &str = "__set";
 
-/// More family checks than a rule of ours has.
+/// The limit of family checks in one rule; ours have fewer.
 const MAX_GUARDS: usize = 6;
 
 /// The rule of these expressions that has this fingerprint; `None` if we did not write it.
@@ -33,13 +33,15 @@ pub(super) fn rule(expressions: Attributes<'_>, fingerprint: Fingerprint) -> Opt
     let mut decoder = RuleDecoder::default();
     for item in expressions {
         let expression = item.nested();
-        decoder
-            .expression(expression.find(1)?.text()?, expression.find(2).map_or(Attributes::new(&[]), |d| d.nested()))?;
+        decoder.expression(
+            expression.find(expr::NAME)?.text()?,
+            expression.find(expr::DATA).map_or(Attributes::new(&[]), |d| d.nested()),
+        )?;
     }
     decoder.candidates()?.find(|rule| rule.fingerprint() == fingerprint)
 }
 
-/// What is in a register.
+/// The content of a register.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RegisterLoad {
     /// The first bytes of a field.
@@ -54,7 +56,7 @@ enum RegisterLoad {
 /// A part of the rule.
 enum RulePart {
     Match(Match),
-    /// A family check: a condition of the rule, or what a later load needs.
+    /// A family check: a match of the rule, or needed by a later load.
     Guard(Family),
 }
 
@@ -62,9 +64,9 @@ enum RulePart {
 struct RuleDecoder {
     parts: Vec<RulePart>,
     action: Option<Action>,
-    /// Registers and what is in them, in the order of the loads.
+    /// Registers with their content, in the order of the loads.
     loads: Vec<(u32, RegisterLoad)>,
-    /// Whether the loads have been used: the next load begins a new condition.
+    /// Whether the loads have been used: the next load begins a new match.
     used: bool,
     mask: Option<Vec<u8>>,
     /// The lower end of a range of ports.
@@ -80,18 +82,27 @@ impl RuleDecoder {
             return None;
         }
         match name {
-            "meta" => self.load(number(1)?, meta_load(number(2)?)?),
-            "ct" => self.load(number(1)?, ct_load(number(2)?)?),
-            "payload" => self.load(number(1)?, payload_load(number(2)?, number(3)?, number(4)?)?),
-            "bitwise" => self.mask = Some(value(4)?.to_vec()),
-            "cmp" => self.compare(register(number(1)?), number(2)?, value(3)?)?,
-            "range" => self.range(register(number(1)?), number(2)?, value(3)?, value(4)?)?,
+            "meta" => self.load(number(meta::DREG)?, meta_load(number(meta::KEY)?)?),
+            "ct" => self.load(number(ct::DREG)?, ct_load(number(ct::KEY)?)?),
+            "payload" => {
+                let load = payload_load(number(payload::BASE)?, number(payload::OFFSET)?, number(payload::LEN)?)?;
+                self.load(number(payload::DREG)?, load);
+            }
+            "bitwise" => self.mask = Some(value(bitwise::MASK)?.to_vec()),
+            "cmp" => self.compare(register_of(number(cmp::SREG)?), number(cmp::OP)?, value(cmp::DATA)?)?,
+            "range" => self.range(
+                register_of(number(range::SREG)?),
+                number(range::OP)?,
+                value(range::FROM_DATA)?,
+                value(range::TO_DATA)?,
+            )?,
             "lookup" => self.look_up(body)?,
             // nft puts one behind a protocol in a concatenation with intervals; of a single byte it changes nothing.
             "byteorder" => {}
             "limit" => {
                 let positive = |number: u64| NonZeroU32::new(u32::try_from(number).ok()?);
-                self.limit = Some((positive(body.find(1)?.be64()?)?, positive(number(3)?.into())?));
+                self.limit =
+                    Some((positive(body.find(limit::RATE)?.be64()?)?, positive(number(limit::BURST)?.into())?));
             }
             _ => self.action = Some(self.action(name, body)?),
         }
@@ -101,15 +112,15 @@ impl RuleDecoder {
     fn action(&self, name: &str, body: Attributes<'_>) -> Option<Action> {
         let number = |kind| body.find(kind)?.be32();
         match name {
-            "immediate" => read::verdict(body.find(2)?.nested()).map(Action::Verdict),
-            "masq" => (number(1)? == RANDOM_FULLY).then_some(Action::Masquerade),
+            "immediate" => read::verdict(body.find(immediate::DATA)?.nested()).map(Action::Verdict),
+            "masq" => (number(masq::FLAGS)? == masq::FLAG_RANDOM_FULLY).then_some(Action::Masquerade),
             "notrack" => Some(Action::NoTrack),
             "log" => {
                 let (rate, burst) = self.limit?;
-                let (reason, direction) = packet_log::read_prefix(body.find(2)?.text()?)?;
+                let (reason, direction) = packet_log::read_prefix(body.find(log::PREFIX)?.text()?)?;
                 let prefix = packet_log::prefix(reason, direction);
-                let snaplen = NonZeroU32::new(number(3)?)?;
-                Some(Action::Log(Log { prefix, group: body.find(1)?.be16()?, snaplen, rate, burst }))
+                let snaplen = NonZeroU32::new(number(log::SNAPLEN)?)?;
+                Some(Action::Log(Log { prefix, group: body.find(log::GROUP)?.be16()?, snaplen, rate, burst }))
             }
             _ => None,
         }
@@ -119,7 +130,7 @@ impl RuleDecoder {
         if std::mem::take(&mut self.used) {
             self.loads.clear();
         }
-        self.loads.push((register(at), load));
+        self.loads.push((register_of(at), load));
     }
 
     fn loaded(&mut self, at: u32) -> Option<RegisterLoad> {
@@ -130,32 +141,30 @@ impl RuleDecoder {
     fn compare(&mut self, at: u32, how: u32, with: &[u8]) -> Option<()> {
         let mask = self.mask.take();
         let part = match (self.loaded(at)?, how, mask) {
-            (RegisterLoad::Family, compare::EQ, None) => RulePart::Guard(match with {
+            (RegisterLoad::Family, cmp::EQ, None) => RulePart::Guard(match with {
                 [2] => Family::V4,
                 [10] => Family::V6,
                 _ => return None,
             }),
-            (RegisterLoad::State, compare::NEQ, Some(mask)) => {
-                RulePart::Match(Match::CtState(states(host_order(&mask)?)))
-            }
-            (RegisterLoad::Mark, compare::EQ, Some(mask)) if mask == with => {
+            (RegisterLoad::State, cmp::NEQ, Some(mask)) => RulePart::Match(Match::CtState(states(host_order(&mask)?))),
+            (RegisterLoad::Mark, cmp::EQ, Some(mask)) if mask == with => {
                 RulePart::Match(Match::MarkBits(host_order(with)?))
             }
-            (RegisterLoad::ConnectionMark, compare::EQ, Some(mask)) if mask == with => {
+            (RegisterLoad::ConnectionMark, cmp::EQ, Some(mask)) if mask == with => {
                 RulePart::Match(Match::ConnectionMarkBits(host_order(with)?))
             }
-            (RegisterLoad::Field(Field::DestinationPort, 2), compare::GTE, None) => {
+            (RegisterLoad::Field(Field::DestinationPort, 2), cmp::GTE, None) => {
                 self.at_least = Some(port(with)?);
                 return Some(());
             }
-            (RegisterLoad::Field(Field::DestinationPort, 2), compare::LTE, None) => {
+            (RegisterLoad::Field(Field::DestinationPort, 2), cmp::LTE, None) => {
                 let range = Value::PortRange(self.at_least.take()?, port(with)?);
                 RulePart::Match(Match::Field(Field::DestinationPort, CmpOp::Eq, range))
             }
             (RegisterLoad::Field(field, bytes), how, mask) => {
                 let op = match how {
-                    compare::EQ => CmpOp::Eq,
-                    compare::NEQ => CmpOp::NotEq,
+                    cmp::EQ => CmpOp::Eq,
+                    cmp::NEQ => CmpOp::NotEq,
                     _ => return None,
                 };
                 RulePart::Match(field_match(field, bytes, op, with, mask.as_deref())?)
@@ -168,7 +177,7 @@ impl RuleDecoder {
 
     fn range(&mut self, at: u32, how: u32, first: &[u8], last: &[u8]) -> Option<()> {
         let loaded = self.loaded(at)?;
-        if loaded != RegisterLoad::Field(Field::DestinationPort, 2) || how != compare::NEQ {
+        if loaded != RegisterLoad::Field(Field::DestinationPort, 2) || how != range::NEQ {
             return None;
         }
         let range = Value::PortRange(port(first)?, port(last)?);
@@ -177,14 +186,14 @@ impl RuleDecoder {
     }
 
     fn look_up(&mut self, body: Attributes<'_>) -> Option<()> {
-        let name = body.find(1)?.text()?;
-        let first = self.loaded(register(body.find(2)?.be32()?))?;
+        let name = body.find(lookup::SET)?.text()?;
+        let first = self.loaded(register_of(body.find(lookup::SREG)?.be32()?))?;
         if name.starts_with(ANONYMOUS) {
             return match first {
-                // What a look at a port needs; the rule says nothing of it.
+                // A load of a port needs it; the rule has no such match.
                 RegisterLoad::Field(Field::Proto, _) => Some(()),
                 RegisterLoad::Icmpv6Type => {
-                    // The protocol was compared for the sake of the type.
+                    // The match on the ICMPv6 type needs a match on the protocol.
                     let protocol = Match::Field(Field::Proto, CmpOp::Eq, Value::Proto(ICMPV6));
                     matches!(self.parts.pop()?, RulePart::Match(last) if last == protocol).then_some(())?;
                     self.parts.push(RulePart::Match(Match::NeighbourDiscovery));
@@ -203,7 +212,7 @@ impl RuleDecoder {
         };
         let fields: Vec<Field> = self.loads.iter().map(field).collect::<Option<_>>()?;
         let name = SetName::new(name).ok()?;
-        match (body.find(3), body.find(5).and_then(|flags| flags.be32())) {
+        match (body.find(lookup::DREG), body.find(lookup::FLAGS).and_then(|flags| flags.be32())) {
             (Some(_), _) => self.action = Some(Action::Dispatch(fields, name)),
             (None, None | Some(0)) => self.parts.push(RulePart::Match(Match::InSet(fields, CmpOp::Eq, name))),
             (None, Some(_)) => self.parts.push(RulePart::Match(Match::InSet(fields, CmpOp::NotEq, name))),
@@ -211,7 +220,7 @@ impl RuleDecoder {
         Some(())
     }
 
-    /// All rules that are written as these expressions.
+    /// All rules that are encoded as these expressions.
     fn candidates(self) -> Option<impl Iterator<Item = Rule>> {
         let Self { parts, action, .. } = self;
         let action = action?;
@@ -236,45 +245,45 @@ impl RuleDecoder {
     }
 }
 
-/// The kernel tells of registers of 16 bytes by numbers of their own (`nft_dump_register`).
-const fn register(number: u32) -> u32 {
-    if number >= 1 && number < 5 { REGISTER + (number - 1) * 4 } else { number }
+/// The kernel dumps registers of 16 bytes with numbers of their own (`nft_dump_register`).
+const fn register_of(number: u32) -> u32 {
+    if number >= 1 && number < 5 { register::FIRST + (number - 1) * 4 } else { number }
 }
 
 fn meta_load(key: u32) -> Option<RegisterLoad> {
     let field = |field: Field| RegisterLoad::Field(field, length(field.key_type()));
     match key {
-        meta::MARK => Some(RegisterLoad::Mark),
-        meta::NFPROTO => Some(RegisterLoad::Family),
-        meta::IIFNAME => Some(field(Field::InInterface)),
-        meta::OIFNAME => Some(field(Field::OutInterface)),
-        meta::L4PROTO => Some(field(Field::Proto)),
+        meta::KEY_MARK => Some(RegisterLoad::Mark),
+        meta::KEY_NFPROTO => Some(RegisterLoad::Family),
+        meta::KEY_IIFNAME => Some(field(Field::InInterface)),
+        meta::KEY_OIFNAME => Some(field(Field::OutInterface)),
+        meta::KEY_L4PROTO => Some(field(Field::Proto)),
         _ => None,
     }
 }
 
 const fn ct_load(key: u32) -> Option<RegisterLoad> {
     match key {
-        ct::STATE => Some(RegisterLoad::State),
-        ct::MARK => Some(RegisterLoad::ConnectionMark),
+        ct::KEY_STATE => Some(RegisterLoad::State),
+        ct::KEY_MARK => Some(RegisterLoad::ConnectionMark),
         _ => None,
     }
 }
 
 fn payload_load(base: u32, offset: u32, bytes: u32) -> Option<RegisterLoad> {
     let field = match (base, offset, bytes) {
-        (NETWORK_HEADER, 12, 1..=4) => Field::Source(Family::V4),
-        (NETWORK_HEADER, 16, 1..=4) => Field::Destination(Family::V4),
-        (NETWORK_HEADER, 8, 1..=16) => Field::Source(Family::V6),
-        (NETWORK_HEADER, 24, 1..=16) => Field::Destination(Family::V6),
-        (TRANSPORT_HEADER, 2, 2) => Field::DestinationPort,
-        (TRANSPORT_HEADER, 0, 1) => return Some(RegisterLoad::Icmpv6Type),
+        (payload::NETWORK_HEADER, 12, 1..=4) => Field::Source(Family::V4),
+        (payload::NETWORK_HEADER, 16, 1..=4) => Field::Destination(Family::V4),
+        (payload::NETWORK_HEADER, 8, 1..=16) => Field::Source(Family::V6),
+        (payload::NETWORK_HEADER, 24, 1..=16) => Field::Destination(Family::V6),
+        (payload::TRANSPORT_HEADER, 2, 2) => Field::DestinationPort,
+        (payload::TRANSPORT_HEADER, 0, 1) => return Some(RegisterLoad::Icmpv6Type),
         _ => return None,
     };
     Some(RegisterLoad::Field(field, usize::try_from(bytes).ok()?))
 }
 
-/// A field against one value or one network.
+/// A match of a field with one value or one network.
 fn field_match(field: Field, bytes: usize, op: CmpOp, with: &[u8], mask: Option<&[u8]>) -> Option<Match> {
     let whole = length(field.key_type());
     let value = match (field, mask) {

@@ -2,35 +2,37 @@
 
 use crate::nfnetlink::NetlinkError;
 
-/// What went wrong with our table.
+/// An operation on our table failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
-    /// Netlink to nf_tables.
+    /// A request failed.
     #[error("{step} over nf_tables netlink")]
     Netlink {
-        /// What was tried.
+        /// The step that failed, in the imperative.
         step: &'static str,
-        /// Why it failed.
+        /// The kernel's answer, or the error of the socket.
         source: NetlinkError,
     },
-    /// The kernel said no; nothing of the transaction was done.
+    /// The kernel rejected a transaction; nothing of it was committed.
     #[error("change the table: {step}")]
-    Refused {
-        /// The step of the transaction as nft would write it, shortened.
+    Rejected {
+        /// The rejected step in nft syntax, truncated.
         step: String,
-        /// Why.
+        /// The kernel's answer.
         source: NetlinkError,
     },
-    /// Another process owns the table, so that the kernel lets nobody else change it.
-    #[error("another process owns our table (netlink port {port}): has the agent that ran before not ended?")]
+    /// Permission denied: another process owns the table.
+    #[error(
+        "permission denied: another process owns our table (netlink port {port}); the previous agent may still run"
+    )]
     Owned {
-        /// The port of its socket, usually the number of the process.
+        /// The port of its socket, usually its process id.
         port: u32,
     },
-    /// Others changed the table each time that it was read.
-    #[error("our table changed during each of {attempts} attempts to read it")]
-    Unsteady {
-        /// How often it was tried.
+    /// Others changed the table during each attempt to read it back.
+    #[error("our table changed during each of {attempts} attempts to read it back")]
+    Changing {
+        /// The number of attempts.
         attempts: u32,
     },
 }

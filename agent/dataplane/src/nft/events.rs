@@ -1,7 +1,7 @@
-//! The kernel's word that somebody changed our table.
+//! Notifications about changes of our table.
 //!
-//! Every commit in the network namespace is announced on a netlink group: first what changed, object by object, then the
-//! new generation of the whole ruleset. Other people's tables pass by here too, and are only looked at for their name.
+//! The kernel notifies a multicast group of every commit in the network namespace: first the changed objects, one by one,
+//! then the new generation of the whole ruleset. Changes of other tables are notified too, and dropped by their name.
 
 use std::collections::VecDeque;
 
@@ -10,24 +10,24 @@ use towpath_core::names::TABLE;
 use super::{
     NftError,
     kernel::netlink,
-    wire::{INET, Message, SUBSYSTEM, TABLE_OF},
+    wire::{self, INET, NftMessage, OBJECT_TABLE, SUBSYSTEM},
 };
 use crate::nfnetlink::{NfnetlinkMessage, NfnetlinkSocket, Received};
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 pub(super) const GROUP: u32 = 7;
 
-/// Something happened to our table.
+/// A change of our table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TableChange {
-    /// A transaction touched it.
+    /// A transaction changed it.
     Changed {
-        /// The generation of the namespace's ruleset that began with it.
+        /// The generation of the namespace's ruleset after it.
         generation: u32,
-        /// The name of the process that did it, as far as the kernel tells.
+        /// The name of the process, if the kernel gives it.
         process: String,
     },
-    /// The kernel had more to tell than there was room for: anything may have happened.
+    /// The receive buffer overran: anything may have changed.
     Overrun,
 }
 
@@ -35,42 +35,42 @@ pub enum TableChange {
 #[derive(Debug)]
 pub struct NftEvents {
     socket: NfnetlinkSocket,
-    hearing: Hearing,
+    pending: PendingChanges,
 }
 
-/// What was heard and not yet told.
+/// Notifications that were received, up to the changes that are complete.
 #[derive(Debug, Default)]
-struct Hearing {
-    /// Of the transaction that is being announced.
+struct PendingChanges {
+    /// Whether the current transaction has changed our table.
     touched: bool,
-    ready: VecDeque<TableChange>,
+    complete: VecDeque<TableChange>,
 }
 
 impl NftEvents {
-    /// Listens in the network namespace of the calling thread; what happens from now on is heard.
+    /// Listens in the calling thread's network namespace, from now on.
     ///
     /// # Errors
-    /// If the kernel has no nf_tables, or does not let us listen.
+    /// If the kernel has no nf_tables, or permission is denied.
     pub fn open() -> Result<Self, NftError> {
         let mut socket = NfnetlinkSocket::open().map_err(netlink("open a socket"))?;
         socket.join(GROUP).map_err(netlink("listen"))?;
-        Ok(Self { socket, hearing: Hearing::default() })
+        Ok(Self { socket, pending: PendingChanges::default() })
     }
 
-    /// Waits, as long as it takes, for the next change of our table.
+    /// Waits for the next change of our table, without a time limit.
     ///
     /// # Errors
-    /// If the socket fails: open a new listener, and take it that anything may have happened.
+    /// If the socket fails: open a new listener, and assume that anything may have changed.
     pub fn next_change(&mut self) -> Result<TableChange, NftError> {
         loop {
-            if let Some(change) = self.hearing.ready.pop_front() {
+            if let Some(change) = self.pending.complete.pop_front() {
                 return Ok(change);
             }
-            let hearing = &mut self.hearing;
-            match self.socket.receive(None, |answer| hearing.hear(&answer)).map_err(netlink("listen"))? {
+            let pending = &mut self.pending;
+            match self.socket.receive(None, |message| pending.add(&message)).map_err(netlink("listen"))? {
                 Received::Messages | Received::Nothing => {}
                 Received::Overrun => {
-                    self.hearing.touched = false;
+                    self.pending.touched = false;
                     return Ok(TableChange::Overrun);
                 }
             }
@@ -78,26 +78,23 @@ impl NftEvents {
     }
 }
 
-impl Hearing {
-    fn hear(&mut self, answer: &NfnetlinkMessage<'_>) {
-        if let Some((generation, process)) = generation(answer) {
+impl PendingChanges {
+    fn add(&mut self, message: &NfnetlinkMessage<'_>) {
+        if let Some((generation, process)) = generation(message) {
             if std::mem::take(&mut self.touched) {
-                self.ready.push_back(TableChange::Changed { generation, process: process.to_owned() });
+                self.complete.push_back(TableChange::Changed { generation, process: process.to_owned() });
             }
-        } else if answer.kind.subsystem == SUBSYSTEM && answer.family == INET {
-            self.touched |= answer.attributes.find(TABLE_OF).and_then(|a| a.text()) == Some(TABLE);
+        } else if message.kind.subsystem == SUBSYSTEM && message.family == INET {
+            self.touched |= message.attributes.find(OBJECT_TABLE).and_then(|a| a.text()) == Some(TABLE);
         }
     }
 }
 
-/// The number of a new generation, and the process that made it.
-pub(super) fn generation<'a>(answer: &NfnetlinkMessage<'a>) -> Option<(u32, &'a str)> {
-    /// `NFTA_GEN_ID` and `NFTA_GEN_PROC_NAME`.
-    const ID: u16 = 1;
-    const PROCESS: u16 = 3;
-    if answer.kind != Message::NewGeneration.kind() {
+/// The number of a new generation, and the name of the process that committed it.
+pub(super) fn generation<'a>(message: &NfnetlinkMessage<'a>) -> Option<(u32, &'a str)> {
+    if message.kind != NftMessage::NewGeneration.kind() {
         return None;
     }
-    let process = answer.attributes.find(PROCESS).and_then(|a| a.text()).unwrap_or_default();
-    Some((answer.attributes.find(ID)?.be32()?, process))
+    let process = message.attributes.find(wire::generation::PROC_NAME).and_then(|a| a.text()).unwrap_or_default();
+    Some((message.attributes.find(wire::generation::ID)?.be32()?, process))
 }

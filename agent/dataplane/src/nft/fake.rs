@@ -1,4 +1,4 @@
-//! A table that executes transactions without a kernel, for the agent's tests.
+//! A table in memory that executes transactions, for tests.
 
 use nix::errno::Errno;
 use towpath_core::ruleset::{Installed, Transaction, fake::FakeTable};
@@ -6,14 +6,14 @@ use towpath_core::ruleset::{Installed, Transaction, fake::FakeTable};
 use super::{Nft, NftError, TableChange};
 use crate::nfnetlink::NetlinkError;
 
-/// An executor over a [`FakeTable`], whose faults are made to order.
+/// An executing fake of [`Nft`] over a [`FakeTable`], with rejections on demand.
 #[derive(Debug, Clone, Default)]
 pub struct FakeNft {
-    /// The table, open to whoever wants to tamper with it.
+    /// The table. A test may change it, as another program would.
     pub table: FakeTable,
-    /// How many of the next applies are refused.
-    pub refuse: usize,
-    /// The transactions that were done, in their order.
+    /// How many of the next transactions are rejected.
+    pub reject: usize,
+    /// The transactions that were committed, in order.
     pub applied: Vec<Transaction>,
 }
 
@@ -26,22 +26,22 @@ impl Nft for FakeNft {
         if transaction.is_empty() {
             return Ok(());
         }
-        if let Some(left) = self.refuse.checked_sub(1) {
-            self.refuse = left;
-            return Err(refused("by order of the test".to_owned()));
+        if let Some(left) = self.reject.checked_sub(1) {
+            self.reject = left;
+            return Err(rejected("by the test".to_owned()));
         }
-        self.table.apply(transaction).map_err(|refusal| refused(refusal.to_string()))?;
+        self.table.apply(transaction).map_err(|refusal| rejected(refusal.to_string()))?;
         self.applied.push(transaction.clone());
         Ok(())
     }
 
-    /// It makes no notifications, so those that a test makes are never its own.
+    /// There are no notifications of its own.
     fn is_own(&mut self, _change: &TableChange) -> bool {
         false
     }
 }
 
-fn refused(why: String) -> NftError {
+fn rejected(why: String) -> NftError {
     let source = NetlinkError::Rejected { message: Some(why), source: Errno::EINVAL.into() };
-    NftError::Refused { step: "a transaction".to_owned(), source }
+    NftError::Rejected { step: "a transaction".to_owned(), source }
 }

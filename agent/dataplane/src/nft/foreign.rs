@@ -12,7 +12,7 @@ use super::{
     batch::hook_number,
     events::GROUP,
     kernel::netlink,
-    wire::{INET, Message, SUBSYSTEM, TABLE_OF, chain},
+    wire::{INET, NftMessage, OBJECT_TABLE, SUBSYSTEM, chain},
 };
 use crate::nfnetlink::{NfnetlinkMessage, NfnetlinkSocket, Received};
 
@@ -88,7 +88,7 @@ fn concerns_forward(message: &NfnetlinkMessage<'_>, tables: &[ForeignTable]) -> 
         _ => return false,
     };
     // The first attribute of all objects, tables too, is the name of the table.
-    let Some(table) = message.attributes.find(TABLE_OF).and_then(|a| a.text()) else { return false };
+    let Some(table) = message.attributes.find(OBJECT_TABLE).and_then(|a| a.text()) else { return false };
     if message.kind.subsystem != SUBSYSTEM || (family == TableFamily::Inet && table == TABLE) {
         return false;
     }
@@ -97,5 +97,5 @@ fn concerns_forward(message: &NfnetlinkMessage<'_>, tables: &[ForeignTable]) -> 
 
 fn is_forward_chain(message: &NfnetlinkMessage<'_>) -> bool {
     let hook = || message.attributes.find(chain::HOOK)?.nested().find(chain::HOOK_NUMBER)?.be32();
-    message.kind == Message::NewChain.kind() && hook() == Some(hook_number(towpath_core::ruleset::Hook::Forward))
+    message.kind == NftMessage::NewChain.kind() && hook() == Some(hook_number(towpath_core::ruleset::Hook::Forward))
 }

@@ -1,4 +1,4 @@
-//! Keys of elements as bytes: parts one after the other, each of a concatenation filled up to a multiple of four.
+//! Encodes the keys of elements: the parts of a concatenation follow each other, each padded to a multiple of four bytes.
 
 use std::net::IpAddr;
 
@@ -8,14 +8,14 @@ use towpath_core::{
     ruleset::{Element, KeyType, Value},
 };
 
-/// The lowest and the highest key that an element stands for, both included; equal for a single value.
+/// The first and the last key of an element, inclusive; equal for a single value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Bounds {
     pub(super) first: Vec<u8>,
     pub(super) last: Vec<u8>,
 }
 
-/// `enum datatypes` of nft, the informational type that the kernel keeps with a set.
+/// The type of a key in nft (`enum datatypes`), which the kernel stores with a set.
 pub(super) const fn nft_type(key: KeyType) -> u32 {
     match key {
         KeyType::Ipv4 => 7,
@@ -28,7 +28,7 @@ pub(super) const fn nft_type(key: KeyType) -> u32 {
 
 const ALL: [KeyType; 5] = [KeyType::Ipv4, KeyType::Ipv6, KeyType::Proto, KeyType::Port, KeyType::IfName];
 
-/// How many bits of the type each part of a concatenation has.
+/// How many bits of the type a part of a concatenation has.
 const TYPE_BITS: u32 = 6;
 
 /// The type of a whole key.
@@ -36,7 +36,7 @@ pub(super) fn nft_types(key: &[KeyType]) -> u32 {
     key.iter().fold(0, |all, part| all << TYPE_BITS | nft_type(*part))
 }
 
-/// The parts of a key by its type; `None` if one is not of ours.
+/// The parts of a key by its type; `None` if one of them is unknown.
 pub(super) fn parts(mut types: u32) -> Option<Vec<KeyType>> {
     let mut key = Vec::new();
     while types != 0 {
@@ -66,7 +66,7 @@ pub(super) fn whole_length(key: &[KeyType]) -> usize {
     }
 }
 
-/// The bytes of an element.
+/// Encodes an element.
 pub(super) fn bounds(element: &Element) -> Bounds {
     let mut all = Bounds { first: Vec::new(), last: Vec::new() };
     for value in element {
@@ -81,7 +81,7 @@ pub(super) fn bounds(element: &Element) -> Bounds {
     all
 }
 
-/// The bytes of one value.
+/// Encodes one value.
 pub(super) fn value_bounds(value: &Value) -> Bounds {
     let single = |bytes: Vec<u8>| Bounds { last: bytes.clone(), first: bytes };
     match value {
@@ -107,7 +107,7 @@ pub(super) fn address(addr: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The next key; `None` behind the last one.
+/// The next key; `None` after the last one.
 pub(super) fn successor(key: &[u8]) -> Option<Vec<u8>> {
     let mut next = key.to_vec();
     for byte in next.iter_mut().rev() {
@@ -119,7 +119,7 @@ pub(super) fn successor(key: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-/// The key before; `None` before the first one.
+/// The previous key; `None` before the first one.
 pub(super) fn predecessor(key: &[u8]) -> Option<Vec<u8>> {
     let mut previous = key.to_vec();
     for byte in previous.iter_mut().rev() {
@@ -131,7 +131,7 @@ pub(super) fn predecessor(key: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-/// The element of a key; `None` if we would not write it so.
+/// Decodes an element; `None` if we would not have encoded it so.
 pub(super) fn element(key: &[KeyType], bounds: &Bounds) -> Option<Element> {
     if bounds.first.len() != whole_length(key) || bounds.last.len() != whole_length(key) {
         return None;
@@ -162,7 +162,7 @@ fn value(part: KeyType, first: &[u8], last: &[u8]) -> Option<Value> {
     }
 }
 
-/// The network that goes from the first to the last address, if there is one.
+/// The network from the first to the last address, if there is one.
 fn network(first: &[u8], last: &[u8]) -> Option<Value> {
     let addr: IpAddr = match first.len() {
         4 => <[u8; 4]>::try_from(first).ok()?.into(),
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_read_as_the_element_that_it_was_made_of() {
+    fn an_encoded_element_is_decoded_as_the_same_element() {
         use KeyType::{IfName as Interface, Ipv4, Ipv6, Port, Proto};
         let (net, addr) = (|n: &str| Value::Net(n.parse().unwrap()), |a: &str| Value::Addr(a.parse().unwrap()));
         let interface = Value::IfName(IfName::new("a23456789012345").unwrap());
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_would_not_write_is_not_read() {
+    fn what_we_would_not_encode_is_not_decoded() {
         let range = |first: &[u8], last: &[u8]| Bounds { first: first.to_vec(), last: last.to_vec() };
         for (key, bounds, why) in [
             (vec![KeyType::Ipv4], range(&[10, 0, 0, 1], &[10, 0, 0, 2]), "a range that is no network"),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_neighbours_but_at_the_ends() {
+    fn keys_have_successors_and_predecessors_but_at_the_ends() {
         assert_eq!(successor(&[10, 0, 255, 255]), Some(vec![10, 1, 0, 0]));
         assert_eq!(predecessor(&[10, 1, 0, 0]), Some(vec![10, 0, 255, 255]));
         assert_eq!((successor(&[255, 255]), predecessor(&[0, 0])), (None, None));

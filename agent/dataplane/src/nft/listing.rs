@@ -13,7 +13,7 @@ use super::{
     KernelNft, NftError,
     kernel::ATTEMPTS,
     read::{self, Table},
-    wire::{Message, table},
+    wire::{NftMessage, table},
 };
 
 /// A flag of the table.
@@ -64,7 +64,7 @@ impl KernelNft {
                 return listing.map(Some);
             }
         }
-        Err(NftError::Unsteady { attempts: ATTEMPTS }.into())
+        Err(NftError::Changing { attempts: ATTEMPTS }.into())
     }
 
     fn list_once(&mut self, table: Table) -> Result<TableListing, ListError> {
@@ -76,7 +76,7 @@ impl KernelNft {
         for (name, chain) in installed.chains {
             ruleset.chains.insert(name, Arc::new(Chain { base: chain.base, rules: Vec::new() }));
         }
-        for (chain, rule) in self.dump(Message::GetRule, "read the rules", read::whole_rule)? {
+        for (chain, rule) in self.dump(NftMessage::GetRule, "read the rules", read::whole_rule)? {
             add(&mut ruleset, &chain, rule)?;
         }
         let flags = [(TableFlag::Owner, table::FLAG_OWNER), (TableFlag::Persist, table::FLAG_PERSIST)];

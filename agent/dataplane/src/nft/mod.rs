@@ -1,8 +1,7 @@
-//! Our nft table in the kernel: read back, changed at once, watched.
+//! Our nft table in the kernel: read back, changed in transactions, watched for drift.
 //!
-//! Over netlink, on one socket that is kept: so the kernel lets this socket alone change the table, where it knows how, and
-//! a change costs what it costs the kernel. The `nft` program is not needed; what it prints of our table reads as if it
-//! had made it.
+//! It speaks nf_tables netlink on one socket that stays open: the socket can own the table, and a change costs what it costs
+//! the kernel. The `nft` program is not needed; it lists our table as if it had created it.
 
 use towpath_core::ruleset::{Installed, Transaction};
 
@@ -28,20 +27,20 @@ pub use listing::{ListError, TableFlag, TableListing};
 
 /// The table of one network namespace.
 pub trait Nft {
-    /// What is in the table; `None` when there is no table.
+    /// Reads back the table; `None` if it does not exist.
     ///
     /// # Errors
-    /// If the kernel did not answer, or another process owns the table.
+    /// If a dump fails, or another process owns the table.
     fn read_back(&mut self) -> Result<Option<Installed>, NftError>;
 
-    /// Does all of the transaction or nothing that packets meet: of its [stages](Transaction::stages) the first can be
-    /// there without the second. An empty one costs nothing.
+    /// Applies a transaction, for packets all of it or nothing: of its [stages](Transaction::stages) the first may be
+    /// committed without the second. An empty one costs nothing.
     ///
     /// # Errors
-    /// If the kernel refused it. After that it is not known what was done: read back.
+    /// If the kernel rejects it. Read back afterwards: a first stage may have been committed.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), NftError>;
 
-    /// Whether a change that [`NftEvents`] told of was made by [`Nft::apply`]. To be asked once for each change, in
-    /// their order, and after the return of an `apply` that was under way.
+    /// Whether a change from [`NftEvents`] was made by [`Nft::apply`]. To be called once for each change, in order, and
+    /// not before an `apply` in progress has returned.
     fn is_own(&mut self, change: &TableChange) -> bool;
 }

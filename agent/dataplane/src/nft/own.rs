@@ -1,57 +1,55 @@
-//! Which changes of the ruleset were our own transactions.
+//! Tells our own changes of the ruleset from others'.
 //!
-//! A notification names the process that made the change, but by its number in the first PID namespace, which the agent
-//! cannot see from its container, and by a name that every `nft` has. The generation of the ruleset is certain: each
-//! commit in the network namespace adds one. So the executor reads it before and after its own transaction. When
-//! somebody else commits in between, one of the generations is ours and it is not known which; but only those that
-//! touch our table are asked for, and ours is among them: the first one asked for passes as ours, and another one is
-//! somebody else's.
+//! A notification names the process that committed it, but by its id in the first PID namespace, which the agent cannot see
+//! from its container, and by a name that every `nft` has. The generation of the ruleset is reliable: each commit in the
+//! network namespace adds one. So we read it before and after our own commit. If somebody else commits in between, one of
+//! the generations is ours, and it is not known which; but only changes of our table are looked up, and ours is among
+//! them: the first one counts as ours, another one as somebody else's.
 
 use std::collections::VecDeque;
 
-/// More than are ever waiting: notifications are read as fast as they come.
-const MAX_WINDOWS: usize = 256;
+/// A limit that is never reached while notifications are received.
+const MAX_PENDING: usize = 256;
 
-/// The windows of our own transactions whose notifications have not come yet.
+/// Our own commits whose notifications are still to come.
 #[derive(Debug, Default)]
 pub(super) struct OwnChanges {
-    windows: VecDeque<Window>,
+    pending: VecDeque<GenerationRange>,
 }
 
-/// One of the generations behind `before`, up to `after`, is ours.
+/// One of the generations after `before`, up to and including `after`, is ours.
 #[derive(Debug, Clone, Copy)]
-struct Window {
+struct GenerationRange {
     before: u32,
     after: u32,
 }
 
 impl OwnChanges {
-    /// A transaction of ours was committed between two readings of the generation. Equal ones: the kernel found that
-    /// there was nothing to do.
+    /// We committed a transaction between two reads of the generation. Equal ones mean that the kernel had nothing to do.
     pub(super) fn applied(&mut self, before: u32, after: u32) {
         if before != after {
-            self.windows.push_back(Window { before, after });
+            self.pending.push_back(GenerationRange { before, after });
         }
-        while self.windows.len() > MAX_WINDOWS {
-            self.windows.pop_front();
+        while self.pending.len() > MAX_PENDING {
+            self.pending.pop_front();
         }
     }
 
-    /// Whether a change of our table passes as ours. Asked once for each, in their order.
+    /// Whether a change of our table is ours. To be called once for each change, in order.
     pub(super) fn take(&mut self, generation: u32) -> bool {
-        while self.windows.front().is_some_and(|window| is_behind(generation, window.after)) {
-            self.windows.pop_front();
+        while self.pending.front().is_some_and(|range| is_after(generation, range.after)) {
+            self.pending.pop_front();
         }
-        let own = self.windows.front().is_some_and(|window| is_behind(generation, window.before));
+        let own = self.pending.front().is_some_and(|range| is_after(generation, range.before));
         if own {
-            self.windows.pop_front();
+            self.pending.pop_front();
         }
         own
     }
 }
 
 /// Whether `a` came after `b`: the kernel's counter wraps around.
-const fn is_behind(a: u32, b: u32) -> bool {
+const fn is_after(a: u32, b: u32) -> bool {
     a != b && a.wrapping_sub(b) < u32::MAX / 2
 }
 
@@ -66,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_disturbed_is_ours_and_nothing_else() {
+    fn changes_are_attributed_by_their_generation() {
         for (windows, generations, expected, why) in [
             (&[(4, 5)][..], &[5][..], &[true][..], "alone"),
             (&[(4, 5)], &[4, 5, 6], &[false, true, false], "others before and after"),
@@ -85,7 +83,7 @@ mod tests {
     fn without_a_listener_it_does_not_grow() {
         let mut own = OwnChanges::default();
         (0..10_000).for_each(|n| own.applied(n, n + 1));
-        assert_eq!(own.windows.len(), MAX_WINDOWS);
+        assert_eq!(own.pending.len(), MAX_PENDING);
         assert!(own.take(10_000), "the last is still known");
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel's answers about our table, read without judging: what we would not have made is told as such.
+//! Decodes the objects of our table. An object that we would not have created is decoded as unmanaged.
 
 use imbl::{OrdMap, OrdSet};
 
@@ -11,58 +11,56 @@ use super::{
     batch::hook_number,
     decode,
     key::{self, Bounds},
-    wire::{TABLE_OF, chain, data, element, rule, set, table, userdata},
+    wire::{OBJECT_TABLE, OTHER_NAME, chain, data, element, rule, set, table, userdata},
 };
 use crate::nfnetlink::{Attributes, NfnetlinkMessage};
 
-/// What there is to know about our table itself.
+/// Our table itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Table {
     pub(super) flags: u32,
-    /// The port of the socket that owns it.
+    /// The netlink port of the owner.
     pub(super) owner: Option<u32>,
-    pub(super) comment: Comment,
+    pub(super) userdata: UserData,
 }
 
-/// Whether there is something beside an object that we do not put there.
+/// Whether an object has user data, where ours has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Comment {
-    None,
-    Some,
+pub(super) enum UserData {
+    Absent,
+    Present,
 }
 
-pub(super) fn table(answer: &NfnetlinkMessage<'_>) -> Option<Table> {
-    let attributes = answer.attributes;
+pub(super) fn table(message: &NfnetlinkMessage<'_>) -> Option<Table> {
+    let attributes = message.attributes;
     (attributes.find(table::NAME)?.text()? == TABLE).then(|| Table {
         flags: attributes.find(table::FLAGS).and_then(|a| a.be32()).unwrap_or(0),
         owner: attributes.find(table::OWNER).and_then(|a| a.be32()),
-        comment: if attributes.find(table::USERDATA).is_some() { Comment::Some } else { Comment::None },
+        userdata: if attributes.find(table::USERDATA).is_some() { UserData::Present } else { UserData::Absent },
     })
 }
 
 /// The attributes of an object of our table.
-fn ours<'a>(answer: &NfnetlinkMessage<'a>) -> Option<Attributes<'a>> {
-    (answer.attributes.find(TABLE_OF)?.text()? == TABLE).then_some(answer.attributes)
+fn ours<'a>(message: &NfnetlinkMessage<'a>) -> Option<Attributes<'a>> {
+    (message.attributes.find(OBJECT_TABLE)?.text()? == TABLE).then_some(message.attributes)
 }
 
-/// The name of an object of another kind.
-pub(super) fn other(answer: &NfnetlinkMessage<'_>) -> Option<String> {
-    /// `NFTA_OBJ_NAME` and `NFTA_FLOWTABLE_NAME`.
-    const NAME: u16 = 2;
-    ours(answer)?.find(NAME)?.text().map(str::to_owned)
+/// The name of a stateful object or a flowtable, which we never create.
+pub(super) fn other(message: &NfnetlinkMessage<'_>) -> Option<String> {
+    ours(message)?.find(OTHER_NAME)?.text().map(str::to_owned)
 }
 
-/// A chain's name, and its base; an error for a base that we would not have made.
-pub(super) fn chain(answer: &NfnetlinkMessage<'_>) -> Option<(String, Result<Option<BaseChain>, ()>)> {
-    let attributes = ours(answer)?;
+/// The name of a chain, and its hook if it is a base chain; an error for a base chain that we would not have created.
+pub(super) fn chain(message: &NfnetlinkMessage<'_>) -> Option<(String, Result<Option<BaseChain>, ()>)> {
+    let attributes = ours(message)?;
     let name = attributes.find(chain::NAME)?.text()?.to_owned();
     Some((name, base(attributes)))
 }
 
 fn base(attributes: Attributes<'_>) -> Result<Option<BaseChain>, ()> {
     let flags = attributes.find(chain::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
-    let beside = attributes.find(chain::USERDATA).map_or(&[][..], |data| data.payload);
-    if userdata::entries(beside).any(|(kind, _)| kind != userdata::CHAIN_COMMENT) || flags & !chain::FLAG_BASE != 0 {
+    let userdata = attributes.find(chain::USERDATA).map_or(&[][..], |data| data.payload);
+    if userdata::entries(userdata).any(|(kind, _)| kind != userdata::CHAIN_COMMENT) || flags & !chain::FLAG_BASE != 0 {
         return Err(());
     }
     let Some(hook) = attributes.find(chain::HOOK) else { return Ok(None) };
@@ -86,9 +84,9 @@ fn base(attributes: Attributes<'_>) -> Result<Option<BaseChain>, ()> {
     read().map(Some).ok_or(())
 }
 
-/// A rule's chain, and what its comment says; `None` for a rule that is not ours.
-pub(super) fn rule(answer: &NfnetlinkMessage<'_>) -> Option<(String, Option<Fingerprint>)> {
-    let attributes = ours(answer)?;
+/// The chain of a rule, and the fingerprint in its comment; `None` for a rule that is not ours.
+pub(super) fn rule(message: &NfnetlinkMessage<'_>) -> Option<(String, Option<Fingerprint>)> {
+    let attributes = ours(message)?;
     let chain = attributes.find(rule::CHAIN)?.text()?.to_owned();
     let fingerprint = attributes.find(rule::USERDATA).and_then(|data| {
         let mut entries = userdata::entries(data.payload);
@@ -98,40 +96,40 @@ pub(super) fn rule(answer: &NfnetlinkMessage<'_>) -> Option<(String, Option<Fing
     Some((chain, fingerprint))
 }
 
-/// A rule's chain and, if we wrote it, the rule itself.
-pub(super) fn whole_rule(answer: &NfnetlinkMessage<'_>) -> Option<(String, Option<Rule>)> {
-    let (chain, fingerprint) = rule(answer)?;
-    let expressions = answer.attributes.find(rule::EXPRESSIONS)?.nested();
+/// The chain of a rule and, if we wrote it, the rule itself.
+pub(super) fn whole_rule(message: &NfnetlinkMessage<'_>) -> Option<(String, Option<Rule>)> {
+    let (chain, fingerprint) = rule(message)?;
+    let expressions = message.attributes.find(rule::EXPRESSIONS)?.nested();
     Some((chain, fingerprint.and_then(|fingerprint| decode::rule(expressions, fingerprint))))
 }
 
-/// How something with elements is declared.
+/// The declaration of a set or a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Declared {
+pub(super) enum SetDeclaration {
     Set(Vec<KeyType>, Lookup),
     Map(Vec<KeyType>),
-    ForeignSet,
-    ForeignMap,
+    UnmanagedSet,
+    UnmanagedMap,
 }
 
-/// A set's or a map's name and kind; nothing for those that a rule brings with it.
-pub(super) fn set(answer: &NfnetlinkMessage<'_>) -> Option<(String, Declared)> {
-    let attributes = ours(answer)?;
+/// The name and the declaration of a set or a map; `None` for an anonymous one.
+pub(super) fn set(message: &NfnetlinkMessage<'_>) -> Option<(String, SetDeclaration)> {
+    let attributes = ours(message)?;
     let name = attributes.find(set::NAME)?.text()?.to_owned();
     let flags = attributes.find(set::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
     if flags & set::FLAG_ANONYMOUS != 0 {
         return None;
     }
     let is_map = flags & set::FLAG_MAP != 0 || attributes.find(set::OBJECT_TYPE).is_some();
-    let foreign = if is_map { Declared::ForeignMap } else { Declared::ForeignSet };
-    Some((name, declared(attributes, flags).unwrap_or(foreign)))
+    let unmanaged = if is_map { SetDeclaration::UnmanagedMap } else { SetDeclaration::UnmanagedSet };
+    Some((name, declaration(attributes, flags).unwrap_or(unmanaged)))
 }
 
-fn declared(attributes: Attributes<'_>, flags: u32) -> Option<Declared> {
-    // A policy, a size, a life time, expressions, objects: nothing of it is ours.
-    let odd = [set::POLICY, set::TIMEOUT, set::GC_INTERVAL, set::OBJECT_TYPE, set::EXPRESSION, set::EXPRESSIONS];
+fn declaration(attributes: Attributes<'_>, flags: u32) -> Option<SetDeclaration> {
+    // Ours have no policy, size, timeout, expressions or objects.
+    let unmanaged = [set::POLICY, set::TIMEOUT, set::GC_INTERVAL, set::OBJECT_TYPE, set::EXPRESSION, set::EXPRESSIONS];
     let has_size = attributes.find(set::DESC).is_some_and(|desc| desc.nested().find(set::DESC_SIZE).is_some());
-    if has_size || attributes.into_iter().any(|attribute| odd.contains(&attribute.kind)) {
+    if has_size || attributes.into_iter().any(|attribute| unmanaged.contains(&attribute.kind)) {
         return None;
     }
     let known = [
@@ -141,8 +139,8 @@ fn declared(attributes: Attributes<'_>, flags: u32) -> Option<Declared> {
         userdata::SET_DATA_INTERVAL,
         userdata::SET_COMMENT,
     ];
-    let beside = attributes.find(set::USERDATA).map_or(&[][..], |data| data.payload);
-    if userdata::entries(beside).any(|(kind, _)| !known.contains(&kind)) {
+    let userdata = attributes.find(set::USERDATA).map_or(&[][..], |data| data.payload);
+    if userdata::entries(userdata).any(|(kind, _)| !known.contains(&kind)) {
         return None;
     }
     let key = key::parts(attributes.find(set::KEY_TYPE)?.be32()?)?;
@@ -150,43 +148,45 @@ fn declared(attributes: Attributes<'_>, flags: u32) -> Option<Declared> {
         return None;
     }
     match flags & !set::FLAG_CONCAT {
-        0 => Some(Declared::Set(key, Lookup::Hash)),
-        set::FLAG_INTERVAL => Some(Declared::Set(key, Lookup::Interval)),
-        set::FLAG_MAP => (attributes.find(set::DATA_TYPE)?.be32()? == set::DATA_VERDICT).then_some(Declared::Map(key)),
+        0 => Some(SetDeclaration::Set(key, Lookup::Hash)),
+        set::FLAG_INTERVAL => Some(SetDeclaration::Set(key, Lookup::Interval)),
+        set::FLAG_MAP => {
+            (attributes.find(set::DATA_TYPE)?.be32()? == set::DATA_VERDICT).then_some(SetDeclaration::Map(key))
+        }
         _ => None,
     }
 }
 
-/// How the elements of a set are to be written.
-pub(super) fn lookup(answer: &NfnetlinkMessage<'_>) -> Option<Lookup> {
-    let flags = ours(answer)?.find(set::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
+/// The lookup of a set.
+pub(super) fn lookup(message: &NfnetlinkMessage<'_>) -> Option<Lookup> {
+    let flags = ours(message)?.find(set::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
     Some(if flags & set::FLAG_INTERVAL != 0 { Lookup::Interval } else { Lookup::Hash })
 }
 
-/// An element as the kernel has it.
+/// An element in the kernel's encoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Raw {
+pub(super) struct RawElement {
     key: Vec<u8>,
     key_end: Option<Vec<u8>>,
-    place: Place,
+    end: IntervalEnd,
     verdict: Option<Verdict>,
 }
 
-/// What an element is to an interval.
+/// Whether an element begins an interval or ends one, by the key after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    BehindEnd,
-    Beginning,
+enum IntervalEnd {
+    After,
+    Begin,
 }
 
-/// The elements of one answer; an error if one is there that we would not have made.
-pub(super) fn elements(answer: &NfnetlinkMessage<'_>) -> Option<Result<Vec<Raw>, ()>> {
-    let list = ours(answer)?.find(element::LIST_ELEMENTS)?;
+/// The elements in one message; an error if we would not have created one of them.
+pub(super) fn elements(message: &NfnetlinkMessage<'_>) -> Option<Result<Vec<RawElement>, ()>> {
+    let list = ours(message)?.find(element::LIST_ELEMENTS)?;
     Some(list.nested().map(|item| raw(item.nested()).ok_or(())).collect())
 }
 
-fn raw(attributes: Attributes<'_>) -> Option<Raw> {
-    let mut raw = Raw { key: Vec::new(), key_end: None, place: Place::Beginning, verdict: None };
+fn raw(attributes: Attributes<'_>) -> Option<RawElement> {
+    let mut raw = RawElement { key: Vec::new(), key_end: None, end: IntervalEnd::Begin, verdict: None };
     let value =
         |attribute: crate::nfnetlink::Attribute<'_>| Some(attribute.nested().find(data::VALUE)?.payload.to_vec());
     for attribute in attributes {
@@ -194,7 +194,7 @@ fn raw(attributes: Attributes<'_>) -> Option<Raw> {
             element::KEY => raw.key = value(attribute)?,
             element::KEY_END => raw.key_end = Some(value(attribute)?),
             element::DATA => raw.verdict = Some(verdict(attribute.nested())?),
-            element::FLAGS if attribute.be32()? == element::FLAG_INTERVAL_END => raw.place = Place::BehindEnd,
+            element::FLAGS if attribute.be32()? == element::FLAG_INTERVAL_END => raw.end = IntervalEnd::After,
             element::FLAGS if attribute.be32()? == 0 => {}
             element::USERDATA => {
                 let flags_only = userdata::entries(attribute.payload).all(|(kind, _)| kind == userdata::ELEMENT_FLAGS);
@@ -219,8 +219,8 @@ pub(super) fn verdict(attributes: Attributes<'_>) -> Option<Verdict> {
     }
 }
 
-/// The elements of a set; `None` if one is there that we would not have made.
-pub(super) fn set_elements(key: &[KeyType], lookup: Lookup, raw: Vec<Raw>) -> Option<OrdSet<Element>> {
+/// The elements of a set; `None` if we would not have created one of them.
+pub(super) fn set_elements(key: &[KeyType], lookup: Lookup, raw: Vec<RawElement>) -> Option<OrdSet<Element>> {
     let bounds = match (lookup, key) {
         (Lookup::Interval, [_]) => intervals(raw),
         (Lookup::Hash | Lookup::Interval, _) => raw.into_iter().map(whole).collect(),
@@ -228,26 +228,26 @@ pub(super) fn set_elements(key: &[KeyType], lookup: Lookup, raw: Vec<Raw>) -> Op
     bounds.iter().map(|bounds| key::element(key, bounds)).collect()
 }
 
-/// The elements of a verdict map; `None` if one is there that we would not have made.
-pub(super) fn map_elements(key: &[KeyType], raw: Vec<Raw>) -> Option<OrdMap<Element, Verdict>> {
-    let pair = |mut raw: Raw| {
+/// The elements of a verdict map; `None` if we would not have created one of them.
+pub(super) fn map_elements(key: &[KeyType], raw: Vec<RawElement>) -> Option<OrdMap<Element, Verdict>> {
+    let pair = |mut raw: RawElement| {
         let verdict = raw.verdict.take()?;
         Some((key::element(key, &whole(raw))?, verdict))
     };
     raw.into_iter().map(pair).collect()
 }
 
-fn whole(raw: Raw) -> Bounds {
+fn whole(raw: RawElement) -> Bounds {
     Bounds { last: raw.key_end.unwrap_or_else(|| raw.key.clone()), first: raw.key }
 }
 
-/// Each beginning with the next end, which may be the next beginning; the last may go on to the last key there is.
-fn intervals(mut raw: Vec<Raw>) -> Vec<Bounds> {
-    raw.sort_by(|a, b| (&a.key, a.place).cmp(&(&b.key, b.place)));
+/// Each first key with the key before the next element; the last interval may be open-ended.
+fn intervals(mut raw: Vec<RawElement>) -> Vec<Bounds> {
+    raw.sort_by(|a, b| (&a.key, a.end).cmp(&(&b.key, b.end)));
     let mut all = Vec::new();
     let mut raw = raw.into_iter().peekable();
     while let Some(begin) = raw.next() {
-        if begin.place == Place::BehindEnd {
+        if begin.end == IntervalEnd::After {
             continue;
         }
         let last = raw.peek().and_then(|end| key::predecessor(&end.key));

@@ -129,7 +129,7 @@ impl Cluster {
         cluster
     }
 
-    /// Tells the index of the pod's interface.
+    /// Adds the pod's interface to the index.
     pub(crate) fn know(&mut self, party: &Party) {
         let (pod, interface) = (party.pod().unwrap(), party.interface());
         let _ = self.index.set_local_endpoint(Endpoint { pod, interface, addresses: party.addresses() });
@@ -157,12 +157,12 @@ impl Cluster {
         })
     }
 
-    /// Tells the index of a policy, given by its namespace, its name and its spec in YAML.
+    /// Adds a policy to the index, by its namespace, its name and its spec in YAML.
     pub(crate) fn add_policy(&mut self, namespace: &str, name: &str, spec: &str) {
         let _ = self.index.apply(Event::NetworkPolicy(Box::new(ObjectChange::Applied(policy(namespace, name, spec)))));
     }
 
-    /// Tells the index that a policy is gone.
+    /// Deletes a policy from the index.
     pub(crate) fn remove_policy(&mut self, namespace: &str, name: &str) {
         let _ = self.index.apply(Event::NetworkPolicy(Box::new(ObjectChange::Deleted(policy(namespace, name, "{}")))));
     }

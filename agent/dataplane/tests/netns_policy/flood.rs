@@ -50,7 +50,7 @@ impl Clock {
 pub(crate) struct Arrival {
     pub(crate) from: &'static str,
     pub(crate) family: Family,
-    /// The sender's, which tells the packets of one sender apart.
+    /// The sender's counter, which identifies its packets.
     pub(crate) port: u16,
     /// The last generation that was committed when it was sent.
     pub(crate) sent: u64,

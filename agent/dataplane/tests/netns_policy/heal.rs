@@ -50,8 +50,8 @@ fn no_denied_packet_passes_whatever_others_do_to_a_table_with_an_owner() {
                 "flush map inet towpath to-pod",
                 "insert rule inet towpath forward accept",
             ] {
-                let refused = world.node.try_sh(&format!("nft '{edit}'")).unwrap_err();
-                assert!(refused.contains("Operation not permitted"), "{edit}: {refused}");
+                let error = world.node.try_sh(&format!("nft '{edit}'")).unwrap_err();
+                assert!(error.contains("Operation not permitted"), "{edit}: {error}");
             }
         }
     });

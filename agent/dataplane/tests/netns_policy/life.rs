@@ -1,4 +1,4 @@
-//! How the table follows the life of pods, namespaces and policies, told by packets.
+//! The table follows the life of pods, namespaces and policies: tested with packets.
 
 use serde_json::json;
 use towpath_core::model::Family;
@@ -14,7 +14,7 @@ use crate::{
 const BACK_OF_RED: &str = "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: red}}, \
      podSelector: {matchLabels: {tier: back}}}]}]}";
 
-/// Tells the index of the pod of that name, changed.
+/// Updates the pod of that name in the index.
 fn change_pod(world: &mut World, name: &str, change: impl FnOnce(&mut serde_json::Value)) {
     let mut pod = pods().into_iter().find(|pod| pod["metadata"]["name"] == name).unwrap();
     change(&mut pod);
@@ -32,7 +32,7 @@ fn a_pods_labels_count_as_they_are_now() {
     change_pod(&mut world, "client", |pod| pod["metadata"]["labels"]["tier"] = json!("back"));
     check(&mut world, "client has moved to the back", "client,opsweb > web tcp 80", "");
     change_pod(&mut world, "opsweb", |pod| pod["metadata"]["labels"] = json!({}));
-    check(&mut world, "a label that is gone", "client > web tcp 80", "opsweb > web tcp 80");
+    check(&mut world, "a label was removed", "client > web tcp 80", "opsweb > web tcp 80");
     change_pod(&mut world, "web", |pod| pod["metadata"]["labels"] = json!({ "app": "other" }));
     check(&mut world, "the receiver's own labels are selected by all", "client > web tcp 80", "opsweb > web tcp 80");
 }
@@ -86,7 +86,7 @@ fn a_policy_counts_before_its_pods_are_there_and_no_longer_when_it_is_gone() {
     check(&mut world, "one less", "client > bare tcp 81", "client > bare tcp 80");
     world.cluster.remove_policy("shop", "more");
     world.apply();
-    check(&mut world, "the last is gone", "client > bare tcp 80|tcp 81|icmp", "");
+    check(&mut world, "the last policy was deleted", "client > bare tcp 80|tcp 81|icmp", "");
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(crate) const fn scenario<'a>(
     Scenario { name, why, policies, pass, drop }
 }
 
-/// Tries scenarios one after the other on one node, and tells of all that went wrong.
+/// Runs scenarios one after the other on one node, and reports all failures.
 pub(crate) fn prove<'a>(scenarios: impl IntoIterator<Item = Scenario<'a>>) {
     let mut world = World::new();
     let (mut names, mut probes, mut wrong) = (BTreeSet::new(), 0, Vec::new());

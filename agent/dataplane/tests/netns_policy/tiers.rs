@@ -1,6 +1,6 @@
 //! Rules that Kubernetes' own kind cannot say: tiers in front of it that deny, pass on and log.
 //!
-//! What rules log is heard from the kernel as the agent hears it, beside what is dropped.
+//! Logged packets are received from the kernel as the agent receives them, beside dropped ones.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use towpath_core::{
     },
     selector::Selector,
 };
-use towpath_dataplane::nflog::{Carried, Head, PacketLog};
+use towpath_dataplane::nflog::{PacketHeader, PacketLog, TransportHeader};
 
 use crate::{
     probe::{Carries, Probe},
@@ -38,7 +38,7 @@ struct Case {
     logged: &'static str,
 }
 
-/// Logged in every case, when all else has been heard: the kernel tells of packets in their order.
+/// Logged in every case, after everything else: the kernel sends packets in order.
 const LAST: u16 = 9;
 
 const CASES: &[Case] = &[
@@ -51,7 +51,7 @@ const CASES: &[Case] = &[
         logged: "client > web tcp 80",
     },
     Case {
-        why: "what logs in front of a deny is heard of twice: as logged and as dropped",
+        why: "a log before a deny is received twice: as logged and as dropped",
         direction: Direction::Ingress,
         rules: &[(RuleAction::Log, 80), (RuleAction::Deny, 80)],
         pass: "client > web tcp 81|udp 80; lab > web tcp 80",
@@ -110,33 +110,33 @@ fn tier(case: &Case) -> Tier {
     Tier { name: "first".to_owned(), default: TierDefault::Pass, policies: OrdMap::unit(id, policy.into()) }
 }
 
-type Told = (Reason, Direction, Head);
+type LoggedFlow = (Reason, Direction, PacketHeader);
 
-fn head(probe: &Probe) -> Head {
-    let carried = match probe.carries {
-        Carries::Port(protocol, port) => Carried::Port(protocol, port),
+fn head(probe: &Probe) -> PacketHeader {
+    let transport = match probe.carries {
+        Carries::Port(protocol, port) => TransportHeader::Port(protocol, port),
         other => panic!("{other:?} is in no rule"),
     };
-    Head { source: probe.from.address(probe.family), destination: probe.to.address(probe.family), carried }
+    PacketHeader { source: probe.from.address(probe.family), destination: probe.to.address(probe.family), transport }
 }
 
-/// What is told until one of these packets is, which come last.
-fn hear(log: &mut PacketLog, last: &BTreeSet<Head>) -> BTreeSet<Told> {
-    let mut told = BTreeSet::new();
+/// Receives packets until one of these, which are sent last.
+fn receive(log: &mut PacketLog, last: &BTreeSet<PacketHeader>) -> BTreeSet<LoggedFlow> {
+    let mut logged = BTreeSet::new();
     let mut to_come = last.clone();
     let end = Instant::now() + Duration::from_secs(10);
     while !to_come.is_empty() {
-        assert!(Instant::now() < end, "not told within ten seconds: {to_come:?}; but {told:?}");
-        for packet in log.hear(Some(Duration::from_secs(1))).unwrap().packets {
+        assert!(Instant::now() < end, "not received within ten seconds: {to_come:?}; but {logged:?}");
+        for packet in log.receive(Some(Duration::from_secs(1))).unwrap().packets {
             let (reason, direction) = read_prefix(&packet.prefix).unwrap();
-            if last.contains(&packet.head) {
-                to_come.remove(&packet.head);
+            if last.contains(&packet.header) {
+                to_come.remove(&packet.header);
             } else {
-                told.insert((reason, direction, packet.head));
+                logged.insert((reason, direction, packet.header));
             }
         }
     }
-    told
+    logged
 }
 
 #[test]
@@ -148,9 +148,9 @@ fn rules_that_log_decide_nothing_and_the_kernel_tells_of_their_packets() {
         world.cluster.first_tier = Some(tier(case));
         world.apply();
         world.forget_connections();
-        let told_of = |text: &'static str| probes_of(&scenario("told", why, "", text, ""), &Family::ALL);
-        let heads = |reason, text: &'static str| -> BTreeSet<Told> {
-            let probes = if text.is_empty() { Vec::new() } else { told_of(text) };
+        let logged_flows = |text: &'static str| probes_of(&scenario("logged", why, "", text, ""), &Family::ALL);
+        let heads = |reason, text: &'static str| -> BTreeSet<LoggedFlow> {
+            let probes = if text.is_empty() { Vec::new() } else { logged_flows(text) };
             probes.iter().map(|(probe, _)| (reason, direction, head(probe))).collect()
         };
         check_in(&mut world, &scenario("now", why, "", pass, drop), &Family::ALL);
@@ -160,8 +160,8 @@ fn rules_that_log_decide_nothing_and_the_kernel_tells_of_their_packets() {
         };
         let last = Family::ALL.map(|family| Probe::new(family, from, to, &format!("tcp {LAST}")));
         let _ = world.probe(&last.map(|probe| (probe, crate::probe::Fate::Passed)));
-        let told = hear(&mut log, &last.iter().map(head).collect());
+        let logged = receive(&mut log, &last.iter().map(head).collect());
         let expected = heads(Reason::Logged, case.logged).into_iter().chain(heads(Reason::Denied, drop)).collect();
-        assert_eq!(told, expected, "{why}");
+        assert_eq!(logged, expected, "{why}");
     }
 }

@@ -1,6 +1,6 @@
 //! Packets that policies dropped or logged, reported so that a person finds the cause: pod, peer, port and policy.
 //!
-//! Expected tuple: the kernel's packet log → [`DenialLog::take`], which asks [`explain`](crate::explain) for the cause →
+//! Expected flow: the kernel's packet log → `DenialLog::take`, which asks [`explain`](crate::explain) for the cause →
 //! lines of the log, counters, Events on the pod. Everything is bounded: the packets that are explained per second, the
 //! kinds that are remembered, the lines and the Events. What exceeds a bound is counted.
 //!

@@ -203,6 +203,30 @@ fn a_report_names_pod_peer_and_the_policy_that_decided() {
 }
 
 #[test]
+fn the_cause_is_the_same_whether_pods_are_looked_up_or_walked_over() {
+    let of_pods = PolicyRule { peers: RulePeers::Of(vec![all_of("a")]), ..rule(RuleAction::Allow, "10.0.0.0/8", 80) };
+    let cluster = Cluster::new().with("p", &[of_pods]);
+    let compiled = cluster.view().unwrap();
+    let walked = PolicyView { lookup: PodLookup::Walk, ..compiled };
+    let mut causes = BTreeSet::new();
+    for direction in Direction::ALL {
+        for peer in [CLIENT, WEB, NODE, OUTSIDE] {
+            for port in [80, 81] {
+                let (source, destination) = match direction {
+                    Direction::Ingress => (peer, WEB),
+                    Direction::Egress => (WEB, peer),
+                };
+                let PacketRecord { tuple, .. } = packet(direction, source, destination, port);
+                let denial: Option<Denial> = explain(compiled, direction, tuple);
+                assert_eq!(explain(walked, direction, tuple), denial, "{direction}, {peer}, {port}");
+                causes.extend(denial.map(|denial| denial.cause));
+            }
+        }
+    }
+    assert_eq!(causes, [isolated(&["p"], 0), DenialCause::AllowedNow].into());
+}
+
+#[test]
 fn a_pod_that_is_not_known_is_reported_as_unknown() {
     let now = Instant::now();
     let mut cluster = Cluster::new().with("p", &[]);

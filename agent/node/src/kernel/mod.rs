@@ -1,6 +1,6 @@
 //! The kernel view: what is wanted, what the kernel has, and the change from one to the other.
 //!
-//! Expected tuple: read both parts back → plan → apply; then plan again after each change of the cluster, and read back after
+//! Expected flow: read both parts back → plan → apply; then plan again after each change of the cluster, and read back after
 //! a notification of the kernel, a failure, or the resync deadline. One kernel job at a time: what a change is computed from
 //! is what the kernel has when it is applied.
 
@@ -36,7 +36,7 @@ pub(crate) const GATHER: Duration = Duration::from_millis(100);
 /// Time between two read-backs without any notification, plus or minus a fifth.
 const RESYNC: Duration = Duration::from_secs(300);
 
-/// The kernel view.
+/// The plan, the cached state of both parts of the kernel, and the kernel job under way.
 #[derive(Debug)]
 pub(crate) struct KernelView {
     planner: Planner,
@@ -96,7 +96,7 @@ impl KernelView {
         }
     }
 
-    /// The cluster changed.
+    /// The cluster changed: marks the plan dirty.
     pub(crate) fn mark(&mut self, now: Instant, dirty: &Dirty, synced: bool) {
         if dirty.is_empty() {
             return;
@@ -310,7 +310,7 @@ impl KernelView {
         self.rules_in_force() && self.network_shortfall().is_none()
     }
 
-    /// The last plan.
+    /// The last plan, in force or on its way.
     pub(crate) const fn wanted(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }

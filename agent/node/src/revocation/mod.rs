@@ -31,7 +31,7 @@ const GAP: (u32, Duration) = (9, Duration::from_millis(500));
 pub(crate) enum Revocation {
     /// `spec.policy.onChange` is Keep: established connections live on.
     Disabled,
-    /// It is Reevaluate.
+    /// `spec.policy.onChange` is Reevaluate.
     Enabled(Enabled),
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Enabled {
 /// How far the policy re-evaluation is.
 #[derive(Debug)]
 enum Stage {
-    /// None is due.
+    /// No re-evaluation is due.
     Idle,
     /// One is due, of the connections of these pods.
     Due { at: Instant, affected: AffectedPods },

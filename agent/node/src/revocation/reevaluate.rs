@@ -20,7 +20,7 @@ const EXAMPLES: usize = 3;
 /// that a request costs nothing to make.
 #[derive(Debug, Clone)]
 pub struct ReevaluateRequest {
-    /// Our table.
+    /// The rules in force.
     pub table: Ruleset,
     /// The pods of this node.
     pub endpoints: OrdMap<IfName, Arc<Endpoint>>,
@@ -46,7 +46,7 @@ pub struct ReevaluateOutcome {
 /// [`ReevaluateOutcome`] in numbers, with a few examples.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReevaluateSummary {
-    /// Newly revoked connections.
+    /// The number of newly revoked connections.
     pub revoked: usize,
     /// All revoked connections, new and earlier ones.
     pub total_revoked: usize,

@@ -27,7 +27,9 @@ pub(super) fn desired(current: &Status, observed: Observed<'_>, plan: &Plan) -> 
             let message = "pods are connected and their policies are enforced";
             (ConditionStatus::True, NodeReason::DataPathReady, message.to_owned())
         }
-        (ConditionStatus::True, _) => (ConditionStatus::False, NodeReason::PolicyNotSynced, policy.message.clone()),
+        (ConditionStatus::True, ConditionStatus::False | ConditionStatus::Unknown) => {
+            (ConditionStatus::False, NodeReason::PolicyNotSynced, policy.message.clone())
+        }
         (ConditionStatus::False | ConditionStatus::Unknown, _) => {
             (ConditionStatus::False, NodeReason::TunnelNotReady, tunnel.message.clone())
         }

@@ -1,4 +1,4 @@
-//! Compares a pod's link with what it was made to be.
+//! Compares a pod's link with its wanted state.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -10,7 +10,7 @@ use towpath_core::{
     overlay::{IfIndex, Link, LinkState, Route, RouteTarget, kernel::default_metric},
 };
 
-use super::{Deviation, PodLink, PodLinkError, PodLinkSpec, gateway, open, pod_routes};
+use super::{Difference, PodLink, PodLinkError, PodLinkSpec, create::pod_routes, gateway, open};
 use crate::{
     netlink::NetlinkError,
     netns::Netns,
@@ -22,18 +22,18 @@ use crate::{
 };
 
 impl PodLink {
-    /// Compares a pod's link with the kernel: both ends, addresses, routes on both sides, the router's neighbour entry.
+    /// Compares a pod's link with the kernel: both ends, addresses, routes on both sides, the gateway's neighbour entry.
     ///
     /// # Errors
-    /// [`PodLinkError::Deviates`] with everything that differs, or the step that could not be read.
+    /// [`PodLinkError::Differs`] with all differences, or the step that could not be read.
     pub fn check(netns: &Netns, spec: &PodLinkSpec, pod_mac: Mac) -> Result<(), PodLinkError> {
-        let mut deviations = netns.run(|| check_pod(spec, pod_mac))??;
-        deviations.extend(check_host(spec)?);
-        if deviations.is_empty() { Ok(()) } else { Err(PodLinkError::Deviates(deviations)) }
+        let mut differences = netns.run(|| check_pod(spec, pod_mac))??;
+        differences.extend(check_host(spec)?);
+        if differences.is_empty() { Ok(()) } else { Err(PodLinkError::Differs(differences)) }
     }
 }
 
-fn check_pod(spec: &PodLinkSpec, pod_mac: Mac) -> Result<Vec<Deviation>, PodLinkError> {
+fn check_pod(spec: &PodLinkSpec, pod_mac: Mac) -> Result<Vec<Difference>, PodLinkError> {
     let mut socket = open()?;
     let failed = |step: &str| {
         let step = step.to_owned();
@@ -41,78 +41,78 @@ fn check_pod(spec: &PodLinkSpec, pod_mac: Mac) -> Result<Vec<Deviation>, PodLink
     };
     let found = find_link(&mut socket, &spec.pod).map_err(failed("find the interface"))?;
     let Some((index, link)) = found else { return Ok(vec![absent(&spec.pod, "in the pod")]) };
-    let mut deviations = check_link(&link, pod_mac, spec.mtu);
+    let mut differences = check_link(&link, pod_mac, spec.mtu);
 
     let have = addresses(&mut socket, index).map_err(failed("list the addresses"))?;
     for address in &spec.addresses {
         if !have.contains(&host_net(*address)) {
-            deviations.push(deviation(format!("address {address} of {} in the pod", spec.pod), "there", "gone"));
+            differences.push(difference(format!("address {address} of {} in the pod", spec.pod), "present", "missing"));
         }
     }
     for family in Family::ALL.into_iter().filter(|family| spec.has(*family)) {
         let have = routes(&mut socket, family).map_err(failed("list the routes"))?;
         for (destination, hop) in pod_routes(family, index) {
-            deviations.extend(check_route(&have, destination, target(hop), "in the pod"));
+            differences.extend(check_route(&have, destination, target(hop), "in the pod"));
         }
-        let router = gateway(family);
+        let gateway = gateway(family);
         let neighbours = neighbours(&mut socket, family).map_err(failed("list the neighbours"))?;
-        let have = neighbours.get(&(index, router));
+        let have = neighbours.get(&(index, gateway));
         if have != Some(&Mac::HOST_VETH) {
-            let have = have.map_or_else(|| "gone".to_owned(), Mac::to_string);
-            deviations.push(deviation(format!("neighbour {router} in the pod"), &Mac::HOST_VETH.to_string(), &have));
+            let have = have.map_or_else(|| "missing".to_owned(), Mac::to_string);
+            differences.push(difference(format!("neighbour {gateway} in the pod"), &Mac::HOST_VETH.to_string(), &have));
         }
     }
-    Ok(deviations)
+    Ok(differences)
 }
 
-fn check_host(spec: &PodLinkSpec) -> Result<Vec<Deviation>, PodLinkError> {
+fn check_host(spec: &PodLinkSpec) -> Result<Vec<Difference>, PodLinkError> {
     let mut socket = open()?;
     let failed = |step: String| move |source| PodLinkError::Host { step, source };
     let found = find_link(&mut socket, &spec.host).map_err(failed(format!("find {}", spec.host)))?;
     let Some((index, link)) = found else { return Ok(vec![absent(&spec.host, "on the host")]) };
-    let mut deviations = check_link(&link, Mac::HOST_VETH, spec.mtu);
+    let mut differences = check_link(&link, Mac::HOST_VETH, spec.mtu);
     for address in &spec.addresses {
         let family = Family::of(*address);
         let have = routes(&mut socket, family).map_err(failed("list the routes".to_owned()))?;
-        deviations.extend(check_route(&have, host_net(*address), RouteTarget::Link(index), "on the host"));
+        differences.extend(check_route(&have, host_net(*address), RouteTarget::Link(index), "on the host"));
     }
-    Ok(deviations)
+    Ok(differences)
 }
 
-fn absent(name: &IfName, place: &str) -> Deviation {
-    deviation(format!("interface {name} {place}"), "there", "gone")
+fn absent(name: &IfName, place: &str) -> Difference {
+    difference(format!("interface {name} {place}"), "present", "missing")
 }
 
-fn deviation(what: String, want: &str, have: &str) -> Deviation {
-    Deviation { what, want: want.to_owned(), have: have.to_owned() }
+fn difference(what: String, want: &str, have: &str) -> Difference {
+    Difference { what, want: want.to_owned(), have: have.to_owned() }
 }
 
-fn check_link(link: &Link, mac: Mac, mtu: u32) -> Vec<Deviation> {
-    let mut deviations = Vec::new();
+fn check_link(link: &Link, mac: Mac, mtu: u32) -> Vec<Difference> {
+    let mut differences = Vec::new();
     let mut compare = |what: &str, want: String, have: String| {
         if want != have {
-            deviations.push(deviation(format!("{what} of {}", link.name), &want, &have));
+            differences.push(difference(format!("{what} of {}", link.name), &want, &have));
         }
     };
     compare("MAC", mac.to_string(), link.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string()));
     compare("MTU", mtu.to_string(), link.mtu.to_string());
     let state = |state| if state == LinkState::Up { "up" } else { "down" };
     compare("state", state(LinkState::Up).to_owned(), state(link.state).to_owned());
-    deviations
+    differences
 }
 
-fn check_route(have: &[(IpNet, u32, Route)], destination: IpNet, want: RouteTarget, place: &str) -> Option<Deviation> {
-    // Only one with the usual metric is the one that we made; another might lead elsewhere and be right.
+fn check_route(have: &[(IpNet, u32, Route)], destination: IpNet, want: RouteTarget, place: &str) -> Option<Difference> {
+    // Ours has the default metric; a route with another one may have another target.
     let metric = default_metric(Family::of_net(destination));
     let found = have.iter().find(|(d, m, _)| *d == destination && *m == metric).map(|(_, _, route)| route.target);
-    let say = |target: Option<RouteTarget>| match target {
-        None => "gone".to_owned(),
+    let text = |target: Option<RouteTarget>| match target {
+        None => "missing".to_owned(),
         Some(RouteTarget::Via { gateway, link }) => format!("via {gateway} on link {link}"),
         Some(RouteTarget::Link(link)) => format!("on link {link}"),
         Some(RouteTarget::Blackhole) => "a blackhole".to_owned(),
         Some(RouteTarget::Other) => "something else".to_owned(),
     };
-    (found != Some(want)).then(|| deviation(format!("route {destination} {place}"), &say(Some(want)), &say(found)))
+    (found != Some(want)).then(|| difference(format!("route {destination} {place}"), &text(Some(want)), &text(found)))
 }
 
 fn target(hop: Hop) -> RouteTarget {

@@ -35,7 +35,7 @@ pub(super) fn append(request: &impl NetlinkRequest, more_flags: u16, sequence: u
     to.resize(to.len().next_multiple_of(4), 0);
 }
 
-/// The messages of a datagram: header and payload. One that is cut off ends the reading.
+/// The messages of a datagram: header and payload. A truncated one ends the iteration.
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
     std::iter::from_fn(move || {
         let field = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);

@@ -1,4 +1,4 @@
-//! Route-netlink messages made of our words. Nothing here talks to the kernel.
+//! Encodes the types of towpath-core into route-netlink messages. Nothing here talks to the kernel.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -21,7 +21,7 @@ use towpath_core::{
 
 use super::socket::RouteRequest;
 
-/// The kernel's number of a family.
+/// The kernel's address family.
 pub const fn address_family(family: Family) -> AddressFamily {
     match family {
         Family::V4 => AddressFamily::Inet,
@@ -29,32 +29,32 @@ pub const fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-/// Whether an object may exist already.
+/// What a request does if the object exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Write {
-    /// It must not: somebody else's would be overwritten.
-    New,
-    /// It may, and is replaced.
+pub enum WriteMode {
+    /// It fails (EEXIST): it would overwrite somebody else's object.
+    Create,
+    /// It replaces the object.
     Replace,
 }
 
-impl Write {
-    /// `NLM_F_*`.
+impl WriteMode {
+    /// The flags of the request (`NLM_F_*`).
     #[must_use]
     pub const fn flags(self) -> u16 {
         match self {
-            Self::New => NLM_F_CREATE | NLM_F_EXCL,
+            Self::Create => NLM_F_CREATE | NLM_F_EXCL,
             Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
         }
     }
 }
 
-/// A change to what exists, or a deletion: no flags of its own.
+/// A request without flags of its own: a change of an existing object, or a deletion.
 pub const fn plain(message: Message) -> RouteRequest {
     RouteRequest { message, flags: 0 }
 }
 
-/// A veth pair that is made with its other end inside a pod.
+/// A veth pair with its peer in a pod's network namespace.
 #[derive(Debug)]
 pub struct Veth<'a> {
     /// The name of the host's end.
@@ -70,7 +70,8 @@ pub struct Veth<'a> {
 }
 
 impl Veth<'_> {
-    /// Both ends stay down: the kernel opens neither before it has both (ENOTCONN in `veth_open`).
+    /// The request that creates the pair. Both ends stay down: the kernel brings neither up before it has both (ENOTCONN
+    /// in `veth_open`).
     pub fn create(&self) -> RouteRequest {
         let mut peer = LinkMessage::default();
         peer.attributes = vec![
@@ -88,42 +89,42 @@ impl Veth<'_> {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]),
         ];
-        RouteRequest { message: Message::NewLink(link), flags: Write::New.flags() }
+        RouteRequest { message: Message::NewLink(link), flags: WriteMode::Create.flags() }
     }
 }
 
-/// A message about a link that is known by name.
+/// A message about a link, by name.
 pub fn link_named(name: &IfName) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::IfName(name.to_string()));
     link
 }
 
-/// Asks for one link by name.
+/// Gets one link by name.
 pub fn get_link(name: &IfName) -> Message {
     Message::GetLink(link_named(name))
 }
 
-/// Asks for all links, without the counters that make up most of an answer.
+/// Dumps all links, without statistics, which are most of an answer.
 pub fn all_links() -> Message {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     Message::GetLink(link)
 }
 
-/// Asks for all addresses, of both families.
+/// Dumps all addresses of both families.
 pub fn all_addresses() -> Message {
     Message::GetAddress(AddressMessage::default())
 }
 
-/// Asks for all neighbours of a family.
+/// Dumps all neighbours of a family.
 pub fn all_neighbours(family: Family) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = address_family(family);
     Message::GetNeighbour(message)
 }
 
-/// Asks for the main table's routes of a family.
+/// Dumps the main table's routes of a family.
 pub fn main_routes(family: Family) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(family);
@@ -136,7 +137,7 @@ pub fn delete_link(name: &IfName) -> RouteRequest {
     plain(Message::DelLink(link_named(name)))
 }
 
-/// A message about a link that is known by ifindex.
+/// A message about a link, by ifindex.
 pub fn link_at(index: u32) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
@@ -151,8 +152,8 @@ pub fn set_up(index: u32) -> RouteRequest {
     plain(Message::SetLink(link))
 }
 
-/// An address on a link, usable at once: duplicate address detection would delay an IPv6 address by a second, and the
-/// address is ours alone by assignment.
+/// An address on a link, usable at once: duplicate address detection would delay an IPv6 address by a second, and podCIDRs
+/// are assigned to one node only.
 pub fn address(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = address_family(Family::of_net(address));
@@ -172,12 +173,12 @@ pub fn address(index: u32, address: IpNet) -> AddressMessage {
     message
 }
 
-/// Adds an address, or makes the one that is there permanent.
+/// Adds an address, or makes an existing one permanent.
 pub fn add_address(index: u32, net: IpNet) -> RouteRequest {
-    RouteRequest { message: Message::NewAddress(address(index, net)), flags: Write::Replace.flags() }
+    RouteRequest { message: Message::NewAddress(address(index, net)), flags: WriteMode::Replace.flags() }
 }
 
-/// A permanent neighbour.
+/// Adds or replaces a permanent neighbour.
 pub fn neighbour(index: u32, address: IpAddr, mac: Mac) -> RouteRequest {
     let mut message = NeighbourMessage::default();
     message.header.family = address_family(Family::of(address));
@@ -186,57 +187,57 @@ pub fn neighbour(index: u32, address: IpAddr, mac: Mac) -> RouteRequest {
     message.header.kind = RouteType::Unicast;
     message.attributes =
         vec![NeighbourAttribute::Destination(address.into()), NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
-    RouteRequest { message: Message::NewNeighbour(message), flags: Write::Replace.flags() }
+    RouteRequest { message: Message::NewNeighbour(message), flags: WriteMode::Replace.flags() }
 }
 
-/// How a router is known to be on its link.
+/// How the kernel knows that a gateway is on its link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Another route says so, or it is a link-local address.
+    /// By another route, or because it is a link-local address.
     Routed,
-    /// Because we say so: `onlink`.
+    /// By the flag `onlink`.
     Onlink,
 }
 
-/// Where a route leads.
+/// The next hop of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hop {
-    /// To a router on a link.
+    /// A gateway on a link.
     Via {
-        /// The router's address.
+        /// The gateway's address.
         gateway: IpAddr,
         /// The ifindex of the link.
         index: u32,
-        /// How the router is known to be on the link.
+        /// How the kernel knows that it is on the link.
         reach: Reach,
     },
-    /// To the link itself: `dev … scope link`.
+    /// The link itself: `dev … scope link`.
     Link {
         /// The ifindex of the link.
         index: u32,
     },
-    /// Nowhere.
+    /// None: packets are dropped.
     Blackhole,
 }
 
-/// Whose protocol number a route carries.
+/// Who made a route, by its protocol number (`rtm_protocol`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
-    /// Ours, on the host.
+pub enum RouteOrigin {
+    /// We, on the host.
     Towpath,
-    /// None in particular: inside a pod nobody reads it, and other plugins leave `boot` there as `ip route` does.
+    /// `boot`, inside a pod: nobody reads it there, and `ip route` and other plugins use it.
     Pod,
 }
 
 /// A route in the main table.
-pub fn route(destination: IpNet, hop: Hop, owner: Owner) -> RouteMessage {
+pub fn route(destination: IpNet, hop: Hop, owner: RouteOrigin) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(Family::of_net(destination));
     message.header.destination_prefix_length = destination.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = match owner {
-        Owner::Towpath => RouteProtocol::Other(ROUTE_PROTOCOL),
-        Owner::Pod => RouteProtocol::Boot,
+        RouteOrigin::Towpath => RouteProtocol::Other(ROUTE_PROTOCOL),
+        RouteOrigin::Pod => RouteProtocol::Boot,
     };
     message.header.kind = RouteType::Unicast;
     message.attributes.push(RouteAttribute::Destination(destination.network().into()));
@@ -249,7 +250,7 @@ pub fn route(destination: IpNet, hop: Hop, owner: Owner) -> RouteMessage {
             message.attributes.push(RouteAttribute::Oif(index));
         }
         Hop::Link { index } => {
-            // IPv6 knows no scopes: it reads back universe whatever was written.
+            // IPv6 has no scopes: it reads back universe whatever was written.
             if destination.addr().is_ipv4() {
                 message.header.scope = RouteScope::Link;
             }
@@ -260,12 +261,12 @@ pub fn route(destination: IpNet, hop: Hop, owner: Owner) -> RouteMessage {
     message
 }
 
-/// Writes a route.
-pub fn add_route(message: RouteMessage, write: Write) -> RouteRequest {
+/// Adds a route.
+pub fn add_route(message: RouteMessage, write: WriteMode) -> RouteRequest {
     RouteRequest { message: Message::NewRoute(message), flags: write.flags() }
 }
 
-/// The default network of a family.
+/// The destination of a family's default route.
 pub fn default_net(family: Family) -> IpNet {
     match family {
         Family::V4 => IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0),
@@ -273,7 +274,7 @@ pub fn default_net(family: Family) -> IpNet {
     }
 }
 
-/// Asks which route leads to an address.
+/// Looks up the route to an address (`ip route get`).
 pub fn lookup(address: IpAddr) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(Family::of(address));

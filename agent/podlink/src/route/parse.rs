@@ -1,4 +1,4 @@
-//! What netlink messages say, in our words. Nothing here talks to the kernel.
+//! Decodes route-netlink messages into the types of towpath-core. Nothing here talks to the kernel.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
     bytes.try_into().ok().map(Mac)
 }
 
-/// A link; `None` if it has a name that we could not write.
+/// A link; `None` if its name is not valid in [`IfName`].
 pub fn link(message: &LinkMessage) -> Option<(IfIndex, Link)> {
     let mut name = None;
     let mut link_mac = None;
@@ -57,7 +57,7 @@ fn link_kind(infos: &[LinkInfo]) -> LinkKind {
     tunnel.map_or_else(|| LinkKind::Other(word()), LinkKind::Vxlan)
 }
 
-/// `None` if it lacks something that ours has, so that it counts as another kind of device.
+/// The tunnel of a VXLAN device; `None` if it lacks an attribute that ours has, so that it counts as another kind.
 fn tunnel(data: &[InfoVxlan]) -> Option<VxlanConfig> {
     let (mut vni, mut port, mut local, mut uplink, mut learning) = (None, None, None, None, Learning::Off);
     for info in data {
@@ -74,28 +74,28 @@ fn tunnel(data: &[InfoVxlan]) -> Option<VxlanConfig> {
     Some(VxlanConfig { vni: vni?, port: port?, local: local?, uplink: uplink?, learning })
 }
 
-/// Whether new connections may come from an address.
+/// Whether new connections may have an address as their source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Usable {
-    /// It is global, and neither temporary, tentative nor deprecated.
-    Yes,
-    /// It is not.
-    No,
+pub enum Usability {
+    /// The address is global, and neither temporary, tentative nor deprecated.
+    Usable,
+    /// The address is not.
+    Unusable,
 }
 
-/// An address that new connections may come from.
+/// An address that new connections may have as their source.
 pub fn address(message: &AddressMessage) -> Option<(IfIndex, IpNet)> {
-    any_address(message).filter(|(_, _, usable)| *usable == Usable::Yes).map(|(index, net, _)| (index, net))
+    any_address(message).filter(|(_, _, usable)| *usable == Usability::Usable).map(|(index, net, _)| (index, net))
 }
 
-/// Any address.
-pub fn any_address(message: &AddressMessage) -> Option<(IfIndex, IpNet, Usable)> {
+/// Any address, with its usability.
+pub fn any_address(message: &AddressMessage) -> Option<(IfIndex, IpNet, Usability)> {
     let unfit = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            // In IPv4 the address itself is the local one, and the other is the far end of a point-to-point link.
+            // In IPv4 IFA_LOCAL is the address, and IFA_ADDRESS the peer of a point-to-point link.
             AddressAttribute::Local(addr) => local = Some(*addr),
             AddressAttribute::Address(addr) => address = Some(*addr),
             AddressAttribute::Flags(all) => flags = *all,
@@ -103,9 +103,9 @@ pub fn any_address(message: &AddressMessage) -> Option<(IfIndex, IpNet, Usable)>
         }
     }
     let temporary = message.header.family == AddressFamily::Inet6 && flags.contains(AddressFlags::Secondary);
-    let fit = message.header.scope == AddressScope::Universe && !flags.intersects(unfit) && !temporary;
+    let is_fit = message.header.scope == AddressScope::Universe && !flags.intersects(unfit) && !temporary;
     let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
-    Some((IfIndex(message.header.index), net, if fit { Usable::Yes } else { Usable::No }))
+    Some((IfIndex(message.header.index), net, if is_fit { Usability::Usable } else { Usability::Unusable }))
 }
 
 /// States are bits: `bridge fdb` writes permanent together with NOARP.
@@ -122,7 +122,7 @@ pub fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Mac)>
     Some(((IfIndex(message.header.ifindex), address), mac))
 }
 
-/// A permanent forwarding entry of a VXLAN device.
+/// A permanent FDB entry of a VXLAN device.
 pub fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
     if !is_permanent(message) || message.header.family != AddressFamily::Bridge {
         return None;
@@ -139,12 +139,12 @@ fn neighbour_parts(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
     Some((neighbour_address(message)?, link_address?))
 }
 
-/// The address of a neighbour, or where a forwarding entry leads.
+/// The address of a neighbour, or the remote of an FDB entry.
 pub fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some(IpAddr::V4(*addr)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => Some(IpAddr::V6(*addr)),
-        // In the bridge family the address comes as bytes, because its own family says nothing about it.
+        // In the bridge family the address is bytes: its own family does not tell the address family.
         NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => ip(bytes),
         _ => None,
     })
@@ -154,7 +154,7 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-/// A route of the main table.
+/// A route of the main table; `None` for one of another table, or with a TOS.
 pub fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
     let family = match message.header.address_family {
         AddressFamily::Inet => Family::V4,
@@ -217,7 +217,7 @@ pub fn addresses(messages: &[Message]) -> impl Iterator<Item = (IfIndex, IpNet)>
     })
 }
 
-/// The neighbour messages of a dump, of whatever family.
+/// The neighbour messages of a dump, of any family.
 pub fn neighbours(messages: &[Message]) -> impl Iterator<Item = &NeighbourMessage> {
     messages.iter().filter_map(|message| match message {
         Message::NewNeighbour(message) => Some(message),

@@ -1,4 +1,4 @@
-//! Questions about one object.
+//! Lookups of one object.
 
 use std::net::IpAddr;
 
@@ -16,6 +16,9 @@ use super::{RouteSocket, message, parse};
 use crate::netlink::NetlinkError;
 
 /// A link by name; `None` if there is none.
+///
+/// # Errors
+/// If the kernel rejects the request, or the socket fails.
 pub fn find_link(socket: &mut RouteSocket, name: &IfName) -> Result<Option<(IfIndex, Link)>, NetlinkError> {
     match socket.get(message::get_link(name)) {
         Ok(Some(Message::NewLink(message))) => Ok(parse::link(&message)),
@@ -25,7 +28,10 @@ pub fn find_link(socket: &mut RouteSocket, name: &IfName) -> Result<Option<(IfIn
     }
 }
 
-/// The link of the route that a packet to an address takes (`ip route get … fibmatch`).
+/// The link of the route to an address (`ip route get … fibmatch`); `None` for a route without one.
+///
+/// # Errors
+/// If there is no route, the kernel rejects the request, or the socket fails.
 pub fn route_link(socket: &mut RouteSocket, address: IpAddr) -> Result<Option<IfIndex>, NetlinkError> {
     let mut query = message::lookup(address);
     query.header.flags = RouteFlags::FibMatch;

@@ -1,4 +1,4 @@
-//! What the kernel has of all pods of the node: for clean-ups, which must not take anything from a running pod.
+//! The links and addresses of all pods on the node: for clean-ups, which must not take anything from a running pod.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -13,20 +13,20 @@ use crate::{
     route::{message, parse},
 };
 
-/// Links and addresses of pods.
+/// The links and addresses of pods.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PodTraces {
-    /// The host's ends of our pods' links.
+pub struct PodInventory {
+    /// The host ends of our pods' links.
     pub links: BTreeSet<IfName>,
-    /// Addresses that the host routes to a link, one by one: those of running pods, ours and also Canal's.
+    /// Addresses with a route of their own to a link: those of running pods, ours and Canal's.
     pub routed: BTreeSet<IpAddr>,
 }
 
-impl PodTraces {
-    /// Reads them: three dumps.
+impl PodInventory {
+    /// Reads the inventory in three dumps.
     ///
     /// # Errors
-    /// If the kernel does not answer.
+    /// If a dump fails.
     pub fn read() -> Result<Self, PodLinkError> {
         let failed = |step: &str| {
             let step = step.to_owned();
