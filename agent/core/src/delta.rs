@@ -1,9 +1,8 @@
-//! The difference between two versions of a persistent map. The cost is proportional to the difference, not to the size
-//! of the maps, because shared parts are skipped.
+//! Differences between two versions of a persistent map, at a cost proportional to the difference.
 
 use imbl::OrdMap;
 
-/// The entries that differ, sorted by key: key, value before, value after. `None`: the key is missing in that version.
+/// Iterates over the keys whose values differ, in key order: key, value before, value after.
 pub fn changes<'a, K: Ord, V: PartialEq>(
     before: &'a OrdMap<K, V>,
     after: &'a OrdMap<K, V>,

@@ -1,5 +1,5 @@
-//! State kept between updates does not affect the result: after any history the compiler has the same result as a new
-//! one that has seen only the last snapshot. And the impact reported for a change is its actual impact.
+//! Properties over random histories: incremental compilation equals compilation from scratch, and [`PolicyImpact`] covers
+//! every connection whose verdict changes.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
@@ -22,7 +22,7 @@ use towpath_core::{
     table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, Table, TableInput},
 };
 
-/// One object is replaced by its version in another cluster, or deleted if that cluster does not have it.
+/// Replaces one object with its counterpart in another cluster, or deletes it if that has none.
 #[derive(Debug, Clone)]
 enum Edit {
     Namespace,
@@ -32,9 +32,11 @@ enum Edit {
     Tiers,
 }
 
-type Step = (Edit, Index, Index);
+/// An edit, the cluster to copy from, and the key of the object.
+type EditStep = (Edit, Index, Index);
 
-fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
+/// Batches of edits. Each batch is one update.
+fn histories() -> impl Strategy<Value = Vec<Vec<EditStep>>> {
     let edit = prop_oneof![
         2 => Just(Edit::Namespace),
         4 => Just(Edit::Pod),
@@ -46,7 +48,7 @@ fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
     vec(vec(step, 1..4), 1..30)
 }
 
-/// Copies the entry of one key from `from`, or removes it.
+/// Copies the entry of a random key of either map, or removes it if `from` has none.
 fn copy<K: Ord + Clone, V: Clone>(to: &mut OrdMap<K, V>, from: &OrdMap<K, V>, key: &Index) {
     let keys: Vec<K> = to.clone().union(from.clone()).keys().cloned().collect();
     if keys.is_empty() {
@@ -59,7 +61,7 @@ fn copy<K: Ord + Clone, V: Clone>(to: &mut OrdMap<K, V>, from: &OrdMap<K, V>, ke
     }
 }
 
-fn edit(cluster: &mut Cluster, versions: &[Cluster], (edit, version, key): &Step) {
+fn edit(cluster: &mut Cluster, versions: &[Cluster], (edit, version, key): &EditStep) {
     let from = version.get(versions);
     match edit {
         Edit::Namespace => copy(&mut cluster.snapshot.namespaces, &from.snapshot.namespaces, key),
@@ -87,18 +89,19 @@ fn input<'a>(cluster: &'a Cluster, nodes: &'a OrdSet<IpAddr>, policy: CompiledPo
     }
 }
 
-/// Connections between all pairs of addresses of which at least one belongs to a pod of this node.
+/// Connections between every pair of addresses of which at least one belongs to a pod of this node.
 fn connections(cluster: &Cluster) -> Vec<Connection> {
-    let own: BTreeSet<IpAddr> = cluster.endpoints.values().flat_map(|e| e.addresses.iter().copied()).collect();
+    let local: BTreeSet<IpAddr> = cluster.endpoints.values().flat_map(|e| e.addresses.iter().copied()).collect();
     let pods = cluster.snapshot.pods.values().flat_map(|pod| pod.addresses.iter().copied());
-    let all: BTreeSet<IpAddr> = own.iter().copied().chain(pods).chain(cluster::outside()).collect();
+    let all: BTreeSet<IpAddr> = local.iter().copied().chain(pods).chain(cluster::outside()).collect();
     let transports = [Transport::Ports { protocol: 6, destination: cluster::PORTS[0] }, Transport::Other(1)];
-    let pairs = own.iter().flat_map(|own| all.iter().flat_map(|other| [(*own, *other), (*other, *own)]));
+    let pairs = local.iter().flat_map(|local| all.iter().flat_map(|other| [(*local, *other), (*other, *local)]));
     let pairs = pairs.filter(|(from, to)| Family::of(*from) == Family::of(*to));
     pairs.flat_map(|(from, to)| transports.map(|transport| Connection { from, to, transport })).collect()
 }
 
-/// Pods with a changed verdict are affected; a change that denies an allowed connection narrows.
+/// Checks that the impact of a change covers every connection whose verdict changes, and that a change that denies an
+/// allowed connection narrows policy.
 fn check_impact(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> Result<(), TestCaseError> {
     let PolicyImpact { kind, affected } = PolicyImpact::of(&change(after, before), after);
     prop_assert!(affected != AffectedPods::All, "the table was not recreated");
@@ -114,8 +117,8 @@ fn check_impact(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> Result<
     Ok(())
 }
 
-/// Commits stage by stage. No stage adds a verdict map element that refers to a chain created by the same stage, and
-/// only the last stage changes existing objects.
+/// Commits a transaction stage by stage. Checks that no stage creates a chain and sends packets of the previous generation
+/// to it, and that only the last stage changes existing objects.
 fn commit(kernel: &mut FakeTable, transaction: &Transaction) -> Result<(), TestCaseError> {
     let stages = transaction.stages();
     for (n, stage) in (1..).zip(&stages) {
@@ -128,13 +131,13 @@ fn commit(kernel: &mut FakeTable, transaction: &Transaction) -> Result<(), TestC
             let mut targets = new.filter_map(|(_, verdict)| verdict.target());
             prop_assert!(targets.all(|chain| before.chains.contains_key(chain)), "{stage}");
         }
-        let kept = Ruleset {
+        let common = Ruleset {
             sets: after.sets.intersection(before.sets.clone()),
             maps: after.maps.intersection(before.maps.clone()),
             chains: after.chains.intersection(before.chains.clone()),
             comments: before.comments.clone(),
         };
-        prop_assert!(n == stages.len() || kept == before, "{stage}");
+        prop_assert!(n == stages.len() || common == before, "{stage}");
     }
     Ok(())
 }
@@ -143,8 +146,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn after_any_history_compiler_table_and_kernel_match_the_last_snapshot(
-        versions in vec(clusters(), 2..5), history in steps(),
+    fn after_any_history_compiler_table_and_kernel_equal_those_built_from_scratch(
+        versions in vec(clusters(), 2..5), history in histories(),
     ) {
         let mut cluster = versions[0].clone();
         let mut compiler = Compiler::new(DenyLog::Enabled);
@@ -171,7 +174,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_change_affects_every_pod_with_a_changed_verdict(versions in vec(clusters(), 2..4), history in steps()) {
+    fn the_impact_of_a_change_covers_every_connection_whose_verdict_changes(
+        versions in vec(clusters(), 2..4), history in histories(),
+    ) {
         let mut cluster = versions[0].clone();
         let (mut table, mut compiler) = (Table::default(), Compiler::new(DenyLog::Enabled));
         let nodes = OrdSet::new();
