@@ -1,10 +1,12 @@
-//! Connections that are under way: which of them the rules would not let begin now.
+//! Policy re-evaluation: which established connections the current policies would deny.
 //!
-//! The table accepts what is established before it asks any policy, so a change of policy alone ends nothing. This is the
-//! other half: [`Reevaluation::denied_at`] asks of a connection what the table would say to its first packet, by running the
-//! very chains that the kernel runs, and [`PolicyImpact`] tells after which changes that is worth asking, and of whose.
+//! The table accepts packets of established connections before it evaluates policy, so a policy change alone does not
+//! affect them. The agent therefore re-evaluates connections after a change and revokes those that are denied.
+//! [`PolicyImpact`] says which pods' connections a change can affect, and whether it can deny any of them.
+//! [`Reevaluation::denied_at`] gives the verdict for one connection: it interprets the chains that the kernel has, with
+//! the first packet of the connection.
 
-mod consequence;
+mod impact;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +14,7 @@ use std::{
     net::IpAddr,
 };
 
-pub use self::consequence::{AffectedPods, ImpactKind, PolicyImpact};
+pub use self::impact::{AffectedPods, ImpactKind, PolicyImpact};
 use crate::{
     model::{Endpoint, Protocol},
     names::{ChainName, IfName},
@@ -21,19 +23,19 @@ use crate::{
     table::dispatch_chain,
 };
 
-/// A connection, as policies see it: who began it, and whom it reached after service translation.
+/// A connection as policy sees it: in its original direction, after service translation (DNAT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connection {
-    /// Who sent the first packet.
+    /// The source of the first packet.
     pub from: IpAddr,
-    /// Who got it: the source of the answers, of the same family.
+    /// The destination of the first packet after DNAT, which is the source of the reply direction. Same family as `from`.
     pub to: IpAddr,
-    /// What it carries; the port is the one at [`Connection::to`].
+    /// Protocol and destination port.
     pub transport: Transport,
 }
 
 impl Connection {
-    /// Whether it is one of TCP.
+    /// Whether the protocol is TCP.
     #[must_use]
     pub const fn is_tcp(&self) -> bool {
         matches!(self.transport, Transport::Ports { protocol, .. } if protocol == Protocol::Tcp.number())
@@ -53,50 +55,52 @@ impl fmt::Display for Connection {
     }
 }
 
-/// What is known of a node when connections are looked through.
+/// The state of a node that the re-evaluation of its connections depends on.
 #[derive(Debug)]
 pub struct Reevaluation<'a> {
     table: &'a Ruleset,
     pods: BTreeMap<IpAddr, &'a IfName>,
-    node: &'a BTreeSet<IpAddr>,
-    touched: &'a AffectedPods,
+    node_addresses: &'a BTreeSet<IpAddr>,
+    affected: &'a AffectedPods,
 }
 
 impl<'a> Reevaluation<'a> {
-    /// With the table that is in force, the pods of this node, and the node's own addresses, of the connections that a
-    /// change has touched since they were last looked through.
+    /// `table` is the ruleset in the kernel, `endpoints` are the pods of this node, `node_addresses` the addresses of the
+    /// node itself. `affected` are the pods whose connections may have another verdict than at the last re-evaluation.
     pub fn new(
         table: &'a Ruleset,
         endpoints: impl IntoIterator<Item = &'a Endpoint>,
-        node: &'a BTreeSet<IpAddr>,
-        touched: &'a AffectedPods,
+        node_addresses: &'a BTreeSet<IpAddr>,
+        affected: &'a AffectedPods,
     ) -> Self {
         let addresses =
             |endpoint: &'a Endpoint| endpoint.addresses.iter().map(move |addr| (*addr, &endpoint.interface));
-        Self { table, pods: endpoints.into_iter().flat_map(addresses).collect(), node, touched }
+        Self { table, pods: endpoints.into_iter().flat_map(addresses).collect(), node_addresses, affected }
     }
 
-    /// Whether the connection is to be asked about: what holds for the others has not changed.
+    /// Whether one of the affected pods is an end of the connection. The verdict for other connections has not changed.
     #[must_use]
-    pub fn is_about(&self, connection: &Connection) -> bool {
-        let touched = |end| self.pods.get(end).is_some_and(|interface| self.touched.has(interface));
-        *self.touched == AffectedPods::All || touched(&connection.from) || touched(&connection.to)
+    pub fn covers(&self, connection: &Connection) -> bool {
+        let affected = |end| self.pods.get(end).is_some_and(|interface| self.affected.contains(interface));
+        *self.affected == AffectedPods::All || affected(&connection.from) || affected(&connection.to)
     }
 
-    /// The end at which its first packet would be dropped now; `None` where it would pass, and for what is no
-    /// connection of a pod of this node. The node reaches its own pods whatever the policies are, and answers are
-    /// never asked for: only the direction in which it began counts.
+    /// The direction in which current policy drops the connection's first packet. `None` if policy allows it, or if
+    /// neither end is a pod of this node.
+    ///
+    /// Only the original direction is evaluated: replies are part of the connection. Connections from the node to its
+    /// own pods are always allowed.
     ///
     /// # Errors
-    /// If a rule of the table names what is not there.
+    /// If a rule of the table refers to a set, map or chain that does not exist.
     pub fn denied_at(&self, connection: &Connection) -> Result<Option<Direction>, DanglingReference> {
         let (from, to) = (self.pods.get(&connection.from).copied(), self.pods.get(&connection.to).copied());
-        // Without the interface that it leaves by, because a sender's chain goes on to the receiver's.
+        // Without the output interface: the chain of the source would otherwise continue with that of the destination.
         if from.is_some() && self.drops(Direction::Egress, connection, from, None)? {
             return Ok(Some(Direction::Egress));
         }
-        let by_node = self.node.contains(&connection.from) || is_own(connection.from);
-        if to.is_some() && !by_node && self.drops(Direction::Ingress, connection, from, to)? {
+        let from_node = self.node_addresses.contains(&connection.from) || is_node_only(connection.from);
+        if to.is_some() && !from_node && self.drops(Direction::Ingress, connection, from, to)? {
             return Ok(Some(Direction::Ingress));
         }
         Ok(None)
@@ -122,16 +126,16 @@ impl<'a> Reevaluation<'a> {
     }
 }
 
-/// Addresses with which only the node itself reaches a pod.
-const fn is_own(addr: IpAddr) -> bool {
+/// Whether only the node itself can use this source address to reach a pod.
+const fn is_node_only(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => addr.is_loopback(),
         IpAddr::V6(addr) => addr.is_loopback() || addr.is_unicast_link_local(),
     }
 }
 
-/// Whether it is a chain of pods' policies, and none of those that every pod goes through.
-fn by_policy(chain: &ChainName) -> bool {
+/// Whether it is a chain generated from policies. The names of the table's own chains contain no dot.
+fn is_policy_chain(chain: &ChainName) -> bool {
     chain.as_str().contains('.')
 }
 

@@ -1,7 +1,7 @@
-//! Which address a pod gets: the order of the reference `host-local` plugin, so that a node can change between the two
-//! with its pods running.
+//! Pod address allocation, in the order of the reference plugin `host-local`: a node can switch between the two plugins
+//! while its pods run.
 //!
-//! Pure: which addresses are in use is a parameter. The files that remember it are `towpath-local`'s business.
+//! Pure: the addresses in use are a parameter. `towpath-local` stores them in files.
 
 use std::{
     collections::BTreeSet,
@@ -12,47 +12,49 @@ use ipnet::IpNet;
 
 use crate::model::Family;
 
-/// The pod addresses of one podCIDR.
+/// The addresses of a podCIDR that pods can have.
 ///
-/// Not among them: the network address, which is the node's own on the overlay; the one after it, which `host-local`
-/// keeps for a gateway; and the broadcast address of IPv4. So a /24 has 253.
+/// Excluded are the network address (the node's VTEP), the address after it (`host-local` reserves it for a gateway),
+/// and the IPv4 broadcast address. A /24 has 253 addresses for pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     cidr: IpNet,
 }
 
-/// Why no address can be had.
+/// Why no address can be allocated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IpamError {
-    /// The podCIDR has no room for pods.
+    /// The podCIDR has fewer than four addresses.
     #[error(
-        "podCIDR {cidr} is too small to take pod addresses from: it needs a prefix of at most {longest} bits; \
+        "podCIDR {cidr} is too small for pod addresses: its prefix length must be at most /{longest}; \
          give the node a larger podCIDR"
     )]
     TooSmall {
         /// The podCIDR.
         cidr: IpNet,
-        /// The longest prefix that has an address for a pod.
+        /// The greatest allowed prefix length: 30 for IPv4, 126 for IPv6.
         longest: u8,
     },
     /// Every address is in use.
     #[error(
         "podCIDR {cidr} has no free address: {used} of {capacity} are in use; \
-         delete pods of this node or move them to another"
+         delete pods of this node or move them to another node"
     )]
     Exhausted {
         /// The podCIDR.
         cidr: IpNet,
-        /// How many of its addresses are in use.
+        /// Number of pod addresses in use.
         used: u128,
-        /// How many it has for pods.
+        /// Number of pod addresses in the podCIDR.
         capacity: u128,
     },
 }
 
 impl Range {
+    /// The pod addresses of a podCIDR. Host bits are ignored.
+    ///
     /// # Errors
-    /// If the podCIDR has fewer than four addresses, as in `host-local`.
+    /// [`IpamError::TooSmall`] if the podCIDR has fewer than four addresses, the same limit as in `host-local`.
     pub fn new(cidr: IpNet) -> Result<Self, IpamError> {
         let longest = Family::of_net(cidr).host_prefix_len() - 2;
         if cidr.prefix_len() > longest {
@@ -61,48 +63,48 @@ impl Range {
         Ok(Self { cidr: cidr.trunc() })
     }
 
-    /// The podCIDR.
+    /// The podCIDR, without host bits.
     #[must_use]
     pub const fn cidr(&self) -> IpNet {
         self.cidr
     }
 
-    /// The lowest address for a pod.
+    /// The lowest pod address.
     #[must_use]
     pub fn first(&self) -> IpAddr {
         self.address(self.first_bits())
     }
 
-    /// The highest address for a pod.
+    /// The highest pod address.
     #[must_use]
     pub fn last(&self) -> IpAddr {
         self.address(self.last_bits())
     }
 
-    /// How many pods it has addresses for.
+    /// Number of pod addresses.
     #[must_use]
     pub fn capacity(&self) -> u128 {
-        // Cannot overflow: two addresses at least are taken off of at most 2^128.
+        // Cannot overflow: of at most 2^128 addresses, at least two are excluded.
         self.last_bits() - self.first_bits() + 1
     }
 
-    /// Whether a pod can have the address.
+    /// Whether the address is a pod address of this podCIDR.
     #[must_use]
     pub fn contains(&self, addr: IpAddr) -> bool {
         Family::of(addr) == Family::of_net(self.cidr) && (self.first_bits()..=self.last_bits()).contains(&bits(addr))
     }
 
-    /// The next free address after the one handed out last, from the beginning again after the end. So an address
-    /// rests as long as possible before another pod gets it.
+    /// Allocates round-robin: the next free address after the one reserved last, continuing at the first address after
+    /// the end. This maximises the time before an address is reused.
     ///
     /// # Errors
-    /// If every address is in use.
+    /// [`IpamError::Exhausted`] if every address is in use.
     pub fn next(&self, last_reserved: Option<IpAddr>, used: &BTreeSet<IpAddr>) -> Result<IpAddr, IpamError> {
         let (first, last) = (self.first_bits(), self.last_bits());
         let after = |n: u128| if n >= last { first } else { n + 1 };
         let start = last_reserved.filter(|a| self.contains(*a)).map_or(first, |a| after(bits(a)));
         let mut candidate = start;
-        // Every turn meets another used address, so the loop ends after at most as many turns as there are.
+        // Each iteration skips another address in use, so there are at most `used.len()` iterations.
         while used.contains(&self.address(candidate)) {
             candidate = after(candidate);
             if candidate == start {
@@ -112,7 +114,7 @@ impl Range {
         Ok(self.address(candidate))
     }
 
-    /// How many of its addresses are among the given ones.
+    /// Number of pod addresses of this podCIDR among `used`.
     #[must_use]
     pub fn used(&self, used: &BTreeSet<IpAddr>) -> u128 {
         used.range(self.first()..=self.last()).map(|_| 1).sum()
@@ -132,7 +134,7 @@ impl Range {
 
     fn address(&self, bits: u128) -> IpAddr {
         match self.cidr {
-            // All numbers that come here lie between those of two addresses of the family, so nothing is cut off.
+            // Callers pass values between two addresses of the family, so nothing is truncated.
             #[allow(clippy::cast_possible_truncation)]
             IpNet::V4(_) => Ipv4Addr::from_bits(bits as u32).into(),
             IpNet::V6(_) => Ipv6Addr::from_bits(bits).into(),
@@ -160,13 +162,13 @@ mod tests {
     }
 
     #[test]
-    fn a_range_leaves_out_what_no_pod_may_have() {
+    fn a_range_excludes_reserved_addresses() {
         for (cidr, first, last, capacity, why) in [
-            ("10.244.1.0/24", "10.244.1.2", "10.244.1.254", 253, "not the tunnel's, the gateway's, the broadcast"),
-            ("10.244.1.7/24", "10.244.1.2", "10.244.1.254", 253, "host bits do not count"),
-            ("10.244.1.4/30", "10.244.1.6", "10.244.1.6", 1, "the smallest of IPv4"),
+            ("10.244.1.0/24", "10.244.1.2", "10.244.1.254", 253, "without VTEP, gateway and broadcast address"),
+            ("10.244.1.7/24", "10.244.1.2", "10.244.1.254", 253, "host bits are ignored"),
+            ("10.244.1.4/30", "10.244.1.6", "10.244.1.6", 1, "the smallest IPv4 podCIDR"),
             ("fd00::/64", "fd00::2", "fd00::ffff:ffff:ffff:ffff", (1 << 64) - 2, "IPv6 has no broadcast"),
-            ("fd00::4/126", "fd00::6", "fd00::7", 2, "the smallest of IPv6"),
+            ("fd00::4/126", "fd00::6", "fd00::7", 2, "the smallest IPv6 podCIDR"),
             ("::/0", "::2", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", u128::MAX - 1, "does not overflow"),
             ("0.0.0.0/0", "0.0.0.2", "255.255.255.254", (1 << 32) - 3, "does not overflow"),
         ] {
@@ -188,15 +190,15 @@ mod tests {
     fn the_next_address_follows_the_last_one_and_wraps_around() {
         let range = range("10.244.1.0/29");
         for (last, used, want, why) in [
-            (None, &[][..], "10.244.1.2", "the first"),
-            (Some("10.244.1.2"), &["10.244.1.2"], "10.244.1.3", "the one after"),
-            (Some("10.244.1.2"), &[], "10.244.1.3", "also when the last one was given back: it rests"),
-            (Some("10.244.1.3"), &["10.244.1.4", "10.244.1.5"], "10.244.1.6", "steps over used ones"),
-            (Some("10.244.1.6"), &["10.244.1.2"], "10.244.1.3", "wraps at the end, over used ones"),
-            (Some("10.9.9.9"), &[], "10.244.1.2", "a last one of another podCIDR does not count"),
-            (Some("fd00::5"), &[], "10.244.1.2", "nor one of the other family"),
-            (Some("10.244.1.0"), &[], "10.244.1.2", "nor one that no pod can have"),
-            (None, &["10.244.1.0", "10.244.1.1", "fd00::2"], "10.244.1.2", "foreign entries are harmless"),
+            (None, &[][..], "10.244.1.2", "the first address"),
+            (Some("10.244.1.2"), &["10.244.1.2"], "10.244.1.3", "the next address"),
+            (Some("10.244.1.2"), &[], "10.244.1.3", "the last one is not reused at once, even if it is free"),
+            (Some("10.244.1.3"), &["10.244.1.4", "10.244.1.5"], "10.244.1.6", "skips addresses in use"),
+            (Some("10.244.1.6"), &["10.244.1.2"], "10.244.1.3", "wraps around and skips addresses in use"),
+            (Some("10.9.9.9"), &[], "10.244.1.2", "a last address of another podCIDR is ignored"),
+            (Some("fd00::5"), &[], "10.244.1.2", "a last address of the other family is ignored"),
+            (Some("10.244.1.0"), &[], "10.244.1.2", "a last address that is not a pod address is ignored"),
+            (None, &["10.244.1.0", "10.244.1.1", "fd00::2"], "10.244.1.2", "other addresses in use have no effect"),
         ] {
             let used = used.iter().map(|a| ip(a)).collect();
             assert_eq!(range.next(last.map(ip), &used), Ok(ip(want)), "{why}");
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_range_is_an_error_that_names_it_and_every_address_can_be_had_before() {
+    fn every_address_is_allocated_before_the_range_is_exhausted() {
         for (cidr, expected) in [("10.244.1.0/24", 253), ("fd00::/120", 254)] {
             let range = range(cidr);
             let mut used = BTreeSet::new();
@@ -219,7 +221,7 @@ mod tests {
             assert!(error.to_string().contains(cidr), "{error}");
             let freed = *used.iter().nth(100).unwrap();
             used.remove(&freed);
-            assert_eq!(range.next(last, &used), Ok(freed), "an address given back is found");
+            assert_eq!(range.next(last, &used), Ok(freed), "a released address is allocated again");
         }
     }
 }

@@ -1,7 +1,4 @@
-//! The pure core of Towpath's node agent: what should be in the kernel, decided without touching it.
-//!
-//! Nothing here does I/O, knows Kubernetes or an async runtime. Data walks one way:
-//! snapshot → plan → want; want and have → difference.
+#![doc = include_str!("../README.md")]
 
 pub mod connection;
 pub mod delta;

@@ -1,7 +1,7 @@
-//! Label selectors as values: what Kubernetes' `matchLabels` and `matchExpressions` become.
+//! Label selectors: the semantics of Kubernetes' `matchLabels` and `matchExpressions`.
 //!
-//! Equal selectors print the same text whatever order their parts were written in, so that the text can name what they
-//! select.
+//! A selector is a normalised value: the order of its requirements does not matter, and equal selectors print the same
+//! text. Set names are hashes of that text.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,29 +10,29 @@ use std::{
 
 use crate::model::Labels;
 
-/// A condition on the labels of an object.
+/// A requirement on the labels of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selector {
-    /// The label is there and its value is one of these.
+    /// The label exists and has one of these values.
     In(String, BTreeSet<String>),
-    /// The label is not there, or its value is none of these.
+    /// The label does not exist, or has none of these values.
     NotIn(String, BTreeSet<String>),
-    /// The label is there.
+    /// The label exists.
     Exists(String),
-    /// The label is not there.
+    /// The label does not exist.
     DoesNotExist(String),
-    /// All of these hold; of none: everything is selected.
+    /// All of these requirements are met. An empty set matches every object.
     And(BTreeSet<Self>),
 }
 
 impl Selector {
-    /// Selects everything.
+    /// Matches every object.
     #[must_use]
     pub const fn everything() -> Self {
         Self::And(BTreeSet::new())
     }
 
-    /// The label is there with exactly this value.
+    /// The label exists and has exactly this value.
     #[must_use]
     pub fn equals(key: &str, value: &str) -> Self {
         Self::In(key.to_owned(), BTreeSet::from([value.to_owned()]))
@@ -48,7 +48,7 @@ impl Selector {
         }
     }
 
-    /// Whether an object with these labels is selected.
+    /// Whether an object with these labels matches.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         match self {
@@ -60,8 +60,8 @@ impl Selector {
         }
     }
 
-    /// A label and the values of it that an object must have one of: what an index over labels can answer. Of several
-    /// the one with the fewest values. `None` if the selector has no such part.
+    /// A label and its possible values, if every matching object has this label with one of these values. An index by
+    /// label uses it. With several candidates it is the one with the fewest values.
     #[must_use]
     pub fn required(&self) -> Option<(&str, &BTreeSet<String>)> {
         match self {
@@ -92,7 +92,7 @@ impl fmt::Display for Selector {
 }
 
 impl From<&BTreeMap<String, String>> for Selector {
-    /// `matchLabels`: every one of these labels has exactly this value.
+    /// `matchLabels`: each label has exactly this value.
     fn from(labels: &Labels) -> Self {
         Self::all(labels.iter().map(|(k, v)| Self::equals(k, v)))
     }
@@ -111,33 +111,33 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_means_what_kubernetes_says() {
+    fn a_selector_has_the_semantics_of_kubernetes() {
         let a = || "app".to_owned();
         for (selector, of, matches, why) in [
             (Selector::everything(), &[][..], true, "an empty selector selects everything"),
             (Selector::equals("app", "web"), &[("app", "web")], true, "the value is equal"),
-            (Selector::equals("app", "web"), &[("app", "db")], false, "the value is another"),
+            (Selector::equals("app", "web"), &[("app", "db")], false, "the value differs"),
             (Selector::equals("app", "web"), &[], false, "the label is absent"),
             (Selector::In(a(), set(&["web", "db"])), &[("app", "db")], true, "one of several"),
-            (Selector::In(a(), set(&[])), &[("app", "db")], false, "one of none"),
+            (Selector::In(a(), set(&[])), &[("app", "db")], false, "In with no values matches nothing"),
             (Selector::NotIn(a(), set(&["web"])), &[("app", "web")], false, "excluded"),
             (Selector::NotIn(a(), set(&["web"])), &[("app", "db")], true, "another value"),
-            (Selector::NotIn(a(), set(&["web"])), &[], true, "NotIn holds when the label is absent"),
+            (Selector::NotIn(a(), set(&["web"])), &[], true, "NotIn matches when the label is absent"),
             (Selector::Exists(a()), &[("app", "")], true, "an empty value is a value"),
             (Selector::Exists(a()), &[("tier", "x")], false, "another label"),
             (Selector::DoesNotExist(a()), &[("tier", "x")], true, "the label is absent"),
-            (Selector::DoesNotExist(a()), &[("app", "x")], false, "the label is there"),
+            (Selector::DoesNotExist(a()), &[("app", "x")], false, "the label is present"),
             (
                 Selector::all([Selector::equals("app", "web"), Selector::Exists("tier".into())]),
                 &[("app", "web")],
                 false,
-                "all parts must hold",
+                "one of two requirements is not met",
             ),
             (
                 Selector::all([Selector::equals("app", "web"), Selector::Exists("tier".into())]),
                 &[("app", "web"), ("tier", "1")],
                 true,
-                "all parts hold",
+                "both requirements are met",
             ),
         ] {
             assert_eq!(selector.matches(&labels(of)), matches, "{why}: {selector} on {of:?}");
@@ -150,13 +150,13 @@ mod tests {
         let one = Selector::all([a.clone(), b.clone()]);
         let other = Selector::all([b.clone(), a.clone()]);
         assert_eq!(one.to_string(), other.to_string());
-        assert_eq!(Selector::all([a.clone()]), a, "a list of one is the one");
+        assert_eq!(Selector::all([a.clone()]), a, "a list of one requirement is that requirement");
         let quoted = Selector::equals("a", "1\" in {\"b");
         assert_ne!(quoted.to_string(), Selector::In("a".into(), set(&["1", "b"])).to_string(), "text is quoted");
     }
 
     #[test]
-    fn the_part_that_an_index_can_answer_is_the_narrowest() {
+    fn the_required_label_is_the_one_with_the_fewest_values() {
         let wide = Selector::In("a".into(), set(&["1", "2"]));
         let narrow = Selector::equals("b", "3");
         assert_eq!(Selector::all([wide, narrow]).required().map(|(k, _)| k), Some("b"));

@@ -1,4 +1,5 @@
-//! Whole tables as text. `UPDATE=1 cargo test -p towpath-core --test golden` writes them anew; the kernel tests load them.
+//! Golden files of complete tables in nft syntax. `UPDATE=1 cargo test -p towpath-core --test golden` rewrites them; kernel
+//! tests load them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
@@ -31,7 +32,7 @@ fn addresses(texts: &[&str]) -> OrdSet<IpAddr> {
     texts.iter().map(|text| text.parse::<IpAddr>().unwrap()).collect()
 }
 
-/// What a compiler would say of: `web` takes connections to TCP port 80 from one address only.
+/// The compiled policy of `default/web`: allows TCP port 80 from one address.
 fn one_policy() -> CompiledPolicy {
     let set = SetName::new("peers.0123456789").unwrap();
     let chain = ChainName::new("in.0123456789").unwrap();
@@ -65,7 +66,9 @@ fn a_dual_stack_node_with_a_policy() {
         node_pod_cidrs: &nets(&["10.244.1.0/24", "fd00:10:244:1::/64"]),
         node_addresses: &addresses(&["172.30.0.11", "172.30.0.12", "fd00:172:30::11", "fd00:172:30::12"]),
         vxlan_port: 8472,
-        masquerade: Masquerade::Enabled { not_to: nets(&["192.168.0.0/16", "192.168.4.0/24", "198.51.100.7/32"]) },
+        masquerade: Masquerade::Enabled {
+            non_masquerade_cidrs: nets(&["192.168.0.0/16", "192.168.4.0/24", "198.51.100.7/32"]),
+        },
         source_to_nodes: SourceToNodes::NodeAddress,
         policy: PolicyEnforcement::Enforce(one_policy()),
     };
@@ -73,7 +76,7 @@ fn a_dual_stack_node_with_a_policy() {
 }
 
 #[test]
-fn a_node_without_masquerade_and_without_policy() {
+fn a_node_without_masquerade_and_policy() {
     let pods = endpoints(&[("web", &["10.244.1.3"])]);
     let input = TableInput {
         endpoints: &pods,
@@ -89,14 +92,14 @@ fn a_node_without_masquerade_and_without_policy() {
 }
 
 #[test]
-fn a_node_without_pods_that_routes_directly() {
+fn a_node_without_pods_with_direct_routing() {
     let input = TableInput {
         endpoints: &OrdMap::new(),
         cluster_pod_cidrs: &nets(&["10.244.0.0/16"]),
         node_pod_cidrs: &nets(&["10.244.1.0/24"]),
         node_addresses: &addresses(&["172.30.0.11", "172.30.0.12"]),
         vxlan_port: 8472,
-        masquerade: Masquerade::Enabled { not_to: Vec::new() },
+        masquerade: Masquerade::Enabled { non_masquerade_cidrs: Vec::new() },
         source_to_nodes: SourceToNodes::PodAddress,
         policy: PolicyEnforcement::Enforce(CompiledPolicy::default()),
     };
@@ -104,11 +107,11 @@ fn a_node_without_pods_that_routes_directly() {
 }
 
 fn golden(name: &str, input: TableInput<'_>) {
-    let have = Transaction::create(&table(input)).to_string();
+    let rendered = Transaction::create(&table(input)).to_string();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.nft"));
     if env::var_os("UPDATE").is_some() {
-        fs::write(&file, &have).unwrap();
+        fs::write(&file, &rendered).unwrap();
     }
-    let want = fs::read_to_string(&file).unwrap();
-    assert_eq!(have, want, "{name}.nft is not what the table is: look at the difference, then UPDATE=1");
+    let expected = fs::read_to_string(&file).unwrap();
+    assert_eq!(rendered, expected, "{name}.nft differs: review the difference, then run the test with UPDATE=1");
 }

@@ -1,4 +1,4 @@
-//! What goes into the index and what it says has become stale.
+//! The input of the index, and what has to be computed again after it.
 
 use std::collections::BTreeSet;
 
@@ -7,84 +7,81 @@ use k8s_openapi::api::{
     networking::v1::NetworkPolicy,
 };
 
-/// A change of one watched kind.
+/// A watch event of one of the watched kinds.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the variants are the watched kinds")]
 pub enum Event {
-    /// Of a Node.
     Node(Box<ObjectChange<Node>>),
-    /// Of a Pod.
     Pod(Box<ObjectChange<Pod>>),
-    /// Of a Namespace.
     Namespace(Box<ObjectChange<Namespace>>),
-    /// Of a NetworkPolicy.
     NetworkPolicy(Box<ObjectChange<NetworkPolicy>>),
 }
 
-/// A change of an object, or a step of a list of all objects of the kind.
+/// A change of an object, or a step of a list of all objects of a kind.
 ///
-/// Expected: once `ListStarted`, `Listed` for every object, `ListDone`; then `Applied` and `Deleted`, until the watch
-/// breaks and a new list starts. A list comes object by object so that it never lies in memory as a whole. What was
-/// there before and is not in the list goes at `ListDone`.
+/// Expected flow: `ListStarted`, `Listed` for each object, `ListDone`; then `Applied` and `Deleted`, until the watch
+/// fails and a new list starts. A list arrives object by object, so that it is never in memory as a whole. `ListDone`
+/// removes known objects that were not in the list.
 #[derive(Debug)]
 pub enum ObjectChange<K> {
-    /// It was made or changed.
+    /// The object was created or changed.
     Applied(K),
-    /// It was deleted.
+    /// The object was deleted.
     Deleted(K),
-    /// A list of all objects begins.
+    /// A list of all objects of the kind starts.
     ListStarted,
-    /// One of the list.
+    /// An object of the list.
     Listed(K),
-    /// One of the list, or one that was made or changed, of which nothing but its name could be read. What is known of
-    /// it stays: an object must not vanish because it has become illegible.
+    /// A listed, created or changed object of which only the name could be decoded. The index keeps its last known
+    /// state: an object that becomes undecodable is not deleted.
     Undecodable(K),
     /// The list is complete.
     ListDone,
 }
 
-/// Something that is computed from the index.
+/// A group of results that depends on the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DirtyPart {
-    /// The peers, the underlay, this node's own object: [`crate::Index::nodes`], [`crate::Index::own_node`].
+    /// Peers, underlay addresses and this node's own Node: [`crate::Index::nodes`], [`crate::Index::own_node`].
     Nodes,
-    /// The policy snapshot and the local endpoints: [`crate::Index::snapshot`], [`crate::Index::endpoints`].
+    /// Policy snapshot and local endpoints: [`crate::Index::snapshot`], [`crate::Index::endpoints`].
     Policy,
 }
 
-/// What has to be computed again.
+/// The parts that have to be computed again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Dirty(BTreeSet<DirtyPart>);
 
 impl Dirty {
-    /// Nothing.
+    /// No part.
     pub const fn nothing() -> Self {
         Self(BTreeSet::new())
     }
 
-    /// Everything: after the last of the first lists.
+    /// All parts. Returned when the last kind has been listed for the first time.
     pub fn everything() -> Self {
         Self(BTreeSet::from([DirtyPart::Nodes, DirtyPart::Policy]))
     }
 
-    /// This.
-    pub fn only(concern: DirtyPart) -> Self {
-        Self(BTreeSet::from([concern]))
+    /// One part.
+    pub fn only(part: DirtyPart) -> Self {
+        Self(BTreeSet::from([part]))
     }
 
-    /// Whether this has to be computed again.
+    /// Whether this part has to be computed again.
     #[must_use]
-    pub fn contains(&self, concern: DirtyPart) -> bool {
-        self.0.contains(&concern)
+    pub fn contains(&self, part: DirtyPart) -> bool {
+        self.0.contains(&part)
     }
 
-    /// Whether nothing has to be computed again.
+    /// Whether no part has to be computed again.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds what another change has made stale.
+    /// Adds the parts of `other`.
     pub fn merge(&mut self, other: Self) {
         self.0.extend(other.0);
     }

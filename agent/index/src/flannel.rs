@@ -1,34 +1,34 @@
-//! flannel's annotations on Nodes: how nodes tell each other where their VTEPs are. The format is flannel's subnet
-//! manager's (`pkg/subnet/kube`, v0.28), so that flanneld and we understand each other in one cluster.
+//! flannel's annotations on Nodes, with which nodes publish their VTEPs to their peers. The format is that of flannel's
+//! Kubernetes subnet manager (`pkg/subnet/kube`, v0.28), so nodes with flanneld and with Towpath interoperate.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde_json::Value;
 use towpath_core::model::{Family, Mac, ParseError, Vni};
 
-/// What all of these annotations begin with.
+/// The common prefix of flannel's annotations.
 pub const PREFIX: &str = "flannel.alpha.coreos.com/";
-/// Says that the node's subnet comes from its Node object; always `"true"`.
+/// Marks a node whose subnet comes from its Node object. Always `"true"`.
 pub const KUBE_SUBNET_MANAGER: &str = "flannel.alpha.coreos.com/kube-subnet-manager";
-/// The transport: [`VXLAN`].
+/// The flannel backend of the node: [`VXLAN`].
 pub const BACKEND_TYPE: &str = "flannel.alpha.coreos.com/backend-type";
 /// The value of [`BACKEND_TYPE`] for VXLAN.
 pub const VXLAN: &str = "vxlan";
 
-/// AnnotationNames of the annotations of one address family.
+/// The annotation names of one address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnnotationNames {
-    /// VNI and the VTEP's MAC, as JSON.
+    /// VNI and VTEP MAC, as JSON.
     pub backend_data: &'static str,
-    /// Where peers reach the VTEP.
+    /// The underlay address of the VTEP.
     pub public_ip: &'static str,
-    /// Set by the user: what to publish as the public IP; the local device is not touched by it.
+    /// Set by the user: the public IP to publish. It does not change the local address of the VXLAN device.
     pub public_ip_overwrite: &'static str,
-    /// Set by the user: which local address to use.
+    /// Set by the user: the local underlay address to use.
     pub node_public_ip: &'static str,
 }
 
-/// The names for a family.
+/// The annotation names of a family.
 #[must_use]
 pub const fn names(family: Family) -> AnnotationNames {
     match family {
@@ -47,17 +47,17 @@ pub const fn names(family: Family) -> AnnotationNames {
     }
 }
 
-/// What a node publishes for one family.
+/// The VTEP that this node publishes for one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VtepToPublish {
-    /// Where peers reach its VTEP.
+    /// The underlay address at which peers reach the VTEP.
     pub public_ip: IpAddr,
-    /// The VTEP's MAC.
+    /// The MAC address of the VXLAN device.
     pub vtep_mac: Mac,
 }
 
-/// Every annotation that is ours to write, with the value that it must have; `None`: it must not be there. Annotations
-/// of a family that is not published go, else peers would keep sending to it.
+/// All annotations that this agent writes, with their desired values; `None` means that the annotation must not exist.
+/// Annotations of a family without VTEP are removed, because peers would otherwise keep sending to it.
 #[must_use]
 pub fn annotations(vni: Vni, published: &BTreeMap<Family, VtepToPublish>) -> BTreeMap<&'static str, Option<String>> {
     let mut annotations =
@@ -71,7 +71,7 @@ pub fn annotations(vni: Vni, published: &BTreeMap<Family, VtepToPublish>) -> BTr
     annotations
 }
 
-/// flannel compares these annotations as text: no spaces, this order, lower-case digits.
+/// flannel compares this annotation as text: no spaces, this order of fields, lower-case digits.
 fn backend_data(vni: Vni, mac: Mac) -> String {
     format!(r#"{{"VNI":{vni},"VtepMAC":"{mac}"}}"#)
 }
@@ -79,17 +79,17 @@ fn backend_data(vni: Vni, mac: Mac) -> String {
 /// The content of a `backend-data` annotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackendData {
-    /// The VNI; flannel before v0.12 does not tell.
+    /// The VNI; flannel before v0.12 does not publish it.
     pub vni: Option<Vni>,
-    /// The VTEP's MAC.
+    /// The MAC address of the VTEP.
     pub vtep_mac: Mac,
 }
 
 impl BackendData {
-    /// Reads it as Go's JSON does: names in any case and any order, others ignored.
+    /// Parses it as Go's `encoding/json` does: field names in any case and order, unknown fields ignored.
     ///
     /// # Errors
-    /// If it is not a JSON object with the MAC of one station, or if its VNI is none.
+    /// If it is not a JSON object with a unicast MAC address, or if its VNI is invalid.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = || ParseError {
             text: text.to_owned(),
@@ -110,14 +110,14 @@ impl BackendData {
     }
 }
 
-/// The address in an annotation of this family.
+/// Parses the address in an annotation of this family. Surrounding white space is ignored.
 ///
 /// # Errors
-/// If it is no address of the family that a single node can have.
+/// If it is not an address of the family, or if it is unspecified, multicast or loopback.
 pub fn parse_address(family: Family, text: &str) -> Result<IpAddr, ParseError> {
     let expected = match family {
-        Family::V4 => "an IPv4 address of a node",
-        Family::V6 => "an IPv6 address of a node",
+        Family::V4 => "an IPv4 address that a node can have",
+        Family::V6 => "an IPv6 address that a node can have",
     };
     let usable = |a: &IpAddr| Family::of(*a) == family && !a.is_unspecified() && !a.is_multicast() && !a.is_loopback();
     text.trim().parse().ok().filter(usable).ok_or_else(|| ParseError { text: text.to_owned(), expected })
@@ -128,11 +128,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backend_data_is_read_as_flannel_reads_it() {
+    fn backend_data_is_parsed_as_flannel_does() {
         for (text, vni, why) in [
             (r#"{"VNI":1,"VtepMAC":"AA:bb:cc:dd:ee:00"}"#, Some(1), "as flannel writes it"),
             (r#"{ "vtepMac": "aa:bb:cc:dd:ee:00", "vni": 4096, "x": [] }"#, Some(4096), "any order and case"),
-            (r#"{"VtepMAC":"aa:bb:cc:dd:ee:00"}"#, None, "old flannel tells no VNI"),
+            (r#"{"VtepMAC":"aa:bb:cc:dd:ee:00"}"#, None, "old flannel publishes no VNI"),
         ] {
             let data = BackendData::parse(text).unwrap();
             assert_eq!(data.vni.map(Vni::value), vni, "{why}");
@@ -140,24 +140,24 @@ mod tests {
         }
         for (text, why) in [
             ("", "empty"),
-            ("null", "host-gw's"),
-            ("{", "no JSON"),
-            ("[]", "no object"),
+            ("null", "written by the host-gw backend"),
+            ("{", "not JSON"),
+            ("[]", "not an object"),
             (r#"{"VNI":1}"#, "no MAC"),
-            (r#"{"VNI":0,"VtepMAC":"aa:bb:cc:dd:ee:00"}"#, "zero is no VNI"),
+            (r#"{"VNI":0,"VtepMAC":"aa:bb:cc:dd:ee:00"}"#, "VNI zero"),
             (r#"{"VNI":16777216,"VtepMAC":"aa:bb:cc:dd:ee:00"}"#, "25 bits"),
             (r#"{"VNI":-1,"VtepMAC":"aa:bb:cc:dd:ee:00"}"#, "negative"),
             (r#"{"VNI":"1","VtepMAC":"aa:bb:cc:dd:ee:00"}"#, "text"),
             (r#"{"VNI":1,"VtepMAC":"01:00:5e:00:00:01"}"#, "a group address"),
             (r#"{"VNI":1,"VtepMAC":"00:00:00:00:00:00"}"#, "all zero"),
-            (r#"{"VNI":1,"VtepMAC":7}"#, "no text"),
+            (r#"{"VNI":1,"VtepMAC":7}"#, "a number"),
         ] {
             assert!(BackendData::parse(text).is_err(), "{why}: {text}");
         }
     }
 
     #[test]
-    fn what_is_published_is_read_back_and_a_missing_family_is_removed() {
+    fn published_annotations_are_parsed_back_and_those_of_a_missing_family_are_removed() {
         let vni = Vni::new(1).unwrap();
         let mac: Mac = "aa:bb:cc:dd:ee:0f".parse().unwrap();
         let published =
@@ -167,16 +167,16 @@ mod tests {
         assert_eq!(data, r#"{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:0f"}"#, "compact, this order, lower case");
         assert_eq!(BackendData::parse(&data).unwrap(), BackendData { vni: Some(vni), vtep_mac: mac });
         assert_eq!(annotations[names(Family::V4).public_ip].as_deref(), Some("192.0.2.1"));
-        assert_eq!(annotations[names(Family::V6).backend_data], None, "IPv6 is not published: it must go");
+        assert_eq!(annotations[names(Family::V6).backend_data], None, "IPv6 is not published, so it is removed");
         assert_eq!(annotations[names(Family::V6).public_ip], None);
         assert!(annotations.keys().all(|k| k.starts_with(PREFIX)));
     }
 
     #[test]
-    fn an_address_must_be_one_that_a_node_can_have() {
+    fn only_addresses_that_a_node_can_have_are_accepted() {
         for (family, text, ok, why) in [
             (Family::V4, "192.0.2.1", true, "an address"),
-            (Family::V4, " 192.0.2.1 ", true, "people leave spaces"),
+            (Family::V4, " 192.0.2.1 ", true, "with white space"),
             (Family::V4, "2001:db8::1", false, "the other family"),
             (Family::V6, "2001:db8::1", true, "an address"),
             (Family::V4, "0.0.0.0", false, "unspecified"),

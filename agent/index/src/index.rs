@@ -1,4 +1,4 @@
-//! The index itself.
+//! The index: applies watch events to the known state of the cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,24 +19,25 @@ use towpath_core::{
 
 use crate::{
     event::{Dirty, DirtyPart, Event, ObjectChange},
-    listing::ListState,
+    list_state::ListState,
     network_policy,
     node::{self, NodeRecord},
     pod,
 };
 
-/// Everything that the agent knows of the cluster.
+/// The agent's view of the cluster.
 #[derive(Debug)]
 pub struct Index {
     me: NodeName,
-    listings: ListStates,
+    list_states: ListStates,
     nodes: OrdMap<NodeName, Arc<NodeRecord>>,
     snapshot: Snapshot,
     rejected: BTreeMap<PolicyId, Vec<RejectedPart>>,
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
-    /// What the API says of the addresses of pods with an endpoint; the snapshot has the endpoint's, too.
+    /// The addresses in the pod status, for pods with a local endpoint. In the snapshot they are merged with the addresses
+    /// of the endpoint.
     reported_addresses: BTreeMap<PodId, BTreeSet<IpAddr>>,
-    /// The UIDs that the kubelet gives the pods of this node.
+    /// The UIDs of this node's pods, as the kubelet knows them.
     uids: BTreeMap<PodId, String>,
 }
 
@@ -49,17 +50,17 @@ struct ListStates {
 }
 
 impl Index {
-    /// An empty index of an agent on this node.
+    /// An empty index for the agent on node `me`.
     #[must_use]
     pub fn new(me: NodeName) -> Self {
         let tier = Tier { name: "NetworkPolicy".to_owned(), default: TierDefault::Deny, policies: OrdMap::new() };
         Self {
             me,
-            listings: ListStates {
-                nodes: ListState::Never,
-                pods: ListState::Never,
-                namespaces: ListState::Never,
-                policies: ListState::Never,
+            list_states: ListStates {
+                nodes: ListState::NotListed,
+                pods: ListState::NotListed,
+                namespaces: ListState::NotListed,
+                policies: ListState::NotListed,
             },
             nodes: OrdMap::new(),
             snapshot: Snapshot { tiers: vec![tier], ..Snapshot::default() },
@@ -70,45 +71,45 @@ impl Index {
         }
     }
 
-    /// Takes a change in. An object without a name cannot be one of the API server's and is passed over.
+    /// Applies an event. Objects without a name are ignored; the API server does not send any.
     pub fn apply(&mut self, event: Event) -> Dirty {
         let synced_before = self.synced();
         let dirty = match event {
-            Event::Node(change) => self.fold(*change),
-            Event::Pod(change) => self.fold(*change),
-            Event::Namespace(change) => self.fold(*change),
-            Event::NetworkPolicy(change) => self.fold(*change),
+            Event::Node(change) => self.apply_change(*change),
+            Event::Pod(change) => self.apply_change(*change),
+            Event::Namespace(change) => self.apply_change(*change),
+            Event::NetworkPolicy(change) => self.apply_change(*change),
         };
         if self.synced() && !synced_before { Dirty::everything() } else { dirty }
     }
 
-    fn fold<K: Kind>(&mut self, change: ObjectChange<K>) -> Dirty {
+    fn apply_change<K: Kind>(&mut self, change: ObjectChange<K>) -> Dirty {
         match change {
             ObjectChange::Applied(object) | ObjectChange::Listed(object) => {
                 let Some(key) = object.key() else { return Dirty::nothing() };
-                K::listing(self).saw(key.clone());
-                object.put(self, key)
+                K::list_state(self).insert(key.clone());
+                object.apply(self, key)
             }
             ObjectChange::Undecodable(object) => {
                 if let Some(key) = object.key() {
-                    K::listing(self).saw(key);
+                    K::list_state(self).insert(key);
                 }
                 Dirty::nothing()
             }
             ObjectChange::Deleted(object) => {
                 let Some(key) = object.key() else { return Dirty::nothing() };
-                K::listing(self).lost(&key);
+                K::list_state(self).remove(&key);
                 K::remove(self, &key)
             }
             ObjectChange::ListStarted => {
-                K::listing(self).start();
+                K::list_state(self).start();
                 Dirty::nothing()
             }
             ObjectChange::ListDone => {
                 let mut dirty = Dirty::nothing();
-                if let Some(seen) = K::listing(self).finish() {
-                    let gone: Vec<K::Key> = K::keys(self).filter(|key| !seen.contains(key)).cloned().collect();
-                    gone.iter().for_each(|key| dirty.merge(K::remove(self, key)));
+                if let Some(seen) = K::list_state(self).finish() {
+                    let deleted: Vec<K::Key> = K::keys(self).filter(|key| !seen.contains(key)).cloned().collect();
+                    deleted.iter().for_each(|key| dirty.merge(K::remove(self, key)));
                 }
                 dirty
             }
@@ -118,42 +119,42 @@ impl Index {
     /// Whether every kind has been listed once.
     #[must_use]
     pub const fn synced(&self) -> bool {
-        let ListStates { nodes, pods, namespaces, policies } = &self.listings;
+        let ListStates { nodes, pods, namespaces, policies } = &self.list_states;
         nodes.has_synced() && pods.has_synced() && namespaces.has_synced() && policies.has_synced()
     }
 
-    /// The cluster as policy sees it; `None` until [`Index::synced`].
+    /// The input of policy evaluation; `None` until [`Index::synced`].
     #[must_use]
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.synced().then_some(&self.snapshot)
     }
 
-    /// Parts of policies that cannot be used, in the order of the policies.
+    /// The rejected parts of policies, sorted by policy.
     pub fn rejected(&self) -> impl Iterator<Item = &RejectedPart> {
         self.rejected.values().flatten()
     }
 
-    /// All nodes, this one included; `None` until [`Index::synced`].
+    /// All nodes, including this one; `None` until [`Index::synced`].
     #[must_use]
     pub fn nodes(&self) -> Option<&OrdMap<NodeName, Arc<NodeRecord>>> {
         self.synced().then_some(&self.nodes)
     }
 
-    /// This node's own object, as soon as it is known.
+    /// This node's own Node, as soon as it is known, even before [`Index::synced`].
     #[must_use]
     pub fn own_node(&self) -> Option<&NodeRecord> {
         self.nodes.get(&self.me).map(|node| &**node)
     }
 
-    /// Whether the pod is known, so that the snapshot says which policies apply to it. With a UID it is that very pod of
-    /// this node and not its predecessor of the same name, whose labels may be others.
+    /// Whether the snapshot contains the pod. With a UID, whether it contains that pod of this node and not a predecessor
+    /// of the same name, whose labels may differ.
     #[must_use]
     pub fn pod_known(&self, id: &PodId, uid: Option<&str>) -> bool {
         let same = |uid: &str| self.uids.get(id).is_some_and(|have| have == uid);
         self.snapshot.pods.contains_key(id) && uid.is_none_or(same)
     }
 
-    /// Remembers the UID of a pod of this node. Whether it is another one than before.
+    /// Stores the UID of a pod of this node. Returns whether it differs from the previous one.
     fn set_uid(&mut self, id: &PodId, uid: Option<&str>) -> bool {
         let before = match uid {
             Some(uid) => self.uids.insert(id.clone(), uid.to_owned()),
@@ -162,14 +163,14 @@ impl Index {
         before.as_deref() != uid
     }
 
-    /// The interfaces of the pods of this node.
+    /// The endpoints of this node's pods, by interface.
     #[must_use]
     pub const fn endpoints(&self) -> &OrdMap<IfName, Arc<Endpoint>> {
         &self.endpoints
     }
 
-    /// A pod of this node has got its interface. From now on its addresses count, whether the API server knows them
-    /// or not: other pods of this node may meet it at once.
+    /// Adds or replaces the endpoint of a pod of this node. Its addresses take effect before the API server reports them,
+    /// because other pods of this node can connect to it at once.
     pub fn set_local_endpoint(&mut self, endpoint: Endpoint) -> Dirty {
         if self.endpoints.get(&endpoint.interface).is_some_and(|have| **have == endpoint) {
             return Dirty::nothing();
@@ -183,14 +184,14 @@ impl Index {
         Dirty::only(DirtyPart::Policy)
     }
 
-    /// The interface is gone.
+    /// Removes the endpoint with this interface.
     pub fn remove_local_endpoint(&mut self, interface: &IfName) -> Dirty {
         let Some(endpoint) = self.endpoints.remove(interface) else { return Dirty::nothing() };
         self.merge_addresses(&endpoint.pod);
         Dirty::only(DirtyPart::Policy)
     }
 
-    /// Gives the pod the addresses that the API reports and those of its endpoints.
+    /// Sets the pod's addresses to those in its status and those of its endpoints.
     fn merge_addresses(&mut self, id: &PodId) {
         let Some(pod) = self.snapshot.pods.get_mut(id).map(Arc::make_mut) else {
             self.reported_addresses.remove(id);
@@ -206,7 +207,7 @@ impl Index {
     }
 
     fn policies(&mut self) -> &mut OrdMap<PolicyId, Arc<Policy>> {
-        // The one tier is made in `new` and never goes.
+        // `new` creates the only tier; it is never removed.
         &mut self.snapshot.tiers[0].policies
     }
 }
@@ -216,9 +217,9 @@ trait Kind: Sized {
     type Key: Ord + Clone + 'static;
 
     fn key(&self) -> Option<Self::Key>;
-    fn listing(index: &mut Index) -> &mut ListState<Self::Key>;
+    fn list_state(index: &mut Index) -> &mut ListState<Self::Key>;
     fn keys(index: &Index) -> impl Iterator<Item = &Self::Key>;
-    fn put(self, index: &mut Index, key: Self::Key) -> Dirty;
+    fn apply(self, index: &mut Index, key: Self::Key) -> Dirty;
     fn remove(index: &mut Index, key: &Self::Key) -> Dirty;
 }
 
@@ -229,15 +230,15 @@ impl Kind for Node {
         node::name(self)
     }
 
-    fn listing(index: &mut Index) -> &mut ListState<NodeName> {
-        &mut index.listings.nodes
+    fn list_state(index: &mut Index) -> &mut ListState<NodeName> {
+        &mut index.list_states.nodes
     }
 
     fn keys(index: &Index) -> impl Iterator<Item = &NodeName> {
         index.nodes.keys()
     }
 
-    fn put(self, index: &mut Index, name: NodeName) -> Dirty {
+    fn apply(self, index: &mut Index, name: NodeName) -> Dirty {
         let record = node::convert(self);
         if index.nodes.get(&name).is_some_and(|have| **have == record) {
             return Dirty::nothing();
@@ -258,23 +259,23 @@ impl Kind for KubePod {
         pod::id(self)
     }
 
-    fn listing(index: &mut Index) -> &mut ListState<PodId> {
-        &mut index.listings.pods
+    fn list_state(index: &mut Index) -> &mut ListState<PodId> {
+        &mut index.list_states.pods
     }
 
     fn keys(index: &Index) -> impl Iterator<Item = &PodId> {
         index.snapshot.pods.keys()
     }
 
-    fn put(self, index: &mut Index, id: PodId) -> Dirty {
+    fn apply(self, index: &mut Index, id: PodId) -> Dirty {
         let uid = pod::uid(&self);
         let Some(pod) = pod::convert(self) else { return Self::remove(index, &id) };
-        // Pods of other nodes start elsewhere.
-        let another = index.set_uid(&id, uid.as_deref().filter(|_| pod.node.as_ref() == Some(&index.me)));
+        // UIDs are needed for pods that start on this node only.
+        let uid_changed = index.set_uid(&id, uid.as_deref().filter(|_| pod.node.as_ref() == Some(&index.me)));
         index.reported_addresses.remove(&id);
         let before = index.snapshot.pods.insert(id.clone(), Arc::new(pod));
         index.merge_addresses(&id);
-        if !another && before.as_ref() == index.snapshot.pods.get(&id) {
+        if !uid_changed && before.as_ref() == index.snapshot.pods.get(&id) {
             Dirty::nothing()
         } else {
             Dirty::only(DirtyPart::Policy)
@@ -295,15 +296,15 @@ impl Kind for Namespace {
         self.metadata.name.clone()
     }
 
-    fn listing(index: &mut Index) -> &mut ListState<String> {
-        &mut index.listings.namespaces
+    fn list_state(index: &mut Index) -> &mut ListState<String> {
+        &mut index.list_states.namespaces
     }
 
     fn keys(index: &Index) -> impl Iterator<Item = &String> {
         index.snapshot.namespaces.keys()
     }
 
-    fn put(self, index: &mut Index, name: String) -> Dirty {
+    fn apply(self, index: &mut Index, name: String) -> Dirty {
         let labels: Labels = self.metadata.labels.unwrap_or_default();
         if index.snapshot.namespaces.get(&name).is_some_and(|have| **have == labels) {
             return Dirty::nothing();
@@ -324,15 +325,15 @@ impl Kind for NetworkPolicy {
         network_policy::id(self)
     }
 
-    fn listing(index: &mut Index) -> &mut ListState<PolicyId> {
-        &mut index.listings.policies
+    fn list_state(index: &mut Index) -> &mut ListState<PolicyId> {
+        &mut index.list_states.policies
     }
 
     fn keys(index: &Index) -> impl Iterator<Item = &PolicyId> {
         index.snapshot.tiers[0].policies.keys()
     }
 
-    fn put(self, index: &mut Index, id: PolicyId) -> Dirty {
+    fn apply(self, index: &mut Index, id: PolicyId) -> Dirty {
         let (policy, rejected) = network_policy::convert(&id, self);
         let rejected_before = index.rejected.remove(&id).unwrap_or_default();
         let same = index.policies().get(&id).is_some_and(|have| **have == policy) && rejected_before == rejected;

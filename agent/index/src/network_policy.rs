@@ -1,8 +1,8 @@
-//! Kubernetes' NetworkPolicy in the words of the ordered representation.
+//! Translates NetworkPolicy to `towpath_core::policy::ir`.
 //!
-//! The API server refuses most of what is rejected here; objects can be older than its checks, or come through an API
-//! server that is newer than we are. A part that cannot be understood allows nothing, the rest of the policy counts,
-//! and the policy isolates whom it selects.
+//! A part that is invalid or unknown is rejected: it allows nothing, the rest of the policy stays in force, and the policy
+//! isolates the pods it selects. The API server validates most of this, but objects can be older than its validation,
+//! and a newer API server can accept fields and values that this agent does not know.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -24,12 +24,12 @@ use towpath_core::{
 
 use crate::pod::protocol;
 
-/// The policy's name; `None` for an object without one.
+/// Namespace and name; `None` if the object lacks one of them.
 pub(crate) fn id(policy: &NetworkPolicy) -> Option<PolicyId> {
     Some(PolicyId { namespace: policy.metadata.namespace.clone()?, name: policy.metadata.name.clone()? })
 }
 
-/// The policy, and what of it could not be used.
+/// Translates the policy. Returns the rejected parts as well.
 pub(crate) fn convert(id: &PolicyId, policy: NetworkPolicy) -> (Policy, Vec<RejectedPart>) {
     let mut reader = PolicyReader { id, rejected: Vec::new() };
     let policy = reader.policy(&policy.spec.unwrap_or_default());
@@ -48,26 +48,31 @@ impl PolicyReader<'_> {
 
     fn policy(&mut self, spec: &NetworkPolicySpec) -> Policy {
         let directions = self.directions(spec);
-        let (pods, subject) = match spec.pod_selector.as_ref().map(understood) {
-            None => (Selector::everything(), SubjectSelector::Understood),
-            Some((selector, None)) => (selector, SubjectSelector::Understood),
-            Some((selector, Some((at, reason)))) => {
-                let path = format!("spec.podSelector.{at}");
-                self.reject(&path, format!("{reason}; until this is right the policy isolates every pod that the rest selects and allows nothing"));
-                (selector, SubjectSelector::TooWide)
+        let (pods, subject) = match spec.pod_selector.as_ref().map(parse_selector) {
+            None => (Selector::everything(), SubjectSelector::Exact),
+            Some((selector, None)) => (selector, SubjectSelector::Exact),
+            Some((selector, Some((field, reason)))) => {
+                let path = format!("spec.podSelector.{field}");
+                self.reject(
+                &path,
+                format!(
+                "{reason}; until it is corrected, the policy isolates every pod that its other requirements select and allows nothing"
+                ),
+                );
+                (selector, SubjectSelector::Wider)
             }
         };
         let mut rules = |direction| {
             let rules = self.rules(spec, direction);
-            // Rules would let in more pods' peers than anybody has written: none of them counts.
+            // The policy may select more pods than intended. Its rules would allow peers to these pods, so all are ignored.
             directions.contains(&direction).then_some(match subject {
-                SubjectSelector::Understood => rules,
-                SubjectSelector::TooWide => Vec::new(),
+                SubjectSelector::Exact => rules,
+                SubjectSelector::Wider => Vec::new(),
             })
         };
         let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
         let namespaces = NamespaceSelector::Named(self.id.namespace.clone());
-        // Policies of this kind add up: their order means nothing.
+        // NetworkPolicies are additive, so they all have the same order.
         Policy { order: 0, subject: PodSelector { namespaces, pods }, ingress, egress }
     }
 
@@ -78,7 +83,10 @@ impl PolicyReader<'_> {
                 "Ingress" => directions.insert(Direction::Ingress),
                 "Egress" => directions.insert(Direction::Egress),
                 other => {
-                    self.reject(&format!("spec.policyTypes[{n}]"), format!("{other:?} is neither Ingress nor Egress"));
+                    self.reject(
+                        &format!("spec.policyTypes[{n}]"),
+                        format!("{other:?} is not a policy type and is ignored; use Ingress or Egress"),
+                    );
                     false
                 }
             };
@@ -134,12 +142,15 @@ impl PolicyReader<'_> {
             (None, None, None) => {
                 self.reject(
                     path,
-                    "a peer needs an ipBlock, a namespaceSelector or a podSelector; this one matches nothing",
+                    "a peer requires an ipBlock, a namespaceSelector or a podSelector; this peer matches nothing",
                 );
                 None
             }
             (Some(_), _, _) => {
-                self.reject(path, "an ipBlock stands alone; make the selectors a peer of their own");
+                self.reject(
+                path,
+                "ipBlock cannot be combined with selectors; this peer matches nothing: move the selectors to a peer of their own",
+                );
                 None
             }
             (None, namespaces, pods) => {
@@ -159,10 +170,10 @@ impl PolicyReader<'_> {
     }
 
     fn selector(&mut self, path: &str, selector: &LabelSelector) -> Option<Selector> {
-        match understood(selector) {
+        match parse_selector(selector) {
             (selector, None) => Some(selector),
-            (_, Some((at, reason))) => {
-                self.reject(&format!("{path}.{at}"), format!("{reason}; the peer matches nothing"));
+            (_, Some((field, reason))) => {
+                self.reject(&format!("{path}.{field}"), format!("{reason}; the peer matches nothing"));
                 None
             }
         }
@@ -178,7 +189,7 @@ impl PolicyReader<'_> {
     }
 
     fn net(&mut self, path: &str, text: &str) -> Option<IpNet> {
-        // By parts, because `IpNet` takes a leading zero for nothing where others read an octal number.
+        // Parsed in two parts: `IpNet` accepts leading zeros in an address, which other parsers read as octal.
         let parts = text.split_once('/').and_then(|(address, length)| {
             let (address, length) = (address.parse::<IpAddr>().ok()?, length.parse().ok()?);
             IpNet::new(address, length).ok()
@@ -187,7 +198,7 @@ impl PolicyReader<'_> {
         if net.is_none() {
             self.reject(
                 path,
-                format!("{text:?} is no address range like 10.0.0.0/8 or fd00::/64; the peer matches nothing"),
+                format!("{text:?} is not a CIDR such as 10.0.0.0/8 or fd00::/64; the peer matches nothing"),
             );
         }
         net
@@ -198,7 +209,7 @@ impl PolicyReader<'_> {
             let name = port.protocol.as_deref().unwrap_or_default();
             self.reject(
                 &format!("{path}.protocol"),
-                format!("{name:?} is none of TCP, UDP and SCTP; the port matches nothing"),
+                format!("{name:?} is not one of TCP, UDP and SCTP; the port matches nothing"),
             );
             return None;
         };
@@ -210,7 +221,7 @@ impl PolicyReader<'_> {
             (Some(IntOrString::String(name)), None) => {
                 self.reject(
                     &format!("{path}.port"),
-                    format!("no container's port can be called {name:?}; the port matches nothing"),
+                    format!("{name:?} is not a valid port name; the port matches nothing"),
                 );
                 None
             }
@@ -220,38 +231,43 @@ impl PolicyReader<'_> {
                 if numbers.is_none() {
                     self.reject(
                         path,
-                        format!("{first} to {last} is no range of ports from 1 to 65535; the port matches nothing"),
+                        format!(
+                            "{first} to {last} is not a range of ports between 1 and 65535; the port matches nothing"
+                        ),
                     );
                 }
                 numbers.map(|(first, last)| RulePort::Numbers(protocol, first, last))
             }
             (None | Some(IntOrString::String(_)), Some(_)) => {
-                self.reject(&format!("{path}.endPort"), "endPort needs a number in port; the port matches nothing");
+                self.reject(&format!("{path}.endPort"), "endPort requires a numeric port; the port matches nothing");
                 None
             }
         }
     }
 }
 
-/// Whether a policy's own selector was read as it was written.
+/// The translation of a policy's own pod selector.
 #[derive(Clone, Copy)]
 enum SubjectSelector {
-    Understood,
-    TooWide,
+    /// It selects exactly the pods that the policy names.
+    Exact,
+    /// Rejected requirements are missing: it may select more pods.
+    Wider,
 }
 
-/// A label selector without those requirements that cannot be understood, and the first of these with its reason.
-fn understood(selector: &LabelSelector) -> (Selector, Option<(String, String)>) {
-    let mut bad = None;
+/// Translates a label selector without its invalid requirements. Also returns the path and reason of the first invalid
+/// requirement.
+fn parse_selector(selector: &LabelSelector) -> (Selector, Option<(String, String)>) {
+    let mut invalid = None;
     let mut parts = Vec::new();
     for (n, requirement) in selector.match_expressions.iter().flatten().enumerate() {
         match self::requirement(requirement) {
             Ok(part) => parts.push(part),
-            Err(reason) => bad = bad.or(Some((format!("matchExpressions[{n}]"), reason))),
+            Err(reason) => invalid = invalid.or(Some((format!("matchExpressions[{n}]"), reason))),
         }
     }
     let labels = selector.match_labels.iter().flatten().map(|(key, value)| Selector::equals(key, value));
-    (Selector::all(labels.chain(parts)), bad)
+    (Selector::all(labels.chain(parts)), invalid)
 }
 
 fn requirement(requirement: &LabelSelectorRequirement) -> Result<Selector, String> {
@@ -262,9 +278,11 @@ fn requirement(requirement: &LabelSelectorRequirement) -> Result<Selector, Strin
         ("NotIn", false) => Ok(Selector::NotIn(key, values)),
         ("Exists", true) => Ok(Selector::Exists(key)),
         ("DoesNotExist", true) => Ok(Selector::DoesNotExist(key)),
-        ("In" | "NotIn", true) => Err(format!("{} of {key:?} needs values", requirement.operator)),
-        ("Exists" | "DoesNotExist", false) => Err(format!("{} of {key:?} takes no values", requirement.operator)),
-        (other, _) => Err(format!("{other:?} is none of In, NotIn, Exists and DoesNotExist")),
+        ("In" | "NotIn", true) => Err(format!("operator {} on key {key:?} requires values", requirement.operator)),
+        ("Exists" | "DoesNotExist", false) => {
+            Err(format!("operator {} on key {key:?} takes no values", requirement.operator))
+        }
+        (other, _) => Err(format!("{other:?} is not one of the operators In, NotIn, Exists and DoesNotExist")),
     }
 }
 
@@ -272,7 +290,7 @@ fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|n| *n != 0)
 }
 
-/// AnnotationNames of ports are service names of RFC 6335, section 5.1: among else at most 15 characters with a letter.
+/// Port names are service names (RFC 6335, section 5.1). Checked are the length of 1 to 15 and that there is a letter.
 fn is_port_name(name: &str) -> bool {
     (1..=15).contains(&name.len()) && name.bytes().any(|b| b.is_ascii_alphabetic())
 }

@@ -1,5 +1,5 @@
-//! Nodes, cut down to what the overlay needs. Annotations are read when they arrive, so that nobody reads a thousand of
-//! them again because one has changed.
+//! Nodes, reduced to the properties that the overlay needs. Annotations are parsed once, when a Node changes, and not for
+//! all Nodes at each change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,98 +15,100 @@ use towpath_core::model::{Family, NodeName, ParseError};
 
 use crate::flannel::{self, BackendData};
 
-/// A Node as the overlay sees it.
+/// The properties of a Node that the overlay needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeRecord {
-    /// Its UID: a Node that was deleted and made again has another.
+    /// `metadata.uid`. A Node that is deleted and created again gets another UID.
     pub uid: String,
-    /// When it was made.
+    /// `metadata.creationTimestamp`.
     pub created: Option<Time>,
-    /// Its pods' networks, one per family at most.
+    /// `spec.podCIDRs`, without host bits. At most one per family.
     pub pod_cidrs: BTreeMap<Family, IpNet>,
-    /// Its addresses of the type InternalIP.
+    /// The addresses of type InternalIP in `status.addresses`.
     pub internal_ips: BTreeSet<IpAddr>,
-    /// flannel's annotations as they are now.
+    /// The annotations with flannel's prefix, [`flannel::PREFIX`].
     pub annotations: BTreeMap<String, String>,
-    /// What it publishes, as far as it does.
+    /// The VTEPs that the node publishes, by family. Families without complete annotations are missing.
     pub published: BTreeMap<Family, Result<PublishedVtep, NodeProblem>>,
-    /// Its condition NetworkUnavailable.
+    /// The condition NetworkUnavailable.
     pub network_unavailable: NetworkUnavailable,
-    /// What is wrong with it as such.
+    /// Problems with the podCIDRs. Problems with annotations are in `published`.
     pub problems: Vec<NodeProblem>,
 }
 
-/// What a node publishes for one family.
+/// The VTEP that a node publishes for one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishedVtep {
-    /// Where its VTEP is reached.
+    /// The underlay address of the VTEP.
     pub public_ip: IpAddr,
-    /// Its VTEP.
+    /// The VNI and the MAC address of the VTEP.
     pub backend: BackendData,
 }
 
-/// The condition NetworkUnavailable of a Node.
+/// The NetworkUnavailable condition of a Node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkUnavailable {
-    /// Nobody has set it.
+    /// The condition is missing, or its status is Unknown.
     Unset,
-    /// Nothing but what needs no network is scheduled there.
+    /// The network is not ready. Kubernetes taints the Node, so only pods that tolerate the taint are scheduled.
     True {
-        /// Who set it, and why, in one word.
+        /// The condition's `reason`, which tells which component has set it.
         reason: String,
     },
-    /// The network is up.
+    /// The network is ready.
     False {
-        /// Who set it, and why, in one word.
+        /// The condition's `reason`, which tells which component has set it.
         reason: String,
     },
 }
 
-/// Something in a Node that cannot be used.
+/// A part of a Node that is invalid and ignored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeProblem {
-    /// An annotation has a value that means nothing.
-    #[error("annotation {annotation}: {error}; the node's network daemon writes it, restart it there")]
+    /// The value of an annotation is malformed.
+    #[error(
+        "annotation {annotation}: {error}; correct it, or restart the node's network agent if the agent has written it"
+    )]
     Annotation {
-        /// Its name.
+        /// The name of the annotation.
         annotation: String,
-        /// What is wrong. Told in the message, because it is the message.
+        /// Why the value is malformed. It is part of the message and not a source.
         error: ParseError,
     },
-    /// The node uses another transport.
-    #[error("annotation {} is {backend:?} and not \"vxlan\": all nodes need the same backend", flannel::BACKEND_TYPE)]
+    /// The node uses another flannel backend.
+    #[error("annotation {} is {backend:?}, not \"vxlan\": all nodes must use the same backend", flannel::BACKEND_TYPE)]
     Backend {
-        /// The transport.
+        /// The value of the annotation.
         backend: String,
     },
-    /// An entry of podCIDRs is no network.
-    #[error("spec.podCIDRs: {cidr:?} is no address range: delete the Node and let it register again")]
+    /// An entry of podCIDRs is malformed.
+    #[error("spec.podCIDRs: {cidr:?} is not a CIDR: delete the Node and let it register again")]
     PodCidr {
         /// The entry.
         cidr: String,
     },
     /// There is more than one podCIDR of a family.
-    #[error("spec.podCIDRs: {cidr} is a second range of its family, which is not used")]
+    #[error("spec.podCIDRs: {cidr} is ignored: a node has at most one podCIDR per address family")]
     SecondPodCidr {
-        /// The one that is not used.
+        /// The podCIDR that is ignored.
         cidr: IpNet,
     },
 }
 
-/// What the user has told a node to do about one family's addresses.
+/// Addresses of one family that the user sets by annotation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AddressOverrides {
-    /// Publish this address to the peers; the local device is not touched by it.
+    /// The public IP to publish to the peers. It does not change the local address of the VXLAN device.
     pub publish: Option<IpAddr>,
-    /// Use this address as the local one.
+    /// The local underlay address to use.
     pub local: Option<IpAddr>,
 }
 
 impl NodeRecord {
-    /// What the user has told the node to do about its addresses of this family.
+    /// The addresses of this family that the user sets by annotation.
     ///
     /// # Errors
-    /// If an annotation holds no address of this family.
+    /// If the value of an annotation is not an address of this family.
     pub fn overrides(&self, family: Family) -> Result<AddressOverrides, NodeProblem> {
         let names = flannel::names(family);
         let read = |annotation: &str| match self.annotations.get(annotation) {
@@ -132,14 +134,14 @@ pub(crate) fn convert(node: KubeNode) -> NodeRecord {
         created: node.metadata.creation_timestamp,
         pod_cidrs,
         internal_ips: internal_ips(&status),
-        published: Family::ALL.into_iter().filter_map(|f| Some((f, announcement(f, &annotations)?))).collect(),
+        published: Family::ALL.into_iter().filter_map(|f| Some((f, published_vtep(f, &annotations)?))).collect(),
         annotations,
         network_unavailable: network_unavailable(&status),
         problems,
     }
 }
 
-/// `podCIDRs`, or `podCIDR` where the list is missing, as very old objects have it.
+/// `podCIDRs`, or `podCIDR` if the list is missing, as in objects from before dual-stack.
 fn pod_cidrs(spec: &NodeSpec, problems: &mut Vec<NodeProblem>) -> BTreeMap<Family, IpNet> {
     let list = spec.pod_cidrs.as_deref().filter(|list| !list.is_empty());
     let texts = list.unwrap_or(spec.pod_cidr.as_slice()).iter().filter(|text| !text.is_empty());
@@ -171,18 +173,21 @@ fn network_unavailable(status: &NodeStatus) -> NetworkUnavailable {
     }
 }
 
-/// What the annotations say about a family; `None` as long as they say nothing.
-fn announcement(family: Family, annotations: &BTreeMap<String, String>) -> Option<Result<PublishedVtep, NodeProblem>> {
+/// The VTEP in the annotations of a family; `None` if annotations are missing.
+fn published_vtep(
+    family: Family,
+    annotations: &BTreeMap<String, String>,
+) -> Option<Result<PublishedVtep, NodeProblem>> {
     let names = flannel::names(family);
     let (data, ip) = (annotations.get(names.backend_data)?, annotations.get(names.public_ip)?);
     Some(match annotations.get(flannel::BACKEND_TYPE).map(String::as_str) {
         None => return None,
-        Some(flannel::VXLAN) => read_announcement(family, data, ip),
+        Some(flannel::VXLAN) => parse_vtep(family, data, ip),
         Some(backend) => Err(NodeProblem::Backend { backend: backend.to_owned() }),
     })
 }
 
-fn read_announcement(family: Family, data: &str, ip: &str) -> Result<PublishedVtep, NodeProblem> {
+fn parse_vtep(family: Family, data: &str, ip: &str) -> Result<PublishedVtep, NodeProblem> {
     let names = flannel::names(family);
     let backend = BackendData::parse(data)
         .map_err(|error| NodeProblem::Annotation { annotation: names.backend_data.to_owned(), error })?;

@@ -1,13 +1,13 @@
-//! Which nodes the overlay connects, and why some are left out.
+//! The peers of the overlay, and why other nodes are skipped.
 //!
-//! Every node decides the same from the same Nodes: what two nodes claim belongs to the older one, by creation and then
-//! by name, so that a newcomer with a mistake takes nothing away from the others. One's own claims come before all,
-//! because its own pods are there.
+//! Conflict resolution: each podCIDR, public IP and VTEP MAC belongs to one node. If two nodes have the same value, the
+//! oldest wins, by creation time and then by name, so that a new, misconfigured node does not affect the others. This
+//! node takes precedence over all, because its own pods use its values.
 //!
-//! A change costs what it touches: decided anew are the nodes that have changed, and those that claim anything that they
-//! or such nodes claim or claimed. Nobody else's lot hangs on them. From nothing that is all nodes, by the same rule.
+//! An update resolves only the nodes that have changed and the nodes that share a value with them, directly or through
+//! other nodes. The result for all other nodes does not depend on the change.
 
-mod claim;
+mod exclusive_values;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,101 +22,105 @@ use towpath_core::{
     model::{Family, Mac, NodeName, NodePeer, Vni},
 };
 
-use self::claim::{AssignedValues, ExclusiveValue, ValueHolders};
+use self::exclusive_values::{AssignedValues, ExclusiveValue, ValueIndex};
 use crate::node::{NodeProblem, NodeRecord, PublishedVtep};
 
-/// The other nodes, as the overlay should know them.
+/// The peers of the overlay, and the nodes that are not peers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeersByFamily {
-    /// The families of the pod network, even without peers.
+    /// An entry for each family of the pod network, even without peers.
     pub families: BTreeMap<Family, FamilyPeers>,
-    /// Parts of Nodes that cannot be used, whether the node is connected or not.
+    /// Invalid podCIDRs of Nodes, whether or not the node is a peer.
     pub problems: OrdMap<NodeName, Vec<NodeProblem>>,
 }
 
-/// The other nodes in one family of the overlay.
+/// The nodes in one family of the overlay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FamilyPeers {
-    /// Those that can be connected.
+    /// The peers.
     pub peers: OrdMap<NodeName, NodePeer>,
-    /// Those that cannot, with the reason. This node itself is here if its own podCIDR is the trouble.
+    /// Nodes that cannot be peers, with the reason. Contains this node if its own podCIDR is invalid.
     pub skipped: OrdMap<NodeName, SkipReason>,
-    /// Those that have no podCIDR yet, or have not published where they are: they are new. This node, too, until it has one.
+    /// New nodes that have no podCIDR or have not published a VTEP yet. Contains this node until it has a podCIDR.
     pub waiting: OrdSet<NodeName>,
 }
 
-/// Why a node is left out.
+/// Why a node is skipped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SkipReason {
-    /// Its object cannot be used.
+    /// The VTEP annotations of the Node are invalid.
     #[error("{0}")]
     Node(NodeProblem),
-    /// It has another VNI.
-    #[error("it uses VNI {theirs} where this node uses {ours}: set backend.vxlan.vni to the number of the other nodes")]
+    /// The node publishes another VNI.
+    #[error("it uses VNI {theirs} and this node uses VNI {ours}: set backend.vxlan.vni to the VNI of the other nodes")]
     OtherVni {
-        /// The node's.
+        /// The VNI that the node publishes.
         theirs: Vni,
-        /// Ours.
+        /// The VNI of this node.
         ours: Vni,
     },
-    /// Its podCIDR is not in the pod network.
+    /// The podCIDR is not part of the pod network.
     #[error(
-        "its podCIDR {cidr} lies outside of the pod network: add the range to podCIDRs, or delete the Node so that it gets another"
+        "its podCIDR {cidr} is outside the pod network: add the range to podCIDRs, or delete the Node so that it gets \
+another podCIDR"
     )]
     OutsideNetwork {
-        /// Its podCIDR.
+        /// The podCIDR of the node.
         cidr: IpNet,
     },
-    /// Its podCIDR has addresses in common with an older node's.
+    /// The podCIDR overlaps with that of a node that takes precedence.
     #[error(
-        "its podCIDR {cidr} overlaps with {other_cidr} of node {other}, which has it longer: delete the Node so that it gets another"
+        "its podCIDR {cidr} overlaps with {other_cidr} of node {other}, which takes precedence: delete the Node so that \
+it gets another podCIDR"
     )]
     Overlap {
-        /// Its podCIDR.
+        /// The podCIDR of the skipped node.
         cidr: IpNet,
-        /// The other node's.
+        /// The podCIDR of the node that takes precedence.
         other_cidr: IpNet,
-        /// The other node.
+        /// The node that takes precedence.
         other: NodeName,
     },
-    /// An older node publishes the same address.
+    /// A node that takes precedence publishes the same public IP.
     #[error(
-        "it publishes {address} as node {other} does, which has it longer: correct the address, or delete the Node that is gone"
+        "its public IP {address} is also that of node {other}, which takes precedence: correct the address, or delete the \
+Node that no longer exists"
     )]
     SamePublicIp {
-        /// The address.
+        /// The public IP of both nodes.
         address: IpAddr,
-        /// The other node.
+        /// The node that takes precedence.
         other: NodeName,
     },
-    /// An older node publishes the same MAC: frames for one would go to the other.
+    /// A node that takes precedence publishes the same VTEP MAC. An FDB entry can lead to one of them only.
     #[error(
-        "it publishes the VTEP MAC {mac} as node {other} does, which has it longer: delete the device flannel.<VNI> there, so that it gets another"
+        "its VTEP MAC {mac} is also that of node {other}, which takes precedence: delete the device flannel.<VNI> on the \
+skipped node, so that it gets another MAC"
     )]
     SameMac {
-        /// The MAC.
+        /// The VTEP MAC of both nodes.
         mac: Mac,
-        /// The other node.
+        /// The node that takes precedence.
         other: NodeName,
     },
 }
 
-/// Sorts the nodes, and keeps them sorted.
+/// Determines the peers from the Nodes of the cluster, incrementally.
 #[derive(Debug)]
 pub struct PeerResolver {
     me: NodeName,
     networks: Vec<IpNet>,
     vni: Vni,
     nodes: OrdMap<NodeName, Arc<NodeRecord>>,
-    claims: ValueHolders,
-    /// How many nodes send from an address.
-    senders: BTreeMap<IpAddr, usize>,
+    values: ValueIndex,
+    /// How many nodes have each underlay address.
+    underlay_users: BTreeMap<IpAddr, usize>,
     underlay: OrdSet<IpAddr>,
     view: PeersByFamily,
 }
 
 impl PeerResolver {
-    /// One that knows no nodes yet. `networks` are the ranges of all pods, at most one per family, `vni` is ours.
+    /// A resolver without nodes. `networks` is the pod network, at most one CIDR per family; `vni` is this node's VNI.
     #[must_use]
     pub fn new(me: NodeName, networks: &[IpNet], vni: Vni) -> Self {
         let families = networks.iter().map(|net| (Family::of_net(*net), FamilyPeers::default())).collect();
@@ -125,118 +129,118 @@ impl PeerResolver {
             networks: networks.to_vec(),
             vni,
             nodes: OrdMap::new(),
-            claims: ValueHolders::default(),
-            senders: BTreeMap::new(),
+            values: ValueIndex::default(),
+            underlay_users: BTreeMap::new(),
             underlay: OrdSet::new(),
             view: PeersByFamily { families, problems: OrdMap::new() },
         }
     }
 
-    /// Sorts these nodes.
+    /// Updates the peers to these nodes.
     pub fn update(&mut self, nodes: &OrdMap<NodeName, Arc<NodeRecord>>) {
         let before = std::mem::replace(&mut self.nodes, nodes.clone());
-        let mut touched = BTreeSet::new();
-        let mut left = Vec::new();
+        let mut changed = BTreeSet::new();
+        let mut released = Vec::new();
         for (name, before, after) in changes(&before, nodes) {
-            touched.insert(name.clone());
+            changed.insert(name.clone());
             if let Some(node) = before {
-                let claims = self.claims_of(node);
-                claims.iter().for_each(|claim| self.claims.withdraw(claim, name));
-                left.extend(claims);
-                addresses(node).into_iter().for_each(|address| self.stops_sending(address));
+                let values = self.values_of(node);
+                values.iter().for_each(|value| self.values.remove(value, name));
+                released.extend(values);
+                underlay_addresses(node).into_iter().for_each(|address| self.remove_underlay_address(address));
             }
             if let Some(node) = after {
-                self.claims_of(node).into_iter().for_each(|claim| self.claims.enter(claim, name));
-                addresses(node).into_iter().for_each(|address| self.sends(address));
+                self.values_of(node).into_iter().for_each(|value| self.values.insert(value, name));
+                underlay_addresses(node).into_iter().for_each(|address| self.add_underlay_address(address));
             }
             match after.map(|node| node.problems.clone()).filter(|problems| !problems.is_empty()) {
                 Some(problems) => _ = self.view.problems.insert(name.clone(), problems),
                 None => _ = self.view.problems.remove(name),
             }
         }
-        let concerned = self.concerned(touched, left);
-        self.decide(&concerned);
+        let affected = self.affected(changed, released);
+        self.resolve(&affected);
     }
 
-    /// The nodes as they were sorted last.
+    /// The result of the last update.
     #[must_use]
     pub const fn view(&self) -> &PeersByFamily {
         &self.view
     }
 
-    /// Every address that overlay packets of a node of this cluster can come from, this node's own included.
+    /// The source addresses that overlay packets of the cluster's nodes can have, including those of this node.
     #[must_use]
     pub const fn underlay(&self) -> &OrdSet<IpAddr> {
         &self.underlay
     }
 
-    fn sends(&mut self, address: IpAddr) {
-        let senders = self.senders.entry(address).or_default();
-        *senders += 1;
-        if *senders == 1 {
+    fn add_underlay_address(&mut self, address: IpAddr) {
+        let users = self.underlay_users.entry(address).or_default();
+        *users += 1;
+        if *users == 1 {
             self.underlay.insert(address);
         }
     }
 
-    fn stops_sending(&mut self, address: IpAddr) {
-        let Some(senders) = self.senders.get_mut(&address) else { return };
-        *senders -= 1;
-        if *senders == 0 {
-            self.senders.remove(&address);
+    fn remove_underlay_address(&mut self, address: IpAddr) {
+        let Some(users) = self.underlay_users.get_mut(&address) else { return };
+        *users -= 1;
+        if *users == 0 {
+            self.underlay_users.remove(&address);
             self.underlay.remove(&address);
         }
     }
 
-    /// All that the node would have for itself, whether it gets it or not.
-    fn claims_of(&self, node: &NodeRecord) -> Vec<ExclusiveValue> {
-        let mut claims = Vec::new();
+    /// The exclusive values of the node, whether it gets them or another node does.
+    fn values_of(&self, node: &NodeRecord) -> Vec<ExclusiveValue> {
+        let mut values = Vec::new();
         for family in self.view.families.keys() {
-            claims.extend(
+            values.extend(
                 node.pod_cidrs
                     .get(family)
                     .filter(|cidr| self.is_inside(cidr))
                     .map(|cidr| ExclusiveValue::PodCidr(*cidr)),
             );
             if let Some(Ok(PublishedVtep { public_ip, backend })) = node.published.get(family) {
-                claims.push(ExclusiveValue::PublicIp(*public_ip));
-                claims.push(ExclusiveValue::Mac(*family, backend.vtep_mac));
+                values.push(ExclusiveValue::PublicIp(*public_ip));
+                values.push(ExclusiveValue::Mac(*family, backend.vtep_mac));
             }
         }
-        claims
+        values
     }
 
     fn is_inside(&self, cidr: &IpNet) -> bool {
         self.networks.iter().any(|net| net.contains(cidr))
     }
 
-    /// These nodes, those that claim anything of what they claim or have left, and so on.
-    fn concerned(&self, mut concerned: BTreeSet<NodeName>, left: Vec<ExclusiveValue>) -> BTreeSet<NodeName> {
-        let claims_of = |name: &NodeName| self.nodes.get(name).map(|node| self.claims_of(node)).unwrap_or_default();
-        let mut open = left;
-        open.extend(concerned.iter().flat_map(claims_of));
-        while let Some(claim) = open.pop() {
-            for name in self.claims.in_touch(&claim, &self.networks) {
-                if concerned.insert(name.clone()) {
-                    open.extend(claims_of(name));
+    /// Extends `affected` by all nodes that share a value with them or have one of the values in `released`, transitively.
+    fn affected(&self, mut affected: BTreeSet<NodeName>, released: Vec<ExclusiveValue>) -> BTreeSet<NodeName> {
+        let values_of = |name: &NodeName| self.nodes.get(name).map(|node| self.values_of(node)).unwrap_or_default();
+        let mut pending = released;
+        pending.extend(affected.iter().flat_map(values_of));
+        while let Some(value) = pending.pop() {
+            for name in self.values.conflicting(&value, &self.networks) {
+                if affected.insert(name.clone()) {
+                    pending.extend(values_of(name));
                 }
             }
         }
-        concerned
+        affected
     }
 
-    /// Decides about nodes that have no claim in common with any other.
-    fn decide(&mut self, concerned: &BTreeSet<NodeName>) {
+    /// Resolves these nodes, which share no value with any other node.
+    fn resolve(&mut self, affected: &BTreeSet<NodeName>) {
         let mut by_age: Vec<(&NodeName, &NodeRecord)> =
-            concerned.iter().filter_map(|name| Some((name, &**self.nodes.get(name)?))).collect();
+            affected.iter().filter_map(|name| Some((name, &**self.nodes.get(name)?))).collect();
         by_age.sort_by_key(|(name, node)| (**name != self.me, node.created.is_none(), &node.created, *name));
         for (family, view) in &mut self.view.families {
-            for name in concerned {
-                view.forget(name);
+            for name in affected {
+                view.remove(name);
             }
             let rule = PeerRule { me: &self.me, networks: &self.networks, vni: self.vni, family: *family };
-            let mut taken = AssignedValues::default();
+            let mut assigned = AssignedValues::default();
             for (name, node) in &by_age {
-                match rule.lot(&mut taken, name, node) {
+                match rule.role(&mut assigned, name, node) {
                     Ok(Role::Own) => {}
                     Ok(Role::Waiting) => _ = view.waiting.insert((*name).clone()),
                     Ok(Role::Peer(peer)) => _ = view.peers.insert((*name).clone(), peer),
@@ -248,23 +252,23 @@ impl PeerResolver {
 }
 
 impl FamilyPeers {
-    fn forget(&mut self, name: &NodeName) {
+    fn remove(&mut self, name: &NodeName) {
         self.peers.remove(name);
         self.skipped.remove(name);
         self.waiting.remove(name);
     }
 }
 
-/// What becomes of a node that is not left out.
+/// The role of a node that is not skipped.
 enum Role {
-    /// It is this one.
+    /// This node.
     Own,
-    /// It is not ready.
+    /// A node that has not published everything yet.
     Waiting,
     Peer(NodePeer),
 }
 
-/// The rule by which a node becomes a peer of a family.
+/// Determines the role of nodes in one family.
 struct PeerRule<'a> {
     me: &'a NodeName,
     networks: &'a [IpNet],
@@ -273,10 +277,10 @@ struct PeerRule<'a> {
 }
 
 impl PeerRule<'_> {
-    /// What becomes of a node, where older ones have taken what is taken.
-    fn lot<'a>(
+    /// The role of a node, after the nodes that take precedence have been assigned their values.
+    fn role<'a>(
         &self,
-        taken: &mut AssignedValues<'a>,
+        assigned: &mut AssignedValues<'a>,
         name: &'a NodeName,
         node: &NodeRecord,
     ) -> Result<Role, SkipReason> {
@@ -285,21 +289,21 @@ impl PeerRule<'_> {
         if !self.networks.iter().any(|net| net.contains(&cidr)) {
             return Err(SkipReason::OutsideNetwork { cidr });
         }
-        taken.take_pod_cidr(cidr, name)?;
+        assigned.assign_pod_cidr(cidr, name)?;
         let PublishedVtep { public_ip, backend } = match node.published.get(&self.family) {
-            Some(Ok(announcement)) => *announcement,
+            Some(Ok(published)) => *published,
             Some(Err(_)) | None if is_me => return Ok(Role::Own),
             Some(Err(problem)) => return Err(SkipReason::Node(problem.clone())),
             None => return Ok(Role::Waiting),
         };
-        taken.take_public_ip(public_ip, name)?;
+        assigned.assign_public_ip(public_ip, name)?;
         match backend.vni {
             Some(theirs) if theirs != self.vni && !is_me => {
                 return Err(SkipReason::OtherVni { theirs, ours: self.vni });
             }
             Some(_) | None => {}
         }
-        taken.take_mac(backend.vtep_mac, name)?;
+        assigned.assign_mac(backend.vtep_mac, name)?;
         if is_me {
             return Ok(Role::Own);
         }
@@ -307,8 +311,8 @@ impl PeerRule<'_> {
     }
 }
 
-/// Where overlay packets of the node can come from.
-fn addresses(node: &NodeRecord) -> BTreeSet<IpAddr> {
+/// The source addresses that overlay packets of the node can have.
+fn underlay_addresses(node: &NodeRecord) -> BTreeSet<IpAddr> {
     let public = node.published.values().filter_map(|published| published.as_ref().ok()).map(|p| p.public_ip);
     public.chain(node.internal_ips.iter().copied()).collect()
 }

@@ -1,4 +1,4 @@
-//! Pods, cut down to what policy needs.
+//! Pods, reduced to the properties that policy needs.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -8,20 +8,20 @@ use towpath_core::{
     policy::ir::{NamedPort, Pod, PodKind},
 };
 
-/// The pod's name; `None` for an object without one.
+/// Namespace and name; `None` if the object lacks one of them.
 pub(crate) fn id(pod: &KubePod) -> Option<PodId> {
     Some(PodId { namespace: pod.metadata.namespace.clone()?, name: pod.metadata.name.clone()? })
 }
 
-/// The UID by which the kubelet and the runtime know the pod. Of a static pod the API server has an image with a UID of its
-/// own, and an annotation with the kubelet's.
+/// The pod's UID as kubelet and container runtime know it. The mirror pod of a static pod has a UID of its own; the
+/// kubelet's UID is in its annotation `kubernetes.io/config.mirror`.
 pub(crate) fn uid(pod: &KubePod) -> Option<String> {
     let annotations = pod.metadata.annotations.as_ref();
     annotations.and_then(|all| all.get("kubernetes.io/config.mirror")).or(pod.metadata.uid.as_ref()).cloned()
 }
 
-/// The pod as policy sees it. `None` once it has run to its end: its address may belong to another pod the next moment.
-/// A pod that is terminating stays until it is gone, because its processes still talk.
+/// Converts a pod. `None` if it has finished (phase Succeeded or Failed): its address may be reused at once. A
+/// terminating pod is kept until it is deleted, because its processes may still communicate.
 pub(crate) fn convert(pod: KubePod) -> Option<Pod> {
     let status = pod.status.unwrap_or_default();
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
@@ -62,7 +62,7 @@ fn named_port(port: &ContainerPort) -> Option<NamedPort> {
     Some(NamedPort { name, protocol: protocol(port.protocol.as_deref())?, port: number })
 }
 
-/// A protocol of the API; unset means TCP.
+/// Parses a protocol of the Kubernetes API. Unset means TCP.
 pub(crate) fn protocol(text: Option<&str>) -> Option<Protocol> {
     match text {
         None | Some("" | "TCP") => Some(Protocol::Tcp),

@@ -154,7 +154,7 @@ fn vicinity(view: PolicyView<'_>, pod: &PodId, addresses: [IpAddr; 2]) -> Snapsh
     let PolicyView { snapshot, lookup, .. } = view;
     let pods = match lookup {
         PodLookup::Compiled(compiler) => {
-            let ids = addresses.into_iter().flat_map(|address| compiler.holders(address)).chain([pod]);
+            let ids = addresses.into_iter().flat_map(|address| compiler.pods_with_address(address)).chain([pod]);
             ids.filter_map(|id| Some((id.clone(), Arc::clone(snapshot.pods.get(id)?)))).collect()
         }
         PodLookup::Walk => {

@@ -234,7 +234,7 @@ impl Node {
             if !planned.change.is_empty() {
                 let table = self.kernel.wanted().map(|plan| &plan.table);
                 let affected = table.map(|table| self.revocation.affected_by(&planned.change.table, table));
-                let change = self.kernel.begin_apply(planned, affected.unwrap_or(AffectedPods::nobody()));
+                let change = self.kernel.begin_apply(planned, affected.unwrap_or(AffectedPods::none()));
                 effects.push(Effect::Kernel(KernelJob::Apply(change)));
                 return;
             }

@@ -142,7 +142,7 @@ impl Planner {
         let policy = match settings.policy {
             PolicyMode::Enforce => {
                 self.compiler.update(snapshot, index.endpoints());
-                PolicyEnforcement::Enforce(self.compiler.part())
+                PolicyEnforcement::Enforce(self.compiler.compiled())
             }
             PolicyMode::Off => PolicyEnforcement::Off,
         };

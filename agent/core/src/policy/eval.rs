@@ -1,6 +1,7 @@
-//! The oracle: decides one packet by reading the policies from top to bottom, without any cleverness.
+//! Evaluates one flow against a [`Snapshot`], rule by rule.
 //!
-//! It is what the compiled rules are compared with, and what names the policy behind a denied packet.
+//! It is the reference for the compiler: property tests compare the two. The agent also uses it to find the policy that
+//! denied or logged a packet. It reads every policy, so it is not for the packet path.
 
 use std::net::IpAddr;
 
@@ -10,91 +11,91 @@ use super::ir::{
 };
 use crate::model::{PodId, Protocol};
 
-/// The first packet of a connection, as it is after service translation.
+/// The first packet of a connection, after service translation (DNAT).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
-    /// Where it comes from.
+    /// The source.
     pub from: FlowEndpoint,
-    /// Where it goes.
+    /// The destination.
     pub to: FlowEndpoint,
-    /// What it carries.
+    /// The protocol and destination port.
     pub transport: FlowTransport,
 }
 
-/// One end of a packet.
+/// The source or destination of a flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowEndpoint {
-    /// Its address.
+    /// The IP address in the packet.
     pub address: IpAddr,
-    /// The pod whose policies hold at this end. `None`: outside of the cluster, or a node.
+    /// The pod whose policies apply at this end; `None` for a node or an address outside the cluster.
     pub pod: Option<PodId>,
 }
 
-/// What a packet carries.
+/// The protocol of a flow, with its destination port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowTransport {
-    /// A protocol with ports, and the destination's port.
+    /// A protocol with ports, and the destination port.
     Port(Protocol, u16),
-    /// Another protocol, by its number in the IP header: 1 is ICMP.
+    /// Any other protocol, by IANA protocol number: 1 is ICMP.
     Other(u8),
 }
 
-/// Why a packet passes or not, at both ends.
+/// The result of evaluating a flow at both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowVerdict {
-    /// At the end that sends.
+    /// Result of the source's egress policies.
     pub egress: Trace,
-    /// At the end that receives.
+    /// Result of the destination's ingress policies.
     pub ingress: Trace,
 }
 
 impl FlowVerdict {
-    /// Whether the packet passes: both ends must let it.
+    /// Whether the flow is allowed: both ends must allow it.
     #[must_use]
     pub const fn allows(&self) -> bool {
         self.egress.outcome.allows() && self.ingress.outcome.allows()
     }
 }
 
-/// How one end came to its decision.
+/// The rules that led to the decision at one end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// Rules that logged the packet, in order.
+    /// Log rules that matched, in order.
     pub logged_by: Vec<RuleId>,
-    /// Rules that passed the packet on to the next tier, in order.
+    /// Pass rules that matched, in order.
     pub passed_by: Vec<RuleId>,
-    /// What decided in the end.
+    /// The final decision.
     pub outcome: Decision,
 }
 
-/// A rule of a policy.
+/// Identifies a rule by its policy and position.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleId {
-    /// The policy.
+    /// The policy that contains the rule.
     pub policy: PolicyId,
-    /// The rule's place in the policy's list of that direction, from 0.
+    /// Index of the rule in the policy's list for the direction, from 0.
     pub rule: usize,
 }
 
-/// What decided at one end.
+/// The decision at one end, with its cause.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Allowed: this end is no pod with a network of its own.
+    /// Allowed: this end is not a pod with its own network namespace.
     NoEndpoint,
-    /// Denied: this end is a pod that nothing is known of.
+    /// Denied: the pod is not in the snapshot.
     UnknownPod,
-    /// Allowed: no policy forbids it.
+    /// Allowed: no policy denies it.
     Unrestricted,
     /// Allowed by this rule.
     AllowedBy(RuleId),
     /// Denied by this rule.
     DeniedBy(RuleId),
-    /// Denied: these policies of a tier select the pod, and no rule of theirs matches.
+    /// Denied: these policies of one tier isolate the pod and none of their rules matches.
     IsolatedBy(Vec<PolicyId>),
 }
 
 impl Decision {
-    /// Whether the packet passes this end.
+    /// Whether this end allows the flow.
     #[must_use]
     pub const fn allows(&self) -> bool {
         match self {
@@ -104,39 +105,39 @@ impl Decision {
     }
 }
 
-/// Decides a packet.
+/// Evaluates a flow at both ends.
 #[must_use]
-pub fn eval(snapshot: &Snapshot, packet: &Flow) -> FlowVerdict {
+pub fn eval(snapshot: &Snapshot, flow: &Flow) -> FlowVerdict {
     FlowVerdict {
-        egress: decide(snapshot, Direction::Egress, packet),
-        ingress: decide(snapshot, Direction::Ingress, packet),
+        egress: decide(snapshot, Direction::Egress, flow),
+        ingress: decide(snapshot, Direction::Ingress, flow),
     }
 }
 
-fn decide(snapshot: &Snapshot, direction: Direction, packet: &Flow) -> Trace {
-    let mut met = MatchedRules::default();
-    let outcome = outcome(snapshot, direction, packet, &mut met);
-    Trace { logged_by: met.logged_by, passed_by: met.passed_by, outcome }
+fn decide(snapshot: &Snapshot, direction: Direction, flow: &Flow) -> Trace {
+    let mut matched = MatchedRules::default();
+    let outcome = outcome(snapshot, direction, flow, &mut matched);
+    Trace { logged_by: matched.logged_by, passed_by: matched.passed_by, outcome }
 }
 
-/// Rules that matched on the way and did not decide.
+/// Rules that matched without deciding.
 #[derive(Default)]
 struct MatchedRules {
     logged_by: Vec<RuleId>,
     passed_by: Vec<RuleId>,
 }
 
-fn outcome(snapshot: &Snapshot, direction: Direction, packet: &Flow, met: &mut MatchedRules) -> Decision {
+fn outcome(snapshot: &Snapshot, direction: Direction, flow: &Flow, matched: &mut MatchedRules) -> Decision {
     let (subject, peer) = match direction {
-        Direction::Ingress => (&packet.to, &packet.from),
-        Direction::Egress => (&packet.from, &packet.to),
+        Direction::Ingress => (&flow.to, &flow.from),
+        Direction::Egress => (&flow.from, &flow.to),
     };
     let Some(id) = &subject.pod else { return Decision::NoEndpoint };
     let Some(pod) = snapshot.pods.get(id) else { return Decision::UnknownPod };
     if pod.kind == PodKind::HostNetwork {
         return Decision::NoEndpoint;
     }
-    let case = FlowAtEndpoint { snapshot, direction, pod, peer: peer.address, transport: packet.transport };
+    let case = FlowAtEndpoint { snapshot, direction, pod, peer: peer.address, transport: flow.transport };
     'tiers: for tier in &snapshot.tiers {
         let mut selecting: Vec<_> =
             tier.policies.iter().filter(|(_, policy)| policy.subject.matches(snapshot, id, pod)).collect();
@@ -148,10 +149,10 @@ fn outcome(snapshot: &Snapshot, direction: Direction, packet: &Flow, met: &mut M
                 RuleAction::Allow => return Decision::AllowedBy(rule),
                 RuleAction::Deny => return Decision::DeniedBy(rule),
                 RuleAction::Pass => {
-                    met.passed_by.push(rule);
+                    matched.passed_by.push(rule);
                     continue 'tiers;
                 }
-                RuleAction::Log => met.logged_by.push(rule),
+                RuleAction::Log => matched.logged_by.push(rule),
             }
         }
         if !applied.is_empty() && tier.default == TierDefault::Deny {
@@ -161,7 +162,7 @@ fn outcome(snapshot: &Snapshot, direction: Direction, packet: &Flow, met: &mut M
     Decision::Unrestricted
 }
 
-/// One packet at one end of it.
+/// A flow as seen from one of its ends.
 struct FlowAtEndpoint<'a> {
     snapshot: &'a Snapshot,
     direction: Direction,
@@ -170,7 +171,7 @@ struct FlowAtEndpoint<'a> {
     transport: FlowTransport,
 }
 
-/// The rules that match the packet, in order.
+/// The rules that match the flow, in order.
 fn matching(
     case: &FlowAtEndpoint<'_>,
     applied: &[(&PolicyId, &[PolicyRule])],
@@ -201,7 +202,7 @@ impl FlowAtEndpoint<'_> {
         }
     }
 
-    /// The pods that have the peer's address; with a pod selector only those that it finds.
+    /// The pods with the peer's address. If `peer` is a pod selector, only those that it matches.
     fn pods_at_peer(&self, peer: Option<&RulePeer>) -> impl Iterator<Item = &Pod> {
         self.snapshot
             .pods
@@ -227,7 +228,7 @@ impl FlowAtEndpoint<'_> {
             RulePort::Numbers(of, first, last) => *of == protocol && (*first..=*last).contains(&number),
             RulePort::Named(of, name) => {
                 let port = NamedPort { name: name.clone(), protocol, port: number };
-                // The name is the destination's: the selected pod's own on ingress, the peer's on egress.
+                // A port name belongs to the destination: the selected pod on ingress, the peer on egress.
                 *of == protocol
                     && match self.direction {
                         Direction::Ingress => self.pod.named_ports.contains(&port),
@@ -257,7 +258,7 @@ mod tests {
         RuleId { policy: id(policy), rule }
     }
 
-    /// A tier of policies for the pod `a/web` with these ingress rules each: the action, and the sender it is about.
+    /// A tier whose policies select `a/web`. Each ingress rule is an action and the source CIDR that it matches.
     fn tier(default: TierDefault, policies: &[(&str, &[(RuleAction, &str)])]) -> Tier {
         let rule = |(action, from): &(RuleAction, &str)| PolicyRule {
             action: *action,
@@ -290,80 +291,80 @@ mod tests {
         let snapshot =
             Snapshot { pods: [(web, std::sync::Arc::new(pod))].into_iter().collect(), tiers, ..Snapshot::default() };
         let from = FlowEndpoint { address: IpAddr::from([192, 0, 2, 1]), pod: None };
-        let packet = Flow { from, to, transport: FlowTransport::Port(Protocol::Tcp, 80) };
-        let verdict = eval(&snapshot, &packet);
-        assert_eq!(verdict.egress.outcome, Decision::NoEndpoint, "the sender is outside of the cluster");
+        let flow = Flow { from, to, transport: FlowTransport::Port(Protocol::Tcp, 80) };
+        let verdict = eval(&snapshot, &flow);
+        assert_eq!(verdict.egress.outcome, Decision::NoEndpoint, "the source is outside the cluster");
         assert_eq!(verdict.allows(), verdict.ingress.outcome.allows());
         verdict.ingress
     }
 
     #[test]
-    fn the_trail_names_what_decided() {
+    fn a_trace_lists_the_rules_that_matched_and_the_decision() {
         use RuleAction::{Allow, Deny, Log, Pass};
-        const ME: &str = "192.0.2.0/24";
+        const CLIENT: &str = "192.0.2.0/24";
         const OTHER: &str = "198.51.100.0/24";
         let deny = TierDefault::Deny;
         let unrestricted = Decision::Unrestricted;
         for (tiers, logged_by, passed_by, outcome, why) in [
             (vec![], vec![], vec![], unrestricted.clone(), "no policy"),
             (
-                vec![tier(deny, &[("p", &[(Allow, OTHER), (Allow, ME)])])],
+                vec![tier(deny, &[("p", &[(Allow, OTHER), (Allow, CLIENT)])])],
                 vec![],
                 vec![],
                 Decision::AllowedBy(rule_of("p", 1)),
-                "the second rule",
+                "the second rule matches",
             ),
             (
                 vec![tier(deny, &[("p", &[(Allow, OTHER)]), ("q", &[])])],
                 vec![],
                 vec![],
                 Decision::IsolatedBy(vec![id("p"), id("q")]),
-                "all policies that isolate, in order",
+                "all isolating policies are listed, in order",
             ),
             (
-                vec![tier(deny, &[("p", &[(Deny, ME)]), ("q", &[(Allow, ME)])])],
+                vec![tier(deny, &[("p", &[(Deny, CLIENT)]), ("q", &[(Allow, CLIENT)])])],
                 vec![],
                 vec![],
                 Decision::DeniedBy(rule_of("p", 0)),
-                "the first match wins",
+                "the first matching rule decides",
             ),
             (
-                vec![tier(deny, &[("p", &[(Pass, ME), (Deny, ME)])]), tier(deny, &[("q", &[(Allow, ME)])])],
+                vec![tier(deny, &[("p", &[(Pass, CLIENT), (Deny, CLIENT)])]), tier(deny, &[("q", &[(Allow, CLIENT)])])],
                 vec![],
                 vec![rule_of("p", 0)],
                 Decision::AllowedBy(rule_of("q", 0)),
-                "a pass leaves the tier, and the next one decides",
+                "Pass leaves the tier, the next tier decides",
             ),
             (
-                vec![tier(deny, &[("p", &[(Pass, ME)])])],
+                vec![tier(deny, &[("p", &[(Pass, CLIENT)])])],
                 vec![],
                 vec![rule_of("p", 0)],
                 unrestricted.clone(),
-                "a pass out of the last tier allows",
+                "Pass in the last tier allows",
             ),
             (
                 vec![tier(TierDefault::Pass, &[("p", &[(Deny, OTHER)])]), tier(deny, &[])],
                 vec![],
                 vec![],
                 unrestricted,
-                "a default that passes, and a tier that selects nobody",
+                "a tier with default Pass, and a tier without policies",
             ),
             (
                 vec![
-                    tier(deny, &[("p", &[(Log, OTHER), (Log, ME), (Log, ME), (Pass, ME), (Log, ME)])]),
-                    tier(deny, &[("q", &[(Log, ME), (Deny, ME), (Log, ME)])]),
+                    tier(deny, &[("p", &[(Log, OTHER), (Log, CLIENT), (Log, CLIENT), (Pass, CLIENT), (Log, CLIENT)])]),
+                    tier(deny, &[("q", &[(Log, CLIENT), (Deny, CLIENT), (Log, CLIENT)])]),
                 ],
                 vec![rule_of("p", 1), rule_of("p", 2), rule_of("q", 0)],
                 vec![rule_of("p", 3)],
                 Decision::DeniedBy(rule_of("q", 1)),
-                "what logs decides nothing, and behind a decision nothing is logged",
+                "Log does not decide, and rules after the decision log nothing",
             ),
             (
-                vec![tier(deny, &[("p", &[(Log, ME)])])],
+                vec![tier(deny, &[("p", &[(Log, CLIENT)])])],
                 vec![rule_of("p", 0)],
                 vec![],
                 Decision::IsolatedBy(vec![id("p")]),
-                "to be logged is not to be let through",
+                "Log does not allow",
             ),
         ] {
             assert_eq!(ingress(tiers), Trace { logged_by, passed_by, outcome }, "{why}");

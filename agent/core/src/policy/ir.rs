@@ -1,12 +1,13 @@
-//! The cluster as policy sees it, and policies as an ordered list of rules.
+//! Intermediate representation of policy: the pods and namespaces of the cluster, and tiers of ordered rules.
 //!
-//! A packet meets, in each direction, the tiers in order; in a tier the rules of those policies that select the pod,
-//! in order. The first rule that matches decides: Allow and Deny are final, Pass goes on with the next tier. A rule that
-//! logs decides nothing: the packet is told of and meets the next rule. A tier without a decision ends with its default,
-//! but only for pods that some policy of it selects in that direction. Behind the last tier everything is allowed.
+//! Each direction is evaluated separately. Tiers apply in order; within a tier, the rules of the policies that select
+//! the pod apply in order. The first rule that matches gives the verdict: Allow and Deny are final, Pass continues with
+//! the next tier. Log logs the packet and continues with the next rule. A tier in which no rule gives a verdict ends
+//! with its default, but only for pods that one of its policies selects in that direction. After the last tier the
+//! packet is allowed.
 //!
-//! Kubernetes' NetworkPolicy is one tier of allow rules with the default Deny: that is exactly "a selected pod is
-//! isolated, policies add up, their order means nothing" (KEP-2091 gives the tiers around it the same shape).
+//! NetworkPolicy is one tier of Allow rules with the default Deny: a selected pod is isolated, policies are additive and
+//! their order does not matter. The tiers of KEP-2091 have the same shape.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
@@ -18,79 +19,81 @@ use crate::{
     selector::Selector,
 };
 
-/// Everything that a decision depends on. A copy shares its parts: what changed between two versions is found without
-/// looking at what did not.
+/// All input of policy evaluation.
+///
+/// The maps are persistent: a clone shares its entries, and [`crate::delta::changes`] matches_with the difference between two
+/// versions without reading the shared part.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Labels of every namespace.
+    /// Labels of each namespace, by name.
     pub namespaces: OrdMap<String, Arc<Labels>>,
-    /// Every pod that has not run to its end.
+    /// All pods except those in phase Succeeded or Failed.
     pub pods: OrdMap<PodId, Arc<Pod>>,
-    /// The tiers, in the order in which a packet meets them.
+    /// The tiers in evaluation order.
     pub tiers: Vec<Tier>,
 }
 
-/// A pod as far as policy cares.
+/// The properties of a pod that policy depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
-    /// Its labels.
+    /// The labels from its metadata.
     pub labels: Labels,
-    /// Its addresses. Several pods may claim one for a moment, when an address is given out again quickly.
+    /// Its pod IPs. Two pods can have the same address for a short time, when an address is reused quickly.
     pub addresses: BTreeSet<IpAddr>,
-    /// The named ports of all its containers, init containers included.
+    /// The named ports of all its containers, including init containers.
     pub named_ports: BTreeSet<NamedPort>,
-    /// Whether it has a network of its own.
+    /// Whether it has its own network namespace.
     pub kind: PodKind,
-    /// Where it runs; `None` until it is scheduled.
+    /// The node it is assigned to; `None` until it is scheduled.
     pub node: Option<NodeName>,
 }
 
-/// Whether a pod has a network of its own.
+/// Whether a pod has its own network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodKind {
-    /// It has: policies select it, as subject and as peer.
+    /// The pod has its own network namespace. Policies can select it as subject and as peer.
     Endpoint,
-    /// It shares its node's. It is the node, to policy: no policy selects it and no pod selector finds it.
+    /// The pod uses the node's network (`hostNetwork: true`). Policy treats it as the node: no pod selector matches it.
     HostNetwork,
 }
 
-/// A port that a container gives a name.
+/// A container port with a name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedPort {
-    /// The name.
+    /// The name, as in `spec.containers[].ports[].name`.
     pub name: String,
-    /// The protocol: the same name with another protocol is another port.
+    /// The protocol. A name identifies a port only together with its protocol.
     pub protocol: Protocol,
-    /// The port.
+    /// The port number, 1 to 65535.
     pub port: u16,
 }
 
-/// A list of policies with a common default.
+/// A list of policies with a common default verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tier {
-    /// Its name, for people.
+    /// The name shown to users. It does not affect evaluation.
     pub name: String,
-    /// What becomes of a packet that no rule of the tier matches.
+    /// What happens to packets that no rule of the tier decides.
     pub default: TierDefault,
-    /// Its policies.
+    /// The policies by id; [`Policy::order`] gives the evaluation order.
     pub policies: OrdMap<PolicyId, Arc<Policy>>,
 }
 
-/// How a tier ends for the pods that it selects.
+/// The verdict at the end of a tier, for pods that the tier selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TierDefault {
-    /// The packet is dropped.
+    /// Drop the packet.
     Deny,
-    /// The next tier decides.
+    /// Continue with the next tier.
     Pass,
 }
 
-/// A policy, by namespace and name.
+/// The namespace and name of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PolicyId {
-    /// Its namespace.
+    /// The namespace of the policy object.
     pub namespace: String,
-    /// Its name.
+    /// The name of the policy object.
     pub name: String,
 }
 
@@ -100,7 +103,7 @@ impl fmt::Display for PolicyId {
     }
 }
 
-/// The direction of a packet, seen from the pod that a policy selects.
+/// The direction of a packet, relative to the pod that a policy selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
     /// To the pod.
@@ -110,7 +113,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// Both.
+    /// Both directions.
     pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
 }
 
@@ -123,22 +126,23 @@ impl fmt::Display for Direction {
     }
 }
 
-/// A policy: whom it selects, and its rules in each direction that it is about. A direction that is absent is not
-/// touched by it; one with an empty list selects and matches nothing.
+/// A policy: the pods it selects, and its rules per direction.
+///
+/// `None` leaves a direction unaffected. An empty list selects the pods in that direction and matches no packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Its place in its tier: the smaller is met first, of equal ones that with the smaller id.
+    /// Position in the tier: lower values first; the id breaks ties.
     pub order: i32,
-    /// The pods that it is for.
+    /// The pods the policy applies to.
     pub subject: PodSelector,
-    /// Rules for packets to them.
+    /// Rules for packets to the selected pods.
     pub ingress: Option<Vec<PolicyRule>>,
-    /// Rules for packets from them.
+    /// Rules for packets from the selected pods.
     pub egress: Option<Vec<PolicyRule>>,
 }
 
 impl Policy {
-    /// Its rules in one direction, if it is about that direction.
+    /// The rules of one direction; `None` if the policy does not affect it.
     #[must_use]
     pub fn rules(&self, direction: Direction) -> Option<&[PolicyRule]> {
         match direction {
@@ -148,35 +152,35 @@ impl Policy {
     }
 }
 
-/// Pods, by their namespace and their labels.
+/// Selects pods by namespace and labels.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodSelector {
-    /// In which namespaces.
+    /// The namespaces of the pods.
     pub namespaces: NamespaceSelector,
-    /// With which labels.
+    /// The labels of the pods.
     pub pods: Selector,
 }
 
-/// Which namespaces.
+/// Selects namespaces by name or labels.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NamespaceSelector {
-    /// This one.
+    /// The namespace with this name.
     Named(String),
-    /// Those with these labels. A namespace that is not known yet has none of them: whatever the selector says,
-    /// it does not match, because an unknown namespace must not be let in.
+    /// Namespaces whose labels match. A namespace that is not known yet never matches, not even a negative selector:
+    /// its pods must not be allowed before its labels are known.
     Matching(Selector),
 }
 
 impl PodSelector {
-    /// Whether it finds the pod.
+    /// Whether the selector matches the pod.
     #[must_use]
     pub fn matches(&self, snapshot: &Snapshot, id: &PodId, pod: &Pod) -> bool {
-        self.finds(snapshot.namespaces.get(&id.namespace).map(|labels| &**labels), id, pod)
+        self.matches_with(snapshot.namespaces.get(&id.namespace).map(|labels| &**labels), id, pod)
     }
 
-    /// The same with the labels of the pod's namespace, `None` if it is not known.
+    /// As [`PodSelector::matches`], with the labels of the pod's namespace; `None` if the namespace is not known.
     #[must_use]
-    pub fn finds(&self, namespace: Option<&Labels>, id: &PodId, pod: &Pod) -> bool {
+    pub fn matches_with(&self, namespace: Option<&Labels>, id: &PodId, pod: &Pod) -> bool {
         let namespace = match &self.namespaces {
             NamespaceSelector::Named(name) => *name == id.namespace,
             NamespaceSelector::Matching(selector) => namespace.is_some_and(|labels| selector.matches(labels)),
@@ -194,61 +198,61 @@ impl fmt::Display for PodSelector {
     }
 }
 
-/// What a rule does with what it matches.
+/// What a rule does with a packet that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RuleAction {
-    /// Let through; nothing behind it is asked.
+    /// Accept the packet. No later rule or tier applies.
     Allow,
-    /// Dropped.
+    /// Drop the packet. No later rule or tier applies.
     Deny,
-    /// The next tier decides.
+    /// Continue with the next tier.
     Pass,
-    /// Told of, at a limited rate; the next rule decides.
+    /// Log the packet, at a limited rate, and continue with the next rule.
     Log,
 }
 
-/// A rule: the peer must match and the port must match.
+/// A rule. It matches a packet if both peer and port match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyRule {
-    /// What it does.
+    /// Applied to each packet that matches.
     pub action: RuleAction,
-    /// The other side.
+    /// The source on ingress, the destination on egress.
     pub peers: RulePeers,
-    /// The destination's port and protocol.
+    /// Protocol and destination port.
     pub ports: RulePorts,
 }
 
-/// The other side of a rule.
+/// The peers of a rule: sources on ingress, destinations on egress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RulePeers {
-    /// Anybody, outside of the cluster too.
+    /// Any address, inside or outside the cluster.
     Any,
-    /// Any of these; nobody if there are none.
+    /// Any of these peers; an empty list matches nothing.
     Of(Vec<RulePeer>),
-    /// Anybody but these, outside of the cluster too.
+    /// Any address, inside or outside the cluster, except these peers.
     NoneOf(Vec<RulePeer>),
 }
 
 /// One peer of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RulePeer {
-    /// Pods with a network of their own.
+    /// Pods with their own network namespace.
     Pods(PodSelector),
-    /// Addresses.
+    /// An address range.
     IpBlock(IpBlock),
 }
 
-/// A network less some parts of it.
+/// A CIDR with exceptions, as `ipBlock` in NetworkPolicy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IpBlock {
-    /// The network.
+    /// The CIDR, without host bits.
     pub net: IpNet,
-    /// What of it is left out.
+    /// Ranges that do not match. Parts outside `net` have no effect.
     pub except: BTreeSet<IpNet>,
 }
 
 impl IpBlock {
-    /// Whether the address is in the network and in no exception.
+    /// Whether the address is in the CIDR and in none of the exceptions.
     #[must_use]
     pub fn contains(&self, addr: IpAddr) -> bool {
         self.net.contains(&addr) && !self.except.iter().any(|e| e.contains(&addr))
@@ -262,32 +266,32 @@ impl fmt::Display for IpBlock {
     }
 }
 
-/// RulePorts and protocols of a rule.
+/// The protocols and destination ports of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RulePorts {
-    /// Any port and any protocol, ICMP too.
+    /// Any protocol and port, including protocols without ports such as ICMP.
     Any,
-    /// Any of these; none if there are none.
+    /// Any of these ports; an empty list matches nothing.
     Of(Vec<RulePort>),
 }
 
 /// One port of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RulePort {
-    /// The ports from the first to the last, both included: one port if they are equal, all from 0 to 65535.
+    /// An inclusive range of ports: one port if both bounds are equal, all ports if it is 0 to 65535.
     Numbers(Protocol, u16, u16),
-    /// What the destination pod calls so; nothing if the destination is no pod.
+    /// The port of this name of the destination pod. It matches nothing if the destination is not a pod.
     Named(Protocol, String),
 }
 
-/// A part of a policy that cannot be used. The rest of the policy counts, and it isolates whom it selects.
+/// A part of a policy that was rejected. The rest of the policy stays in force and isolates the pods it selects.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RejectedPart {
-    /// The policy.
+    /// The policy that contains the part.
     pub policy: PolicyId,
-    /// Where in the object: `spec.ingress[0].from[1].ipBlock.cidr`.
+    /// The field path, for example `spec.ingress[0].from[1].ipBlock.cidr`.
     pub path: String,
-    /// What is wrong and what would be right.
+    /// What is wrong, and what follows or what to write instead.
     pub reason: String,
 }
 

@@ -1,34 +1,36 @@
-//! How the kernel tells of packets: in front of each rule of a pod's chain that drops, a rule that logs the same packets;
-//! and one where a policy's own rule says Log. A packet that is let through and that no policy logs meets neither.
+//! Rules that log packets to the agent over nfnetlink_log.
+//!
+//! Each rule of a pod's chain that drops is preceded by a rule that logs the same packets. A policy rule with action Log
+//! becomes a log rule of its own. An accepted packet that no policy logs matches neither.
 
 use std::num::NonZeroU32;
 
 use super::ir::Direction;
 use crate::ruleset::{Action, Log, Match, Rule};
 
-/// The group of nfnetlink_log that the agent listens to. Any number would do; other programs' habits are 0 to 5.
+/// The nfnetlink_log group of the agent. The number is arbitrary; other programs commonly use 0 to 5.
 pub const GROUP: u16 = 9817;
-/// How many bytes of a packet are told: IPv6's header (40), some extension headers and the ports.
+/// Bytes of a packet that the kernel copies to the agent: IPv6 header (40), some extension headers, and ports.
 pub const SNAPLEN: u32 = 128;
-/// Packets per second and chain in the long run, and at once after a quiet time: enough to see every peer of an
-/// ordinary mistake, little enough that a scan or a flood costs the agent nothing that one would notice.
+/// Rate limit of each log rule: packets per second, and burst. High enough to show every peer of a misconfigured
+/// policy, low enough that a scan or a flood costs the agent no noticeable CPU time.
 const RATE: (u32, u32) = (10, 20);
 
-/// Whether dropped packets are told of. What a policy's own rule logs is told of in either case.
+/// Whether packets that policy drops are logged. Policy rules with action Log log in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DenyLog {
-    /// They are, at a limited rate.
+    /// Log dropped packets at a limited rate.
     Enabled,
-    /// They are not.
+    /// Do not log dropped packets.
     Disabled,
 }
 
-/// Why the kernel tells of a packet.
+/// Why a packet was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// It is dropped.
+    /// Policy drops the packet.
     Denied,
-    /// A rule of a policy logs it; what becomes of it is decided behind that rule.
+    /// A policy rule with action Log matches the packet. A later rule decides about it.
     Logged,
 }
 
@@ -36,7 +38,7 @@ impl Reason {
     const ALL: [Self; 2] = [Self::Denied, Self::Logged];
 }
 
-/// What the kernel says with each packet: why it tells of it, and the direction of the policy.
+/// The log prefix: the kernel sends it with each packet. It encodes the reason and the direction of the policy.
 #[must_use]
 pub const fn prefix(reason: Reason, direction: Direction) -> &'static str {
     match (reason, direction) {
@@ -47,14 +49,14 @@ pub const fn prefix(reason: Reason, direction: Direction) -> &'static str {
     }
 }
 
-/// What a prefix says; `None` for what is not ours.
+/// Parses a log prefix; `None` if it is not one of [`prefix`].
 #[must_use]
 pub fn read_prefix(text: &str) -> Option<(Reason, Direction)> {
     let all = Reason::ALL.into_iter().flat_map(|reason| Direction::ALL.map(|direction| (reason, direction)));
     all.into_iter().find(|(reason, direction)| prefix(*reason, *direction) == text)
 }
 
-/// The rule that tells of packets for which these conditions hold.
+/// A rule that logs the packets that match.
 pub(super) fn rule(reason: Reason, direction: Direction, matches: Vec<Match>) -> Rule {
     let positive = |n| NonZeroU32::new(n).expect("the numbers above are positive");
     let log = Log {
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_rule_says_is_understood_and_nothing_else_is() {
+    fn every_prefix_is_parsed_back_and_any_other_text_is_rejected() {
         for reason in Reason::ALL {
             for direction in Direction::ALL {
                 assert_eq!(read_prefix(prefix(reason, direction)), Some((reason, direction)));

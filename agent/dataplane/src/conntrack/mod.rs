@@ -103,7 +103,7 @@ impl Conntrack {
     pub fn reevaluate(&mut self, reevaluation: &Reevaluation<'_>) -> Result<Reevaluated, ConntrackError> {
         let mut dangling = None;
         let evaluate = |entry: Entry<'_>| {
-            if !reevaluation.is_about(&entry.connection) {
+            if !reevaluation.covers(&entry.connection) {
                 return (entry.state == RevocationState::Revoked).then_some(EntryChange::StayRevoked);
             }
             let denied = reevaluation.denied_at(&entry.connection).unwrap_or_else(|error| {

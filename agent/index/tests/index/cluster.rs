@@ -1,4 +1,4 @@
-//! A small cluster on which policies are tried: every pod is on this node and has an address of both families.
+//! A small cluster for policy tests: all pods are on this node and have an address of each family.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -38,29 +38,29 @@ pub(crate) fn objects() -> Vec<Object> {
     let client = cluster_pod("b", "client", 4, json!({ "role": "client" }));
     let mut done = cluster_pod("b", "done", 5, json!({ "role": "client" }));
     done["status"]["phase"] = json!("Succeeded");
-    let mut leaving = cluster_pod("b", "leaving", 6, json!({ "role": "client" }));
-    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let mut terminating = cluster_pod("b", "terminating", 6, json!({ "role": "client" }));
+    terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let other = cluster_pod("c", "other", 7, json!({}));
     let mut host = cluster_pod("b", "host", 8, json!({ "role": "client", "app": "web" }));
     host["spec"]["hostNetwork"] = json!(true);
-    let pods = [web, db, web_b, client, done, leaving, other, host].map(object);
+    let pods = [web, db, web_b, client, done, terminating, other, host].map(object);
     let namespaces = [("a", json!({ "team": "red" })), ("b", json!({ "team": "blue" })), ("c", json!({}))];
     pods.into_iter().chain(namespaces.map(|(name, labels)| namespace(name, labels))).collect()
 }
 
-/// The endings of the addresses of who is not a pod with a network of its own; the rest are pods.
+/// The address of a pod, or of `outside.<n>`, a host outside the cluster.
 fn address(who: &str, family: Family) -> IpAddr {
-    let pods = ["a/web", "a/db", "b/web", "b/client", "b/done", "b/leaving", "c/other", "b/host"];
+    let pods = ["a/web", "a/db", "b/web", "b/client", "b/done", "b/terminating", "c/other", "b/host"];
     let text = match (pods.iter().position(|p| *p == who), who.strip_prefix("outside.")) {
         (Some(n), _) => ips(u8::try_from(n).unwrap() + 1)[usize::from(family == Family::V6)].clone(),
         (None, Some(n)) if family == Family::V4 => format!("192.0.2.{n}"),
         (None, Some(n)) => format!("2001:db8::{n}"),
-        (None, None) => panic!("nobody is called {who}"),
+        (None, None) => panic!("unknown name {who}"),
     };
     text.parse().unwrap()
 }
 
-/// The same policy for IPv6: `192.0.2.` is `2001:db8::` there, and `10.0.0.` is `fd00::`.
+/// The policy for a family. For IPv6, `192.0.2.` becomes `2001:db8::` and `10.0.0.` becomes `fd00::`.
 fn of_family(spec: &Value, family: Family) -> Value {
     let text = spec.to_string();
     let text = match family {
@@ -76,9 +76,9 @@ fn of_family(spec: &Value, family: Family) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The pods that have an interface on this node.
+/// The endpoints of the pods with their own network namespace.
 fn endpoints(index: &Index) -> OrdMap<IfName, Arc<Endpoint>> {
-    let ids = ["a/web", "a/db", "b/web", "b/client", "b/leaving", "c/other"];
+    let ids = ["a/web", "a/db", "b/web", "b/client", "b/terminating", "c/other"];
     ids.into_iter()
         .map(|who| {
             let pod = id(who);
@@ -103,12 +103,12 @@ fn transport(text: &str) -> FlowTransport {
         "udp" => with(Protocol::Udp),
         "sctp" => with(Protocol::Sctp),
         "icmp" => FlowTransport::Other(1),
-        other => panic!("{other} is no protocol"),
+        other => panic!("unknown protocol {other}"),
     }
 }
 
-/// Tries packets like `b/client > a/web tcp 80` against policies of namespace `a`: in both families, with the evaluator
-/// and with the compiled table. `allowed` and `denied` list packets.
+/// Checks packets such as `b/client > a/web tcp 80` against policies of namespace `a`, for both families, with the
+/// evaluator and with the compiled table.
 pub(crate) fn check(why: &str, specs: &[Value], allowed: &[&str], denied: &[&str]) {
     for family in Family::ALL {
         let policies = specs.iter().enumerate().map(|(n, s)| policy("a", &format!("p{n}"), of_family(s, family)));
@@ -117,7 +117,7 @@ pub(crate) fn check(why: &str, specs: &[Value], allowed: &[&str], denied: &[&str
     }
 }
 
-/// The same with what an index knows now.
+/// Checks packets against the current state of an index.
 pub(crate) fn check_now(why: &str, index: &Index, allowed: &[&str], denied: &[&str]) {
     Family::ALL.into_iter().for_each(|family| check_over(family, why, index, allowed, denied));
 }

@@ -1,4 +1,4 @@
-//! What the compiler makes of a snapshot, asked about packets.
+//! Compiles a snapshot and interprets the table for a packet.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use towpath_core::{
     table::{Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 
-/// The table of a node with these pods.
+/// The table of a node with these endpoints.
 pub(crate) fn compiled(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>) -> Ruleset {
     table(TableInput {
         endpoints,
@@ -30,7 +30,7 @@ pub(crate) fn compiled(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpo
     })
 }
 
-/// Whether the node lets a packet through from one interface to the other.
+/// Whether the node forwards a packet from one interface to the other.
 pub(crate) fn forwards(rules: &Ruleset, [from, to]: [&IfName; 2], packet: &Flow) -> bool {
     let packet = ruleset::Packet {
         in_interface: Some(from.clone()),

@@ -1,4 +1,4 @@
-//! What is not whole: objects that come late, go early, claim what is another's, or cannot be read.
+//! Incomplete or inconsistent objects: missing namespaces, duplicate addresses, undecodable objects.
 
 use serde_json::{Value, json};
 use towpath_core::{
@@ -15,13 +15,13 @@ use crate::{
     objects::{Object, namespace, object, of_every_kind, pod, policy, synced},
 };
 
-/// A policy of namespace `a` that lets in these peers.
+/// A policy of namespace `a` that allows ingress from these peers.
 fn from(peers: Value) -> Object {
     policy("a", "p", json!({ "podSelector": {}, "ingress": [{ "from": peers }] }))
 }
 
 #[test]
-fn an_address_that_two_pods_claim_is_both_ones_until_the_old_pod_has_ended() {
+fn an_address_of_two_pods_belongs_to_both_until_one_has_finished() {
     let clients = json!([{ "namespaceSelector": {}, "podSelector": { "matchLabels": { "role": "client" } } }]);
     let mut index = synced(objects().into_iter().chain([from(clients)]));
     let old = |phase: &str| {
@@ -29,23 +29,23 @@ fn an_address_that_two_pods_claim_is_both_ones_until_the_old_pod_has_ended() {
         old["status"]["phase"] = json!(phase);
         object(old)
     };
-    let heir = |labels| object(cluster_pod("c", "heir", 5, labels));
+    let new_pod = |labels| object(cluster_pod("c", "new", 5, labels));
     let packet = ["b/done > a/web tcp 1"];
     let mut then = |what: Object, why: &str, passes: bool| {
         let _ = index.apply(what.applied());
         if passes { check_now(why, &index, &packet, &[]) } else { check_now(why, &index, &[], &packet) }
     };
-    then(heir(json!({})), "the address is one's without the label", false);
-    then(old("Running"), "it is also one's with the label", true);
-    then(heir(json!({ "x": "1" })), "the other one's change takes nothing away", true);
-    then(old("Failed"), "who has ended has no address", false);
-    then(heir(json!({ "role": "client" })), "the heir has the label itself", true);
-    then(old("Running"), "both", true);
-    then(old("Succeeded"), "what the heir gives stays when the old pod goes", true);
+    then(new_pod(json!({})), "the only pod with the address does not have the label", false);
+    then(old("Running"), "one of two pods with the address has the label", true);
+    then(new_pod(json!({ "x": "1" })), "a change of the pod without the label has no effect", true);
+    then(old("Failed"), "a finished pod has no address", false);
+    then(new_pod(json!({ "role": "client" })), "the new pod gets the label", true);
+    then(old("Running"), "both pods have the label", true);
+    then(old("Succeeded"), "the element of the new pod stays when the old one finishes", true);
 }
 
 #[test]
-fn a_pod_whose_namespace_is_not_known_is_let_in_by_no_namespace_selector() {
+fn no_namespace_selector_matches_a_pod_of_an_unknown_namespace() {
     let selectors = json!([
         { "namespaceSelector": { "matchLabels": { "team": "blue" } } },
         { "namespaceSelector": { "matchExpressions": [{ "key": "team", "operator": "DoesNotExist" }] } },
@@ -54,17 +54,22 @@ fn a_pod_whose_namespace_is_not_known_is_let_in_by_no_namespace_selector() {
     let blue = || namespace("b", json!({ "team": "blue" }));
     let mut index = synced(objects().into_iter().chain([from(selectors)]));
     let (of_b, of_c, of_a) = ("b/client > a/web tcp 1", "c/other > a/web tcp 1", "a/db > a/web tcp 1");
-    check_now("all are known", &index, &[of_b, of_c, of_a], &["a/web > a/db tcp 1"]);
+    check_now("all namespaces are known", &index, &[of_b, of_c, of_a], &["a/web > a/db tcp 1"]);
     let _ = index.apply(blue().deleted());
-    check_now("its namespace went before it: not even a negative selector finds it", &index, &[of_c, of_a], &[of_b]);
+    check_now(
+        "the namespace is deleted before the pod: not even a negative selector matches",
+        &index,
+        &[of_c, of_a],
+        &[of_b],
+    );
     let _ = index.apply(blue().applied());
-    check_now("its namespace comes after it", &index, &[of_b, of_c, of_a], &[]);
+    check_now("the namespace is created after the pod", &index, &[of_b, of_c, of_a], &[]);
     let _ = index.apply(namespace("a", json!({})).deleted());
-    check_now("a policy's own namespace goes by its name", &index, &[of_b, of_c, of_a], &["a/web > a/db tcp 1"]);
+    check_now("a policy's own namespace is matched by name", &index, &[of_b, of_c, of_a], &["a/web > a/db tcp 1"]);
 }
 
 #[test]
-fn a_pod_on_its_nodes_network_has_no_address_and_no_port_of_its_own() {
+fn a_host_network_pod_has_no_addresses_and_no_named_ports() {
     let mut host = cluster_pod("b", "host", 8, json!({}));
     host["spec"] = json!({
         "hostNetwork": true, "containers": [{ "name": "c", "ports": [{ "name": "http", "containerPort": 80 }] }],
@@ -76,7 +81,7 @@ fn a_pod_on_its_nodes_network_has_no_address_and_no_port_of_its_own() {
 }
 
 #[test]
-fn no_policy_isolates_a_pod_on_its_nodes_network() {
+fn no_policy_isolates_a_host_network_pod() {
     let closed = policy("b", "p", json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] }));
     let index = synced(objects().into_iter().chain([closed]));
     let of_b = |name: &str| PodId { namespace: "b".to_owned(), name: name.to_owned() };
@@ -95,7 +100,7 @@ fn no_policy_isolates_a_pod_on_its_nodes_network() {
 }
 
 #[test]
-fn named_ports_are_those_of_all_containers_whatever_their_kind() {
+fn named_ports_of_all_kinds_of_containers_are_collected() {
     let container = |name: &str, ports: Value| json!({ "name": name, "ports": ports });
     let mut sidecar = container("sidecar", json!([{ "name": "http", "containerPort": 9002 }]));
     sidecar["restartPolicy"] = json!("Always");
@@ -126,7 +131,7 @@ fn named_ports_are_those_of_all_containers_whatever_their_kind() {
 }
 
 #[test]
-fn what_becomes_illegible_stays_as_it_was_and_what_never_was_legible_is_not_there() {
+fn an_undecodable_object_keeps_its_last_state_and_is_absent_if_it_had_none() {
     let known = || {
         [
             object(pod("a", "web", json!({ "app": "web" }), &["10.0.0.1"])),
@@ -146,8 +151,8 @@ fn what_becomes_illegible_stays_as_it_was_and_what_never_was_legible_is_not_ther
     let mut index = synced(known());
     let snapshot = index.snapshot().unwrap().clone();
     let node = index.own_node().unwrap().clone();
-    for event in named().map(Object::illegible) {
-        assert!(index.apply(event).is_empty(), "a change that cannot be read");
+    for event in named().map(Object::undecodable) {
+        assert!(index.apply(event).is_empty(), "an undecodable change");
     }
     let starts = of_every_kind(
         ObjectChange::ListStarted,
@@ -157,10 +162,10 @@ fn what_becomes_illegible_stays_as_it_was_and_what_never_was_legible_is_not_ther
     );
     let ends =
         of_every_kind(ObjectChange::ListDone, ObjectChange::ListDone, ObjectChange::ListDone, ObjectChange::ListDone);
-    let never = object(json!({ "kind": "Pod", "metadata": { "namespace": "a", "name": "new" } })).illegible();
-    let illegible = named().map(Object::illegible);
-    for event in starts.into_iter().chain(illegible).chain([never]).chain(ends) {
-        assert!(index.apply(event).is_empty(), "a list in which none can be read");
+    let never = object(json!({ "kind": "Pod", "metadata": { "namespace": "a", "name": "new" } })).undecodable();
+    let undecodable = named().map(Object::undecodable);
+    for event in starts.into_iter().chain(undecodable).chain([never]).chain(ends) {
+        assert!(index.apply(event).is_empty(), "a list in which no object can be decoded");
     }
     assert_eq!((index.snapshot(), index.own_node()), (Some(&snapshot), Some(&node)));
 }

@@ -1,7 +1,7 @@
-//! The index from outside: objects in, answers out.
+//! Tests of the index's public interface: apply objects, compare the results.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
-#![allow(clippy::needless_pass_by_value, reason = "objects written in place read better without a reference")]
+#![allow(clippy::needless_pass_by_value, reason = "objects are written in place, without references")]
 
 mod cluster;
 mod compiled;

@@ -1,4 +1,4 @@
-//! Short ways to write Kubernetes objects.
+//! Builders for Kubernetes objects and events.
 
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod},
@@ -30,8 +30,8 @@ impl Object {
         self.event(ObjectChange::Listed, ObjectChange::Listed, ObjectChange::Listed, ObjectChange::Listed)
     }
 
-    /// Nothing but its name could be read.
-    pub(crate) fn illegible(self) -> Event {
+    /// An object of which only the name could be decoded.
+    pub(crate) fn undecodable(self) -> Event {
         self.event(
             ObjectChange::Undecodable,
             ObjectChange::Undecodable,
@@ -56,14 +56,14 @@ impl Object {
     }
 }
 
-/// An object from its JSON, which needs `kind`, `metadata` and what the test is about.
+/// An object from JSON with `kind`, `metadata` and the fields that the test needs.
 pub(crate) fn object(json: Value) -> Object {
     match json["kind"].as_str() {
         Some("Node") => Object::Node(serde_json::from_value(json).unwrap()),
         Some("Pod") => Object::Pod(serde_json::from_value(json).unwrap()),
         Some("Namespace") => Object::Namespace(serde_json::from_value(json).unwrap()),
         Some("NetworkPolicy") => Object::NetworkPolicy(serde_json::from_value(json).unwrap()),
-        kind => panic!("{kind:?} is not watched"),
+        kind => panic!("{kind:?} is not a watched kind"),
     }
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn namespace(name: &str, labels: Value) -> Object {
     object(json!({ "kind": "Namespace", "metadata": { "name": name, "labels": labels } }))
 }
 
-/// A running pod with a network of its own.
+/// A running pod with its own network namespace.
 pub(crate) fn pod(namespace: &str, name: &str, labels: Value, ips: &[&str]) -> Value {
     let ips: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
     json!({
@@ -105,7 +105,7 @@ pub(crate) fn of_every_kind(
     ]
 }
 
-/// A list of all objects of all kinds.
+/// Applies a complete list of every kind.
 pub(crate) fn list(index: &mut Index, objects: impl IntoIterator<Item = Object>) -> Dirty {
     let mut dirty = Dirty::nothing();
     let started = of_every_kind(
@@ -121,9 +121,9 @@ pub(crate) fn list(index: &mut Index, objects: impl IntoIterator<Item = Object>)
     dirty
 }
 
-/// An index that has synced with these objects.
+/// An index for which every kind has been listed, with these objects.
 pub(crate) fn synced(objects: impl IntoIterator<Item = Object>) -> Index {
     let mut index = Index::new(me());
-    assert_eq!(list(&mut index, objects), Dirty::everything(), "the end of the first lists makes everything stale");
+    assert_eq!(list(&mut index, objects), Dirty::everything(), "the first complete list makes all parts dirty");
     index
 }

@@ -1,4 +1,4 @@
-//! Pods and the interfaces of this node.
+//! Pods and local endpoints.
 
 use std::net::IpAddr;
 
@@ -35,18 +35,18 @@ fn addresses(index: &Index, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_pods_addresses_are_those_that_the_api_reports() {
+fn the_addresses_of_a_pod_are_those_in_its_status() {
     let mut pod = web(&["10.0.0.1", "fd00::1", "nonsense"]);
     pod["status"]["podIP"] = json!("10.0.0.1");
     let index = synced([object(pod)]);
-    assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "what is no address is passed over");
+    assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "malformed addresses are ignored");
     let mut old = web(&[]);
     old["status"] = json!({ "podIP": "10.0.0.9" });
-    assert_eq!(addresses(&synced([object(old)]), "web"), ["10.0.0.9"], "the single field alone counts, too");
+    assert_eq!(addresses(&synced([object(old)]), "web"), ["10.0.0.9"], "podIP alone is used as well");
 }
 
 #[test]
-fn a_pod_that_has_run_to_its_end_is_gone_at_once() {
+fn a_finished_pod_is_removed_at_once() {
     for phase in ["Succeeded", "Failed"] {
         let mut index = synced([object(web(&["10.0.0.1"]))]);
         assert!(index.pod_known(&id("web"), None));
@@ -54,44 +54,41 @@ fn a_pod_that_has_run_to_its_end_is_gone_at_once() {
         done["status"]["phase"] = json!(phase);
         assert!(index.apply(object(done.clone()).applied()).contains(DirtyPart::Policy), "{phase}");
         assert!(!index.pod_known(&id("web"), None), "{phase}");
-        assert!(index.apply(object(done.clone()).applied()).is_empty(), "{phase}: it went before");
+        assert!(index.apply(object(done.clone()).applied()).is_empty(), "{phase}: already removed");
         let _ = list(&mut index, [object(done)]);
-        assert!(!index.pod_known(&id("web"), None), "{phase}: a list does not bring it back");
+        assert!(!index.pod_known(&id("web"), None), "{phase}: a list does not add it again");
     }
 }
 
 #[test]
-fn an_endpoints_address_counts_before_the_api_reports_it() {
+fn the_address_of_an_endpoint_takes_effect_before_the_api_server_reports_it() {
     let mut index = synced([object(web(&[]))]);
     assert!(index.set_local_endpoint(endpoint("web", &["10.0.0.1"])).contains(DirtyPart::Policy));
     assert_eq!(addresses(&index, "web"), ["10.0.0.1"]);
-    assert!(index.set_local_endpoint(endpoint("web", &["10.0.0.1"])).is_empty(), "the same again");
-    assert!(
-        index.apply(object(web(&["10.0.0.1"])).applied()).is_empty(),
-        "that the API reports it now changes nothing"
-    );
+    assert!(index.set_local_endpoint(endpoint("web", &["10.0.0.1"])).is_empty(), "no change");
+    assert!(index.apply(object(web(&["10.0.0.1"])).applied()).is_empty(), "the address is already known");
     let _ = index.apply(object(web(&["10.0.0.1", "fd00::1"])).applied());
-    assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "both sources count");
+    assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "the addresses of both sources");
     assert!(index.remove_local_endpoint(&endpoint("web", &[]).interface).contains(DirtyPart::Policy));
-    assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "what the API says stays");
-    assert!(index.remove_local_endpoint(&endpoint("web", &[]).interface).is_empty(), "it went before");
+    assert_eq!(addresses(&index, "web"), ["10.0.0.1", "fd00::1"], "the addresses in the status remain");
+    assert!(index.remove_local_endpoint(&endpoint("web", &[]).interface).is_empty(), "already removed");
 }
 
 #[test]
-fn an_endpoint_may_come_before_its_pod_and_leaves_nothing_behind() {
+fn an_endpoint_can_be_added_before_its_pod_and_is_removed_completely() {
     let mut index = synced([]);
     let _ = index.set_local_endpoint(endpoint("web", &["10.0.0.1"]));
     assert!(!index.pod_known(&id("web"), None) && index.endpoints().len() == 1);
     let _ = index.apply(object(web(&[])).applied());
     assert_eq!(addresses(&index, "web"), ["10.0.0.1"]);
     let _ = index.set_local_endpoint(endpoint("web", &["10.0.0.2"]));
-    assert_eq!(addresses(&index, "web"), ["10.0.0.2"], "the old address went with the old endpoint");
+    assert_eq!(addresses(&index, "web"), ["10.0.0.2"], "the address of the replaced endpoint is removed");
     let _ = index.remove_local_endpoint(&endpoint("web", &[]).interface);
     assert!(addresses(&index, "web").is_empty());
 }
 
 #[test]
-fn an_interface_that_changes_hands_takes_its_address_along() {
+fn an_interface_that_is_reassigned_to_another_pod_moves_its_address() {
     let mut index = synced([object(web(&[])), object(pod("a", "db", json!({}), &[]))]);
     let mut first = endpoint("web", &["10.0.0.1"]);
     let _ = index.set_local_endpoint(first.clone());
@@ -112,7 +109,7 @@ fn a_list_removes_what_is_not_in_it() {
         ]
     };
     let mut index = synced(before());
-    assert!(list(&mut index, before()).is_empty(), "the same list again");
+    assert!(list(&mut index, before()).is_empty(), "an equal list");
     assert!(list(&mut index, [object(web(&["10.0.0.1"]))]).contains(DirtyPart::Policy));
     let snapshot = index.snapshot().unwrap();
     assert_eq!(snapshot.pods.keys().collect::<Vec<_>>(), [&id("web")]);
@@ -120,7 +117,7 @@ fn a_list_removes_what_is_not_in_it() {
 }
 
 #[test]
-fn objects_without_a_name_are_passed_over() {
+fn objects_without_a_name_are_ignored() {
     let mut index = synced([object(web(&["10.0.0.1"]))]);
     for json in [
         json!({ "kind": "Pod", "metadata": {} }),
@@ -136,7 +133,7 @@ fn objects_without_a_name_are_passed_over() {
 }
 
 #[test]
-fn a_pod_is_told_from_its_predecessor_of_the_same_name_by_the_uid_that_the_kubelet_gives_it() {
+fn the_uid_of_the_kubelet_distinguishes_a_pod_from_its_predecessor_of_the_same_name() {
     let with = |uid: &str| {
         let mut pod = web(&["10.0.0.1"]);
         pod["metadata"]["uid"] = json!(uid);
@@ -146,7 +143,7 @@ fn a_pod_is_told_from_its_predecessor_of_the_same_name_by_the_uid_that_the_kubel
     let knows = |index: &Index, uid: &str| index.pod_known(&id("web"), Some(uid));
     assert!(knows(&index, "first") && !knows(&index, "second"));
     let dirty = index.apply(object(with("second")).applied());
-    assert!(dirty.contains(DirtyPart::Policy), "somebody may wait for it, though nothing else is new");
+    assert!(dirty.contains(DirtyPart::Policy), "a CNI ADD may wait for this UID, even if nothing else has changed");
     assert!(knows(&index, "second") && !knows(&index, "first"));
     assert!(index.apply(object(with("second")).applied()).is_empty());
 
@@ -157,5 +154,5 @@ fn a_pod_is_told_from_its_predecessor_of_the_same_name_by_the_uid_that_the_kubel
 
     let mut remote = with("first");
     remote["spec"]["nodeName"] = json!("elsewhere");
-    assert!(!knows(&synced([object(remote)]), "first"), "another node's pod does not start here");
+    assert!(!knows(&synced([object(remote)]), "first"), "the UIDs of pods of other nodes are not kept");
 }

@@ -1,4 +1,4 @@
-//! Whatever events come in whatever order: the same final objects give the same answer.
+//! The same final objects give the same results, whatever the events were and in whatever order they arrived.
 
 use std::collections::BTreeMap;
 
@@ -12,21 +12,21 @@ use towpath_index::{Index, ObjectChange};
 
 use crate::objects::{list, me, object, of_every_kind};
 
-/// One thing that happens.
+/// An event of the watches or of the local endpoints.
 #[derive(Debug, Clone)]
 enum Step {
-    /// An object is applied: the kind and name say which, the number what is in it.
+    /// An object is applied. Kind and name identify it, the number selects its content.
     Apply(usize, usize, u8),
     Delete(usize, usize),
-    /// An object is told of that cannot be read.
-    Blur(usize, usize),
-    /// The pod of this number gets an interface.
+    /// An undecodable object is applied.
+    Undecodable(usize, usize),
+    /// The pod of this number gets an endpoint.
     Attach(usize, u8),
     Detach(usize),
-    /// The watches break, and everything is listed again.
+    /// The watches fail, and everything is listed again.
     Relist,
-    /// A list breaks off in the middle, and what it showed counts.
-    BrokenList,
+    /// A list is interrupted. The objects it has returned take effect.
+    InterruptedList,
 }
 
 const KINDS: usize = 4;
@@ -36,11 +36,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (0..KINDS, 0..NAMES, 0_u8..4).prop_map(|(kind, name, n)| Step::Apply(kind, name, n)),
         3 => (0..KINDS, 0..NAMES).prop_map(|(kind, name)| Step::Delete(kind, name)),
-        1 => (0..KINDS, 0..NAMES).prop_map(|(kind, name)| Step::Blur(kind, name)),
+        1 => (0..KINDS, 0..NAMES).prop_map(|(kind, name)| Step::Undecodable(kind, name)),
         2 => (0..NAMES, 0_u8..3).prop_map(|(pod, n)| Step::Attach(pod, n)),
         1 => (0..NAMES).prop_map(Step::Detach),
         1 => Just(Step::Relist),
-        1 => Just(Step::BrokenList),
+        1 => Just(Step::InterruptedList),
     ];
     vec(step, 0..40)
 }
@@ -79,8 +79,8 @@ fn endpoint(pod: usize, n: u8) -> Endpoint {
     Endpoint { pod, interface, addresses: vec![format!("10.244.1.{n}").parse().unwrap()] }
 }
 
-/// Everything that an index hands out.
-fn answers(index: &Index) -> String {
+/// All results of an index.
+fn results(index: &Index) -> String {
     let rejected: Vec<_> = index.rejected().collect();
     format!(
         "{:#?} {:#?} {:#?} {:#?} {rejected:#?}",
@@ -95,7 +95,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_same_final_objects_give_the_same_answers_in_any_order(steps in steps()) {
+    fn the_same_final_objects_give_the_same_results_in_any_order(steps in steps()) {
         let mut index = Index::new(me());
         let _ = list(&mut index, []);
         let mut objects: BTreeMap<(usize, usize), Value> = BTreeMap::new();
@@ -111,9 +111,9 @@ proptest! {
                     objects.remove(&(kind, name));
                     let _ = index.apply(object(content(kind, name, 0)).deleted());
                 }
-                Step::Blur(kind, name) => {
-                    let dirty = index.apply(object(content(kind, name, 1)).illegible());
-                    prop_assert!(dirty.is_empty(), "what is known of it stays: {dirty:?}");
+                Step::Undecodable(kind, name) => {
+                    let dirty = index.apply(object(content(kind, name, 1)).undecodable());
+                    prop_assert!(dirty.is_empty(), "the last known state is kept: {dirty:?}");
                 }
                 Step::Attach(pod, n) => {
                     endpoints.insert(pod, endpoint(pod, n));
@@ -124,12 +124,12 @@ proptest! {
                     let _ = index.remove_local_endpoint(&endpoint(pod, 0).interface);
                 }
                 Step::Relist => {
-                    let before = answers(&index);
+                    let before = results(&index);
                     let dirty = list(&mut index, objects.values().cloned().map(object));
-                    prop_assert!(dirty.is_empty(), "a list of what is known changes nothing: {dirty:?}");
-                    prop_assert_eq!(before, answers(&index));
+                    prop_assert!(dirty.is_empty(), "a list of known objects changes nothing: {dirty:?}");
+                    prop_assert_eq!(before, results(&index));
                 }
-                Step::BrokenList => {
+                Step::InterruptedList => {
                     let started =
                         of_every_kind(ObjectChange::ListStarted, ObjectChange::ListStarted, ObjectChange::ListStarted, ObjectChange::ListStarted);
                     started.into_iter().chain(objects.values().take(1).cloned().map(|o| object(o).listed())).for_each(
@@ -145,6 +145,6 @@ proptest! {
             let _ = fresh.set_local_endpoint(endpoint);
         }
         let _ = list(&mut fresh, objects.into_values().rev().map(object));
-        prop_assert_eq!(answers(&index), answers(&fresh));
+        prop_assert_eq!(results(&index), results(&fresh));
     }
 }

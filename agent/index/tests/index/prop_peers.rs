@@ -1,4 +1,4 @@
-//! Nodes that come, change and go, and claim what others claim: sorted step by step they are sorted as from nothing.
+//! Incremental conflict resolution gives the same peers as a new resolver, after any sequence of Node changes.
 
 use proptest::{collection::vec, option::weighted, prelude::*, sample::select};
 use serde_json::{Map, Value, json};
@@ -12,26 +12,26 @@ const NAMES: [&str; 6] = ["me", "a", "b", "c", "d", "e"];
 #[derive(Debug, Clone)]
 struct Step {
     name: &'static str,
-    /// `None`: it goes.
+    /// `None`: the Node is deleted.
     node: Option<Value>,
-    look: Look,
+    update: Update,
 }
 
-/// Whether the nodes are sorted before the next step.
+/// Whether the peers are updated before the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
+enum Update {
     Now,
     Later,
 }
 
-/// Ranges that are the same, overlap, lie beside each other, or outside of the pod network.
+/// podCIDRs that are equal, overlap, are adjacent, or are outside the pod network.
 fn cidrs(v6: bool) -> impl Strategy<Value = Option<&'static str>> {
     let v4 = ["10.244.0.0/24", "10.244.1.0/24", "10.244.0.0/23", "10.244.0.128/25", "10.244.0.0/16", "10.99.0.0/24"];
     let six = ["fd00::/64", "fd00:0:0:1::/64", "fd00::/63", "fd00::8000:0:0:0/65", "fd00::/48", "fd99::/64"];
     weighted(0.9, select(Vec::from(if v6 { six } else { v4 })))
 }
 
-/// What a node publishes of a family; four of each to choose from.
+/// The annotations of a family, with four different addresses and MACs.
 fn published(v6: bool) -> impl Strategy<Value = Vec<(String, String)>> {
     let vni = select([r#""VNI":1,"#, r#""VNI":1,"#, r#""VNI":7,"#, ""].as_slice());
     let (data, ip) = if v6 { ("backend-v6-data", "public-ipv6") } else { ("backend-data", "public-ip") };
@@ -66,16 +66,16 @@ fn node() -> impl Strategy<Value = Value> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let look = prop_oneof![2 => Just(Look::Now), 1 => Just(Look::Later)];
-    (select(NAMES.as_slice()), weighted(0.75, node()), look).prop_map(|(name, mut node, look)| {
+    let update = prop_oneof![2 => Just(Update::Now), 1 => Just(Update::Later)];
+    (select(NAMES.as_slice()), weighted(0.75, node()), update).prop_map(|(name, mut node, update)| {
         if let Some(node) = &mut node {
             node["metadata"]["name"] = json!(name);
         }
-        Step { name, node, look }
+        Step { name, node, update }
     })
 }
 
-fn sorter() -> PeerResolver {
+fn resolver() -> PeerResolver {
     let networks = ["10.244.0.0/16", "fd00::/48"].map(|net| net.parse().unwrap());
     PeerResolver::new(me(), &networks, Vni::new(1).unwrap())
 }
@@ -84,30 +84,30 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nodes_are_sorted_alike_whatever_the_way_to_them(steps in vec(step(), 1..40)) {
+    fn incremental_updates_give_the_peers_of_a_new_resolver(steps in vec(step(), 1..40)) {
         let mut index = Index::new(me());
         let _ = list(&mut index, []);
-        let mut kept = sorter();
-        for Step { name, node, look } in steps {
+        let mut incremental = resolver();
+        for Step { name, node, update } in steps {
             let _ = match node {
                 Some(node) => index.apply(object(node).applied()),
                 None => index.apply(object(json!({ "kind": "Node", "metadata": { "name": name } })).deleted()),
             };
-            if look == Look::Later {
+            if update == Update::Later {
                 continue;
             }
             let nodes = index.nodes().unwrap();
-            kept.update(nodes);
-            let mut fresh = sorter();
+            incremental.update(nodes);
+            let mut fresh = resolver();
             fresh.update(nodes);
-            prop_assert_eq!(kept.view(), fresh.view());
-            prop_assert_eq!(kept.underlay(), fresh.underlay());
-            for view in kept.view().families.values() {
-                let lots = |name: &NodeName| {
+            prop_assert_eq!(incremental.view(), fresh.view());
+            prop_assert_eq!(incremental.underlay(), fresh.underlay());
+            for view in incremental.view().families.values() {
+                let lists = |name: &NodeName| {
                     [view.peers.contains_key(name), view.skipped.contains_key(name), view.waiting.contains(name)]
                 };
                 for name in nodes.keys().filter(|name| **name != me()) {
-                    prop_assert_eq!(lots(name).into_iter().filter(|is| *is).count(), 1, "every node has one lot");
+                    prop_assert_eq!(lists(name).into_iter().filter(|is| *is).count(), 1, "every node is in one list");
                 }
             }
         }

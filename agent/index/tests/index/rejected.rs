@@ -1,4 +1,4 @@
-//! Parts of policies that cannot be used: each is named, allows nothing, and leaves the rest in force.
+//! Rejected parts of policies: each is reported, allows nothing, and leaves the rest of the policy in force.
 
 use serde_json::{Value, json};
 
@@ -13,8 +13,8 @@ fn rejected(spec: &Value) -> Vec<(String, String)> {
     index.rejected().map(|r| (r.path.clone(), r.reason.clone())).collect()
 }
 
-/// Specs of which one part is named, by its path, and matches nothing: with the reason of each.
-fn prove<const N: usize>(cases: [(Value, &str, &str); N]) {
+/// Checks specs of which one part, given by its path, is rejected and matches nothing.
+fn check_rejected<const N: usize>(cases: [(Value, &str, &str); N]) {
     for (spec, path, why) in cases {
         let rejected = rejected(&spec);
         assert_eq!(rejected.len(), 1, "{why}: {rejected:?}");
@@ -25,45 +25,49 @@ fn prove<const N: usize>(cases: [(Value, &str, &str); N]) {
 }
 
 #[test]
-fn a_peer_that_cannot_be_understood_matches_nothing_and_is_named() {
+fn an_invalid_peer_is_rejected_and_matches_nothing() {
     let peer = |peer: Value| json!({ "podSelector": {}, "ingress": [{ "from": [peer, { "podSelector": {} }] }] });
     let block = |cidr: &str, except: Value| peer(json!({ "ipBlock": { "cidr": cidr, "except": except } }));
     let expression = |e: Value| peer(json!({ "namespaceSelector": { "matchExpressions": [e] } }));
     let pods = |e: Value| peer(json!({ "podSelector": { "matchExpressions": [e] } }));
-    prove([
-        (peer(json!({})), "spec.ingress[0].from[0]", "a peer that says nothing is not everybody"),
-        (block("10.0.0.0/133", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "133 bits"),
-        (block("10.0.0.1", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "an address is no range"),
+    check_rejected([
+        (peer(json!({})), "spec.ingress[0].from[0]", "an empty peer does not match everything"),
+        (block("10.0.0.0/133", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "prefix length 133"),
+        (block("10.0.0.1", json!([])), "spec.ingress[0].from[0].ipBlock.cidr", "an address is not a CIDR"),
         (
             block("010.0.0.0/8", json!([])),
             "spec.ingress[0].from[0].ipBlock.cidr",
-            "8.0.0.0 to whom a leading zero is octal",
+            "some parsers read a leading zero as octal, here 8.0.0.0",
         ),
-        (block("0.0.0.0/0", json!(["10.0.0.0/8", "x"])), "spec.ingress[0].from[0].ipBlock.except[1]", "a hole unknown"),
+        (
+            block("0.0.0.0/0", json!(["10.0.0.0/8", "x"])),
+            "spec.ingress[0].from[0].ipBlock.except[1]",
+            "invalid exception",
+        ),
         (
             peer(json!({ "ipBlock": { "cidr": "0.0.0.0/0" }, "podSelector": {} })),
             "spec.ingress[0].from[0]",
-            "a block with a selector",
+            "an ipBlock with a selector",
         ),
         (
             expression(json!({ "key": "team", "operator": "Near", "values": ["red"] })),
             "spec.ingress[0].from[0].namespaceSelector.matchExpressions[0]",
-            "an operator of tomorrow",
+            "an unknown operator",
         ),
         (
             expression(json!({ "key": "team", "operator": "NotIn" })),
             "spec.ingress[0].from[0].namespaceSelector.matchExpressions[0]",
-            "NotIn nothing would be everything",
+            "NotIn without values would match everything",
         ),
         (
             pods(json!({ "key": "app", "operator": "near", "values": ["db"] })),
             "spec.ingress[0].from[0].podSelector.matchExpressions[0]",
-            "an operator of tomorrow",
+            "an unknown operator",
         ),
         (
             pods(json!({ "key": "app", "operator": "In", "values": [] })),
             "spec.ingress[0].from[0].podSelector.matchExpressions[0]",
-            "In nothing",
+            "In without values",
         ),
         (
             pods(json!({ "key": "app", "operator": "Exists", "values": ["db"] })),
@@ -79,29 +83,25 @@ fn a_peer_that_cannot_be_understood_matches_nothing_and_is_named() {
 }
 
 #[test]
-fn a_port_that_cannot_be_understood_matches_nothing_and_is_named() {
+fn an_invalid_port_is_rejected_and_matches_nothing() {
     let port = |port: Value| json!({ "podSelector": {}, "ingress": [{ "ports": [port] }] });
-    prove([
-        (port(json!({ "port": -1 })), "spec.ingress[0].ports[0]", "no port"),
-        (port(json!({ "port": 80, "endPort": 65536 })), "spec.ingress[0].ports[0]", "beyond the last port"),
+    check_rejected([
+        (port(json!({ "port": -1 })), "spec.ingress[0].ports[0]", "negative"),
+        (port(json!({ "port": 80, "endPort": 65536 })), "spec.ingress[0].ports[0]", "an end above 65535"),
         (port(json!({ "port": "a-name-too-long!" })), "spec.ingress[0].ports[0].port", "sixteen characters"),
         (port(json!({ "port": "" })), "spec.ingress[0].ports[0].port", "an empty name"),
-        (port(json!({ "port": 0 })), "spec.ingress[0].ports[0]", "no port"),
-        (port(json!({ "port": 65536 })), "spec.ingress[0].ports[0]", "no port"),
-        (port(json!({ "port": 80, "endPort": 79 })), "spec.ingress[0].ports[0]", "backwards"),
-        (port(json!({ "endPort": 79 })), "spec.ingress[0].ports[0].endPort", "an end without a beginning"),
-        (port(json!({ "port": "http", "endPort": 79 })), "spec.ingress[0].ports[0].endPort", "a name has no end"),
+        (port(json!({ "port": 0 })), "spec.ingress[0].ports[0]", "zero"),
+        (port(json!({ "port": 65536 })), "spec.ingress[0].ports[0]", "above 65535"),
+        (port(json!({ "port": 80, "endPort": 79 })), "spec.ingress[0].ports[0]", "an end below the start"),
+        (port(json!({ "endPort": 79 })), "spec.ingress[0].ports[0].endPort", "an end without a start"),
+        (port(json!({ "port": "http", "endPort": 79 })), "spec.ingress[0].ports[0].endPort", "an end with a port name"),
         (port(json!({ "port": "80" })), "spec.ingress[0].ports[0].port", "a number as text"),
-        (
-            port(json!({ "port": 80, "protocol": "QUIC" })),
-            "spec.ingress[0].ports[0].protocol",
-            "a protocol of tomorrow",
-        ),
+        (port(json!({ "port": 80, "protocol": "QUIC" })), "spec.ingress[0].ports[0].protocol", "an unknown protocol"),
     ]);
 }
 
 #[test]
-fn towards_others_what_cannot_be_understood_matches_nothing_either() {
+fn invalid_egress_peers_and_ports_are_rejected_and_match_nothing() {
     let to = |rule: Value| json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": [rule] });
     let unknown = json!({ "matchExpressions": [{ "key": "team", "operator": "Near" }] });
     for (spec, path) in [
@@ -119,12 +119,11 @@ fn towards_others_what_cannot_be_understood_matches_nothing_either() {
 }
 
 #[test]
-fn the_rest_of_a_policy_counts() {
-    let bad = json!({ "ipBlock": { "cidr": "nonsense" } });
-    let spec =
-        json!({ "podSelector": {}, "ingress": [{ "from": [bad, { "podSelector": {} }], "ports": [{ "port": 80 }] }] });
+fn the_rest_of_a_policy_stays_in_force() {
+    let invalid = json!({ "ipBlock": { "cidr": "nonsense" } });
+    let spec = json!({ "podSelector": {}, "ingress": [{ "from": [invalid, { "podSelector": {} }], "ports": [{ "port": 80 }] }] });
     check(
-        "the good peer counts",
+        "the valid peer is allowed",
         &[spec],
         &["a/db > a/web tcp 80"],
         &["a/db > a/web tcp 81", "outside.1 > a/web tcp 80"],
@@ -132,26 +131,26 @@ fn the_rest_of_a_policy_counts() {
 }
 
 #[test]
-fn a_policy_whose_own_selector_cannot_be_understood_isolates_more_and_allows_nothing() {
+fn a_policy_with_an_invalid_pod_selector_isolates_more_pods_and_allows_nothing() {
     let spec = json!({
         "podSelector": { "matchLabels": { "app": "web" }, "matchExpressions": [{ "key": "x", "operator": "Near" }] },
         "ingress": [{}]
     });
     assert_eq!(rejected(&spec)[0].0, "spec.podSelector.matchExpressions[0]");
-    check("the part that is understood selects", &[spec], &["a/web > a/db tcp 1"], &["a/db > a/web tcp 1"]);
+    check("the valid requirements select", &[spec], &["a/web > a/db tcp 1"], &["a/db > a/web tcp 1"]);
 }
 
 #[test]
-fn an_unknown_policy_type_is_named_and_the_others_count() {
+fn an_unknown_policy_type_is_rejected_and_the_others_take_effect() {
     let spec = json!({ "podSelector": {}, "policyTypes": ["Ingress", "Sideways"] });
     assert_eq!(rejected(&spec)[0].0, "spec.policyTypes[1]");
-    check("ingress counts", &[spec], &["a/web > b/web tcp 1"], &["b/web > a/web tcp 1"]);
+    check("Ingress takes effect", &[spec], &["a/web > b/web tcp 1"], &["b/web > a/web tcp 1"]);
     let spec = json!({ "podSelector": {}, "policyTypes": ["Sideways"] });
-    check("nothing left is as unset", &[spec], &["a/web > b/web tcp 1"], &["b/web > a/web tcp 1"]);
+    check("no valid type is the same as unset", &[spec], &["a/web > b/web tcp 1"], &["b/web > a/web tcp 1"]);
 }
 
 #[test]
-fn a_corrected_policy_is_no_longer_named() {
+fn a_corrected_policy_is_no_longer_reported() {
     let mut index = synced([policy("a", "p", json!({ "podSelector": {}, "ingress": [{ "ports": [{ "port": 0 }] }] }))]);
     assert_eq!(index.rejected().count(), 1);
     let _ = index.apply(policy("a", "p", json!({ "podSelector": {} })).applied());

@@ -73,19 +73,19 @@ impl Revocation {
 
     /// The pods whose connections have to be evaluated again once this change is committed.
     pub(crate) fn affected_by(&self, change: &Transaction, table: &Ruleset) -> AffectedPods {
-        let Self::Enabled(enabled) = self else { return AffectedPods::nobody() };
+        let Self::Enabled(enabled) = self else { return AffectedPods::none() };
         // A running re-evaluation may revoke by rules that this change removes.
         let may_restore = enabled.revoked > 0 || matches!(enabled.stage, Stage::Running { .. });
         match PolicyImpact::of(change, table) {
-            PolicyImpact { meaning: ImpactKind::Widens, .. } if !may_restore => AffectedPods::nobody(),
-            PolicyImpact { touched, .. } => touched,
+            PolicyImpact { kind: ImpactKind::Widens, .. } if !may_restore => AffectedPods::none(),
+            PolicyImpact { affected, .. } => affected,
         }
     }
 
     /// A change is committed.
     pub(crate) fn committed(&mut self, now: Instant, affected: AffectedPods) {
         let Self::Enabled(enabled) = self else { return };
-        if affected == AffectedPods::nobody() {
+        if affected == AffectedPods::none() {
             return;
         }
         match &mut enabled.stage {
@@ -102,7 +102,7 @@ impl Revocation {
             Stage::Due { at, affected } if *at <= now => affected.clone(),
             Stage::Due { .. } | Stage::Idle | Stage::Running { .. } => return None,
         };
-        *stage = Stage::Running { affected: affected.clone(), next: AffectedPods::nobody() };
+        *stage = Stage::Running { affected: affected.clone(), next: AffectedPods::none() };
         Some(affected)
     }
 
@@ -121,7 +121,7 @@ impl Revocation {
                 enabled.back_off.succeeded();
                 enabled.revoked = summary.total_revoked;
                 enabled.not_before = now + summary.took.saturating_mul(GAP.0).min(GAP.1);
-                if next != AffectedPods::nobody() {
+                if next != AffectedPods::none() {
                     enabled.stage = Stage::Due { at: enabled.not_before, affected: next };
                 }
                 report(&summary, effects);

@@ -1,5 +1,5 @@
-//! Sets of address and port intervals, made disjoint: the kernel refuses overlapping elements of an interval set, so
-//! whatever people write is merged here.
+//! Merges address and port ranges into disjoint intervals. The kernel rejects overlapping elements of an interval set,
+//! and policies can overlap freely.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use crate::{
     policy::ir::IpBlock,
 };
 
-/// Ports of one protocol from the first to the last, both included.
+/// An inclusive range of ports of one protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PortRange {
     pub(super) protocol: Protocol,
@@ -28,7 +28,7 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// The same ports in as few ranges as possible, in order.
+/// Merges ranges that overlap or are adjacent. The result is minimal and sorted.
 pub(super) fn merge_ports(ranges: impl IntoIterator<Item = PortRange>) -> Vec<PortRange> {
     let mut sorted: Vec<PortRange> = ranges.into_iter().collect();
     sorted.sort_unstable();
@@ -44,7 +44,7 @@ pub(super) fn merge_ports(ranges: impl IntoIterator<Item = PortRange>) -> Vec<Po
     merged
 }
 
-/// The addresses of one family in the blocks, in as few networks as possible, in order.
+/// The addresses of one family in the blocks, as a minimal, sorted list of networks.
 pub(super) fn merge_nets<'a>(blocks: impl IntoIterator<Item = &'a IpBlock>, family: Family) -> Vec<IpNet> {
     let mut spans: Vec<AddressSpan> = blocks.into_iter().flat_map(|block| spans(block, family)).collect();
     spans.sort_unstable();
@@ -58,10 +58,10 @@ pub(super) fn merge_nets<'a>(blocks: impl IntoIterator<Item = &'a IpBlock>, fami
     merged.into_iter().flat_map(|span| nets(span, family)).collect()
 }
 
-/// Pairs of a block and ports, as disjoint rectangles of networks and port ranges, in order.
+/// Splits pairs of a block and a port range into disjoint pairs of a network and a port range, sorted.
 ///
-/// A sweep over the addresses: between two places where a block begins or ends, the same ports are open throughout.
-/// The cost grows with the number of blocks times how many of them overlap at one address.
+/// Sweep line over the addresses: between two block boundaries the set of open ports is constant. The cost grows with
+/// the number of blocks times the number of blocks that overlap at one address.
 pub(super) fn rectangles<'a>(
     pairs: impl IntoIterator<Item = (&'a IpBlock, PortRange)>,
     family: Family,
@@ -112,7 +112,7 @@ fn count(open: &mut BTreeMap<PortRange, usize>, ports: PortRange, change: Edge) 
     }
 }
 
-/// Addresses as numbers, both ends included.
+/// An inclusive range of addresses, as integers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct AddressSpan {
     first: u128,
@@ -135,7 +135,7 @@ const fn last_address(family: Family) -> u128 {
     }
 }
 
-/// PortMatch is left of a block of this family without its exceptions, in order.
+/// The address ranges of a block without its exceptions, sorted. Empty if the block is of the other family.
 fn spans(block: &IpBlock, family: Family) -> Vec<AddressSpan> {
     if Family::of_net(block.net) != family {
         return Vec::new();
@@ -162,11 +162,11 @@ fn spans(block: &IpBlock, family: Family) -> Vec<AddressSpan> {
     spans
 }
 
-/// The fewest networks that make up the span.
+/// The minimal list of networks that covers the span exactly.
 fn nets(span: AddressSpan, family: Family) -> Vec<IpNet> {
     match family {
         Family::V4 => {
-            // A span of IPv4 never has bits beyond the lower 32.
+            // IPv4 spans use the lower 32 bits only.
             let address = |n: u128| Ipv4Addr::from_bits(n as u32);
             Ipv4Subnets::new(address(span.first), address(span.last), 0).map(IpNet::V4).collect()
         }
@@ -176,7 +176,7 @@ fn nets(span: AddressSpan, family: Family) -> Vec<IpNet> {
     }
 }
 
-/// The one address of a network of full length.
+/// The address of a /32 or /128; `None` for shorter prefixes.
 pub(super) fn single_address(net: IpNet) -> Option<IpAddr> {
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
@@ -194,16 +194,20 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_merged_to_the_fewest_disjoint_ones() {
+    fn networks_are_merged_into_a_minimal_disjoint_list() {
         for (blocks, want, why) in [
-            (vec![block("10.0.0.0/8", &[]), block("10.1.0.0/16", &[])], "10.0.0.0/8", "one inside of the other"),
+            (vec![block("10.0.0.0/8", &[]), block("10.1.0.0/16", &[])], "10.0.0.0/8", "one inside the other"),
             (vec![block("10.0.0.0/9", &[]), block("10.128.0.0/9", &[])], "10.0.0.0/8", "two halves"),
             (vec![block("0.0.0.0/0", &["128.0.0.0/1"])], "0.0.0.0/1", "the upper half excepted"),
             (vec![block("0.0.0.0/0", &["0.0.0.0/1"])], "128.0.0.0/1", "the lower half excepted"),
             (vec![block("10.0.0.0/30", &["10.0.0.1/32", "10.0.0.0/31"])], "10.0.0.2/31", "overlapping exceptions"),
             (vec![block("10.0.0.0/30", &["10.0.0.0/8"])], "", "all of it excepted"),
-            (vec![block("10.0.0.0/30", &["11.0.0.0/8", "9.0.0.0/8"])], "10.0.0.0/30", "exceptions beside it"),
-            (vec![block("10.0.0.0/30", &["10.0.0.0/31"]), block("10.0.0.0/31", &[])], "10.0.0.0/30", "filled again"),
+            (vec![block("10.0.0.0/30", &["11.0.0.0/8", "9.0.0.0/8"])], "10.0.0.0/30", "exceptions outside the block"),
+            (
+                vec![block("10.0.0.0/30", &["10.0.0.0/31"]), block("10.0.0.0/31", &[])],
+                "10.0.0.0/30",
+                "exception added back",
+            ),
             (vec![block("fd00::/64", &[])], "", "the other family"),
         ] {
             let merged: Vec<String> = merge_nets(&blocks, Family::V4).iter().map(ToString::to_string).collect();
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn rectangles_are_disjoint_and_cover_exactly_what_was_given() {
+    fn rectangles_are_disjoint_and_cover_exactly_the_input() {
         let blocks = [
             (block("10.0.0.0/24", &["10.0.0.128/25"]), tcp(80, 90)),
             (block("10.0.0.0/28", &[]), tcp(85, 100)),
@@ -234,7 +238,7 @@ mod tests {
                 let open = |(first, last)| (first..=last).contains(&port);
                 let want = blocks.iter().any(|(b, p)| b.contains(address) && open((p.first, p.last)));
                 let hits = got.iter().filter(|(n, p)| n.contains(&address) && open((p.first, p.last))).count();
-                assert_eq!(hits, usize::from(want), "{address} port {port}: in one rectangle, or in none");
+                assert_eq!(hits, usize::from(want), "{address} port {port}: in exactly one rectangle, or in none");
             }
         }
     }

@@ -1,30 +1,31 @@
-//! Policies as lookups.
+//! Compiles policies to nf_tables chains and sets.
 //!
-//! A chain for every set of pods to which the same policies apply in a direction, and in it one lookup each for
-//! "peer", "peer . protocol . port", port ranges and networks, however many policies there are: what costs a packet is
-//! the number of alternations of action, not of rules. Chains and sets are named by the hash of what they mean, so that
-//! pods that come and go change elements only, and equal content is one object for all chains.
+//! Pods of this node to which the same policies apply share one chain per direction and tier. A run of consecutive rules
+//! with the same action becomes a few set lookups ("peer", "peer . protocol . port", port ranges, networks), however
+//! many rules it has. The cost per packet grows with the number of runs, not with the number of rules or policies.
+//! Chain and set names are hashes of their definition: a pod that starts or stops changes set elements only, and equal
+//! definitions share one kernel object.
 //!
-//! The [`Compiler`] remembers what it has made of the last snapshot, and its work is in proportion to what has changed
-//! since. PortMatch it makes is a function of the snapshot alone: a property test holds every history against a compiler
-//! that has seen the last snapshot only.
+//! The [`Compiler`] keeps its result between snapshots; the work of an update is proportional to the change.
+//! Invariant: the result is a function of the last snapshot alone. `tests/prop_history.rs` compares every history with
+//! a compiler that has seen only the last snapshot.
 //!
-//! | Changed | Touched |
+//! | Changed | Updated |
 //! |---|---|
-//! | a pod, or its namespace's labels | the elements that it gives to sets (`sets`); if it is of this node, its chains |
-//! | a policy | the pods of this node that it selects, and their chains (`chains`) with their sets |
-//! | a pod's interface | its chains |
+//! | a pod, or the labels of its namespace | its set elements (`sets`); its chains, if it runs on this node |
+//! | a policy | chains (`chains`) and sets of the pods of this node that it selects |
+//! | an interface of a pod | the chains of that pod |
 
-mod anchors;
 mod chains;
 mod interval;
+mod pod_index;
 mod policies;
-mod run;
+mod rule_run;
+mod selector_index;
 mod set;
 mod sets;
 #[cfg(test)]
 mod tests;
-mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,12 +37,12 @@ use imbl::OrdMap;
 
 use self::{
     chains::{ChainInputs, Chains, PodGroup},
+    pod_index::{PodIndex, PodView},
     policies::{Policies, PolicyNumber},
     sets::Sets,
-    world::{PodIndex, PodView},
 };
 use super::{
-    ir::{Direction, Snapshot, TierDefault},
+    ir::{Direction, Snapshot, Tier, TierDefault},
     packet_log::DenyLog,
 };
 use crate::{
@@ -52,24 +53,24 @@ use crate::{
     table::CompiledPolicy,
 };
 
-/// Compiles what the policies say about the pods of this node, from nothing: [`Compiler::update`] once.
+/// Compiles the policies for the pods of this node with a new [`Compiler`].
 #[must_use]
 pub fn compile(snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>, deny_log: DenyLog) -> CompiledPolicy {
     let mut compiler = Compiler::new(deny_log);
     compiler.update(snapshot, endpoints);
-    compiler.part()
+    compiler.compiled()
 }
 
-/// PortMatch was made of the last snapshot, ready for the next one.
+/// The incremental compiler. It holds the result for the last snapshot.
 #[derive(Debug)]
 pub struct Compiler {
     deny_log: DenyLog,
-    /// The last snapshot, without its namespaces and pods: those are the world's.
-    last: Snapshot,
-    world: PodIndex,
+    /// The tiers of the last snapshot. Its namespaces and pods are in `pod_index`.
+    last_tiers: Vec<Tier>,
+    pod_index: PodIndex,
     policies: Policies,
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
-    locals: BTreeMap<IfName, LocalPod>,
+    local_pods: BTreeMap<IfName, LocalPod>,
     sets: Sets,
     chains: Chains,
     ingress: OrdMap<IfName, ChainName>,
@@ -79,31 +80,31 @@ pub struct Compiler {
 /// A pod of this node.
 #[derive(Debug)]
 struct LocalPod {
-    /// The policies that apply to it, in the order in which a packet meets them.
+    /// The policies that apply to it, in evaluation order.
     applied: Vec<PolicyNumber>,
     groups: BTreeMap<Direction, Arc<PodGroup>>,
 }
 
-/// Interfaces whose pods need another look.
+/// Interfaces of this node whose compiled policy is out of date.
 #[derive(Default)]
 struct DirtyInterfaces {
-    /// Which policies apply to them is not known.
+    /// The list of policies that apply to the pod has to be determined again.
     policies: BTreeSet<IfName>,
-    /// Their chains may be others.
+    /// The list of policies is right, but the chains may differ.
     chains: BTreeSet<IfName>,
 }
 
 impl Compiler {
-    /// One that has seen nothing.
+    /// A compiler without pods and policies.
     #[must_use]
     pub fn new(deny_log: DenyLog) -> Self {
         Self {
             deny_log,
-            last: Snapshot::default(),
-            world: PodIndex::default(),
+            last_tiers: Vec::new(),
+            pod_index: PodIndex::default(),
             policies: Policies::default(),
             endpoints: OrdMap::new(),
-            locals: BTreeMap::new(),
+            local_pods: BTreeMap::new(),
             sets: Sets::default(),
             chains: Chains::default(),
             ingress: OrdMap::new(),
@@ -111,159 +112,165 @@ impl Compiler {
         }
     }
 
-    /// Brings what it has made to this snapshot and these pods of this node.
+    /// Updates the compiled policy to this snapshot and these pods of this node.
     ///
-    /// A pod that no policy selects in a direction has no chain there. One that the snapshot does not know has a chain
-    /// that drops everything: nobody can say yet what it may do. With the deny log, what is dropped is told of before.
-    /// Neighbouring rules that log are lookups, too: a packet that several of these find is told of by each.
+    /// A pod that no policy selects in a direction has no chain for it. A pod that is missing from the snapshot gets a
+    /// chain that drops everything, because its policies are not known yet. With [`DenyLog::Enabled`] a log rule
+    /// precedes each rule that drops. Consecutive Log rules become set lookups as well; a packet is logged once for
+    /// each lookup that matches.
     pub fn update(&mut self, snapshot: &Snapshot, endpoints: &OrdMap<IfName, Arc<Endpoint>>) {
-        let shape = |snapshot: &Snapshot| snapshot.tiers.iter().map(|tier| tier.default).collect::<Vec<TierDefault>>();
-        if shape(snapshot) != shape(&self.last) && !self.last.tiers.is_empty() {
+        let defaults = |tiers: &[Tier]| tiers.iter().map(|tier| tier.default).collect::<Vec<TierDefault>>();
+        if defaults(&snapshot.tiers) != defaults(&self.last_tiers) && !self.last_tiers.is_empty() {
             *self = Self::new(self.deny_log);
         }
-        let mut stale = DirtyInterfaces::default();
-        self.follow_namespaces(snapshot, &mut stale);
-        self.follow_pods(snapshot, &mut stale);
-        self.follow_policies(snapshot, &mut stale);
-        self.follow_endpoints(endpoints, &mut stale);
-        self.regroup(stale, &shape(snapshot));
-        self.last.tiers.clone_from(&snapshot.tiers);
+        let mut dirty = DirtyInterfaces::default();
+        self.update_namespaces(snapshot, &mut dirty);
+        self.update_pods(snapshot, &mut dirty);
+        self.update_policies(snapshot, &mut dirty);
+        self.update_endpoints(endpoints, &mut dirty);
+        self.update_chains(dirty, &defaults(&snapshot.tiers));
+        self.last_tiers.clone_from(&snapshot.tiers);
     }
 
-    /// PortMatch it has made. The copy shares everything.
+    /// The compiled policy. It is a cheap copy that shares its sets and chains with the compiler.
     #[must_use]
-    pub fn part(&self) -> CompiledPolicy {
+    pub fn compiled(&self) -> CompiledPolicy {
         CompiledPolicy {
-            sets: self.sets.filled().clone(),
-            chains: self.chains.made().clone(),
+            sets: self.sets.sets().clone(),
+            chains: self.chains.chains().clone(),
             ingress: self.ingress.clone(),
             egress: self.egress.clone(),
             comments: Comments { chains: self.chains.comments().clone(), sets: self.sets.comments().clone() },
         }
     }
 
-    /// The pods with a network of their own that have the address, in the snapshot that it has seen last.
-    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &PodId> {
-        self.world.at(address).map(|view| view.id)
+    /// The pods of the last snapshot that have the address. Host-network pods are not included.
+    pub fn pods_with_address(&self, address: IpAddr) -> impl Iterator<Item = &PodId> {
+        self.pod_index.with_address(address).map(|view| view.id)
     }
 
-    fn follow_namespaces(&mut self, snapshot: &Snapshot, stale: &mut DirtyInterfaces) {
-        let last = self.world.namespaces().clone();
+    fn update_namespaces(&mut self, snapshot: &Snapshot, dirty: &mut DirtyInterfaces) {
+        let last = self.pod_index.namespaces().clone();
         for (name, before, after) in changes(&last, &snapshot.namespaces) {
-            self.world.set_namespace(name, after);
-            for view in self.world.of_namespace(name) {
+            self.pod_index.set_namespace(name, after);
+            for view in self.pod_index.in_namespace(name) {
                 let before = PodView { namespace: before.map(|labels: &Arc<Labels>| &**labels), ..view };
-                self.sets.follow(Some(before), Some(view), &self.world);
+                self.sets.update_pod(Some(before), Some(view), &self.pod_index);
             }
-            let there = self.endpoints.iter().filter(|(_, endpoint)| endpoint.pod.namespace == *name);
-            stale.policies.extend(there.map(|(interface, _)| interface.clone()));
+            let on_node = self.endpoints.iter().filter(|(_, endpoint)| endpoint.pod.namespace == *name);
+            dirty.policies.extend(on_node.map(|(interface, _)| interface.clone()));
         }
-        self.world.share_namespaces(&snapshot.namespaces);
+        self.pod_index.share_namespaces(&snapshot.namespaces);
     }
 
-    fn follow_pods(&mut self, snapshot: &Snapshot, stale: &mut DirtyInterfaces) {
-        let last = self.world.pods().clone();
+    fn update_pods(&mut self, snapshot: &Snapshot, dirty: &mut DirtyInterfaces) {
+        let last = self.pod_index.pods().clone();
         for (id, before, after) in changes(&last, &snapshot.pods) {
-            self.world.set_pod(id, after);
-            let view = |pod| self.world.view(id, pod);
-            self.sets.follow(before.map(|pod| view(&**pod)), after.map(|pod| view(&**pod)), &self.world);
-            stale.policies.extend(self.interfaces_of(id));
+            self.pod_index.set_pod(id, after);
+            let view = |pod| self.pod_index.view(id, pod);
+            self.sets.update_pod(before.map(|pod| view(&**pod)), after.map(|pod| view(&**pod)), &self.pod_index);
+            dirty.policies.extend(self.interfaces_of(id));
         }
-        self.world.share_pods(&snapshot.pods);
+        self.pod_index.share_pods(&snapshot.pods);
     }
 
     fn interfaces_of(&self, id: &PodId) -> impl Iterator<Item = IfName> {
         self.endpoints.iter().filter(move |(_, endpoint)| endpoint.pod == *id).map(|(interface, _)| interface.clone())
     }
 
-    fn follow_policies(&mut self, snapshot: &Snapshot, stale: &mut DirtyInterfaces) {
+    fn update_policies(&mut self, snapshot: &Snapshot, dirty: &mut DirtyInterfaces) {
         for (n, tier) in snapshot.tiers.iter().enumerate() {
-            let last = self.last.tiers.get(n).map(|tier| tier.policies.clone()).unwrap_or_default();
+            let last = self.last_tiers.get(n).map(|tier| tier.policies.clone()).unwrap_or_default();
             for (id, _, after) in changes(&last, &tier.policies) {
                 let (before, after) = self.policies.set(n, id, after);
-                for (interface, local) in &mut self.locals {
+                for (interface, local) in &mut self.local_pods {
                     let Some(endpoint) = self.endpoints.get(interface) else { continue };
-                    let Some(view) = self.world.get(&endpoint.pod) else { continue };
+                    let Some(view) = self.pod_index.get(&endpoint.pod) else { continue };
                     let had = before.and_then(|before| local.applied.iter().position(|number| *number == before));
                     let has = after.filter(|after| self.policies.applies(*after, &view));
-                    if let Some(place) = had {
-                        local.applied.remove(place);
+                    if let Some(position) = had {
+                        local.applied.remove(position);
                     }
                     if let Some(number) = has {
-                        let place = local.applied.partition_point(|other| self.policies.order(*other, number).is_lt());
-                        local.applied.insert(place, number);
+                        let position =
+                            local.applied.partition_point(|other| self.policies.compare(*other, number).is_lt());
+                        local.applied.insert(position, number);
                     }
                     if had.is_some() || has.is_some() {
-                        stale.chains.insert(interface.clone());
+                        dirty.chains.insert(interface.clone());
                     }
                 }
                 if let Some(before) = before {
-                    self.policies.forget(before);
+                    self.policies.remove(before);
                 }
             }
         }
     }
 
-    fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, stale: &mut DirtyInterfaces) {
+    fn update_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>, dirty: &mut DirtyInterfaces) {
         let last = std::mem::replace(&mut self.endpoints, endpoints.clone());
         for (interface, _, _) in changes(&last, endpoints) {
-            stale.policies.insert(interface.clone());
+            dirty.policies.insert(interface.clone());
         }
     }
 
-    fn regroup(&mut self, stale: DirtyInterfaces, defaults: &[TierDefault]) {
-        let DirtyInterfaces { policies, mut chains } = stale;
+    fn update_chains(&mut self, dirty: DirtyInterfaces, defaults: &[TierDefault]) {
+        let DirtyInterfaces { policies, mut chains } = dirty;
         for interface in policies {
             let Some(endpoint) = self.endpoints.get(&interface) else {
                 chains.insert(interface);
                 continue;
             };
-            let applied = self.world.get(&endpoint.pod).filter(PodView::is_endpoint);
+            let applied = self.pod_index.get(&endpoint.pod).filter(PodView::is_endpoint);
             let applied = applied.map(|view| self.policies.applied(&view)).unwrap_or_default();
             let local = || LocalPod { applied: Vec::new(), groups: BTreeMap::new() };
-            self.locals.entry(interface.clone()).or_insert_with(local).applied = applied;
+            self.local_pods.entry(interface.clone()).or_insert_with(local).applied = applied;
             chains.insert(interface);
         }
-        // PortMatch is left goes last: a set that the next chain needs is not made again.
-        let mut left = Vec::new();
+        // Release the old groups last, so that a set that a new chain also uses is not deleted and recreated.
+        let mut released = Vec::new();
         for interface in chains {
             for direction in Direction::ALL {
                 let want = self.group(&interface, direction);
-                let have = self.locals.get(&interface).and_then(|local| local.groups.get(&direction));
+                let have = self.local_pods.get(&interface).and_then(|local| local.groups.get(&direction));
                 if have.map(|group| &**group) == want.as_ref() {
                     continue;
                 }
-                let source =
-                    ChainInputs { world: &self.world, policies: &self.policies, defaults, deny_log: self.deny_log };
-                let entered = want.map(|group| self.chains.enter(group, &mut self.sets, source));
+                let inputs = ChainInputs {
+                    pod_index: &self.pod_index,
+                    policies: &self.policies,
+                    defaults,
+                    deny_log: self.deny_log,
+                };
+                let acquired = want.map(|group| self.chains.acquire(group, &mut self.sets, inputs));
                 let map = match direction {
                     Direction::Ingress => &mut self.ingress,
                     Direction::Egress => &mut self.egress,
                 };
-                match &entered {
+                match &acquired {
                     Some((_, chain)) => _ = map.insert(interface.clone(), chain.clone()),
                     None => _ = map.remove(&interface),
                 }
-                if let Some(local) = self.locals.get_mut(&interface) {
-                    left.extend(match entered {
+                if let Some(local) = self.local_pods.get_mut(&interface) {
+                    released.extend(match acquired {
                         Some((group, _)) => local.groups.insert(direction, group),
                         None => local.groups.remove(&direction),
                     });
                 }
             }
             if !self.endpoints.contains_key(&interface) {
-                self.locals.remove(&interface);
+                self.local_pods.remove(&interface);
             }
         }
-        left.iter().for_each(|group| self.chains.leave(group, &mut self.sets));
+        released.iter().for_each(|group| self.chains.release(group, &mut self.sets));
     }
 
-    /// The group that the pod of an interface belongs to in a direction; `None` if nothing isolates it.
+    /// The group of the interface's pod in a direction; `None` if no policy isolates the pod.
     fn group(&self, interface: &IfName, direction: Direction) -> Option<PodGroup> {
         let endpoint = self.endpoints.get(interface)?;
-        let Some(view) = self.world.get(&endpoint.pod) else { return Some(PodGroup::Unknown(direction)) };
-        let applied = &self.locals.get(interface)?.applied;
-        let applied: Vec<PolicyNumber> = applied.iter().copied().filter(|number| number.is_about(direction)).collect();
+        let Some(view) = self.pod_index.get(&endpoint.pod) else { return Some(PodGroup::Unknown(direction)) };
+        let applied = &self.local_pods.get(interface)?.applied;
+        let applied: Vec<PolicyNumber> = applied.iter().copied().filter(|number| number.has_rules(direction)).collect();
         if applied.is_empty() {
             return None;
         }

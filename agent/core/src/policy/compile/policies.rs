@@ -1,5 +1,7 @@
-//! The policies, with a number each: which of them apply to a pod, and what they say. A number is never given twice; a
-//! policy that changes gets a new one, so that what was made of the old one is seen to be old.
+//! The policies of all tiers, identified by numbers, and which of them apply to a pod.
+//!
+//! Numbers are never reused. A policy that changes gets a new number, so that results of the old version never compare
+//! equal to results of the new one.
 
 use std::{
     cmp::Ordering,
@@ -7,17 +9,18 @@ use std::{
     sync::Arc,
 };
 
-use super::{anchors::SelectorIndex, world::PodView};
+use super::{pod_index::PodView, selector_index::SelectorIndex};
 use crate::policy::ir::{Direction, NamedPort, Policy, PolicyId, PolicyRule, RulePort, RulePorts};
 
-/// A policy's number. It says in which directions the policy has rules, and whether they name ports.
+/// Identifies one version of a policy. The low bits say in which directions it has rules, and whether its ingress rules
+/// refer to named ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PolicyNumber(u32);
 
 impl PolicyNumber {
     const INGRESS: u32 = 1;
     const EGRESS: u32 = 2;
-    const NAMES_PORTS: u32 = 4;
+    const NAMED_PORTS: u32 = 4;
     const BITS: u32 = 3;
 
     const fn of(direction: Direction) -> u32 {
@@ -27,7 +30,7 @@ impl PolicyNumber {
         }
     }
 
-    pub(super) const fn is_about(self, direction: Direction) -> bool {
+    pub(super) const fn has_rules(self, direction: Direction) -> bool {
         self.0 & Self::of(direction) != 0
     }
 }
@@ -49,62 +52,63 @@ struct PolicyEntry {
 }
 
 impl Policies {
-    /// Puts a policy in the place of the one of its name. The old number and the new one; the old one applies to no pod
-    /// any more, and is to be forgotten when no list holds it.
+    /// Inserts, replaces or (with `None`) removes a policy. Returns the old and the new number. The old policy no longer
+    /// applies to any pod; call [`Policies::remove`] once no list of applied policies contains its number.
     pub(super) fn set(
         &mut self,
         tier: usize,
         id: &PolicyId,
         policy: Option<&Arc<Policy>>,
     ) -> (Option<PolicyNumber>, Option<PolicyNumber>) {
-        let place = (tier, id.clone());
-        let before = self.numbers.remove(&place);
+        let position = (tier, id.clone());
+        let before = self.numbers.remove(&position);
         if let Some((number, entry)) = before.and_then(|number| Some((number, self.entries.get(&number)?))) {
             self.subjects.remove(&entry.policy.subject, number.0);
         }
         let number = policy.map(|policy| {
             self.next += 1;
-            let about = |direction| if policy.rules(direction).is_some() { PolicyNumber::of(direction) } else { 0 };
-            let named = policy.ingress.iter().flatten().flat_map(named).next().is_some();
-            let names = if named { PolicyNumber::NAMES_PORTS } else { 0 };
-            let bits = about(Direction::Ingress) | about(Direction::Egress) | names;
+            let direction_bit =
+                |direction| if policy.rules(direction).is_some() { PolicyNumber::of(direction) } else { 0 };
+            let refers_to_names = policy.ingress.iter().flatten().flat_map(port_names).next().is_some();
+            let named_ports = if refers_to_names { PolicyNumber::NAMED_PORTS } else { 0 };
+            let bits = direction_bit(Direction::Ingress) | direction_bit(Direction::Egress) | named_ports;
             let number = PolicyNumber((self.next << PolicyNumber::BITS) | bits);
             self.subjects.insert(&policy.subject, number.0);
             let entry = PolicyEntry { tier, id: id.clone(), policy: Arc::clone(policy) };
             self.entries.insert(number, entry);
-            self.numbers.insert(place, number);
+            self.numbers.insert(position, number);
             number
         });
         (before, number)
     }
 
-    /// No list holds this number, which [`Policies::set`] has replaced.
-    pub(super) fn forget(&mut self, number: PolicyNumber) {
+    /// Drops a policy version that [`Policies::set`] has replaced.
+    pub(super) fn remove(&mut self, number: PolicyNumber) {
         self.entries.remove(&number);
     }
 
-    /// Those that apply to the pod, in the order in which a packet meets them.
+    /// The policies that apply to the pod, in evaluation order.
     pub(super) fn applied(&self, view: &PodView<'_>) -> Vec<PolicyNumber> {
         let candidates = self.subjects.candidates(view).into_iter().map(PolicyNumber);
         let mut applied: Vec<(PolicyNumber, &PolicyEntry)> = candidates
             .filter_map(|number| Some((number, self.entries.get(&number)?)))
-            .filter(|(_, entry)| view.found_by(&entry.policy.subject))
+            .filter(|(_, entry)| view.selected_by(&entry.policy.subject))
             .collect();
-        applied.sort_unstable_by(|(_, a), (_, b)| a.place().cmp(&b.place()));
+        applied.sort_unstable_by(|(_, a), (_, b)| a.position().cmp(&b.position()));
         applied.into_iter().map(|(number, _)| number).collect()
     }
 
     pub(super) fn applies(&self, number: PolicyNumber, view: &PodView<'_>) -> bool {
-        self.entries.get(&number).is_some_and(|entry| view.found_by(&entry.policy.subject))
+        self.entries.get(&number).is_some_and(|entry| view.selected_by(&entry.policy.subject))
     }
 
-    /// In which order a packet meets two of them.
-    pub(super) fn order(&self, a: PolicyNumber, b: PolicyNumber) -> Ordering {
-        let place = |number| self.entries.get(&number).map(PolicyEntry::place);
-        place(a).cmp(&place(b))
+    /// Compares two policies by evaluation order.
+    pub(super) fn compare(&self, a: PolicyNumber, b: PolicyNumber) -> Ordering {
+        let position = |number| self.entries.get(&number).map(PolicyEntry::position);
+        position(a).cmp(&position(b))
     }
 
-    /// Policies that were in order, by tier, the last tier first.
+    /// Groups policies, given in evaluation order, by tier. The last tier comes first.
     pub(super) fn by_tier_from_last<'a>(
         &'a self,
         applied: &'a [PolicyNumber],
@@ -114,12 +118,12 @@ impl Policies {
         runs.into_iter().rev().filter_map(move |run| Some((tier(run.first()?)?, run)))
     }
 
-    /// Their names, in the same order.
+    /// The ids of the policies, in the same order.
     pub(super) fn ids<'a>(&'a self, policies: &'a [PolicyNumber]) -> impl Iterator<Item = &'a PolicyId> {
         policies.iter().filter_map(|number| self.entries.get(number)).map(|entry| &entry.id)
     }
 
-    /// Their rules, in order.
+    /// The rules of the policies for a direction, in the same order.
     pub(super) fn rules<'a>(
         &'a self,
         policies: &'a [PolicyNumber],
@@ -129,25 +133,25 @@ impl Policies {
         entries.flat_map(move |entry| entry.policy.rules(direction).unwrap_or_default())
     }
 
-    /// The ports of a pod that a rule of these policies for packets to it calls by their names.
+    /// Those of the pod's named ports that an ingress rule of the policies refers to.
     pub(super) fn named_ports(&self, applied: &[PolicyNumber], ports: &BTreeSet<NamedPort>) -> BTreeSet<NamedPort> {
         if ports.is_empty() {
             return BTreeSet::new();
         }
         let naming: Vec<PolicyNumber> =
-            applied.iter().copied().filter(|n| n.0 & PolicyNumber::NAMES_PORTS != 0).collect();
-        let names: BTreeSet<&str> = self.rules(&naming, Direction::Ingress).flat_map(named).collect();
+            applied.iter().copied().filter(|n| n.0 & PolicyNumber::NAMED_PORTS != 0).collect();
+        let names: BTreeSet<&str> = self.rules(&naming, Direction::Ingress).flat_map(port_names).collect();
         ports.iter().filter(|port| names.contains(port.name.as_str())).cloned().collect()
     }
 }
 
 impl PolicyEntry {
-    fn place(&self) -> (usize, i32, &PolicyId) {
+    fn position(&self) -> (usize, i32, &PolicyId) {
         (self.tier, self.policy.order, &self.id)
     }
 }
 
-fn named(rule: &PolicyRule) -> impl Iterator<Item = &str> {
+fn port_names(rule: &PolicyRule) -> impl Iterator<Item = &str> {
     let ports = match &rule.ports {
         RulePorts::Any => &[][..],
         RulePorts::Of(ports) => ports,

@@ -1,5 +1,7 @@
-//! The sets that chains look into, as expressions of what they hold. The expression names the set, the cluster fills
-//! it: when pods come and go, elements change and neither names nor chains do.
+//! Set expressions: definitions of the sets that chains refer to.
+//!
+//! A set is named by a hash of its expression, not of its elements. When pods start and stop, elements change while set
+//! names and chains stay the same.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,45 +21,45 @@ use crate::{
     ruleset::{Element, KeyType, Lookup, Set, Value},
 };
 
-/// PortMatch a set holds.
+/// The definition of a set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SetExpr<'a> {
-    /// Addresses of pods.
+    /// `address`: the addresses of the selected pods.
     Pods(Family, BTreeSet<&'a PodSelector>),
-    /// Networks, disjoint.
+    /// `network`, disjoint.
     Nets(Family, Vec<IpNet>),
-    /// Protocols with single ports.
+    /// `protocol . port`.
     Ports(BTreeSet<(Protocol, u16)>),
-    /// Protocols with ranges of ports, disjoint.
+    /// `protocol . port range`, disjoint.
     PortRanges(Vec<PortRange>),
-    /// Addresses of pods with a protocol and a port each.
+    /// `address . protocol . port`: addresses of pods, each with a port.
     PodPorts(Family, BTreeSet<(AddressSource<'a>, PortKey<'a>)>),
-    /// Networks with ranges of ports, disjoint.
+    /// `network . protocol . port range`, disjoint.
     NetPorts(Family, Vec<(IpNet, PortRange)>),
 }
 
-/// Whose addresses a set of pods and ports holds.
+/// The pods whose addresses [`SetExpr::PodPorts`] contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum AddressSource<'a> {
-    /// Every pod's.
+    /// All pods.
     AnyPod,
-    /// Those of the selected pods.
+    /// The selected pods.
     Selected(&'a PodSelector),
-    /// Those of pods in the block.
+    /// Pods with an address in the block.
     Within(&'a IpBlock),
 }
 
-/// Which port of theirs.
+/// The port of an element of [`SetExpr::PodPorts`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum PortKey<'a> {
-    /// The same for all.
+    /// The same port for all pods.
     Number(Protocol, u16),
-    /// PortMatch each of them calls so.
+    /// The port with this name, resolved for each pod.
     Named(Protocol, &'a str),
 }
 
 impl SetExpr<'_> {
-    /// A readable beginning of the name, for people who read `nft list table`.
+    /// The readable first part of the set name, for users of `nft list table`.
     const fn prefix(&self) -> &'static str {
         match self {
             Self::Pods(Family::V4, _) => "pods4",
@@ -73,12 +75,12 @@ impl SetExpr<'_> {
         }
     }
 
-    /// The set's name: the same for equal expressions on every node and at any time.
+    /// The set name. Equal expressions have the same name on every node and in every run of the agent.
     pub(super) fn name(&self) -> String {
         format!("{}.{}", self.prefix(), fingerprint(self))
     }
 
-    /// Which pods the set holds. The elements of the other sets say all that there is to say.
+    /// The comment of the set: which pods it contains. Sets without pods need none, their elements are self-explanatory.
     pub(super) fn comment(&self) -> Option<Comment> {
         let items: Vec<String> = match self {
             Self::Pods(_, selectors) => selectors.iter().map(ToString::to_string).collect(),
@@ -88,7 +90,7 @@ impl SetExpr<'_> {
         Some(Comment::list("peers:", &items))
     }
 
-    /// Whether nothing can ever be in it.
+    /// Whether the set can never contain an element.
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Pods(_, selectors) => selectors.is_empty(),
@@ -122,33 +124,33 @@ impl SetExpr<'_> {
     }
 }
 
-/// PeerMatch puts something into a set.
+/// The pods that contribute elements to a set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum MemberSource {
-    /// Every pod.
+    /// All pods.
     AnyPod,
     /// The selected pods.
     Selected(PodSelector),
-    /// Pods, as far as their addresses are in the block.
+    /// Pods with an address in the block, with those addresses only.
     Within(IpBlock),
 }
 
-/// PortMatch a pod puts into a set for each of its addresses.
+/// The element that a pod contributes for each of its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SetMember {
-    /// The address.
+    /// `address`
     Address,
-    /// The address with this port.
+    /// `address . protocol . port`
     Port(Protocol, u16),
-    /// The address with what the pod calls so.
+    /// `address . protocol . port` for each port of the pod with this name.
     Named(Protocol, String),
 }
 
-/// PortMatch a set holds.
+/// Where the elements of a set come from.
 pub(super) enum SetContents {
-    /// Always the same.
+    /// The expression: the elements never change.
     Fixed(OrdSet<Element>),
-    /// PortMatch pods put into it, with their addresses of one family.
+    /// The pods of the cluster, with their addresses of one family.
     FromPods(Family, BTreeMap<MemberSource, BTreeSet<SetMember>>),
 }
 
@@ -159,17 +161,17 @@ impl SetExpr<'_> {
         };
         SetContents::Fixed(match self {
             Self::Pods(family, selectors) => {
-                let given = |selector: &&PodSelector| {
+                let members = |selector: &&PodSelector| {
                     (MemberSource::Selected((*selector).clone()), [SetMember::Address].into())
                 };
-                return SetContents::FromPods(*family, selectors.iter().map(given).collect());
+                return SetContents::FromPods(*family, selectors.iter().map(members).collect());
             }
             Self::PodPorts(family, pairs) => {
-                let mut given: BTreeMap<MemberSource, BTreeSet<SetMember>> = BTreeMap::new();
-                for (holder, key) in pairs {
-                    given.entry(holder.giver()).or_default().insert(key.gift());
+                let mut members: BTreeMap<MemberSource, BTreeSet<SetMember>> = BTreeMap::new();
+                for (source, key) in pairs {
+                    members.entry(source.member_source()).or_default().insert(key.member());
                 }
-                return SetContents::FromPods(*family, given);
+                return SetContents::FromPods(*family, members);
             }
             Self::Nets(_, nets) => nets.iter().map(|net| vec![net_value(*net)]).collect(),
             Self::Ports(ports) => ports.iter().map(|&(protocol, port)| port_values(protocol, port).to_vec()).collect(),
@@ -178,14 +180,14 @@ impl SetExpr<'_> {
         })
     }
 
-    /// The set, with nothing in it.
+    /// The set without elements.
     pub(super) fn empty(&self) -> Set {
         Set { key: self.key(), lookup: self.lookup(), elements: OrdSet::new() }
     }
 }
 
 impl AddressSource<'_> {
-    fn giver(self) -> MemberSource {
+    fn member_source(self) -> MemberSource {
         match self {
             Self::AnyPod => MemberSource::AnyPod,
             Self::Selected(selector) => MemberSource::Selected(selector.clone()),
@@ -195,7 +197,7 @@ impl AddressSource<'_> {
 }
 
 impl PortKey<'_> {
-    fn gift(self) -> SetMember {
+    fn member(self) -> SetMember {
         match self {
             Self::Number(protocol, port) => SetMember::Port(protocol, port),
             Self::Named(protocol, name) => SetMember::Named(protocol, name.to_owned()),
@@ -204,14 +206,14 @@ impl PortKey<'_> {
 }
 
 impl MemberSource {
-    /// PortMatch the pod puts into a set of this family by this right, if it has it at all.
-    pub(super) fn elements(&self, gifts: &BTreeSet<SetMember>, family: Family, pod: &Pod) -> Vec<Element> {
+    /// The elements that the pod contributes to a set of this family. The caller checks that the selector matches it.
+    pub(super) fn elements(&self, members: &BTreeSet<SetMember>, family: Family, pod: &Pod) -> Vec<Element> {
         let inside = |address: &IpAddr| match self {
             Self::Within(block) => block.contains(*address),
             Self::AnyPod | Self::Selected(_) => true,
         };
         let addresses = pod.addresses.iter().filter(|a| Family::of(**a) == family).filter(|a| inside(a));
-        addresses.flat_map(|address| gifts.iter().flat_map(|gift| gift.elements(*address, pod))).collect()
+        addresses.flat_map(|address| members.iter().flat_map(|member| member.elements(*address, pod))).collect()
     }
 }
 
@@ -243,8 +245,8 @@ const fn range_values(range: PortRange) -> [Value; 2] {
     [Value::Proto(range.protocol.number()), ports]
 }
 
-/// Eighty bits of the SHA-1 of a text, in hexadecimal: who wants to meet the name of somebody else's object has to
-/// try 2^80 texts.
+/// The first 80 bits of the SHA-1 of a text, in hexadecimal. Producing the name of a members object takes about 2^80
+/// attempts.
 pub(super) fn fingerprint(text: impl fmt::Display) -> String {
     struct Digester(Sha1);
     impl Write for Digester {
@@ -254,7 +256,7 @@ pub(super) fn fingerprint(text: impl fmt::Display) -> String {
         }
     }
     let mut digester = Digester(Sha1::new());
-    // Neither the digester nor any Display of ours ever fails.
+    // Neither `Digester` nor the `Display` implementations used here fail.
     let _ = write!(digester, "{text}");
     digester.0.finalize().iter().take(10).fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
@@ -270,7 +272,7 @@ impl fmt::Display for SetExpr<'_> {
             Self::Nets(_, nets) => nets.iter().try_for_each(|net| writeln!(f, "{net}")),
             Self::Ports(ports) => ports.iter().try_for_each(|(p, port)| writeln!(f, "{}/{port}", p.number())),
             Self::PortRanges(ranges) => ranges.iter().try_for_each(|range| writeln!(f, "{range}")),
-            Self::PodPorts(_, pairs) => pairs.iter().try_for_each(|(holder, port)| writeln!(f, "{holder} {port}")),
+            Self::PodPorts(_, pairs) => pairs.iter().try_for_each(|(source, port)| writeln!(f, "{source} {port}")),
             Self::NetPorts(_, pairs) => pairs.iter().try_for_each(|(net, range)| writeln!(f, "{net} {range}")),
         }
     }

@@ -1,4 +1,5 @@
-//! The sets that chains look into, kept as the cluster changes: an element comes and goes with the pods that give it.
+//! The sets that chains refer to. Elements are added and removed as pods change; sets are created and deleted with the
+//! chains that use them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,9 +9,9 @@ use std::{
 use imbl::OrdMap;
 
 use super::{
-    anchors::SelectorIndex,
+    pod_index::{PodIndex, PodView},
+    selector_index::SelectorIndex,
     set::{MemberSource, SetContents, SetExpr, SetMember},
-    world::{PodIndex, PodView},
 };
 use crate::{
     model::Family,
@@ -18,71 +19,72 @@ use crate::{
     ruleset::{Element, Set, Value},
 };
 
-/// The sets in use, and who gives what to which of them.
+/// The sets in use, and the member sources that contribute their elements.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    filled: OrdMap<SetName, Set>,
+    sets: OrdMap<SetName, Set>,
     comments: OrdMap<SetName, Comment>,
-    /// How many chains look into each, and who gives to it.
+    /// For each set: how many chains use it, and the numbers of its sources.
     users: BTreeMap<SetName, SetUsers>,
-    givers: BTreeMap<u32, SourceState>,
+    /// Member sources by number. Equal sources of several sets share one entry.
+    sources: BTreeMap<u32, SourceState>,
     numbers: BTreeMap<MemberSource, u32>,
-    /// Those givers that are selectors.
+    /// The sources that are selectors, for lookup by pod.
     selectors: SelectorIndex,
-    /// The others: any pod may be one of them.
-    wide: BTreeSet<u32>,
+    /// The other sources: every pod can contribute to them.
+    unindexed: BTreeSet<u32>,
     next: u32,
 }
 
 #[derive(Debug, Default)]
 struct SetUsers {
     chains: usize,
-    givers: BTreeSet<u32>,
+    sources: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
 struct SourceState {
-    giver: MemberSource,
-    gives: BTreeMap<SetName, (Family, BTreeSet<SetMember>)>,
+    source: MemberSource,
+    members: BTreeMap<SetName, (Family, BTreeSet<SetMember>)>,
 }
 
-/// PortMatch a pod gives, by set.
+/// The elements that a pod contributes, by set.
 type MembersBySet<'a> = BTreeMap<&'a SetName, BTreeSet<Element>>;
 
 impl Sets {
-    /// The sets as they are now.
-    pub(super) const fn filled(&self) -> &OrdMap<SetName, Set> {
-        &self.filled
+    /// The current sets with their elements.
+    pub(super) const fn sets(&self) -> &OrdMap<SetName, Set> {
+        &self.sets
     }
 
-    /// Which pods they hold.
+    /// Which pods each set contains.
     pub(super) const fn comments(&self) -> &OrdMap<SetName, Comment> {
         &self.comments
     }
 
-    /// A chain looks into the set: it is made if it is not there.
-    pub(super) fn acquire(&mut self, expr: &SetExpr<'_>, world: &PodIndex) -> SetName {
-        let name = SetName::new(&expr.name()).expect("a prefix of ours and hexadecimal digits");
+    /// Registers a chain as a user of the set. Creates and fills the set for the first one.
+    pub(super) fn acquire(&mut self, expr: &SetExpr<'_>, pod_index: &PodIndex) -> SetName {
+        let name = SetName::new(&expr.name()).expect("prefix and hexadecimal digits are valid");
         if let Some(users) = self.users.get_mut(&name) {
             users.chains += 1;
             return name;
         }
         let mut set = expr.empty();
-        let mut users = SetUsers { chains: 1, givers: BTreeSet::new() };
+        let mut users = SetUsers { chains: 1, sources: BTreeSet::new() };
         match expr.contents() {
             SetContents::Fixed(elements) => set.elements = elements,
-            SetContents::FromPods(family, by_giver) => {
-                for (giver, gifts) in by_giver {
-                    let mut fill = |view: PodView<'_>| set.elements.extend(giver.elements(&gifts, family, view.pod));
-                    match &giver {
-                        MemberSource::Selected(selector) => world.find(selector).into_iter().for_each(&mut fill),
-                        MemberSource::AnyPod | MemberSource::Within(_) => world.all().for_each(&mut fill),
+            SetContents::FromPods(family, by_source) => {
+                for (source, members) in by_source {
+                    let mut fill = |view: PodView<'_>| set.elements.extend(source.elements(&members, family, view.pod));
+                    match &source {
+                        MemberSource::Selected(selector) => pod_index.select(selector).into_iter().for_each(&mut fill),
+                        MemberSource::AnyPod | MemberSource::Within(_) => pod_index.endpoints().for_each(&mut fill),
                     }
-                    users.givers.insert(self.gives(giver, &name, (family, gifts)));
+                    users.sources.insert(self.register(source, &name, (family, members)));
                 }
             }
         }
-        self.filled.insert(name.clone(), set);
+        self.sets.insert(name.clone(), set);
         if let Some(comment) = expr.comment() {
             self.comments.insert(name.clone(), comment);
         }
@@ -90,98 +92,100 @@ impl Sets {
         name
     }
 
-    fn gives(&mut self, giver: MemberSource, set: &SetName, gifts: (Family, BTreeSet<SetMember>)) -> u32 {
-        let number = match self.numbers.get(&giver) {
+    fn register(&mut self, source: MemberSource, set: &SetName, members: (Family, BTreeSet<SetMember>)) -> u32 {
+        let number = match self.numbers.get(&source) {
             Some(number) => *number,
             None => {
                 self.next += 1;
-                match &giver {
+                match &source {
                     MemberSource::Selected(selector) => self.selectors.insert(selector, self.next),
-                    MemberSource::AnyPod | MemberSource::Within(_) => _ = self.wide.insert(self.next),
+                    MemberSource::AnyPod | MemberSource::Within(_) => _ = self.unindexed.insert(self.next),
                 }
-                self.numbers.insert(giver.clone(), self.next);
-                self.givers.insert(self.next, SourceState { giver, gives: BTreeMap::new() });
+                self.numbers.insert(source.clone(), self.next);
+                self.sources.insert(self.next, SourceState { source, members: BTreeMap::new() });
                 self.next
             }
         };
-        if let Some(state) = self.givers.get_mut(&number) {
-            state.gives.insert(set.clone(), gifts);
+        if let Some(state) = self.sources.get_mut(&number) {
+            state.members.insert(set.clone(), members);
         }
         number
     }
 
-    /// A chain looks into the set no more: it goes with the last one.
+    /// Removes a chain as a user of the set. Deletes the set with its last user.
     pub(super) fn release(&mut self, name: &SetName) {
         let Some(users) = self.users.get_mut(name) else { return };
         users.chains -= 1;
         if users.chains > 0 {
             return;
         }
-        let givers = self.users.remove(name).map(|users| users.givers).unwrap_or_default();
-        self.filled.remove(name);
+        let sources = self.users.remove(name).map(|users| users.sources).unwrap_or_default();
+        self.sets.remove(name);
         self.comments.remove(name);
-        for number in givers {
-            let Some(state) = self.givers.get_mut(&number) else { continue };
-            state.gives.remove(name);
-            if state.gives.is_empty() {
-                self.forget(number);
+        for number in sources {
+            let Some(state) = self.sources.get_mut(&number) else { continue };
+            state.members.remove(name);
+            if state.members.is_empty() {
+                self.remove_source(number);
             }
         }
     }
 
-    fn forget(&mut self, number: u32) {
-        let Some(SourceState { giver, .. }) = self.givers.remove(&number) else { return };
-        self.numbers.remove(&giver);
-        match &giver {
+    fn remove_source(&mut self, number: u32) {
+        let Some(SourceState { source, .. }) = self.sources.remove(&number) else { return };
+        self.numbers.remove(&source);
+        match &source {
             MemberSource::Selected(selector) => self.selectors.remove(selector, number),
-            MemberSource::AnyPod | MemberSource::Within(_) => _ = self.wide.remove(&number),
+            MemberSource::AnyPod | MemberSource::Within(_) => _ = self.unindexed.remove(&number),
         }
     }
 
-    /// Follows a change of a pod or of its namespace's labels. The world has it already.
-    pub(super) fn follow(&mut self, before: Option<PodView<'_>>, after: Option<PodView<'_>>, world: &PodIndex) {
-        let (had, has) = (self.given(before), self.given(after));
+    /// Updates set elements after a change of a pod or of its namespace's labels. The pod index has the new state.
+    pub(super) fn update_pod(&mut self, before: Option<PodView<'_>>, after: Option<PodView<'_>>, pod_index: &PodIndex) {
+        let (had, has) = (self.members_of(before), self.members_of(after));
         let nothing = BTreeSet::new();
         let id = before.or(after).map(|view| view.id);
-        let mut gone: Vec<(SetName, Element)> = Vec::new();
+        let mut removed: Vec<(SetName, Element)> = Vec::new();
         for (set, elements) in &had {
             let kept = has.get(set).unwrap_or(&nothing);
             for element in elements.difference(kept) {
-                // For a moment two pods may have one address: what the other one gives stays.
-                let others = address(element).into_iter().flat_map(|address| world.at(address));
+                // Two pods can have the same address for a short time. Keep what the other pod contributes.
+                let others = address(element).into_iter().flat_map(|address| pod_index.with_address(address));
                 let mut others = others.filter(|other| Some(other.id) != id);
-                if !others.any(|other| self.given(Some(other)).get(set).is_some_and(|given| given.contains(element))) {
-                    gone.push(((*set).clone(), element.clone()));
+                if !others
+                    .any(|other| self.members_of(Some(other)).get(set).is_some_and(|members| members.contains(element)))
+                {
+                    removed.push(((*set).clone(), element.clone()));
                 }
             }
         }
-        let come = has.iter().flat_map(|(set, elements)| elements.iter().map(|e| ((*set).clone(), e.clone())));
-        let come: Vec<(SetName, Element)> =
-            come.filter(|(set, element)| had.get(set).is_none_or(|had| !had.contains(element))).collect();
-        for (name, element) in gone {
-            if let Some(set) = self.filled.get_mut(&name) {
+        let added = has.iter().flat_map(|(set, elements)| elements.iter().map(|e| ((*set).clone(), e.clone())));
+        let added: Vec<(SetName, Element)> =
+            added.filter(|(set, element)| had.get(set).is_none_or(|had| !had.contains(element))).collect();
+        for (name, element) in removed {
+            if let Some(set) = self.sets.get_mut(&name) {
                 set.elements.remove(&element);
             }
         }
-        for (name, element) in come {
-            if let Some(set) = self.filled.get_mut(&name).filter(|set| !set.elements.contains(&element)) {
+        for (name, element) in added {
+            if let Some(set) = self.sets.get_mut(&name).filter(|set| !set.elements.contains(&element)) {
                 set.elements.insert(element);
             }
         }
     }
 
-    fn given(&self, view: Option<PodView<'_>>) -> MembersBySet<'_> {
+    fn members_of(&self, view: Option<PodView<'_>>) -> MembersBySet<'_> {
         let mut all = MembersBySet::new();
         let Some(view) = view.filter(PodView::is_endpoint) else { return all };
-        for number in self.selectors.candidates(&view).iter().chain(&self.wide) {
-            let Some(state) = self.givers.get(number) else { continue };
-            let has_the_right = match &state.giver {
-                MemberSource::Selected(selector) => view.found_by(selector),
+        for number in self.selectors.candidates(&view).iter().chain(&self.unindexed) {
+            let Some(state) = self.sources.get(number) else { continue };
+            let contributes = match &state.source {
+                MemberSource::Selected(selector) => view.selected_by(selector),
                 MemberSource::AnyPod | MemberSource::Within(_) => true,
             };
-            if has_the_right {
-                for (set, (family, gifts)) in &state.gives {
-                    all.entry(set).or_default().extend(state.giver.elements(gifts, *family, view.pod));
+            if contributes {
+                for (set, (family, members)) in &state.members {
+                    all.entry(set).or_default().extend(state.source.elements(members, *family, view.pod));
                 }
             }
         }
@@ -189,7 +193,7 @@ impl Sets {
     }
 }
 
-/// The address that an element of a pod begins with.
+/// The address in the first field of a pod's element.
 fn address(element: &Element) -> Option<IpAddr> {
     match element.first() {
         Some(Value::Addr(address)) => Some(*address),

@@ -1,5 +1,5 @@
-//! Random objects as the API server has them, small on purpose: few labels, few addresses and few ports meet often.
-//! Every form of a NetworkPolicy is made, and some that mean nothing.
+//! Random API objects: every form of NetworkPolicy, including invalid ones. The clusters are small, so that labels,
+//! addresses and ports of policies, pods and packets often coincide.
 
 use proptest::{
     collection::{btree_map, vec},
@@ -14,10 +14,10 @@ pub(super) const PORTS: [u16; 6] = [53, 79, 80, 81, 443, 8080];
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
 
-/// Addresses of nobody, and of a node.
+/// Addresses that belong to no pod, including those of a node.
 pub(super) const OTHERS: [&str; 6] = ["10.0.0.99", "192.0.2.7", "172.30.0.1", "fd00::99", "2001:db8::7", "fd00:172::1"];
 
-/// A cluster, as JSON.
+/// The objects of a cluster, as JSON.
 #[derive(Debug, Clone)]
 pub(super) struct Objects {
     pub(super) namespaces: Vec<Value>,
@@ -47,7 +47,7 @@ pub(super) fn objects() -> impl Strategy<Value = Objects> {
     })
 }
 
-/// An object with those fields that are there.
+/// A JSON object with the fields that are `Some`.
 fn with(fields: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Value {
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect::<Map<_, _>>().into()
 }

@@ -1,8 +1,7 @@
-//! Whatever the objects and the packet: what is decided all the way from the objects through the index, by the evaluator
-//! and by the compiled table, is what Kubernetes' rules say of the objects themselves.
+//! For random objects and packets, index plus evaluator and index plus compiled table give the verdict of the oracle,
+//! which reads the API objects directly.
 //!
-//! `PROPTEST_CASES=100000` tries more clusters; the seed of a failing run is in its output, and
-//! `PROPTEST_RNG_SEED=<seed>` repeats it.
+//! `PROPTEST_CASES=100000` runs more clusters. A failing run prints its seed; `PROPTEST_RNG_SEED=<seed>` repeats it.
 
 mod generate;
 mod oracle;
@@ -30,9 +29,9 @@ use crate::{
     objects::{object, synced},
 };
 
-/// One end of a packet; a pod of this node, or somebody behind the uplink.
+/// The source or destination of a packet: a pod of this node, or an address behind the uplink.
 struct End<'a> {
-    party: FlowEndpoint,
+    endpoint: FlowEndpoint,
     pod: Option<&'a Value>,
     interface: IfName,
 }
@@ -42,10 +41,10 @@ fn id(pod: &Value) -> PodId {
     PodId { namespace: text("namespace"), name: text("name") }
 }
 
-/// The pods with an interface on this node: no two of them have an address in common.
+/// The pods with an endpoint on this node. No two of them have the same address.
 fn local(objects: &Objects) -> Vec<&Value> {
-    let mut taken = BTreeSet::new();
-    let mut is_free = |pod: &Value| oracle::addresses(pod).into_iter().all(|address| taken.insert(address));
+    let mut used = BTreeSet::new();
+    let mut is_free = |pod: &Value| oracle::addresses(pod).into_iter().all(|address| used.insert(address));
     let here = |pod: &&Value| pod["spec"]["nodeName"] == "me" && oracle::is_endpoint(pod);
     objects.pods.iter().filter(here).filter(|pod| is_free(pod)).collect()
 }
@@ -65,20 +64,20 @@ fn ends<'a>(objects: &'a Objects, local: &[&'a Value], family: Family) -> Vec<En
     for pod in local {
         let interface = IfName::of_pod(&id(pod).namespace, &id(pod).name);
         ends.extend(oracle::addresses(pod).into_iter().map(|address| End {
-            party: FlowEndpoint { address, pod: Some(id(pod)) },
+            endpoint: FlowEndpoint { address, pod: Some(id(pod)) },
             pod: Some(pod),
             interface: interface.clone(),
         }));
     }
-    let known: BTreeSet<IpAddr> = ends.iter().map(|end| end.party.address).collect();
-    let elsewhere = OTHERS.iter().map(|other| other.parse().unwrap());
-    let elsewhere: BTreeSet<IpAddr> = elsewhere.chain(objects.pods.iter().flat_map(oracle::addresses)).collect();
-    ends.extend(elsewhere.difference(&known).map(|address| End {
-        party: FlowEndpoint { address: *address, pod: None },
+    let known: BTreeSet<IpAddr> = ends.iter().map(|end| end.endpoint.address).collect();
+    let remote = OTHERS.iter().map(|other| other.parse().unwrap());
+    let remote: BTreeSet<IpAddr> = remote.chain(objects.pods.iter().flat_map(oracle::addresses)).collect();
+    ends.extend(remote.difference(&known).map(|address| End {
+        endpoint: FlowEndpoint { address: *address, pod: None },
         pod: None,
         interface: IfName::new("eth0").unwrap(),
     }));
-    ends.retain(|end| Family::of(end.party.address) == family);
+    ends.retain(|end| Family::of(end.endpoint.address) == family);
     ends
 }
 
@@ -90,7 +89,7 @@ fn transports() -> Vec<FlowTransport> {
     transports
 }
 
-/// How many packets pass, and how many do not.
+/// Checks all packets. Returns how many are allowed and how many are denied.
 fn check(objects: &Objects) -> Result<[usize; 2], TestCaseError> {
     let all = objects.namespaces.iter().chain(&objects.pods).chain(&objects.policies);
     let index = synced(all.cloned().map(object));
@@ -103,11 +102,11 @@ fn check(objects: &Objects) -> Result<[usize; 2], TestCaseError> {
         let pairs = ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to)));
         for (from, to) in pairs.filter(|(from, to)| from.pod.is_some() || to.pod.is_some()) {
             for transport in transports() {
-                let lets = |direction, end: &End<'_>, other: &End<'_>| {
-                    end.pod.is_none_or(|pod| oracle::lets(objects, direction, pod, other.party.address, transport))
+                let allows = |direction, end: &End<'_>, other: &End<'_>| {
+                    end.pod.is_none_or(|pod| oracle::allows(objects, direction, pod, other.endpoint.address, transport))
                 };
-                let expected = lets(Direction::Egress, from, to) && lets(Direction::Ingress, to, from);
-                let packet = Flow { from: from.party.clone(), to: to.party.clone(), transport };
+                let expected = allows(Direction::Egress, from, to) && allows(Direction::Ingress, to, from);
+                let packet = Flow { from: from.endpoint.clone(), to: to.endpoint.clone(), transport };
                 let verdict = eval(snapshot, &packet);
                 prop_assert_eq!(verdict.allows(), expected, "{:?}: evaluator says {:?}", packet, verdict);
                 prop_assert_eq!(
@@ -124,7 +123,7 @@ fn check(objects: &Objects) -> Result<[usize; 2], TestCaseError> {
 }
 
 #[test]
-fn objects_of_every_form_are_decided_as_they_are_written() {
+fn the_verdicts_match_the_oracle_for_objects_of_every_form() {
     let mut config = Config { cases: 256, failure_persistence: None, ..Config::default() };
     if let Some(cases) = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()) {
         config.cases = cases;
@@ -141,9 +140,9 @@ fn objects_of_every_form_are_decided_as_they_are_written() {
         dropped.set(dropped.get() + drop);
         Ok(())
     });
-    println!("packets that pass: {}, that do not: {}", passed.get(), dropped.get());
+    println!("packets allowed: {}, denied: {}", passed.get(), dropped.get());
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
-    assert!(passed.get() >= 10_000 && dropped.get() >= 10_000, "too few of one kind to mean anything");
+    assert!(passed.get() >= 10_000 && dropped.get() >= 10_000, "too few packets of one kind for a meaningful result");
 }

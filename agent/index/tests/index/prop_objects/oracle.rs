@@ -1,5 +1,5 @@
-//! Kubernetes' NetworkPolicy, read off the objects as they are: no index, no ordered representation, nothing of ours but
-//! the words. What means nothing matches nothing.
+//! The oracle: evaluates NetworkPolicy on the API objects, without the index and the intermediate representation. Invalid
+//! parts match nothing.
 
 use std::net::IpAddr;
 
@@ -12,14 +12,20 @@ use towpath_core::{
 
 use super::generate::Objects;
 
-/// Whether a pod's policies let a packet through that it exchanges with an address.
-pub(super) fn lets(objects: &Objects, direction: Direction, pod: &Value, peer: IpAddr, packet: FlowTransport) -> bool {
+/// Whether the policies of a pod allow a packet from (ingress) or to (egress) the peer address.
+pub(super) fn allows(
+    objects: &Objects,
+    direction: Direction,
+    pod: &Value,
+    peer: IpAddr,
+    packet: FlowTransport,
+) -> bool {
     let case = Case { objects, direction, pod, peer, packet };
     let mut isolating = objects.policies.iter().filter(|policy| case.isolates(policy)).peekable();
-    isolating.peek().is_none() || isolating.any(|policy| case.policy_lets(policy))
+    isolating.peek().is_none() || isolating.any(|policy| case.policy_allows(policy))
 }
 
-/// Whether the pod has a network of its own that it still uses.
+/// Whether the pod has its own network namespace and has not finished.
 pub(super) fn is_endpoint(pod: &Value) -> bool {
     let ended = ["Succeeded", "Failed"].iter().any(|phase| pod["status"]["phase"] == *phase);
     !ended && pod["spec"]["hostNetwork"] != true
@@ -42,40 +48,40 @@ impl<'a> Case<'a> {
         let spec = &policy["spec"];
         let is_of_type = |name: &str| items(&spec["policyTypes"]).any(|each| each == name);
         let is_unset = !is_of_type("Ingress") && !is_of_type("Egress");
-        let is_about = match self.direction {
+        let has_direction = match self.direction {
             Direction::Ingress => is_unset || is_of_type("Ingress"),
             Direction::Egress => is_of_type("Egress") || (is_unset && items(&spec["egress"]).next().is_some()),
         };
-        is_about
+        has_direction
             && policy["metadata"]["namespace"] == self.pod["metadata"]["namespace"]
             && requirements(&spec["podSelector"])
                 .all(|part| holds(&part, &self.pod["metadata"]["labels"]) != Some(false))
     }
 
-    /// A policy of which it is not clear for whom it is lets nothing through.
-    fn policy_lets(&self, policy: &Value) -> bool {
+    /// Whether a rule of the policy allows the packet. A policy with an invalid pod selector allows nothing.
+    fn policy_allows(&self, policy: &Value) -> bool {
         let spec = &policy["spec"];
-        let is_clear = requirements(&spec["podSelector"]).all(|part| holds(&part, &Value::Null).is_some());
+        let is_valid = requirements(&spec["podSelector"]).all(|part| holds(&part, &Value::Null).is_some());
         let (rules, peers) = match self.direction {
             Direction::Ingress => (&spec["ingress"], "from"),
             Direction::Egress => (&spec["egress"], "to"),
         };
-        is_clear && items(rules).any(|rule| self.rule_lets(policy, &rule[peers], &rule["ports"]))
+        is_valid && items(rules).any(|rule| self.rule_allows(policy, &rule[peers], &rule["ports"]))
     }
 
-    fn rule_lets(&self, policy: &Value, peers: &Value, ports: &Value) -> bool {
+    fn rule_allows(&self, policy: &Value, peers: &Value, ports: &Value) -> bool {
         let here: Vec<&Value> = self.pods_at_peer().collect();
         if items(peers).next().is_none() {
-            return self.ports_let(ports, &here);
+            return self.ports_match(ports, &here);
         }
         items(peers).any(|peer| match peer.get("ipBlock") {
             Some(block) => {
-                peer.as_object().unwrap().len() == 1 && contains(block, self.peer) && self.ports_let(ports, &here)
+                peer.as_object().unwrap().len() == 1 && contains(block, self.peer) && self.ports_match(ports, &here)
             }
             None => {
-                let found = here.iter().copied().filter(|pod| self.finds(policy, peer, pod));
+                let found = here.iter().copied().filter(|pod| self.selects(policy, peer, pod));
                 let found: Vec<&Value> = found.collect();
-                !found.is_empty() && self.ports_let(ports, &found)
+                !found.is_empty() && self.ports_match(ports, &found)
             }
         })
     }
@@ -85,9 +91,9 @@ impl<'a> Case<'a> {
         self.objects.pods.iter().filter(move |pod| is_endpoint(pod) && addresses(pod).contains(&peer))
     }
 
-    fn finds(&self, policy: &Value, peer: &Value, pod: &Value) -> bool {
+    fn selects(&self, policy: &Value, peer: &Value, pod: &Value) -> bool {
         let (namespace, own) = (&pod["metadata"]["namespace"], &policy["metadata"]["namespace"]);
-        let is_there = match peer.get("namespaceSelector") {
+        let namespace_matches = match peer.get("namespaceSelector") {
             None => peer.get("podSelector").is_some() && namespace == own,
             Some(selector) => {
                 let mut known = self.objects.namespaces.iter();
@@ -95,26 +101,26 @@ impl<'a> Case<'a> {
                 known.is_some_and(|known| matches(selector, &known["metadata"]["labels"]))
             }
         };
-        is_there && matches(&peer["podSelector"], &pod["metadata"]["labels"])
+        namespace_matches && matches(&peer["podSelector"], &pod["metadata"]["labels"])
     }
 
-    /// `holders` are the pods that a name can be of, at the packet's destination.
-    fn ports_let(&self, ports: &Value, peers: &[&Value]) -> bool {
-        let holders = match self.direction {
+    /// Whether the ports match. A port name is looked up in the pods at the packet's destination.
+    fn ports_match(&self, ports: &Value, peers: &[&Value]) -> bool {
+        let destinations = match self.direction {
             Direction::Ingress => &[self.pod],
             Direction::Egress => peers,
         };
-        items(ports).next().is_none() || items(ports).any(|port| self.port_lets(port, holders))
+        items(ports).next().is_none() || items(ports).any(|port| self.port_matches(port, destinations))
     }
 
-    fn port_lets(&self, port: &Value, holders: &[&Value]) -> bool {
+    fn port_matches(&self, port: &Value, destinations: &[&Value]) -> bool {
         let FlowTransport::Port(protocol, number) = self.packet else { return false };
         if protocol_of(port) != Some(protocol) {
             return false;
         }
         match (&port["port"], port["endPort"].as_u64()) {
             (Value::Null, None) => true,
-            (Value::String(name), None) => holders.iter().any(|pod| {
+            (Value::String(name), None) => destinations.iter().any(|pod| {
                 let of = |field: &str| pod["spec"][field].as_array().cloned().unwrap_or_default();
                 let containers = of("containers").into_iter().chain(of("initContainers"));
                 let ports = containers.flat_map(|container| container["ports"].as_array().cloned().unwrap_or_default());
@@ -140,7 +146,7 @@ fn protocol_of(port: &Value) -> Option<Protocol> {
     }
 }
 
-/// Nothing of a list that is not there.
+/// The items of a list, or none if it is missing.
 fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
@@ -149,7 +155,7 @@ fn matches(selector: &Value, labels: &Value) -> bool {
     requirements(selector).all(|part| holds(&part, labels) == Some(true))
 }
 
-/// A selector's conditions: key, operator, values.
+/// The requirements of a selector: key, operator, values.
 fn requirements(selector: &Value) -> impl Iterator<Item = (String, String, Vec<Value>)> {
     let labels = selector["matchLabels"].as_object().into_iter().flatten();
     let equal = labels.map(|(key, value)| (key.clone(), "In".to_owned(), vec![value.clone()]));
@@ -159,7 +165,7 @@ fn requirements(selector: &Value) -> impl Iterator<Item = (String, String, Vec<V
     equal.chain(listed)
 }
 
-/// Whether a condition holds; `None` if it means nothing.
+/// Whether a requirement is met; `None` if it is invalid.
 fn holds((key, operator, values): &(String, String, Vec<Value>), labels: &Value) -> Option<bool> {
     let label = labels.get(key);
     match (operator.as_str(), values.is_empty()) {
@@ -175,5 +181,5 @@ fn contains(block: &Value, address: IpAddr) -> bool {
     let net = |text: &Value| text.as_str().unwrap().parse::<IpNet>().ok();
     let except: Option<Vec<IpNet>> = items(&block["except"]).map(net).collect();
     let (Some(net), Some(except)) = (net(&block["cidr"]), except) else { return false };
-    net.contains(&address) && !except.iter().any(|hole| hole.contains(&address))
+    net.contains(&address) && !except.iter().any(|exception| exception.contains(&address))
 }

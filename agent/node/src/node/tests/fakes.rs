@@ -121,7 +121,7 @@ impl FakeConntrack {
         self.reevaluations += 1;
         let mut outcome = ReevaluateOutcome::default();
         for (connection, state) in &mut self.connections {
-            if !verdicts.is_about(connection) {
+            if !verdicts.covers(connection) {
                 outcome.still_revoked += usize::from(*state == FakeConnection::Revoked);
                 continue;
             }

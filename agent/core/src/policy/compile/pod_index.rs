@@ -1,5 +1,5 @@
-//! The pods of the cluster as the compiler knows them, found by namespace, by label and by address. A change of a pod
-//! costs what is filed of it.
+//! An index of the cluster's pods by namespace, label and address. An update costs as much as the pod has labels and
+//! addresses.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,33 +9,33 @@ use std::{
 
 use imbl::OrdMap;
 
-use super::anchors::within;
+use super::selector_index::update_entry;
 use crate::{
     model::{Labels, PodId},
     policy::ir::{NamespaceSelector, Pod, PodKind, PodSelector},
 };
 
-/// A pod as policies see it at one moment.
+/// A pod with the labels of its namespace: the input of a selector.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PodView<'a> {
     pub(super) id: &'a PodId,
     pub(super) pod: &'a Pod,
-    /// The labels of its namespace, if that is known.
+    /// The labels of its namespace; `None` if the namespace is not known.
     pub(super) namespace: Option<&'a Labels>,
 }
 
 impl PodView<'_> {
-    /// Whether policies can find it at all.
+    /// Whether selectors can match the pod at all: it has its own network namespace.
     pub(super) fn is_endpoint(&self) -> bool {
-        is_findable(self.pod)
+        is_endpoint(self.pod)
     }
 
-    pub(super) fn found_by(&self, selector: &PodSelector) -> bool {
-        selector.finds(self.namespace, self.id, self.pod)
+    pub(super) fn selected_by(&self, selector: &PodSelector) -> bool {
+        selector.matches_with(self.namespace, self.id, self.pod)
     }
 }
 
-/// NamespaceSelector and pods.
+/// Namespaces and pods of the last snapshot, with indexes of the pods that selectors can match.
 #[derive(Debug, Default)]
 pub(super) struct PodIndex {
     namespaces: OrdMap<String, Arc<Labels>>,
@@ -66,14 +66,14 @@ impl PodIndex {
             Some(pod) => self.pods.insert(PodId::clone(&id), Arc::clone(pod)),
             None => self.pods.remove(&*id),
         };
-        let before = before.as_deref().filter(|pod| is_findable(pod));
-        let after = pod.map(|pod| &**pod).filter(|pod| is_findable(pod));
-        self.file_labels(&id, before, after);
-        self.file_addresses(&id, before, after);
+        let before = before.as_deref().filter(|pod| is_endpoint(pod));
+        let after = pod.map(|pod| &**pod).filter(|pod| is_endpoint(pod));
+        self.update_labels(&id, before, after);
+        self.update_addresses(&id, before, after);
     }
 
-    /// Holds the namespaces in the same parts as `equal`, which has the same: what the two share is not compared the next
-    /// time.
+    /// Replaces the namespaces by an equal map, to share its memory. The next comparison with a later version of that map
+    /// then skips the shared part.
     pub(super) fn share_namespaces(&mut self, equal: &OrdMap<String, Arc<Labels>>) {
         self.namespaces = equal.clone();
     }
@@ -83,12 +83,12 @@ impl PodIndex {
         self.pods = equal.clone();
     }
 
-    fn file_labels(&mut self, id: &Arc<PodId>, before: Option<&Pod>, after: Option<&Pod>) {
+    fn update_labels(&mut self, id: &Arc<PodId>, before: Option<&Pod>, after: Option<&Pod>) {
         let none = Labels::new();
         let (before, after) = (before.map_or(&none, |p| &p.labels), after.map_or(&none, |p| &p.labels));
         for (key, value) in before.iter().filter(|(key, value)| after.get(*key) != Some(value)) {
-            within(&mut self.by_label, key, |values| {
-                within(values, value, |ids| {
+            update_entry(&mut self.by_label, key, |values| {
+                update_entry(values, value, |ids| {
                     ids.remove(id);
                     ids.is_empty()
                 });
@@ -96,8 +96,8 @@ impl PodIndex {
             });
         }
         for (key, value) in after.iter().filter(|(key, value)| before.get(*key) != Some(value)) {
-            within(&mut self.by_label, key, |values| {
-                within(values, value, |ids| {
+            update_entry(&mut self.by_label, key, |values| {
+                update_entry(values, value, |ids| {
                     ids.insert(Arc::clone(id));
                     false
                 });
@@ -106,7 +106,7 @@ impl PodIndex {
         }
     }
 
-    fn file_addresses(&mut self, id: &Arc<PodId>, before: Option<&Pod>, after: Option<&Pod>) {
+    fn update_addresses(&mut self, id: &Arc<PodId>, before: Option<&Pod>, after: Option<&Pod>) {
         for address in before.into_iter().flat_map(|pod| &pod.addresses) {
             if let Some(ids) = self.by_address.get_mut(address) {
                 ids.remove(id);
@@ -124,53 +124,53 @@ impl PodIndex {
         PodView { id, pod, namespace: self.namespaces.get(&id.namespace).map(|labels| &**labels) }
     }
 
-    /// The pod as it is now.
+    /// The current state of the pod.
     pub(super) fn get<'a>(&'a self, id: &'a PodId) -> Option<PodView<'a>> {
         self.pods.get(id).map(|pod| self.view(id, pod))
     }
 
-    /// All pods of a namespace.
-    pub(super) fn of_namespace<'a, 'b>(&'a self, name: &'b str) -> impl Iterator<Item = PodView<'a>> + use<'a, 'b> {
+    /// All pods of a namespace, including host-network pods.
+    pub(super) fn in_namespace<'a, 'b>(&'a self, name: &'b str) -> impl Iterator<Item = PodView<'a>> + use<'a, 'b> {
         let first = PodId { namespace: name.to_owned(), name: String::new() };
         let pods = self.pods.range(first..).take_while(move |(id, _)| id.namespace == name);
         pods.map(|(id, pod)| self.view(id, pod))
     }
 
-    /// Pods with a network of their own that claim the address.
-    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = PodView<'_>> {
+    /// Pods that have the address. Host-network pods are not included.
+    pub(super) fn with_address(&self, address: IpAddr) -> impl Iterator<Item = PodView<'_>> {
         self.by_address.get(&address).into_iter().flatten().filter_map(|id| self.get(id))
     }
 
-    /// All pods with a network of their own.
-    pub(super) fn all(&self) -> impl Iterator<Item = PodView<'_>> {
-        self.pods.iter().filter(|(_, pod)| is_findable(pod)).map(|(id, pod)| self.view(id, pod))
+    /// All pods with their own network namespace.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = PodView<'_>> {
+        self.pods.iter().filter(|(_, pod)| is_endpoint(pod)).map(|(id, pod)| self.view(id, pod))
     }
 
-    /// Those that the selector finds. It looks at the pods of its namespaces or at those with a label that it requires,
-    /// whichever are fewer.
-    pub(super) fn find(&self, selector: &PodSelector) -> Vec<PodView<'_>> {
-        let labelled = selector.pods.required().map(|(key, values)| -> Vec<&Arc<PodId>> {
+    /// The pods that the selector matches. Searches the pods of its namespaces or the pods with a label that it
+    /// requires, whichever are fewer.
+    pub(super) fn select(&self, selector: &PodSelector) -> Vec<PodView<'_>> {
+        let by_label = selector.pods.required().map(|(key, values)| -> Vec<&Arc<PodId>> {
             let by_value = self.by_label.get(key);
             values.iter().filter_map(|value| by_value?.get(value)).flatten().collect()
         });
-        let most = labelled.as_ref().map_or(usize::MAX, Vec::len);
+        let limit = by_label.as_ref().map_or(usize::MAX, Vec::len);
         let mut views: Vec<PodView<'_>> = match &selector.namespaces {
-            NamespaceSelector::Named(name) => self.of_namespace(name).take(most.saturating_add(1)).collect(),
+            NamespaceSelector::Named(name) => self.in_namespace(name).take(limit.saturating_add(1)).collect(),
             NamespaceSelector::Matching(labels) => {
                 let matching = self.namespaces.iter().filter(|(_, have)| labels.matches(have));
-                matching.flat_map(|(name, _)| self.of_namespace(name)).take(most.saturating_add(1)).collect()
+                matching.flat_map(|(name, _)| self.in_namespace(name)).take(limit.saturating_add(1)).collect()
             }
         };
-        if let Some(ids) = labelled
+        if let Some(ids) = by_label
             && views.len() > ids.len()
         {
             views = ids.into_iter().filter_map(|id| self.get(id)).collect();
         }
-        views.retain(|view| view.found_by(selector));
+        views.retain(|view| view.selected_by(selector));
         views
     }
 }
 
-fn is_findable(pod: &Pod) -> bool {
+fn is_endpoint(pod: &Pod) -> bool {
     pod.kind == PodKind::Endpoint
 }

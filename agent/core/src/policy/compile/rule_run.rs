@@ -1,5 +1,5 @@
-//! Neighbouring rules of the same action, taken together: their order among each other means nothing, so however many
-//! they are, they become a few lookups.
+//! A run: consecutive rules with the same action. Their order does not affect the verdict, so a run of any length
+//! becomes a few set lookups.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +13,13 @@ use crate::{
     ruleset::{CmpOp, Field},
 };
 
-/// A packet's fields, whether they must be in the set or must not, and the set.
+/// The packet fields, whether they must be in the set or not, and the set.
 pub(super) type SetLookup<'a> = (Vec<Field>, CmpOp, SetExpr<'a>);
 
-/// PortMatch a run of rules matches, sorted by how it is looked up.
+/// The matches of a run, by the kind of set that looks them up.
 #[derive(Default)]
 pub(super) struct RuleRun<'a> {
-    matches_all: Coverage,
+    coverage: Coverage,
     pods: BTreeSet<&'a PodSelector>,
     blocks: Vec<&'a IpBlock>,
     ports: BTreeSet<(Protocol, u16)>,
@@ -27,44 +27,44 @@ pub(super) struct RuleRun<'a> {
     pod_ports: BTreeSet<(AddressSource<'a>, PortKey<'a>)>,
     pod_ranges: BTreeMap<&'a PodSelector, Vec<PortRange>>,
     block_ports: Vec<(&'a IpBlock, PortRange)>,
-    /// PortMatch is matched of everybody but some.
-    but: BTreeMap<ExcludedPeers<'a>, RuleRun<'a>>,
+    /// Rules that match all peers except some, by the excluded peers.
+    excluding: BTreeMap<ExcludedPeers<'a>, RuleRun<'a>>,
 }
 
-/// RulePeers that a rule is not about.
+/// Peers that a rule excludes.
 #[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct ExcludedPeers<'a> {
     pods: BTreeSet<&'a PodSelector>,
     blocks: BTreeSet<&'a IpBlock>,
 }
 
-/// How far a run reaches.
+/// Which packets a run matches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Coverage {
-    /// Some packets.
+    /// Some packets: lookups decide.
     #[default]
     Some,
-    /// Every packet: no lookup is needed, and nothing behind it is ever reached.
+    /// Every packet: no lookup is needed, and later rules of the chain are unreachable.
     All,
 }
 
 #[derive(Clone, Copy)]
 enum PeerMatch<'a> {
-    Anybody,
+    Any,
     Pods(&'a PodSelector),
     IpBlock(&'a IpBlock),
 }
 
 #[derive(Clone, Copy)]
 enum PortMatch<'a> {
-    Anything,
+    Any,
     Numbers(PortRange),
     Named(Protocol, &'a str),
 }
 
 impl<'a> RuleRun<'a> {
-    /// Takes the rules together. On ingress a port's name means a port of the selected pod: `own_ports` are that
-    /// pod's. On egress it means one of the peer's, which the sets resolve.
+    /// Collects the rules of a run. On ingress a port name refers to the selected pod and is resolved with `own_ports`.
+    /// On egress it refers to the peer and is resolved by the set.
     pub(super) fn new(
         rules: impl IntoIterator<Item = &'a PolicyRule>,
         direction: Direction,
@@ -72,33 +72,33 @@ impl<'a> RuleRun<'a> {
     ) -> Self {
         let mut run = Self::default();
         for rule in rules {
-            let whats = whats(&rule.ports, direction, own_ports);
-            let (run, whos) = match &rule.peers {
-                RulePeers::Any => (&mut run, vec![PeerMatch::Anybody]),
-                RulePeers::Of(peers) => (&mut run, peers.iter().map(who).collect()),
-                RulePeers::NoneOf(peers) if peers.is_empty() => (&mut run, vec![PeerMatch::Anybody]),
-                RulePeers::NoneOf(peers) => (run.but.entry(excluded(peers)).or_default(), vec![PeerMatch::Anybody]),
+            let ports = port_matches(&rule.ports, direction, own_ports);
+            let (run, peers) = match &rule.peers {
+                RulePeers::Any => (&mut run, vec![PeerMatch::Any]),
+                RulePeers::Of(peers) => (&mut run, peers.iter().map(peer_match).collect()),
+                RulePeers::NoneOf(peers) if peers.is_empty() => (&mut run, vec![PeerMatch::Any]),
+                RulePeers::NoneOf(peers) => (run.excluding.entry(excluded(peers)).or_default(), vec![PeerMatch::Any]),
             };
-            for who in whos {
-                whats.iter().for_each(|what| run.add(who, *what));
+            for peer in peers {
+                ports.iter().for_each(|port| run.add(peer, *port));
             }
         }
         run
     }
 
-    pub(super) const fn reach(&self) -> Coverage {
-        self.matches_all
+    pub(super) const fn coverage(&self) -> Coverage {
+        self.coverage
     }
 
-    fn add(&mut self, who: PeerMatch<'a>, what: PortMatch<'a>) {
+    fn add(&mut self, peer: PeerMatch<'a>, port: PortMatch<'a>) {
         let single = |range: PortRange| (range.first == range.last).then_some((range.protocol, range.first));
-        match (who, what) {
-            (PeerMatch::Anybody, PortMatch::Anything) => self.matches_all = Coverage::All,
-            (PeerMatch::Pods(selector), PortMatch::Anything) => {
+        match (peer, port) {
+            (PeerMatch::Any, PortMatch::Any) => self.coverage = Coverage::All,
+            (PeerMatch::Pods(selector), PortMatch::Any) => {
                 self.pods.insert(selector);
             }
-            (PeerMatch::IpBlock(block), PortMatch::Anything) => self.blocks.push(block),
-            (PeerMatch::Anybody, PortMatch::Numbers(range)) => match single(range) {
+            (PeerMatch::IpBlock(block), PortMatch::Any) => self.blocks.push(block),
+            (PeerMatch::Any, PortMatch::Numbers(range)) => match single(range) {
                 Some(port) => {
                     self.ports.insert(port);
                 }
@@ -111,67 +111,76 @@ impl<'a> RuleRun<'a> {
                 None => self.pod_ranges.entry(selector).or_default().push(range),
             },
             (PeerMatch::IpBlock(block), PortMatch::Numbers(range)) => self.block_ports.push((block, range)),
-            (who, PortMatch::Named(protocol, name)) => {
-                let holder = match who {
-                    PeerMatch::Anybody => AddressSource::AnyPod,
+            (peer, PortMatch::Named(protocol, name)) => {
+                let source = match peer {
+                    PeerMatch::Any => AddressSource::AnyPod,
                     PeerMatch::Pods(selector) => AddressSource::Selected(selector),
                     PeerMatch::IpBlock(block) => AddressSource::Within(block),
                 };
-                self.pod_ports.insert((holder, PortKey::Named(protocol, name)));
+                self.pod_ports.insert((source, PortKey::Named(protocol, name)));
             }
         }
     }
 
-    /// The lookups of the run, cheapest first: a packet matches if all of one line say so. `peer` is the field that
-    /// holds the other side's address.
+    /// The lookups of the run, cheapest first. A packet matches the run if all lookups of one inner list match.
+    /// `peer` is the packet field with the peer's address.
     pub(super) fn lookups(&self, families: &BTreeSet<Family>, peer: fn(Family) -> Field) -> Vec<Vec<SetLookup<'a>>> {
-        let found = |line: Vec<(Vec<Field>, SetExpr<'a>)>| {
-            line.into_iter().map(|(fields, set)| (fields, CmpOp::Eq, set)).collect::<Vec<_>>()
+        let included = |conjunction: Vec<(Vec<Field>, SetExpr<'a>)>| {
+            conjunction.into_iter().map(|(fields, set)| (fields, CmpOp::Eq, set)).collect::<Vec<_>>()
         };
-        let mut lines: Vec<Vec<SetLookup<'_>>> = self.finding(families, peer).into_iter().map(found).collect();
-        for (excluded, run) in &self.but {
+        let mut lookups: Vec<Vec<SetLookup<'_>>> =
+            self.included_lookups(families, peer).into_iter().map(included).collect();
+        for (excluded, run) in &self.excluding {
             for &family in families {
-                let but = excluded.lookups(family, peer);
+                let excluding = excluded.lookups(family, peer);
                 let one = BTreeSet::from([family]);
-                let inner = match run.reach() {
+                let inner = match run.coverage() {
                     Coverage::All => vec![Vec::new()],
-                    Coverage::Some => run.finding(&one, peer),
+                    Coverage::Some => run.included_lookups(&one, peer),
                 };
-                lines.extend(inner.into_iter().map(|line| but.iter().cloned().chain(found(line)).collect()));
+                lookups.extend(
+                    inner
+                        .into_iter()
+                        .map(|conjunction| excluding.iter().cloned().chain(included(conjunction)).collect()),
+                );
             }
         }
-        lines
+        lookups
     }
 
-    /// The lines of those who are named, not of those who are excluded.
-    fn finding(&self, families: &BTreeSet<Family>, peer: fn(Family) -> Field) -> Vec<Vec<(Vec<Field>, SetExpr<'a>)>> {
+    /// The lookups of peers and ports that rules include; `excluding` is not part of them.
+    fn included_lookups(
+        &self,
+        families: &BTreeSet<Family>,
+        peer: fn(Family) -> Field,
+    ) -> Vec<Vec<(Vec<Field>, SetExpr<'a>)>> {
         let port = [Field::Proto, Field::DestinationPort];
         let with_peer = |family| [peer(family)].into_iter().chain(port).collect::<Vec<_>>();
-        let mut lines = Vec::new();
+        let mut lookups = Vec::new();
         for &family in families {
-            lines.push(vec![(vec![peer(family)], SetExpr::Pods(family, self.pods.clone()))]);
-            lines.push(vec![(with_peer(family), SetExpr::PodPorts(family, self.pod_ports.clone()))]);
+            lookups.push(vec![(vec![peer(family)], SetExpr::Pods(family, self.pods.clone()))]);
+            lookups.push(vec![(with_peer(family), SetExpr::PodPorts(family, self.pod_ports.clone()))]);
         }
-        lines.push(vec![(port.to_vec(), SetExpr::Ports(self.ports.clone()))]);
-        lines.push(vec![(port.to_vec(), SetExpr::PortRanges(merge_ports(self.ranges.iter().copied())))]);
+        lookups.push(vec![(port.to_vec(), SetExpr::Ports(self.ports.clone()))]);
+        lookups.push(vec![(port.to_vec(), SetExpr::PortRanges(merge_ports(self.ranges.iter().copied())))]);
         for &family in families {
             let nets = merge_nets(self.blocks.iter().copied(), family);
-            lines.push(vec![(vec![peer(family)], SetExpr::Nets(family, nets))]);
+            lookups.push(vec![(vec![peer(family)], SetExpr::Nets(family, nets))]);
             let pairs = rectangles(self.block_ports.iter().copied(), family);
-            lines.push(vec![(with_peer(family), SetExpr::NetPorts(family, pairs))]);
+            lookups.push(vec![(with_peer(family), SetExpr::NetPorts(family, pairs))]);
             for (ranges, selectors) in self.pods_by_ranges() {
-                lines.push(vec![
+                lookups.push(vec![
                     (vec![peer(family)], SetExpr::Pods(family, selectors)),
                     (port.to_vec(), SetExpr::PortRanges(ranges)),
                 ]);
             }
         }
-        lines.retain(|line| line.iter().all(|(_, set)| !set.is_empty()));
-        lines
+        lookups.retain(|conjunction| conjunction.iter().all(|(_, set)| !set.is_empty()));
+        lookups
     }
 
-    /// Pods and ranges of ports cannot share one set: ranges make its changes slow, and pods change all the time. So
-    /// there is a pair of lookups for each list of ranges, of which a cluster has few.
+    /// Pod selectors by their list of port ranges. Pods and port ranges do not share a set: updates of interval sets are
+    /// slow, and pods change often. Each list of ranges, of which a cluster has few, gets a pair of lookups instead.
     fn pods_by_ranges(&self) -> BTreeMap<Vec<PortRange>, BTreeSet<&'a PodSelector>> {
         let mut grouped: BTreeMap<Vec<PortRange>, BTreeSet<&PodSelector>> = BTreeMap::new();
         for (selector, ranges) in &self.pod_ranges {
@@ -182,8 +191,8 @@ impl<'a> RuleRun<'a> {
 }
 
 impl<'a> ExcludedPeers<'a> {
-    /// That a packet of the family comes from nobody of them. The sets can be empty: they hold the packet to its
-    /// family, too.
+    /// Lookups that match packets of the family whose peer is not excluded. At least one lookup remains even if its set
+    /// is empty, because it restricts the rule to the family.
     fn lookups(&self, family: Family, peer: fn(Family) -> Field) -> Vec<SetLookup<'a>> {
         let nets = merge_nets(self.blocks.iter().copied(), family);
         let mut sets = vec![SetExpr::Pods(family, self.pods.clone()), SetExpr::Nets(family, nets)];
@@ -196,7 +205,7 @@ impl<'a> ExcludedPeers<'a> {
     }
 }
 
-fn who(peer: &RulePeer) -> PeerMatch<'_> {
+fn peer_match(peer: &RulePeer) -> PeerMatch<'_> {
     match peer {
         RulePeer::Pods(selector) => PeerMatch::Pods(selector),
         RulePeer::IpBlock(block) => PeerMatch::IpBlock(block),
@@ -214,19 +223,19 @@ fn excluded(peers: &[RulePeer]) -> ExcludedPeers<'_> {
     excluded
 }
 
-fn whats<'a>(ports: &'a RulePorts, direction: Direction, own_ports: &BTreeSet<NamedPort>) -> Vec<PortMatch<'a>> {
-    let RulePorts::Of(ports) = ports else { return vec![PortMatch::Anything] };
+fn port_matches<'a>(ports: &'a RulePorts, direction: Direction, own_ports: &BTreeSet<NamedPort>) -> Vec<PortMatch<'a>> {
+    let RulePorts::Of(ports) = ports else { return vec![PortMatch::Any] };
     let numbers = |&protocol: &Protocol, first, last| PortMatch::Numbers(PortRange { protocol, first, last });
-    let mut whats = Vec::new();
+    let mut matches = Vec::new();
     for port in ports {
         match (port, direction) {
-            (RulePort::Numbers(protocol, first, last), _) => whats.push(numbers(protocol, *first, *last)),
-            (RulePort::Named(protocol, name), Direction::Egress) => whats.push(PortMatch::Named(*protocol, name)),
+            (RulePort::Numbers(protocol, first, last), _) => matches.push(numbers(protocol, *first, *last)),
+            (RulePort::Named(protocol, name), Direction::Egress) => matches.push(PortMatch::Named(*protocol, name)),
             (RulePort::Named(protocol, name), Direction::Ingress) => {
                 let own = own_ports.iter().filter(|p| p.protocol == *protocol && p.name == *name);
-                whats.extend(own.map(|p| numbers(protocol, p.port, p.port)));
+                matches.extend(own.map(|p| numbers(protocol, p.port, p.port)));
             }
         }
     }
-    whats
+    matches
 }
