@@ -65,7 +65,9 @@ fn a_dual_stack_node_with_a_policy() {
         node_pod_cidrs: &nets(&["10.244.1.0/24", "fd00:10:244:1::/64"]),
         node_addresses: &addresses(&["172.30.0.11", "172.30.0.12", "fd00:172:30::11", "fd00:172:30::12"]),
         vxlan_port: 8472,
-        masquerade: Masquerade::Enabled { not_to: nets(&["192.168.0.0/16", "192.168.4.0/24", "198.51.100.7/32"]) },
+        masquerade: Masquerade::Enabled {
+            non_masquerade_cidrs: nets(&["192.168.0.0/16", "192.168.4.0/24", "198.51.100.7/32"]),
+        },
         source_to_nodes: SourceToNodes::NodeAddress,
         policy: PolicyEnforcement::Enforce(one_policy()),
     };
@@ -96,7 +98,7 @@ fn a_node_without_pods_that_routes_directly() {
         node_pod_cidrs: &nets(&["10.244.1.0/24"]),
         node_addresses: &addresses(&["172.30.0.11", "172.30.0.12"]),
         vxlan_port: 8472,
-        masquerade: Masquerade::Enabled { not_to: Vec::new() },
+        masquerade: Masquerade::Enabled { non_masquerade_cidrs: Vec::new() },
         source_to_nodes: SourceToNodes::PodAddress,
         policy: PolicyEnforcement::Enforce(CompiledPolicy::default()),
     };

@@ -45,16 +45,16 @@ fn tampered(have: &Ruleset, mischief: Vec<Mischief>) -> FakeTable {
     table.apply(&Transaction::create(&have)).unwrap();
     for thing in mischief {
         match thing {
-            Mischief::Thing(Unmanaged::Set(name)) => table.add_foreign(match table.read_back() {
-                Some(have) if have.foreign.contains(&Unmanaged::Map(name.clone())) => Unmanaged::Map(name),
+            Mischief::Thing(Unmanaged::Set(name)) => table.add_unmanaged(match table.read_back() {
+                Some(have) if have.unmanaged.contains(&Unmanaged::Map(name.clone())) => Unmanaged::Map(name),
                 _ => Unmanaged::Set(name),
             }),
-            Mischief::Thing(Unmanaged::Map(name)) => table.add_foreign(match table.read_back() {
-                Some(have) if have.foreign.contains(&Unmanaged::Set(name.clone())) => Unmanaged::Set(name),
+            Mischief::Thing(Unmanaged::Map(name)) => table.add_unmanaged(match table.read_back() {
+                Some(have) if have.unmanaged.contains(&Unmanaged::Set(name.clone())) => Unmanaged::Set(name),
                 _ => Unmanaged::Map(name),
             }),
-            Mischief::Thing(thing) => table.add_foreign(thing),
-            Mischief::Rule(name) => table.add_foreign_rule(&chain(name)),
+            Mischief::Thing(thing) => table.add_unmanaged(thing),
+            Mischief::Rule(name) => table.add_unmanaged_rule(&chain(name)),
         }
     }
     table

@@ -267,7 +267,7 @@ fn a_failed_change_stops_no_other_and_a_link_that_is_gone_takes_its_entries_alon
         let failed = net.apply(&[
             NetOp::SetMtu { link: link.clone(), mtu: 1400 },
             NetOp::DeleteNeighbour { link: link.clone(), address },
-            NetOp::DeleteLink { link: link.clone(), why: "test".to_owned() },
+            NetOp::DeleteLink { link: link.clone(), reason: "test".to_owned() },
             NetOp::SetMtu { link: IfName::new("flannel.1").unwrap(), mtu: 9000 },
             NetOp::SetMtu { link: IfName::new("flannel.1").unwrap(), mtu: 1399 },
         ]);

@@ -191,7 +191,7 @@ fn the_golden_tables_load_and_read_back_without_anything_foreign() {
             let mut nft = KernelNft::open_as(Ownership::Shared).unwrap();
             sh(&format!("nft -f '{}'", file.display()));
             let have = nft.read_back().unwrap().unwrap();
-            assert_eq!(have.foreign, BTreeSet::<Unmanaged>::new(), "{}", file.display());
+            assert_eq!(have.unmanaged, BTreeSet::<Unmanaged>::new(), "{}", file.display());
             let rules: Vec<_> = have.chains.values().flat_map(|chain| &chain.rules).collect();
             assert!(rules.iter().all(|rule| rule.is_some()), "{}", file.display());
             let written = script.lines().filter(|line| line.starts_with("add rule")).count();

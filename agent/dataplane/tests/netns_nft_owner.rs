@@ -121,7 +121,7 @@ fn a_table_that_nobody_can_own_is_replaced_at_once() {
 
     let mut new = KernelNft::open().unwrap();
     let have = new.read_back().unwrap().unwrap();
-    assert!(matches!(have.foreign.first(), Some(Unmanaged::Other(_))), "{:?}", have.foreign);
+    assert!(matches!(have.unmanaged.first(), Some(Unmanaged::Other(_))), "{:?}", have.unmanaged);
     let transaction = diff(&want, Some(&have));
     assert_eq!(transaction, Transaction::replace(&want), "in one transaction, so that there is no moment without it");
     new.apply(&transaction).unwrap();

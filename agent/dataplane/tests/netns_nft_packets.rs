@@ -79,7 +79,7 @@ impl World {
             remote: Namespace::new(),
             policy: PolicyEnforcement::Off,
             masquerade: Masquerade::Enabled {
-                not_to: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()],
+                non_masquerade_cidrs: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()],
             },
             source_to_nodes: SourceToNodes::NodeAddress,
             known: vec!["a", "b"],

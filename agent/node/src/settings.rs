@@ -73,7 +73,10 @@ impl Settings {
             interface: interface(config.interface.as_ref())?,
             masquerade: match config.masquerade.mode {
                 MasqueradeMode::Enabled => Masquerade::Enabled {
-                    not_to: nets("masquerade.nonMasqueradeCIDRs", &config.masquerade.non_masquerade_cidrs)?,
+                    non_masquerade_cidrs: nets(
+                        "masquerade.nonMasqueradeCIDRs",
+                        &config.masquerade.non_masquerade_cidrs,
+                    )?,
                 },
                 MasqueradeMode::Disabled => Masquerade::Disabled,
             },

@@ -1,11 +1,12 @@
-//! What to change so that the kernel holds what is wanted.
+//! Compares the desired overlay with the kernel state and lists the operations that make them equal.
 //!
-//! Order: first devices that must be replaced go; then up: device, sysctl, address, neighbour, forwarding entry, route;
-//! then down, in reverse. What is wanted is there before what is not goes, so that a change of a peer interrupts nothing.
+//! Order: delete devices that must be recreated; then create or update devices, sysctls, addresses, neighbour entries,
+//! FDB entries and routes; then delete what is not wanted, in reverse order. New entries exist before old ones are
+//! deleted, so a changed peer stays reachable.
 //!
-//! Only what is ours: devices with an overlay's name, what is permanent on them, and routes with our protocol number. A
-//! route of another program is replaced only where it has a network that we want and leads through our device (one
-//! that was flannel's); anywhere else it stays, and adding ours beside it fails and says so.
+//! Scope: devices with an overlay's name, permanent entries on them, and routes with our protocol number. A route of
+//! another program is replaced only if it has a destination that we want and uses our device, as one of flannel's does.
+//! Any other stays, and the attempt to add ours reports the conflict.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -13,57 +14,55 @@ use ipnet::IpNet;
 
 use super::{
     IfIndex, Kernel, LinkKind, LinkState, NetOp, NextHop, Overlay, Route, RouteKey, RouteOwner, RoutePath, RouteTarget,
-    VxlanConfig, VxlanDevice, kernel::default_metric, notice::target,
+    VxlanConfig, VxlanDevice, kernel::default_metric, notification::target,
 };
 use crate::{
     model::{Family, Mac},
     names::IfName,
 };
 
-/// Lists the changes that turn what the kernel has into what is wanted, in the order in which they must be made.
+/// Lists the operations that turn `have` into `want`, in an order that the kernel accepts.
 #[must_use]
 pub fn diff(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
-    let mut ops = replaced_devices(want, have);
+    let mut ops = device_deletions(want, have);
     ops.extend(want.devices.values().flat_map(|device| device_changes(device, have, &ops)).collect::<Vec<_>>());
     if ops.is_empty() {
-        return changes(want, have);
+        return entry_changes(want, have);
     }
-    // With a device go its entries, with a MAC the neighbours: compare with what is left once the devices are right.
-    let mut left = have.clone();
+    // Deleting a device deletes its entries, and changing its MAC flushes its neighbours: compare with the state after that.
+    let mut remaining = have.clone();
     for op in &ops {
-        let executed = left.execute(op);
-        debug_assert!(executed.is_ok(), "what was read back can be changed: {executed:?}");
+        let executed = remaining.execute(op);
+        debug_assert!(executed.is_ok(), "a device that was read back can be changed: {executed:?}");
     }
-    ops.extend(changes(want, &left));
+    ops.extend(entry_changes(want, &remaining));
     ops
 }
 
-/// Lists the changes that remove everything of ours, pods' links included.
+/// Lists the operations that delete everything of ours, pod links included.
 #[must_use]
 pub fn teardown(have: &Kernel) -> Vec<NetOp> {
-    let mut ops = changes(&Overlay::default(), have);
+    let mut ops = entry_changes(&Overlay::default(), have);
     let pods = have.links.values().filter(|link| link.name.is_pod());
-    ops.extend(
-        pods.map(|link| NetOp::DeleteLink { link: link.name.clone(), why: "the network is removed".to_owned() }),
-    );
+    ops.extend(pods.map(|link| NetOp::DeleteLink { link: link.name.clone(), reason: "network teardown".to_owned() }));
     ops
 }
 
-/// Devices whose name is right and whose nature is wrong.
-fn replaced_devices(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
-    let replace = |device: &VxlanDevice| {
+/// Deletes the devices that must be recreated because an immutable attribute differs.
+fn device_deletions(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
+    let delete = |device: &VxlanDevice| {
         let (_, link) = have.link(&device.name)?;
-        let why = why_replace(&device.tunnel, &link.kind)?;
-        Some(NetOp::DeleteLink { link: device.name.clone(), why })
+        let reason = recreate_reason(&device.tunnel, &link.kind)?;
+        Some(NetOp::DeleteLink { link: device.name.clone(), reason })
     };
-    want.devices.values().filter_map(replace).collect()
+    want.devices.values().filter_map(delete).collect()
 }
 
-/// What makes it impossible to keep a device.
-fn why_replace(want: &VxlanConfig, have: &LinkKind) -> Option<String> {
+/// Why a device cannot be changed in place; `None` if it can.
+fn recreate_reason(want: &VxlanConfig, have: &LinkKind) -> Option<String> {
     let LinkKind::Vxlan(have) = have else {
         let LinkKind::Other(kind) = have else { return None };
-        return Some(format!("a {kind} should be a VXLAN device with a local address"));
+        return Some(format!("kind {kind} should be a VXLAN device with a local address"));
     };
     let mut reasons = Vec::new();
     let mut compare = |what: &str, want: String, have: String| {
@@ -79,7 +78,7 @@ fn why_replace(want: &VxlanConfig, have: &LinkKind) -> Option<String> {
     (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
-/// The numbers of the wanted devices that are there.
+/// The wanted devices, with the ifindex of those that exist.
 struct Devices<'a> {
     want: &'a BTreeMap<Family, VxlanDevice>,
     index: BTreeMap<Family, IfIndex>,
@@ -91,30 +90,31 @@ impl Devices<'_> {
     }
 }
 
-fn changes(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
+/// Compares everything but the devices' own attributes.
+fn entry_changes(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
     let find = |device: &VxlanDevice| have.link(&device.name).map(|(index, _)| index);
     let index = want.devices.iter().filter_map(|(family, device)| Some((*family, find(device)?))).collect();
     let devices = Devices { want: &want.devices, index };
-    let mut up = Vec::new();
-    let mut down = Vec::new();
-    up.extend(sysctl_changes(want, have));
-    address_changes(&devices, have, &mut up, &mut down);
-    up.extend(neighbour_changes(want, have, &devices));
-    up.extend(fdb_changes(want, have, &devices));
-    route_changes(want, have, &devices, &mut up);
-    pod_route_changes(want, have, &mut up);
+    let mut additions = Vec::new();
+    let mut deletions = Vec::new();
+    additions.extend(sysctl_changes(want, have));
+    address_changes(&devices, have, &mut additions, &mut deletions);
+    additions.extend(neighbour_changes(want, have, &devices));
+    additions.extend(fdb_changes(want, have, &devices));
+    route_changes(want, have, &devices, &mut additions);
+    pod_route_changes(want, have, &mut additions);
 
-    stale_links(&devices, have, &mut down);
-    stale_entries(want, have, &devices, &mut down);
-    stale_routes(want, have, &mut down);
-    up.extend(down.into_iter().rev());
-    up
+    link_deletions(&devices, have, &mut deletions);
+    entry_deletions(want, have, &devices, &mut deletions);
+    route_deletions(want, have, &mut deletions);
+    additions.extend(deletions.into_iter().rev());
+    additions
 }
 
-fn device_changes(want: &VxlanDevice, have: &Kernel, replaced: &[NetOp]) -> Vec<NetOp> {
-    let goes = |op: &NetOp| matches!(op, NetOp::DeleteLink { link, .. } if *link == want.name);
+fn device_changes(want: &VxlanDevice, have: &Kernel, deletions: &[NetOp]) -> Vec<NetOp> {
+    let deletes_it = |op: &NetOp| matches!(op, NetOp::DeleteLink { link, .. } if *link == want.name);
     let link = want.name.clone();
-    let Some((_, have)) = have.link(&want.name).filter(|_| !replaced.iter().any(goes)) else {
+    let Some((_, have)) = have.link(&want.name).filter(|_| !deletions.iter().any(deletes_it)) else {
         return vec![NetOp::CreateDevice(want.clone())];
     };
     let mut ops = Vec::new();
@@ -138,24 +138,24 @@ fn sysctl_changes(want: &Overlay, have: &Kernel) -> Vec<NetOp> {
         .collect()
 }
 
-fn address_changes(devices: &Devices<'_>, have: &Kernel, up: &mut Vec<NetOp>, down: &mut Vec<NetOp>) {
+fn address_changes(devices: &Devices<'_>, have: &Kernel, additions: &mut Vec<NetOp>, deletions: &mut Vec<NetOp>) {
     for (family, device) in devices.want {
         let addresses = devices.index.get(family).and_then(|index| have.addresses.get(index));
         let addresses = addresses.map(Vec::as_slice).unwrap_or_default();
         let link = &device.name;
         if !addresses.contains(&device.address) {
-            up.push(NetOp::AddAddress { link: link.clone(), address: device.address });
+            additions.push(NetOp::AddAddress { link: link.clone(), address: device.address });
         }
-        let stale = addresses.iter().filter(|address| **address != device.address);
-        down.extend(stale.map(|address| NetOp::DeleteAddress { link: link.clone(), address: *address }));
+        let unwanted = addresses.iter().filter(|address| **address != device.address);
+        deletions.extend(unwanted.map(|address| NetOp::DeleteAddress { link: link.clone(), address: *address }));
     }
 }
 
 fn neighbour_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<NetOp> {
     let set = |address: &IpAddr, mac: &Mac| {
         let link = devices.name(Family::of(*address))?;
-        let there = have_neighbour(have, devices, *address) == Some(*mac);
-        (!there).then(|| NetOp::SetNeighbour { link: link.clone(), address: *address, mac: *mac })
+        let differs = have_neighbour(have, devices, *address) != Some(*mac);
+        differs.then(|| NetOp::SetNeighbour { link: link.clone(), address: *address, mac: *mac })
     };
     want.neighbours.iter().filter_map(|(address, mac)| set(address, mac)).collect()
 }
@@ -170,67 +170,71 @@ fn fdb_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>) -> Vec<NetO
         .iter()
         .filter_map(|((family, mac), remote)| {
             let link = devices.name(*family)?;
-            let there = devices.index.get(family).and_then(|index| have.fdb.get(&(*index, *mac)));
-            (there != Some(remote)).then(|| NetOp::SetFdb { link: link.clone(), mac: *mac, remote: *remote })
+            let installed = devices.index.get(family).and_then(|index| have.fdb.get(&(*index, *mac)));
+            (installed != Some(remote)).then(|| NetOp::SetFdb { link: link.clone(), mac: *mac, remote: *remote })
         })
         .collect()
 }
 
-fn route_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>, up: &mut Vec<NetOp>) {
+fn route_changes(want: &Overlay, have: &Kernel, devices: &Devices<'_>, additions: &mut Vec<NetOp>) {
     for (destination, path) in &want.routes {
         let family = Family::of_net(*destination);
         let key = RouteKey { destination: *destination, metric: default_metric(family) };
         let device = devices.index.get(&family).copied();
         let target = target(*path, key, || device);
-        let there = have.routes.get(&key);
-        if there.is_some_and(|route| route.owner == RouteOwner::Towpath && Some(route.target) == target) {
+        let installed = have.routes.get(&key);
+        if installed.is_some_and(|route| route.owner == RouteOwner::Towpath && Some(route.target) == target) {
             continue;
         }
-        let Some(hop) = hop(*path, *destination, devices, have) else { continue };
-        let place = place(there, target.and_then(RouteTarget::link), device);
-        up.extend(put(key, hop, place));
+        let Some(hop) = next_hop(*path, *destination, devices, have) else { continue };
+        let change = RouteChange::of(installed, target.and_then(RouteTarget::link), device);
+        additions.extend(change.ops(key, hop));
     }
 }
 
-/// How a route gets to its place.
+/// How to install a route.
 enum RouteChange {
-    /// There is none, or one of another program.
+    /// No route with this key exists, or another program owns it: the kernel reports the conflict.
     Add,
-    /// One that may go is there.
+    /// A route that we may replace exists.
     Replace,
-    /// One that must go first is there: while an IPv6 route leads a gateway's address to another link, the kernel takes
-    /// no route with this gateway (`ip6_route_check_nh_onlink`), and ours lies in the very network it is the gateway of.
-    Remake,
+    /// Our route through another link exists. In IPv6 it must be deleted first: the gateway is the network address of the
+    /// destination, so the old route covers it, and `ip6_route_check_nh_onlink` rejects a gateway that is routed to
+    /// another link.
+    Recreate,
 }
 
-fn place(there: Option<&Route>, link: Option<IfIndex>, device: Option<IfIndex>) -> RouteChange {
-    match there {
-        Some(route) if route.owner == RouteOwner::Towpath => {
-            let moves = route.target.link().is_some_and(|there| Some(there) != link);
-            if moves { RouteChange::Remake } else { RouteChange::Replace }
+impl RouteChange {
+    /// `link` is the link of the wanted route, `device` the overlay device of its family.
+    fn of(installed: Option<&Route>, link: Option<IfIndex>, device: Option<IfIndex>) -> Self {
+        match installed {
+            Some(route) if route.owner == RouteOwner::Towpath => {
+                let moves = route.target.link().is_some_and(|old| Some(old) != link);
+                if moves { Self::Recreate } else { Self::Replace }
+            }
+            Some(route) if uses(route, device) => Self::Replace,
+            Some(_) | None => Self::Add,
         }
-        Some(route) if on(route, device) => RouteChange::Replace,
-        Some(_) | None => RouteChange::Add,
+    }
+
+    fn ops(self, route: RouteKey, hop: NextHop) -> Vec<NetOp> {
+        let destination = route.destination;
+        match (self, destination) {
+            (Self::Add, _) => vec![NetOp::AddRoute { destination, hop }],
+            (Self::Replace, _) | (Self::Recreate, IpNet::V4(_)) => vec![NetOp::ReplaceRoute { destination, hop }],
+            (Self::Recreate, IpNet::V6(_)) => {
+                vec![NetOp::DeleteRoute { route }, NetOp::AddRoute { destination, hop }]
+            }
+        }
     }
 }
 
-fn put(route: RouteKey, hop: NextHop, place: RouteChange) -> Vec<NetOp> {
-    let destination = route.destination;
-    match (place, destination) {
-        (RouteChange::Add, _) => vec![NetOp::AddRoute { destination, hop }],
-        (RouteChange::Replace, _) | (RouteChange::Remake, IpNet::V4(_)) => {
-            vec![NetOp::ReplaceRoute { destination, hop }]
-        }
-        (RouteChange::Remake, IpNet::V6(_)) => vec![NetOp::DeleteRoute { route }, NetOp::AddRoute { destination, hop }],
-    }
-}
-
-fn on(route: &Route, device: Option<IfIndex>) -> bool {
+fn uses(route: &Route, device: Option<IfIndex>) -> bool {
     route.target.link().is_some_and(|link| Some(link) == device)
 }
 
-/// `None` for a direct route whose uplink is gone meanwhile.
-fn hop(path: RoutePath, destination: IpNet, devices: &Devices<'_>, have: &Kernel) -> Option<NextHop> {
+/// `None` for a direct route whose uplink no longer exists.
+fn next_hop(path: RoutePath, destination: IpNet, devices: &Devices<'_>, have: &Kernel) -> Option<NextHop> {
     match path {
         RoutePath::Tunnel => {
             let link = devices.name(Family::of_net(destination))?.clone();
@@ -243,61 +247,64 @@ fn hop(path: RoutePath, destination: IpNet, devices: &Devices<'_>, have: &Kernel
     }
 }
 
-/// Routes to pods whose link is there. The CNI plugin adds and removes them with their links; here they only come back.
-fn pod_route_changes(want: &Overlay, have: &Kernel, up: &mut Vec<NetOp>) {
-    // Looked up by name once for all: there may be hundreds of pods.
+/// Restores missing routes to pods whose link exists. The CNI plugin adds and deletes these routes with the links.
+fn pod_route_changes(want: &Overlay, have: &Kernel, additions: &mut Vec<NetOp>) {
+    // Index the links by name once: a node may have hundreds of pods.
     let links: BTreeMap<&IfName, (IfIndex, LinkState)> =
         have.links.iter().map(|(index, link)| (&link.name, (*index, link.state))).collect();
     for (destination, link) in &want.pod_routes {
         let Some((index, LinkState::Up)) = links.get(link).copied() else { continue };
         let metric = default_metric(Family::of_net(*destination));
         match have.routes.get(&RouteKey { destination: *destination, metric }) {
-            Some(Route { target: RouteTarget::Link(there), .. }) if *there == index => {}
+            Some(Route { target: RouteTarget::Link(installed), .. }) if *installed == index => {}
             Some(Route { owner: RouteOwner::Towpath, .. }) => {
-                up.push(NetOp::ReplaceRoute { destination: *destination, hop: NextHop::Link(link.clone()) });
+                additions.push(NetOp::ReplaceRoute { destination: *destination, hop: NextHop::Link(link.clone()) });
             }
-            _ => up.push(NetOp::AddRoute { destination: *destination, hop: NextHop::Link(link.clone()) }),
+            Some(_) | None => {
+                additions.push(NetOp::AddRoute { destination: *destination, hop: NextHop::Link(link.clone()) });
+            }
         }
     }
 }
 
-/// Devices with an overlay's name that are not wanted: of another VNI, or of a family that has no overlay any more.
-fn stale_links(devices: &Devices<'_>, have: &Kernel, down: &mut Vec<NetOp>) {
+/// Deletes devices that have an overlay's name and are not wanted: the VNI changed, or the family is no longer used.
+fn link_deletions(devices: &Devices<'_>, have: &Kernel, deletions: &mut Vec<NetOp>) {
     let wanted = |name: &IfName| devices.want.values().any(|device| device.name == *name);
     for link in have.links.values() {
         let is_ours = link.overlay_family().is_some() && matches!(link.kind, LinkKind::Vxlan(_));
         if is_ours && !wanted(&link.name) {
-            down.push(NetOp::DeleteLink { link: link.name.clone(), why: "no longer part of the overlay".to_owned() });
+            let reason = "no longer part of the overlay".to_owned();
+            deletions.push(NetOp::DeleteLink { link: link.name.clone(), reason });
         }
     }
 }
 
-/// Neighbours and forwarding entries on our devices that are not wanted, in the order in which they would be made.
-fn stale_entries(want: &Overlay, have: &Kernel, devices: &Devices<'_>, down: &mut Vec<NetOp>) {
+/// Deletes unwanted neighbour and FDB entries of our devices. Pushes in creation order; the caller reverses the list.
+fn entry_deletions(want: &Overlay, have: &Kernel, devices: &Devices<'_>, deletions: &mut Vec<NetOp>) {
     for (family, index) in &devices.index {
         let Some(link) = devices.name(*family) else { continue };
-        for (at, address) in have.neighbours.keys() {
-            if at == index && !want.neighbours.contains_key(address) {
-                down.push(NetOp::DeleteNeighbour { link: link.clone(), address: *address });
+        for (on, address) in have.neighbours.keys() {
+            if on == index && !want.neighbours.contains_key(address) {
+                deletions.push(NetOp::DeleteNeighbour { link: link.clone(), address: *address });
             }
         }
-        for ((at, mac), remote) in &have.fdb {
-            if at == index && !want.fdb.contains_key(&(*family, *mac)) {
-                down.push(NetOp::DeleteFdb { link: link.clone(), mac: *mac, remote: *remote });
+        for ((on, mac), remote) in &have.fdb {
+            if on == index && !want.fdb.contains_key(&(*family, *mac)) {
+                deletions.push(NetOp::DeleteFdb { link: link.clone(), mac: *mac, remote: *remote });
             }
         }
     }
 }
 
-/// Routes of ours that are not wanted. Those to pods' links are the CNI plugin's, and go with the link.
-fn stale_routes(want: &Overlay, have: &Kernel, down: &mut Vec<NetOp>) {
+/// Deletes unwanted routes of ours. Routes to pod links belong to the CNI plugin; the kernel deletes them with the link.
+fn route_deletions(want: &Overlay, have: &Kernel, deletions: &mut Vec<NetOp>) {
     for (key, route) in &have.routes {
         let link = route.target.link().and_then(|link| have.links.get(&link));
-        let is_pods = link.is_some_and(|link| link.name.is_pod());
+        let leads_to_pod = link.is_some_and(|link| link.name.is_pod());
         let wanted = (want.routes.contains_key(&key.destination) || want.pod_routes.contains_key(&key.destination))
             && key.metric == default_metric(Family::of_net(key.destination));
-        if route.owner == RouteOwner::Towpath && !is_pods && !wanted {
-            down.push(NetOp::DeleteRoute { route: *key });
+        if route.owner == RouteOwner::Towpath && !leads_to_pod && !wanted {
+            deletions.push(NetOp::DeleteRoute { route: *key });
         }
     }
 }

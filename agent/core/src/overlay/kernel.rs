@@ -1,4 +1,4 @@
-//! What the kernel holds, as far as the overlay is concerned: the shape in which it is read back.
+//! The kernel state that concerns the overlay, as a dump returns it.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -9,7 +9,7 @@ use crate::{
     names::IfName,
 };
 
-/// The number of a network interface, unique within its network namespace and never used again.
+/// An ifindex: identifies a link within its network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfIndex(pub u32);
 
@@ -19,65 +19,66 @@ impl fmt::Display for IfIndex {
     }
 }
 
-/// Whether a link is set up (IFF_UP).
+/// Administrative state of a link (IFF_UP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
-    /// It is.
+    /// The link is up.
     Up,
-    /// It is not; no route leads through it.
+    /// The link is down. The kernel removes its routes and accepts no new ones.
     Down,
 }
 
-/// Whether a VXLAN device learns where MACs are from the packets that it gets.
+/// Whether a VXLAN device learns FDB entries from received packets (IFLA_VXLAN_LEARNING).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Learning {
-    /// It does, as the kernel makes it if one does not ask: any host could draw another's traffic to itself.
+    /// The kernel's default. Any host that reaches the UDP port could redirect another node's traffic to itself.
     On,
-    /// Only what is configured counts.
+    /// Only configured entries are used.
     Off,
 }
 
-/// What makes a VXLAN device what it is. The kernel changes none of it on a live device (EOPNOTSUPP).
+/// Immutable attributes of a VXLAN device: the kernel rejects a change on an existing device (EOPNOTSUPP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VxlanConfig {
-    /// Its network identifier.
+    /// VXLAN network identifier.
     pub vni: Vni,
-    /// The UDP port, here and at the peers.
+    /// Destination UDP port, on this node and on its peers.
     pub port: u16,
-    /// The address from which it sends.
+    /// Source address of the outer packets.
     pub local: IpAddr,
-    /// The link through which it sends.
+    /// Ifindex of the underlay link.
     pub uplink: IfIndex,
-    /// Whether it learns.
+    /// Whether FDB learning is enabled.
     pub learning: Learning,
 }
 
-/// The kind of a link.
+/// The kind of a link (IFLA_INFO_KIND).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
-    /// A VXLAN device with all that a [`VxlanConfig`] has.
+    /// A VXLAN device that has every attribute of a [`VxlanConfig`].
     Vxlan(VxlanConfig),
-    /// Another one, by the kernel's word for it (`veth`, `bridge`); `device` if it has none, as hardware has not.
+    /// Any other link, by the kernel's name for its kind (`veth`, `bridge`). `device` for a link without a kind, such as
+    /// a physical interface.
     Other(String),
 }
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its name.
+    /// Interface name, unique within the network namespace.
     pub name: IfName,
-    /// Its MAC; `None` for those that have none, such as tunnels without Ethernet.
+    /// MAC address; `None` for links without one, such as layer 3 tunnels.
     pub mac: Option<Mac>,
-    /// Its MTU in bytes.
+    /// MTU in bytes.
     pub mtu: u32,
-    /// Whether it is up.
+    /// Administrative state.
     pub state: LinkState,
-    /// Its kind.
+    /// Kind, with the configuration of a VXLAN device.
     pub kind: LinkKind,
 }
 
 impl Link {
-    /// The family of the overlay that it carries, if its name is one that Towpath and flannel give to their devices.
+    /// The family whose overlay the link carries, if it has the name of an overlay device of Towpath or flannel.
     #[must_use]
     pub fn overlay_family(&self) -> Option<Family> {
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -92,42 +93,42 @@ impl Link {
     }
 }
 
-/// Whose a route is, by its protocol number.
+/// The owner of a route, by its protocol number (`rtm_protocol`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteOwner {
-    /// Ours: [`crate::names::ROUTE_PROTOCOL`].
+    /// This agent or its CNI plugin ([`crate::names::ROUTE_PROTOCOL`]).
     Towpath,
-    /// Another program's, with that program's number.
+    /// The kernel or another program, with its protocol number.
     Other(u8),
 }
 
 impl RouteOwner {
-    /// The kernel, for a route that it took from a router's advertisement (RTPROT_RA).
+    /// The kernel, for a route learned from a router advertisement (RTPROT_RA).
     pub const ROUTER_ADVERTISEMENT: Self = Self::Other(9);
-    /// The kernel, for a route that follows from an address (RTPROT_KERNEL).
+    /// The kernel, for the connected route of an address (RTPROT_KERNEL).
     pub const KERNEL: Self = Self::Other(2);
 }
 
-/// Where a route leads.
+/// The target of an installed route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteTarget {
-    /// Through a router on a link.
+    /// A gateway on a link.
     Via {
-        /// The router.
+        /// Address of the gateway.
         gateway: IpAddr,
-        /// The link.
+        /// Ifindex of the output link.
         link: IfIndex,
     },
-    /// To a link itself.
+    /// A link, without a gateway.
     Link(IfIndex),
-    /// Nowhere: packets are dropped.
+    /// The kernel drops the packet (`RTN_BLACKHOLE`).
     Blackhole,
-    /// Something that we never make, such as several routers at once.
+    /// A target that we never install, such as a multipath route.
     Other,
 }
 
 impl RouteTarget {
-    /// The link that the route leaves by, if it is one.
+    /// The output link, if the route has exactly one.
     #[must_use]
     pub const fn link(self) -> Option<IfIndex> {
         match self {
@@ -137,16 +138,16 @@ impl RouteTarget {
     }
 }
 
-/// What tells the routes of the main table apart: the kernel keeps one for each.
+/// Key of a route in the main table: the kernel keeps one route per destination and metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
-    /// The network that it leads to.
+    /// Destination prefix.
     pub destination: IpNet,
-    /// Its priority; less wins. Ours have what the kernel gives when one does not ask: [`default_metric`].
+    /// Priority (RTA_PRIORITY): the lowest wins. Our routes have the [`default_metric`].
     pub metric: u32,
 }
 
-/// The metric of a route that asks for none: 0 in IPv4, 1024 in IPv6 (`IP6_RT_PRIO_USER` in `include/net/ipv6.h`).
+/// The metric of a route added without one: 0 in IPv4, 1024 in IPv6 (`IP6_RT_PRIO_USER` in `linux/ipv6_route.h`).
 #[must_use]
 pub const fn default_metric(family: Family) -> u32 {
     match family {
@@ -158,24 +159,24 @@ pub const fn default_metric(family: Family) -> u32 {
 /// A route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// Where it leads.
+    /// Gateway and output link.
     pub target: RouteTarget,
-    /// Whose it is.
+    /// Program that installed the route.
     pub owner: RouteOwner,
 }
 
 /// A sysctl below `/proc/sys/net` that the overlay depends on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sysctl {
-    /// Whether a link takes IPv6 routes and addresses from whoever advertises them: 0 never, 1 if the node does not forward,
-    /// 2 always. It comes before [`Sysctl::Forwarding`] in order: where it is 1, forwarding deletes such routes at once.
+    /// `accept_ra` of a link: 0 ignores router advertisements, 1 accepts them unless the node forwards, 2 always accepts
+    /// them. Ordered before [`Sysctl::Forwarding`]: enabling forwarding at `accept_ra=1` purges the learned routes.
     AcceptRouterAdvertisements(IfName),
-    /// Whether the node forwards packets of a family at all.
+    /// IP forwarding of a family, for all links.
     Forwarding(Family),
 }
 
 impl fmt::Display for Sysctl {
-    /// Its path below `/proc/sys/net`.
+    /// Prints the path below `/proc/sys/net`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Forwarding(Family::V4) => f.write_str("ipv4/ip_forward"),
@@ -185,51 +186,51 @@ impl fmt::Display for Sysctl {
     }
 }
 
-/// What the kernel holds in one network namespace.
+/// Kernel state of one network namespace.
 ///
-/// Neighbours and forwarding entries are only those on devices with an overlay's name ([`Link::overlay_family`]) and
-/// permanent. Routes are those of the main table that are ours, lead to everywhere (default routes), or were given by a
-/// program and leave through such a device.
+/// Contains only permanent neighbour and FDB entries, and only those of devices with an overlay's name
+/// ([`Link::overlay_family`]). Contains these routes of the main table: ours, default routes, and routes that a program
+/// installed through such a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kernel {
-    /// All links whose name we could write ourselves.
+    /// Links whose name is a valid [`IfName`].
     pub links: BTreeMap<IfIndex, Link>,
-    /// Their addresses of global scope that may be used for new connections, in the kernel's order, with prefix length.
+    /// Addresses of global scope that may be used for new connections, in the kernel's order, with prefix length.
     pub addresses: BTreeMap<IfIndex, Vec<IpNet>>,
-    /// Permanent neighbours.
+    /// Permanent neighbour entries of overlay devices.
     pub neighbours: BTreeMap<(IfIndex, IpAddr), Mac>,
-    /// Permanent forwarding entries of VXLAN devices: where frames for a MAC are sent.
+    /// Permanent FDB entries of overlay devices: the remote VTEP of each MAC.
     pub fdb: BTreeMap<(IfIndex, Mac), IpAddr>,
-    /// Routes.
+    /// Routes of the main table, filtered as described above.
     pub routes: BTreeMap<RouteKey, Route>,
-    /// Sysctls that exist.
+    /// Values of the sysctls that exist.
     pub sysctls: BTreeMap<Sysctl, i32>,
 }
 
 impl Kernel {
-    /// The link of a name.
+    /// Finds a link by name.
     #[must_use]
     pub fn link(&self, name: &IfName) -> Option<(IfIndex, &Link)> {
         self.links.iter().find(|(_, link)| link.name == *name).map(|(index, link)| (*index, link))
     }
 
-    /// The routes to a network, the least metric first.
+    /// Routes with this destination, lowest metric first.
     pub(super) fn routes_to(&self, destination: IpNet) -> impl DoubleEndedIterator<Item = (&RouteKey, &Route)> {
         let key = |metric| RouteKey { destination, metric };
         self.routes.range(key(0)..=key(u32::MAX))
     }
 
-    /// The routes to everywhere of a family, the least metric first.
+    /// Default routes of a family, lowest metric first.
     pub(super) fn default_routes(&self, family: Family) -> impl Iterator<Item = (&RouteKey, &Route)> {
-        let everywhere = match family {
+        let any = match family {
             Family::V4 => IpNet::from(Ipv4Net::default()),
             Family::V6 => IpNet::from(Ipv6Net::default()),
         };
-        self.routes_to(everywhere)
+        self.routes_to(any)
     }
 
-    /// The MAC of the device that carries a family's overlay now, if there is one: it is kept over restarts, because the
-    /// peers have it.
+    /// The MAC of the existing overlay device of a family, if it is usable. The agent keeps it across restarts, because
+    /// peers have entries for it.
     #[must_use]
     pub fn overlay_mac(&self, family: Family, vni: Vni) -> Option<Mac> {
         self.link(&IfName::of_vxlan(family, vni)).and_then(|(_, link)| link.mac).filter(|mac| mac.is_unicast())

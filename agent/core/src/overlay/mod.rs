@@ -1,18 +1,18 @@
-//! The overlay between nodes: flannel's VXLAN wire format, decided without touching the kernel.
+//! Plans the VXLAN overlay between nodes, compatible with flannel's wire format. Pure: it never touches the kernel.
 //!
-//! Per node one VXLAN device per IP family; per peer one neighbour (the network address of its pods → its VTEP's MAC),
-//! one forwarding entry (that MAC → its public IP) and one route (its pods' network via that network address). So a node
-//! knows all that it needs beforehand: nothing is asked by broadcast, nothing is learnt.
+//! Each node has one VXLAN device per IP family. Each peer adds one neighbour entry (network address of its podCIDR to
+//! its VTEP MAC), one FDB entry (VTEP MAC to its public IP) and one route (its podCIDR via that network address). All
+//! entries are static: the device neither floods nor learns.
 //!
-//! Data walks one way: [`OverlayInput`] → [`OverlayPlanner`] → [`Overlay`]; with what was read back ([`Kernel`]) [`diff()`] → [`NetOp`]s.
-//! The cost of `diff` is one walk over both sides. Where the kernel is known to have what was wanted last, [`change()`] gives
-//! the same and costs what is wanted otherwise now, as [`OverlayPlanner`] does: one more peer costs one more peer.
+//! Data flows one way: [`OverlayInput`] → [`OverlayPlanner`] → [`Overlay`] (want); [`Overlay`] and [`Kernel`] (have) →
+//! [`diff()`] → [`NetOp`]s. `diff` walks both sides completely. [`change()`] returns the same operations when the kernel
+//! is known to match the previous overlay, and its cost is proportional to the change. So is that of [`OverlayPlanner`].
 
 mod change;
 mod diff;
+mod execute;
 pub mod kernel;
-mod model;
-mod notice;
+mod notification;
 mod op;
 #[cfg(test)]
 mod tests;
@@ -21,11 +21,11 @@ mod want;
 
 pub use change::change;
 pub use diff::{diff, teardown};
+pub use execute::NetOpError;
 pub use kernel::{
     IfIndex, Kernel, Learning, Link, LinkKind, LinkState, Route, RouteKey, RouteOwner, RouteTarget, Sysctl, VxlanConfig,
 };
-pub use model::NetOpError;
-pub use notice::{NetNotification, Presence};
+pub use notification::{NetNotification, Presence};
 pub use op::{NetOp, NextHop};
 pub use uplink::{InterfaceSpec, MtuError, Uplink, UplinkError, UplinkQuery, choose_uplink, device_mtu};
 pub use want::{DirectRouting, LocalVtep, Overlay, OverlayInput, OverlayPlanner, RoutePath, VxlanDevice, want};

@@ -1,4 +1,4 @@
-//! Which link of the node carries the overlay, and how large its packets may be.
+//! Selects the uplink (the underlay link of the overlay) and computes the MTU.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -7,42 +7,42 @@ use ipnet::IpNet;
 use super::{IfIndex, Kernel, Link, LinkState, RouteOwner, RouteTarget};
 use crate::{model::Family, names::IfName};
 
-/// How the user wants the uplink chosen.
+/// How to select the uplink (`spec.interface`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InterfaceSpec {
-    /// The link of the default route; if there is none, the one with the Node's internal address.
+    /// The link of the default route. Without a default route: the link that has an InternalIP of the Node.
     DefaultRoute,
-    /// The first of these that is there and fit.
+    /// The first of these names whose link exists and is usable.
     Names(Vec<IfName>),
-    /// The link with an address in the first of these networks that any link has one in.
+    /// The link with an address in the first of these networks that matches any link.
     Cidrs(Vec<IpNet>),
-    /// The link with this address.
+    /// The link that has this address.
     Address(IpAddr),
 }
 
-/// What an uplink must do.
+/// Requirements for the uplink.
 #[derive(Debug, Clone, Copy)]
 pub struct UplinkQuery<'a> {
-    /// How it is chosen.
+    /// How to select the link.
     pub spec: &'a InterfaceSpec,
-    /// The families in which it must have an address.
+    /// Families in which the link must have an address.
     pub families: &'a [Family],
-    /// Addresses to take where a link has several: the Node's internal ones.
+    /// Preferred addresses if the link has several: the InternalIPs of the Node.
     pub prefer: &'a [IpAddr],
 }
 
-/// Why an uplink was chosen.
+/// Why a link was selected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UplinkReason {
-    /// It has the default route of that family.
+    /// The default route of this family uses it.
     DefaultRoute(Family),
-    /// It has the Node's internal address.
+    /// It has this InternalIP of the Node.
     NodeAddress(IpAddr),
-    /// Its name was given.
+    /// `spec.interface.names` lists it.
     Name,
-    /// It has an address in a network that was given.
+    /// It has an address in this network of `spec.interface.cidrs`.
     Cidr(IpNet),
-    /// Its address was given.
+    /// It has this address, which an annotation of the Node specifies.
     Address(IpAddr),
 }
 
@@ -58,75 +58,73 @@ impl fmt::Display for UplinkReason {
     }
 }
 
-/// The link that carries the overlay.
+/// The underlay link of the overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
-    /// Its name.
+    /// Interface name.
     pub name: IfName,
-    /// Its number.
+    /// Ifindex.
     pub index: IfIndex,
-    /// Its MTU in bytes.
+    /// MTU in bytes.
     pub mtu: u32,
-    /// The node's address on it, in each family that was asked for.
+    /// Address of the node on the link, in each family of the query.
     pub addresses: BTreeMap<Family, IpAddr>,
-    /// The networks that are on the link itself.
+    /// Networks that are directly connected to the link.
     pub networks: Vec<IpNet>,
-    /// Why it was chosen.
+    /// Why the link was selected.
     pub chosen_by: UplinkReason,
-    /// Whether the node has its IPv6 default route from a router on it.
+    /// Whether a default route of the link was learned from router advertisements.
     pub router_advertisements: RouterAdvertisements,
 }
 
-/// Whether a link's default route hangs on what a router advertises.
+/// Whether a link depends on router advertisements for its default route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouterAdvertisements {
-    /// It does. The link must go on to listen when the node begins to forward.
-    Followed,
-    /// It does not; whether the link listens is left alone.
-    NotFollowed,
+    /// It does: the overlay sets `accept_ra=2`, because the node forwards.
+    Required,
+    /// It does not: `accept_ra` stays as configured.
+    NotRequired,
 }
 
 impl Uplink {
-    /// Whether an address is on the link itself, without a router between.
+    /// Whether an address is in a directly connected network, so that no router is needed.
     #[must_use]
     pub fn reaches(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|net| net.contains(&address))
     }
 }
 
-/// Why there is no uplink.
+/// Why no uplink could be selected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UplinkError {
-    /// Nothing says which.
-    #[error("no default route and no link with the Node's internal address: name the uplink in spec.interface")]
+    /// The node has no default route, and no usable link has an InternalIP of the Node.
+    #[error("no default route, and no usable link has the Node's InternalIP: set spec.interface")]
     NoDefaultRoute,
-    /// The default route leads to a link that cannot carry the overlay.
+    /// The link of the default route is down, a pod's link or an overlay device.
+    #[error("the default route uses ifindex {0}, which cannot be the uplink: set spec.interface")]
+    DefaultRouteUnusable(IfIndex),
+    /// No link of `spec.interface.names` exists and is usable.
     #[error(
-        "the default route leads to link {0}, which is no link that can carry the overlay: name one in spec.interface"
+        "no link in spec.interface.names ({}) exists and is up; usable links: {}", list(.names), list(.available)
     )]
-    DefaultRouteUnfit(IfIndex),
-    /// None of the named ones is there and up.
-    #[error("none of the links {} in spec.interface.names is there and up; there are {}", list(.names), list(.there))]
     NoSuchName {
-        /// Those that were named.
+        /// Links of the configuration.
         names: Vec<IfName>,
-        /// Those that are there and up.
-        there: Vec<IfName>,
+        /// Usable links of the node.
+        available: Vec<IfName>,
     },
-    /// No link has an address in any of the networks.
-    #[error("no link has an address in {} of spec.interface.cidrs", list(.0))]
+    /// No usable link has an address in any of these networks.
+    #[error("no usable link has an address in spec.interface.cidrs ({})", list(.0))]
     NoAddressIn(Vec<IpNet>),
-    /// No link has the address.
-    #[error("no link has the address {0} that the Node's annotation node-public-ip names")]
+    /// No usable link has this address.
+    #[error("no usable link has the address {0} of the Node's annotation node-public-ip")]
     NoSuchAddress(IpAddr),
-    /// It was found, but lacks an address.
-    #[error(
-        "link {name} has no {family} address that the overlay could use: give it one, or name another link in spec.interface"
-    )]
+    /// The selected link has no usable address of a required family.
+    #[error("link {name} has no usable {family} address: add one, or select another link in spec.interface")]
     NoAddress {
-        /// The link.
+        /// Selected link.
         name: IfName,
-        /// The family.
+        /// Required family.
         family: Family,
     },
 }
@@ -138,12 +136,12 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Chooses the link that carries the overlay.
+/// Selects the uplink.
 ///
 /// # Errors
-/// If none fits, with what to do about it.
+/// If no link matches, or the matching link lacks an address of a required family. The message names the remedy.
 pub fn choose_uplink(kernel: &Kernel, query: UplinkQuery<'_>) -> Result<Uplink, UplinkError> {
-    let (index, link, chosen_by) = find(kernel, query)?;
+    let (index, link, chosen_by) = select_link(kernel, query)?;
     let nets = kernel.addresses.get(&index).map(Vec::as_slice).unwrap_or_default();
     let mut addresses = BTreeMap::new();
     for family in query.families {
@@ -161,59 +159,60 @@ pub fn choose_uplink(kernel: &Kernel, query: UplinkQuery<'_>) -> Result<Uplink, 
         .flat_map(|family| kernel.default_routes(family))
         .any(|(_, route)| route.owner == RouteOwner::ROUTER_ADVERTISEMENT && route.target.link() == Some(index));
     let router_advertisements =
-        if advertised { RouterAdvertisements::Followed } else { RouterAdvertisements::NotFollowed };
+        if advertised { RouterAdvertisements::Required } else { RouterAdvertisements::NotRequired };
     let (name, mtu) = (link.name.clone(), link.mtu);
     Ok(Uplink { name, index, mtu, addresses, networks, chosen_by, router_advertisements })
 }
 
-/// The links that can carry the overlay: up, not the overlay itself, not a pod's.
-fn candidates(kernel: &Kernel) -> impl Iterator<Item = (IfIndex, &Link)> {
-    kernel.links.iter().map(|(index, link)| (*index, link)).filter(|(_, link)| is_fit(link))
+fn usable_links(kernel: &Kernel) -> impl Iterator<Item = (IfIndex, &Link)> {
+    kernel.links.iter().map(|(index, link)| (*index, link)).filter(|(_, link)| is_usable(link))
 }
 
-fn is_fit(link: &Link) -> bool {
+/// Whether a link can be the uplink: it is up, and neither an overlay device nor a pod's link.
+fn is_usable(link: &Link) -> bool {
     link.state == LinkState::Up && link.overlay_family().is_none() && !link.name.is_pod()
 }
 
 type UplinkCandidate<'a> = (IfIndex, &'a Link, UplinkReason);
 
-fn find<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<UplinkCandidate<'a>, UplinkError> {
+fn select_link<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<UplinkCandidate<'a>, UplinkError> {
     match query.spec {
         InterfaceSpec::DefaultRoute => by_default_route(kernel, query),
         InterfaceSpec::Names(names) => names
             .iter()
-            .find_map(|name| candidates(kernel).find(|(_, link)| link.name == *name))
+            .find_map(|name| usable_links(kernel).find(|(_, link)| link.name == *name))
             .map(|(index, link)| (index, link, UplinkReason::Name))
             .ok_or_else(|| UplinkError::NoSuchName {
                 names: names.clone(),
-                there: candidates(kernel).map(|(_, link)| link.name.clone()).collect(),
+                available: usable_links(kernel).map(|(_, link)| link.name.clone()).collect(),
             }),
         InterfaceSpec::Cidrs(cidrs) => cidrs
             .iter()
             .find_map(|cidr| {
-                let (index, link) = with_address(kernel, |address| cidr.contains(&address))?;
+                let (index, link) = link_with_address(kernel, |address| cidr.contains(&address))?;
                 Some((index, link, UplinkReason::Cidr(*cidr)))
             })
             .ok_or_else(|| UplinkError::NoAddressIn(cidrs.clone())),
-        InterfaceSpec::Address(address) => with_address(kernel, |have| have == *address)
+        InterfaceSpec::Address(address) => link_with_address(kernel, |have| have == *address)
             .map(|(index, link)| (index, link, UplinkReason::Address(*address)))
             .ok_or(UplinkError::NoSuchAddress(*address)),
     }
 }
 
-fn with_address(kernel: &Kernel, fits: impl Fn(IpAddr) -> bool) -> Option<(IfIndex, &Link)> {
-    candidates(kernel).find(|(index, _)| kernel.addresses.get(index).into_iter().flatten().any(|net| fits(net.addr())))
+fn link_with_address(kernel: &Kernel, matches: impl Fn(IpAddr) -> bool) -> Option<(IfIndex, &Link)> {
+    usable_links(kernel)
+        .find(|(index, _)| kernel.addresses.get(index).into_iter().flatten().any(|net| matches(net.addr())))
 }
 
-/// The default route with the least metric of the first family that has one.
+/// The link of the default route with the lowest metric, in the first family that has a default route.
 fn by_default_route<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<UplinkCandidate<'a>, UplinkError> {
-    let leads_out = |target| matches!(target, RouteTarget::Via { .. } | RouteTarget::Link(_));
+    let uses_link = |target| matches!(target, RouteTarget::Via { .. } | RouteTarget::Link(_));
     for family in query.families {
-        let first = kernel.default_routes(*family).find(|(_, route)| leads_out(route.target));
+        let first = kernel.default_routes(*family).find(|(_, route)| uses_link(route.target));
         let index = first.and_then(|(_, route)| route.target.link());
         if let Some(index) = index {
-            let link = kernel.links.get(&index).filter(|link| is_fit(link));
-            let link = link.ok_or(UplinkError::DefaultRouteUnfit(index))?;
+            let link = kernel.links.get(&index).filter(|link| is_usable(link));
+            let link = link.ok_or(UplinkError::DefaultRouteUnusable(index))?;
             return Ok((index, link, UplinkReason::DefaultRoute(*family)));
         }
     }
@@ -221,30 +220,31 @@ fn by_default_route<'a>(kernel: &'a Kernel, query: UplinkQuery<'_>) -> Result<Up
         .prefer
         .iter()
         .find_map(|address| {
-            let (index, link) = with_address(kernel, |have| have == *address)?;
+            let (index, link) = link_with_address(kernel, |have| have == *address)?;
             Some((index, link, UplinkReason::NodeAddress(*address)))
         })
         .ok_or(UplinkError::NoDefaultRoute)
 }
 
-/// The address that led to the link if one did, else a preferred one, else the first in the kernel's order that belongs
-/// to a network (a single address is rather a virtual IP that wanders between nodes), else the first.
+/// Selects the node's address on the uplink. Order of preference: the address by which the link was selected; a
+/// preferred address; the first address with a network (a /32 or /128 may be a virtual IP that moves between nodes); the
+/// first address.
 fn choose_address(nets: &[IpNet], family: Family, chosen_by: &UplinkReason, prefer: &[IpAddr]) -> Option<IpAddr> {
     let nets: Vec<IpNet> = nets.iter().copied().filter(|net| Family::of_net(*net) == family).collect();
-    let find = |fits: &dyn Fn(&IpNet) -> bool| nets.iter().find(|net| fits(net)).map(IpNet::addr);
-    let by_choice = match chosen_by {
+    let find = |matches: &dyn Fn(&IpNet) -> bool| nets.iter().find(|net| matches(net)).map(IpNet::addr);
+    let selecting = match chosen_by {
         UplinkReason::Cidr(cidr) => find(&|net| cidr.contains(&net.addr())),
         UplinkReason::Address(address) | UplinkReason::NodeAddress(address) => find(&|net| net.addr() == *address),
         UplinkReason::DefaultRoute(_) | UplinkReason::Name => None,
     };
-    by_choice
+    selecting
         .or_else(|| find(&|net| prefer.contains(&net.addr())))
         .or_else(|| find(&|net| net.prefix_len() < family.host_prefix_len()))
         .or_else(|| find(&|_| true))
 }
 
-/// What a VXLAN packet adds, in bytes, by the family of the outer header (RFC 7348, section 5): Ethernet 14, VXLAN 8,
-/// UDP 8, and IPv4 20 or IPv6 40.
+/// VXLAN overhead in bytes, by family of the outer header (RFC 7348, section 5): inner Ethernet 14, VXLAN 8, UDP 8, and
+/// IPv4 20 or IPv6 40.
 #[must_use]
 pub const fn overhead(outer: Family) -> u32 {
     match outer {
@@ -253,38 +253,41 @@ pub const fn overhead(outer: Family) -> u32 {
     }
 }
 
-/// The least MTU of a link that carries IPv6 (RFC 8200, section 5), and the least that NetworkConfig takes.
+/// Minimum MTU in bytes: the IPv6 minimum link MTU (RFC 8200, section 5) and the lower bound of `spec.mtu`.
 pub const MIN_MTU: u32 = 1280;
 
-/// Why there is no MTU.
+/// Why no MTU could be determined. All values are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MtuError {
-    /// The configured one does not fit.
+    /// `spec.mtu` exceeds what the uplink allows.
     #[error(
-        "spec.mtu {configured} is larger than {largest}, which is what the uplink's MTU {uplink} leaves: lower it or unset it"
+        "spec.mtu {configured} is larger than {largest}, the maximum for an uplink with MTU {uplink}: lower or unset it"
     )]
     TooLarge {
-        /// What was configured.
+        /// `spec.mtu`.
         configured: u32,
-        /// What would fit.
+        /// Uplink MTU minus the VXLAN overhead.
         largest: u32,
-        /// The uplink's.
+        /// MTU of the uplink.
         uplink: u32,
     },
-    /// The uplink is too small for any overlay.
-    #[error("the uplink's MTU {uplink} leaves {largest} bytes, less than the {MIN_MTU} that pods need: raise it")]
+    /// The uplink is too small for an overlay.
+    #[error(
+        "the uplink's MTU {uplink} leaves {largest} bytes for pods, less than the minimum of {MIN_MTU}: raise the uplink's MTU"
+    )]
     UplinkTooSmall {
-        /// The uplink's.
+        /// MTU of the uplink.
         uplink: u32,
-        /// What it leaves.
+        /// Uplink MTU minus the VXLAN overhead.
         largest: u32,
     },
 }
 
-/// The MTU of the overlay's devices and of the pods, in bytes: one number, so that a pod's packet of either family fits.
+/// The MTU of the VXLAN devices and of pods, in bytes. One value for both families, with the overhead of the larger outer
+/// header.
 ///
 /// # Errors
-/// If the configured one does not fit through the uplink, or the uplink is too small.
+/// If `configured` exceeds what the uplink allows, or the uplink allows less than [`MIN_MTU`].
 pub fn device_mtu(uplink: u32, configured: Option<u32>, families: &[Family]) -> Result<u32, MtuError> {
     let outer = if families.contains(&Family::V6) { Family::V6 } else { Family::V4 };
     let largest = uplink.saturating_sub(overhead(outer));

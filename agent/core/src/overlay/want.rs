@@ -1,4 +1,4 @@
-//! What the overlay should be on one node.
+//! Plans the desired overlay state of one node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,121 +19,121 @@ use crate::{
     names::IfName,
 };
 
-/// Whether peers on the same link are reached without the tunnel.
+/// Whether peers on the uplink's own networks are reached without encapsulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DirectRouting {
-    /// They are: by a route through their public IP.
+    /// Such a peer gets a route via its public IP on the uplink.
     Enabled,
-    /// Every peer is reached through the tunnel.
+    /// Every peer gets a route through the VXLAN device.
     Disabled,
 }
 
-/// This node's side of one family of the overlay.
+/// The VTEP of this node in one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalVtep {
-    /// The network of this node's pods. Its network address is the device's own.
+    /// podCIDR of this node. The VXLAN device has its network address.
     pub pod_cidr: IpNet,
-    /// The address of this node on the underlay, of the same family.
+    /// Underlay address of this node, of the same family.
     pub local: IpAddr,
-    /// The MAC that peers are told.
+    /// MAC of the VXLAN device, published to the peers.
     pub mac: Mac,
 }
 
-/// Everything that decides what the overlay should be.
+/// Input of [`OverlayPlanner::update`].
 #[derive(Debug, Clone)]
 pub struct OverlayInput<'a> {
-    /// The network identifier.
+    /// VXLAN network identifier.
     pub vni: Vni,
-    /// The UDP port.
+    /// Destination UDP port of the outer packets.
     pub port: u16,
-    /// The MTU of the devices in bytes, as [`super::uplink::device_mtu`] found it.
+    /// MTU of the VXLAN devices in bytes, from [`super::uplink::device_mtu`].
     pub mtu: u32,
-    /// The link that carries the overlay.
+    /// Underlay link.
     pub uplink: &'a Uplink,
-    /// Whether peers on the same link are reached directly.
+    /// Whether peers on the uplink's own networks are reached without encapsulation.
     pub direct_routing: DirectRouting,
-    /// This node's side; a family that is not in it has no overlay.
+    /// VTEPs of this node. A family without one has no overlay.
     pub families: &'a BTreeMap<Family, LocalVtep>,
-    /// The other nodes. Those of a family that this node has not are left out.
+    /// Peers. Those of a family without a local VTEP are ignored.
     pub peers: &'a NodePeers,
-    /// The pods on this node, by interface.
+    /// Pods of this node, by host-side interface.
     pub endpoints: &'a OrdMap<IfName, Arc<Endpoint>>,
 }
 
 /// A VXLAN device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VxlanDevice {
-    /// Its name.
+    /// Interface name, from [`IfName::of_vxlan`].
     pub name: IfName,
-    /// What cannot be changed while it lives.
+    /// Attributes that are fixed when the device is created.
     pub tunnel: VxlanConfig,
-    /// Its MTU in bytes.
+    /// MTU in bytes.
     pub mtu: u32,
-    /// Its MAC.
+    /// MAC address.
     pub mac: Mac,
-    /// Its own address, with the prefix length of a single address.
+    /// Address of the device: the network address of the podCIDR as a /32 or /128.
     pub address: IpNet,
 }
 
-/// How a pod network is reached.
+/// How the podCIDR of a node is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoutePath {
-    /// Through the tunnel: by the network's own network address, on the device of its family.
+    /// Via the network address of the podCIDR, on the VXLAN device of its family.
     Tunnel,
-    /// Through a peer's public IP on the uplink.
+    /// Via the public IP of the peer, on the uplink.
     Direct {
-        /// The public IP.
+        /// Public IP of the peer.
         gateway: IpAddr,
-        /// The uplink.
+        /// Ifindex of the uplink.
         uplink: IfIndex,
     },
-    /// Not at all: this node's own network, where only the routes of living pods, being longer, lead anywhere. Otherwise
-    /// packets for a dead pod would leave by the default route.
+    /// The podCIDR of this node: a blackhole, with a more specific route per existing pod. Without it, a packet for a
+    /// deleted pod would leave through the default route.
     Blackhole,
 }
 
-/// Desired overlay state of one node. All keys say by their family on which device they are.
+/// Desired overlay state of one node. The family of a key determines the device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overlay {
-    /// The devices.
+    /// VXLAN device of each family.
     pub devices: BTreeMap<Family, VxlanDevice>,
-    /// Permanent neighbours: the network address of a peer's pods and its VTEP's MAC.
+    /// Permanent neighbour entries: network address of a peer's podCIDR to its VTEP MAC.
     pub neighbours: OrdMap<IpAddr, Mac>,
-    /// Forwarding entries: a VTEP's MAC and its node's public IP.
+    /// Permanent FDB entries: VTEP MAC to the public IP of its node.
     pub fdb: OrdMap<(Family, Mac), IpAddr>,
-    /// Routes to pod networks.
+    /// Routes to the podCIDR of each node, this one included.
     pub routes: OrdMap<IpNet, RoutePath>,
-    /// Routes to this node's pods. One whose link is not there is not missed.
+    /// Routes to the pods of this node, by host-side interface. A route whose link does not exist is not installed.
     pub pod_routes: OrdMap<IpNet, IfName>,
-    /// Sysctls.
+    /// Values of the sysctls that the overlay depends on.
     pub sysctls: BTreeMap<Sysctl, i32>,
 }
 
-/// Decides what the overlay should be, from nothing: [`OverlayPlanner::update`] once.
+/// Plans the overlay from scratch: a single [`OverlayPlanner::update`].
 #[must_use]
 pub fn want(input: &OverlayInput<'_>) -> Overlay {
-    let mut wanted = OverlayPlanner::default();
-    wanted.update(input);
-    wanted.overlay
+    let mut planner = OverlayPlanner::default();
+    planner.update(input);
+    planner.overlay
 }
 
-/// The overlay as it was decided last, ready for the next input: an update costs the peers and pods that have changed,
-/// unless one of the few things has that all of them depend on.
+/// Plans the overlay incrementally. The cost of an update is proportional to the number of changed peers and pods; a
+/// change of the settings or of the uplink plans the overlay from scratch.
 #[derive(Debug, Default)]
 pub struct OverlayPlanner {
     /// `None` before the first input.
-    frame: Option<OverlayFrame>,
+    settings: Option<OverlaySettings>,
     peers: NodePeers,
     endpoints: OrdMap<IfName, Arc<Endpoint>>,
-    /// The interfaces by the pod address that leads to them. Files that a crash left behind can give one address to two:
-    /// then the last by order has it.
+    /// Interfaces by pod address. After a crash, stale endpoint files can assign one address to two interfaces; then the
+    /// last one in order gets the route.
     interfaces: BTreeMap<IpAddr, BTreeSet<IfName>>,
     overlay: Overlay,
 }
 
-/// What all of the overlay depends on.
+/// The part of the input that every entry depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct OverlayFrame {
+struct OverlaySettings {
     vni: Vni,
     port: u16,
     mtu: u32,
@@ -143,10 +143,10 @@ struct OverlayFrame {
 }
 
 impl OverlayPlanner {
-    /// Brings the overlay to what the input says: per peer one neighbour, one forwarding entry and one route, or one
-    /// direct route.
+    /// Updates the overlay to the input. A peer adds one neighbour entry, one FDB entry and one route, or only a direct
+    /// route.
     pub fn update(&mut self, input: &OverlayInput<'_>) {
-        let frame = OverlayFrame {
+        let settings = OverlaySettings {
             vni: input.vni,
             port: input.port,
             mtu: input.mtu,
@@ -154,48 +154,48 @@ impl OverlayPlanner {
             direct_routing: input.direct_routing,
             families: input.families.clone(),
         };
-        if self.frame.as_ref() != Some(&frame) {
-            *self = Self { overlay: frame.own_side(), ..Self::default() };
+        if self.settings.as_ref() != Some(&settings) {
+            *self = Self { overlay: settings.local_overlay(), ..Self::default() };
         }
-        self.follow_peers(input, &frame);
-        self.follow_endpoints(input.endpoints);
-        self.frame = Some(frame);
+        self.update_peers(input, &settings);
+        self.update_endpoints(input.endpoints);
+        self.settings = Some(settings);
     }
 
-    /// The overlay as it is now.
+    /// The desired overlay as of the last update.
     #[must_use]
     pub const fn overlay(&self) -> &Overlay {
         &self.overlay
     }
 
-    fn follow_peers(&mut self, input: &OverlayInput<'_>, frame: &OverlayFrame) {
-        let mut come = Vec::new();
-        for family in frame.families.keys() {
+    fn update_peers(&mut self, input: &OverlayInput<'_>, settings: &OverlaySettings) {
+        let mut added = Vec::new();
+        for family in settings.families.keys() {
             let before = self.peers.remove(family).unwrap_or_default();
             let after = input.peers.get(family).cloned().unwrap_or_default();
             for (_, before, after) in changes(&before, &after) {
                 before.iter().for_each(|peer| self.overlay.remove_peer(peer));
-                come.extend(after.cloned());
+                added.extend(after.cloned());
             }
             self.peers.insert(*family, after);
         }
-        // All that goes has gone by now: what one peer had another may have got.
-        come.iter().for_each(|peer| self.overlay.add_peer(frame, peer));
+        // Add after all removals: a peer may have taken over the podCIDR or MAC of another.
+        added.iter().for_each(|peer| self.overlay.add_peer(settings, peer));
     }
 
-    fn follow_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>) {
-        let mut touched = BTreeSet::new();
+    fn update_endpoints(&mut self, endpoints: &OrdMap<IfName, Arc<Endpoint>>) {
+        let mut changed = BTreeSet::new();
         for (interface, before, after) in changes(&self.endpoints, endpoints) {
             for address in before.iter().flat_map(|endpoint| &endpoint.addresses) {
                 self.interfaces.entry(*address).or_default().remove(interface);
-                touched.insert(*address);
+                changed.insert(*address);
             }
             for address in after.iter().flat_map(|endpoint| &endpoint.addresses) {
                 self.interfaces.entry(*address).or_default().insert(interface.clone());
-                touched.insert(*address);
+                changed.insert(*address);
             }
         }
-        for address in touched {
+        for address in changed {
             match self.interfaces.get(&address).and_then(BTreeSet::last) {
                 Some(interface) => _ = self.overlay.pod_routes.insert(host_net(address), interface.clone()),
                 None => {
@@ -208,34 +208,34 @@ impl OverlayPlanner {
     }
 }
 
-impl OverlayFrame {
+impl OverlaySettings {
     /// The overlay of a node without peers and pods.
-    fn own_side(&self) -> Overlay {
+    fn local_overlay(&self) -> Overlay {
         let mut overlay = Overlay::default();
-        for (family, own) in &self.families {
+        for (family, vtep) in &self.families {
             let name = IfName::of_vxlan(*family, self.vni);
             overlay.sysctls.insert(Sysctl::Forwarding(*family), 1);
             if *family == Family::V6 {
                 overlay.sysctls.insert(Sysctl::AcceptRouterAdvertisements(name.clone()), 0);
-                if self.uplink.router_advertisements == RouterAdvertisements::Followed {
+                if self.uplink.router_advertisements == RouterAdvertisements::Required {
                     overlay.sysctls.insert(Sysctl::AcceptRouterAdvertisements(self.uplink.name.clone()), 2);
                 }
             }
-            overlay.routes.insert(own.pod_cidr.trunc(), RoutePath::Blackhole);
+            overlay.routes.insert(vtep.pod_cidr.trunc(), RoutePath::Blackhole);
             let tunnel = VxlanConfig {
                 vni: self.vni,
                 port: self.port,
-                local: own.local,
+                local: vtep.local,
                 uplink: self.uplink.index,
                 learning: Learning::Off,
             };
-            let address = host_net(own.pod_cidr.network());
-            overlay.devices.insert(*family, VxlanDevice { name, tunnel, mtu: self.mtu, mac: own.mac, address });
+            let address = host_net(vtep.pod_cidr.network());
+            overlay.devices.insert(*family, VxlanDevice { name, tunnel, mtu: self.mtu, mac: vtep.mac, address });
         }
         overlay
     }
 
-    /// How a peer is reached.
+    /// The path to a peer.
     fn path(&self, peer: &NodePeer) -> RoutePath {
         match self.direct_routing {
             DirectRouting::Enabled if self.uplink.reaches(peer.public_ip) => {
@@ -247,8 +247,8 @@ impl OverlayFrame {
 }
 
 impl Overlay {
-    fn add_peer(&mut self, frame: &OverlayFrame, peer: &NodePeer) {
-        let (pod_cidr, path) = (peer.pod_cidr.trunc(), frame.path(peer));
+    fn add_peer(&mut self, settings: &OverlaySettings, peer: &NodePeer) {
+        let (pod_cidr, path) = (peer.pod_cidr.trunc(), settings.path(peer));
         self.routes.insert(pod_cidr, path);
         if path == RoutePath::Tunnel {
             self.neighbours.insert(pod_cidr.network(), peer.vtep_mac);

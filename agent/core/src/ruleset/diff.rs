@@ -20,11 +20,11 @@ use crate::names::{ChainName, SetName};
 /// What to do so that the kernel's table is as wanted, where it was read back. `have` is `None` where there is no table.
 pub fn diff(want: &Ruleset, have: Option<&Installed>) -> Transaction {
     let Some(have) = have else { return Transaction::create(want) };
-    if have.foreign.iter().any(|thing| matches!(thing, Unmanaged::Other(_))) {
+    if have.unmanaged.iter().any(|thing| matches!(thing, Unmanaged::Other(_))) {
         return Transaction::replace(want);
     }
     let mut difference = TableDiff::new(want, &have.sets, &have.maps);
-    for thing in &have.foreign {
+    for thing in &have.unmanaged {
         match thing {
             Unmanaged::Set(name) => _ = difference.doomed.sets.insert(name),
             Unmanaged::Map(name) => _ = difference.doomed.maps.insert(name),

@@ -41,7 +41,7 @@ struct FakeContents {
     sets: OrdMap<SetName, Set>,
     maps: OrdMap<SetName, VerdictMap>,
     chains: OrdMap<ChainName, FakeChain>,
-    foreign: BTreeSet<Unmanaged>,
+    unmanaged: BTreeSet<Unmanaged>,
     comments: Comments,
 }
 
@@ -77,7 +77,7 @@ impl FakeTable {
             sets: contents.sets.clone(),
             maps: contents.maps.clone(),
             chains: contents.chains.iter().map(|(name, chain)| (name.clone(), chain.read_back())).collect(),
-            foreign: contents.foreign.clone(),
+            unmanaged: contents.unmanaged.clone(),
         })
     }
 
@@ -95,14 +95,14 @@ impl FakeTable {
     }
 
     /// Somebody puts a rule of his own in front of a chain's rules. No chain, no rule.
-    pub fn add_foreign_rule(&mut self, chain: &ChainName) {
+    pub fn add_unmanaged_rule(&mut self, chain: &ChainName) {
         if let Some(chain) = self.contents.as_mut().and_then(|contents| contents.chains.get_mut(chain)) {
             chain.rules.insert(0, None);
         }
     }
 
     /// Somebody puts something of his own into the table, in place of what has its name.
-    pub fn add_foreign(&mut self, thing: Unmanaged) {
+    pub fn add_unmanaged(&mut self, thing: Unmanaged) {
         let contents = self.contents.get_or_insert_default();
         match &thing {
             Unmanaged::Set(name) | Unmanaged::Map(name) => {
@@ -112,7 +112,7 @@ impl FakeTable {
             Unmanaged::Chain(name) => _ = contents.chains.remove(name),
             Unmanaged::Other(_) => {}
         }
-        contents.foreign.insert(thing);
+        contents.unmanaged.insert(thing);
     }
 }
 
@@ -144,15 +144,15 @@ impl FakeContents {
             }
             Step::DeleteSet(name) => {
                 self.not_named(Reference::Set(name), step)?;
-                let foreign = self.foreign.remove(&Unmanaged::Set(name.clone()));
+                let unmanaged = self.unmanaged.remove(&Unmanaged::Set(name.clone()));
                 self.comments.sets.remove(name);
-                (self.sets.remove(name).is_some() || foreign).then_some(()).ok_or_else(missing)
+                (self.sets.remove(name).is_some() || unmanaged).then_some(()).ok_or_else(missing)
             }
             Step::DeleteMap(name) => {
                 self.not_named(Reference::Set(name), step)?;
-                let foreign = self.foreign.remove(&Unmanaged::Map(name.clone()));
+                let unmanaged = self.unmanaged.remove(&Unmanaged::Map(name.clone()));
                 self.comments.sets.remove(name);
-                (self.maps.remove(name).is_some() || foreign).then_some(()).ok_or_else(missing)
+                (self.maps.remove(name).is_some() || unmanaged).then_some(()).ok_or_else(missing)
             }
             Step::AddElements(name, elements) => {
                 add_elements(self.sets.get_mut(name).ok_or_else(missing)?, elements, step)
@@ -167,7 +167,7 @@ impl FakeContents {
                 keys.iter().all(|key| map.elements.remove(key).is_some()).then_some(()).ok_or_else(missing)
             }
             Step::AddChain(name, base, comment) => {
-                if self.chains.contains_key(name) || self.foreign.contains(&Unmanaged::Chain(name.clone())) {
+                if self.chains.contains_key(name) || self.unmanaged.contains(&Unmanaged::Chain(name.clone())) {
                     return Err(StepError::Exists(step.to_string()));
                 }
                 self.chains.insert(name.clone(), FakeChain { base: *base, rules: Vec::new() });
@@ -176,8 +176,8 @@ impl FakeContents {
             }
             Step::FlushChain(name) => {
                 let known = self.chains.get_mut(name).map(|chain| chain.rules.clear());
-                let foreign = self.foreign.contains(&Unmanaged::Chain(name.clone()));
-                (known.is_some() || foreign).then_some(()).ok_or_else(missing)
+                let unmanaged = self.unmanaged.contains(&Unmanaged::Chain(name.clone()));
+                (known.is_some() || unmanaged).then_some(()).ok_or_else(missing)
             }
             Step::DeleteChain(name) => self.delete_chain(name, step),
             Step::AddRule(name, rule) => {
@@ -193,17 +193,17 @@ impl FakeContents {
         if self.chains.get(name).is_some_and(|chain| !chain.rules.is_empty()) {
             return Err(StepError::Busy(step.to_string()));
         }
-        let foreign = self.foreign.remove(&Unmanaged::Chain(name.clone()));
+        let unmanaged = self.unmanaged.remove(&Unmanaged::Chain(name.clone()));
         self.comments.chains.remove(name);
-        let gone = self.chains.remove(name).is_some() || foreign;
+        let gone = self.chains.remove(name).is_some() || unmanaged;
         gone.then_some(()).ok_or_else(|| StepError::Missing(step.to_string()))
     }
 
     fn free_name(&self, name: &SetName, step: &Step) -> Result<(), StepError> {
-        let foreign = [Unmanaged::Set(name.clone()), Unmanaged::Map(name.clone())];
+        let unmanaged = [Unmanaged::Set(name.clone()), Unmanaged::Map(name.clone())];
         let taken = self.sets.contains_key(name)
             || self.maps.contains_key(name)
-            || foreign.iter().any(|thing| self.foreign.contains(thing));
+            || unmanaged.iter().any(|thing| self.unmanaged.contains(thing));
         if taken { Err(StepError::Exists(step.to_string())) } else { Ok(()) }
     }
 

@@ -88,7 +88,7 @@ pub struct Installed {
     /// Chains by name.
     pub chains: OrdMap<ChainName, InstalledChain>,
     /// What must go.
-    pub foreign: BTreeSet<Unmanaged>,
+    pub unmanaged: BTreeSet<Unmanaged>,
 }
 
 impl Ruleset {
@@ -103,7 +103,7 @@ impl Ruleset {
             sets: self.sets.clone(),
             maps: self.maps.clone(),
             chains: chains.collect(),
-            foreign: BTreeSet::new(),
+            unmanaged: BTreeSet::new(),
         }
     }
 }

@@ -6,18 +6,18 @@
 
 mod diff;
 pub mod fake;
-mod guard;
 mod installed;
 mod interpret;
+mod port_guard;
 mod reference;
 mod stages;
 mod text;
 mod transaction;
 
 pub use diff::{change, diff};
-pub use guard::PROTOCOLS_WITH_PORTS;
 pub use installed::{Fingerprint, Installed, InstalledChain, Unmanaged};
 pub use interpret::{DanglingReference, Outcome, Packet, Transport};
+pub use port_guard::PROTOCOLS_WITH_PORTS;
 pub use reference::Reference;
 pub use transaction::{Step, Transaction};
 

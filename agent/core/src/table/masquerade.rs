@@ -17,7 +17,7 @@ const SOURCE_NAT: i32 = 100;
 
 /// After the guard, whose sets `pods` and `nodes` it looks into.
 pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
-    let Masquerade::Enabled { not_to } = &input.masquerade else { return };
+    let Masquerade::Enabled { non_masquerade_cidrs } = &input.masquerade else { return };
     let mut rules = vec![stay([Match::MarkBits(KUBE_PROXY_MARK)])];
     rules.extend(
         Family::ALL.map(|family| stay([Match::Field(Field::Destination(family), CmpOp::Eq, multicast(family))])),
@@ -25,7 +25,7 @@ pub(super) fn add(all: &mut Ruleset, input: &TableInput<'_>) {
     for family in Family::ALL {
         let destination = Field::Destination(family);
         let local = networks(family, input.node_pod_cidrs);
-        let excepted = networks(family, not_to);
+        let excepted = networks(family, non_masquerade_cidrs);
         let mut from_pod = vec![stay([in_set(destination, "pods", family)])];
         if !excepted.elements.is_empty() {
             all.sets.insert(set_name("unmasqueraded", family), excepted);

@@ -23,8 +23,8 @@
 
 pub use self::pods::{dispatch_chain, dispatch_to_pod};
 
-mod guard;
 mod masquerade;
+mod overlay_port;
 mod pods;
 #[cfg(test)]
 mod tests;
@@ -82,7 +82,7 @@ pub enum Masquerade {
     /// answers come back through this node. A pod of this node sees its client's address.
     Enabled {
         /// Networks that see pods' own addresses. They may overlap.
-        not_to: Vec<IpNet>,
+        non_masquerade_cidrs: Vec<IpNet>,
     },
 }
 
@@ -160,7 +160,7 @@ impl Table {
         if self.frame.as_ref() != Some(&frame) {
             *self = Self { all: empty(&input), frame: Some(frame), ..Self::default() };
         }
-        guard::set_nodes(&mut self.all, &self.nodes, input.node_addresses);
+        overlay_port::set_nodes(&mut self.all, &self.nodes, input.node_addresses);
         self.nodes = input.node_addresses.clone();
         let policy = match input.policy {
             PolicyEnforcement::Off => CompiledPolicy::default(),
@@ -205,7 +205,7 @@ impl Table {
 fn empty(input: &TableInput<'_>) -> Ruleset {
     let mut all = Ruleset::default();
     pods::antispoof(&mut all);
-    guard::add(&mut all, input);
+    overlay_port::add(&mut all, input);
     masquerade::add(&mut all, input);
     pods::dispatch(&mut all, input.vxlan_port);
     hooks(&mut all, input.vxlan_port);
@@ -266,11 +266,11 @@ fn follow<K: Ord + Clone, V: Clone + PartialEq>(all: &mut OrdMap<K, V>, before: 
 fn hooks(all: &mut Ruleset, port: u16) {
     let [sends, receives] = [pods::sends(), pods::receives()];
     let mut prerouting = vec![pods::is_itself()];
-    prerouting.extend(guard::untracked(Field::Source, port));
+    prerouting.extend(overlay_port::untracked(Field::Source, port));
     for (name, hook, priority, rules) in [
         ("prerouting", Hook::Prerouting, RAW, prerouting),
-        ("output", Hook::Output, RAW, guard::untracked(Field::Destination, port).into()),
-        ("input", Hook::Input, FILTER, vec![guard::incoming(port), sends.clone()]),
+        ("output", Hook::Output, RAW, overlay_port::untracked(Field::Destination, port).into()),
+        ("input", Hook::Input, FILTER, vec![overlay_port::incoming(port), sends.clone()]),
         ("forward", Hook::Forward, FILTER, vec![sends, receives]),
     ] {
         add_chain(all, name, base(ChainType::Filter, hook, priority), rules);

@@ -8,7 +8,7 @@ use std::{
 use imbl::{OrdMap, OrdSet};
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{accept, add_chain, address_type, chain_name, drop, goto, guard, name, of_pods, set_name};
+use super::{accept, add_chain, address_type, chain_name, drop, goto, name, of_pods, overlay_port, set_name};
 use crate::{
     model::{Endpoint, Family},
     names::{ChainName, IfName, REVOKED_MARK, SetName},
@@ -105,7 +105,7 @@ fn map_name(direction: Direction) -> SetName {
 /// does one from a pod to itself.
 pub(super) fn dispatch(all: &mut Ruleset, port: u16) {
     // Neighbour discovery is not tracked, and a pod under an egress policy still has to find the node.
-    let mut from_pod = vec![guard::from_pods(port)];
+    let mut from_pod = vec![overlay_port::from_pods(port)];
     from_pod.extend(known());
     from_pod.push(accept([Match::NeighbourDiscovery]));
     add_direction(all, Direction::Egress, Field::InInterface, from_pod);

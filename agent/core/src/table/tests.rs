@@ -57,7 +57,7 @@ impl World {
                 .map(|text| text.parse::<IpAddr>().unwrap())
                 .into_iter()
                 .collect(),
-            masquerade: Masquerade::Enabled { not_to: nets(["192.168.0.0/16", "2001:db8:1::/48"]) },
+            masquerade: Masquerade::Enabled { non_masquerade_cidrs: nets(["192.168.0.0/16", "2001:db8:1::/48"]) },
             source_to_nodes: SourceToNodes::NodeAddress,
             policy: PolicyEnforcement::Enforce(part),
         }

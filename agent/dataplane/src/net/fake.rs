@@ -52,10 +52,10 @@ fn errno(refusal: &NetOpError) -> Errno {
     match refusal {
         NetOpError::NoLink(_) => Errno::ENODEV,
         NetOpError::LinkDown(_) => Errno::ENETDOWN,
-        NetOpError::GatewayElsewhere => Errno::EINVAL,
+        NetOpError::GatewayOnOtherLink => Errno::EINVAL,
         NetOpError::Exists => Errno::EEXIST,
-        NetOpError::Missing => Errno::ENOENT,
-        NetOpError::WrongKind(_) => Errno::EOPNOTSUPP,
+        NetOpError::NotFound => Errno::ENOENT,
+        NetOpError::NotVxlan(_) => Errno::EOPNOTSUPP,
     }
 }
 

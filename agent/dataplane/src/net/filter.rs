@@ -40,12 +40,12 @@ impl NotificationFilter {
         match message {
             Message::NewLink(message) => self.new_link(message),
             Message::DelLink(message) => self.deleted_link(message),
-            Message::NewAddress(message) => self.address(message, Presence::There),
-            Message::DelAddress(message) => self.address(message, Presence::Gone),
-            Message::NewNeighbour(message) => self.neighbour(message, Presence::There),
-            Message::DelNeighbour(message) => self.neighbour(message, Presence::Gone),
-            Message::NewRoute(message) => self.route(message, Presence::There, flags),
-            Message::DelRoute(message) => self.route(message, Presence::Gone, flags),
+            Message::NewAddress(message) => self.address(message, Presence::Present),
+            Message::DelAddress(message) => self.address(message, Presence::Absent),
+            Message::NewNeighbour(message) => self.neighbour(message, Presence::Present),
+            Message::DelNeighbour(message) => self.neighbour(message, Presence::Absent),
+            Message::NewRoute(message) => self.route(message, Presence::Present, flags),
+            Message::DelRoute(message) => self.route(message, Presence::Absent, flags),
             _ => None,
         }
     }
@@ -73,7 +73,7 @@ impl NotificationFilter {
         if !self.links.contains_key(&index) {
             return None;
         }
-        let changed = if presence == Presence::There && usable == parse::Usability::Usable {
+        let changed = if presence == Presence::Present && usable == parse::Usability::Usable {
             self.addresses.insert((index, net))
         } else {
             self.addresses.remove(&(index, net))
@@ -94,14 +94,14 @@ impl NotificationFilter {
             return Some(NetNotification::Fdb { mac, remote, presence });
         }
         let address = parse::neighbour_address(message)?;
-        let mac = parse::neighbour(message).filter(|_| presence == Presence::There).map(|(_, mac)| mac);
+        let mac = parse::neighbour(message).filter(|_| presence == Presence::Present).map(|(_, mac)| mac);
         Some(NetNotification::Neighbour { address, mac })
     }
 
     fn route(&self, message: &RouteMessage, presence: Presence, flags: u16) -> Option<NetNotification> {
         let (key, route) = parse::route(message)?;
         let ours = route.owner == RouteOwner::Towpath || route.target.link().is_some_and(|link| self.is_overlay(link));
-        let may_be_in_ours_place = presence == Presence::There && flags & NLM_F_REPLACE != 0;
+        let may_be_in_ours_place = presence == Presence::Present && flags & NLM_F_REPLACE != 0;
         (ours || may_be_in_ours_place || key.destination.prefix_len() == 0).then_some(NetNotification::Route {
             key,
             route,

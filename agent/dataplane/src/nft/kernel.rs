@@ -142,16 +142,16 @@ impl KernelNft {
     pub(super) fn read_table(&mut self, table: Table) -> Result<Installed, NftError> {
         let mut all = Installed::default();
         if table.userdata == UserData::Present || table.flags & !Ownership::Exclusive.flags() != 0 {
-            all.foreign.insert(Unmanaged::Other("flags or a comment of the table".to_owned()));
+            all.unmanaged.insert(Unmanaged::Other("flags or a comment of the table".to_owned()));
         }
         if self.ownership == Ownership::Exclusive && table.flags & table::FLAG_PERSIST == 0 {
-            all.foreign.insert(Unmanaged::Other("the table's lack of an owner".to_owned()));
+            all.unmanaged.insert(Unmanaged::Other("the table's lack of an owner".to_owned()));
         }
         self.read_chains(&mut all)?;
         self.read_sets(&mut all)?;
         for (message, kind) in [(NftMessage::GetObject, "object"), (NftMessage::GetFlowtable, "flowtable")] {
             let others = self.dump(message, "read the table's objects", read::other)?;
-            all.foreign.extend(others.into_iter().map(|name| Unmanaged::Other(format!("{kind} {name}"))));
+            all.unmanaged.extend(others.into_iter().map(|name| Unmanaged::Other(format!("{kind} {name}"))));
         }
         Ok(all)
     }
@@ -160,8 +160,8 @@ impl KernelNft {
         for (name, base) in self.dump(NftMessage::GetChain, "read the chains", read::chain)? {
             match (ChainName::new(&name), base) {
                 (Ok(name), Ok(base)) => _ = all.chains.insert(name, InstalledChain { base, rules: Vec::new() }),
-                (Ok(name), Err(())) => _ = all.foreign.insert(Unmanaged::Chain(name)),
-                (Err(_), _) => _ = all.foreign.insert(unmanaged_name("chain", &name)),
+                (Ok(name), Err(())) => _ = all.unmanaged.insert(Unmanaged::Chain(name)),
+                (Err(_), _) => _ = all.unmanaged.insert(unmanaged_name("chain", &name)),
             }
         }
         for (chain, fingerprint) in self.dump(NftMessage::GetRule, "read the rules", read::rule)? {
@@ -175,22 +175,22 @@ impl KernelNft {
     fn read_sets(&mut self, all: &mut Installed) -> Result<(), NftError> {
         for (name, declared) in self.dump(NftMessage::GetSet, "read the sets", read::set)? {
             let Ok(name) = SetName::new(&name) else {
-                all.foreign.insert(unmanaged_name("set", &name));
+                all.unmanaged.insert(unmanaged_name("set", &name));
                 continue;
             };
             match declared {
-                SetDeclaration::UnmanagedSet => _ = all.foreign.insert(Unmanaged::Set(name)),
-                SetDeclaration::UnmanagedMap => _ = all.foreign.insert(Unmanaged::Map(name)),
+                SetDeclaration::UnmanagedSet => _ = all.unmanaged.insert(Unmanaged::Set(name)),
+                SetDeclaration::UnmanagedMap => _ = all.unmanaged.insert(Unmanaged::Map(name)),
                 SetDeclaration::Set(key, lookup) => {
                     match self.read_elements(&name)?.and_then(|raw| read::set_elements(&key, lookup, raw)) {
                         Some(elements) => _ = all.sets.insert(name, Set { key, lookup, elements }),
-                        None => _ = all.foreign.insert(Unmanaged::Set(name)),
+                        None => _ = all.unmanaged.insert(Unmanaged::Set(name)),
                     }
                 }
                 SetDeclaration::Map(key) => {
                     match self.read_elements(&name)?.and_then(|raw| read::map_elements(&key, raw)) {
                         Some(elements) => _ = all.maps.insert(name, VerdictMap { key, elements }),
-                        None => _ = all.foreign.insert(Unmanaged::Map(name)),
+                        None => _ = all.unmanaged.insert(Unmanaged::Map(name)),
                     }
                 }
             }

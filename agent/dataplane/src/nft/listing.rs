@@ -69,7 +69,7 @@ impl KernelNft {
 
     fn list_once(&mut self, table: Table) -> Result<TableListing, ListError> {
         let installed = self.read_table(table)?;
-        if let Some(foreign) = installed.foreign.first() {
+        if let Some(foreign) = installed.unmanaged.first() {
             return Err(ListError::Unmanaged { what: described(foreign) });
         }
         let mut ruleset = Ruleset { sets: installed.sets, maps: installed.maps, ..Ruleset::default() };

@@ -151,7 +151,7 @@ impl Cluster {
             node_pod_cidrs: &["10.244.1.0/24".parse().unwrap(), "fd00:244:1::/64".parse().unwrap()],
             node_addresses: &nodes.concat().into_iter().collect(),
             vxlan_port: OVERLAY,
-            masquerade: Masquerade::Enabled { not_to: Vec::new() },
+            masquerade: Masquerade::Enabled { non_masquerade_cidrs: Vec::new() },
             source_to_nodes: SourceToNodes::NodeAddress,
             policy: PolicyEnforcement::Enforce(compile(&self.snapshot(), self.index.endpoints(), DenyLog::Enabled)),
         })

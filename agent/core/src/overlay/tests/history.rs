@@ -1,4 +1,4 @@
-//! Histories at random: what is wanted and what is changed do not depend on the way to it.
+//! Random histories: incremental planning and incremental diffs equal those made from scratch.
 
 use proptest::{collection::vec, option::weighted, prelude::*};
 
@@ -6,18 +6,18 @@ use super::*;
 
 const NODES: usize = 5;
 
-/// A cluster later on: other peers, which may have got what others had, and other pods, two of which may have one address.
-/// Now and then another VNI or mode.
+/// A change of the cluster: other peers, which may reuse the podCIDR, MAC or public IP of removed ones, and other pods,
+/// two of which may have the same address. Occasionally another VNI or routing mode.
 #[derive(Debug, Clone)]
-struct Later {
+struct ClusterChange {
     peers: Vec<NodePeer>,
     endpoints: Vec<Endpoint>,
     vni: Option<u32>,
     direct: Option<bool>,
 }
 
-impl Later {
-    fn than(&self, before: &Cluster) -> Cluster {
+impl ClusterChange {
+    fn apply(&self, before: &Cluster) -> Cluster {
         let direct = match self.direct {
             None => before.direct,
             Some(true) => DirectRouting::Enabled,
@@ -28,18 +28,18 @@ impl Later {
     }
 }
 
-/// NodePeers of a family, no two of which have anything in common.
+/// Peers of a family. No two share a podCIDR or a MAC.
 fn peers(family: Family) -> impl Strategy<Value = Vec<NodePeer>> {
     let numbers = || Just((1..=NODES as u8).collect::<Vec<_>>()).prop_shuffle();
     (numbers(), numbers(), numbers(), vec(weighted(0.7, any::<bool>()), NODES)).prop_map(
-        move |(cidrs, macs, hosts, there)| {
-            let far = if family == Family::V4 { addr("198.51.100.1") } else { addr("2001:db8::1") };
+        move |(cidrs, macs, hosts, presence)| {
+            let remote = if family == Family::V4 { addr("198.51.100.1") } else { addr("2001:db8::1") };
             let of = |node: usize| {
-                let is_far = there[node]?;
+                let is_remote = presence[node]?;
                 Some(NodePeer {
                     node: NodeName(format!("n{node}")),
                     pod_cidr: pod_cidr(family, cidrs[node]),
-                    public_ip: if is_far { far } else { public_ip(family, hosts[node]) },
+                    public_ip: if is_remote { remote } else { public_ip(family, hosts[node]) },
                     vtep_mac: mac(family, macs[node]),
                 })
             };
@@ -48,13 +48,13 @@ fn peers(family: Family) -> impl Strategy<Value = Vec<NodePeer>> {
     )
 }
 
-fn later() -> impl Strategy<Value = Later> {
+fn cluster_change() -> impl Strategy<Value = ClusterChange> {
     let pods = prop::collection::btree_map(1..4u8, 1..4u8, 0..4);
     let rare = (weighted(0.1, 1..3u32), weighted(0.1, any::<bool>()));
     (peers(Family::V4), peers(Family::V6), pods, rare).prop_map(|(mut peers, v6, pods, (vni, direct))| {
         peers.extend(v6);
         let pod = |(pod, address): (&u8, &u8)| Endpoint { addresses: endpoint(*address).addresses, ..endpoint(*pod) };
-        Later { peers, endpoints: pods.iter().map(pod).collect(), vni, direct }
+        ClusterChange { peers, endpoints: pods.iter().map(pod).collect(), vni, direct }
     })
 }
 
@@ -62,23 +62,23 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_step_gives_what_a_comparison_of_everything_from_nothing_gives(
-        only in prop::option::of(0..2usize), history in vec(later(), 1..8),
+    fn every_incremental_change_equals_a_full_diff(
+        disabled in prop::option::of(0..2usize), history in vec(cluster_change(), 1..8),
     ) {
         let mut cluster = Cluster::of(3);
-        if let Some(family) = only {
+        if let Some(family) = disabled {
             cluster.families.remove(&Family::ALL[family]);
         }
-        let mut wanted = OverlayPlanner::default();
-        cluster.update(&mut wanted, &fresh());
-        let mut kernel = converged(wanted.overlay());
-        for step in &history {
-            let before = wanted.overlay().clone();
-            cluster = step.than(&cluster);
-            cluster.update(&mut wanted, &fresh());
-            prop_assert_eq!(wanted.overlay(), &cluster.want());
-            let ops = change(wanted.overlay(), &before, &kernel);
-            prop_assert_eq!(&ops, &diff(wanted.overlay(), &kernel));
+        let mut planner = OverlayPlanner::default();
+        cluster.update(&mut planner, &fresh());
+        let mut kernel = converged(planner.overlay());
+        for change_of_cluster in &history {
+            let before = planner.overlay().clone();
+            cluster = change_of_cluster.apply(&cluster);
+            cluster.update(&mut planner, &fresh());
+            prop_assert_eq!(planner.overlay(), &cluster.want());
+            let ops = change(planner.overlay(), &before, &kernel);
+            prop_assert_eq!(&ops, &diff(planner.overlay(), &kernel));
             execute(&mut kernel, &ops);
         }
     }

@@ -1,51 +1,52 @@
-//! Laws of the comparison, on clusters and disturbances at random.
+//! Properties of [`diff()`] over random clusters and random drift.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::model::host_net;
 
-/// Something that somebody does by hand. Numbers choose what of those that are there.
+/// One drift of the kernel state. A `usize` selects one of the existing objects, a `u8` parametrizes a new one.
 #[derive(Debug, Clone)]
-enum Hand {
-    DropNeighbour(usize),
-    DropFdb(usize),
-    DropRoute(usize),
-    BendNeighbour(usize),
-    BendFdb(usize),
-    StrangeNeighbour(u8),
-    StrangeFdb(u8),
-    StrangeRoute(u8),
-    ForeignRoute(u8),
-    StrangeAddress(u8),
-    DropAddress,
+enum Drift {
+    DeleteNeighbour(usize),
+    DeleteFdb(usize),
+    DeleteRoute(usize),
+    ChangeNeighbour(usize),
+    ChangeFdb(usize),
+    AddNeighbour(u8),
+    AddFdb(u8),
+    /// With our protocol number.
+    AddOwnRoute(u8),
+    AddOtherRoute(u8),
+    AddAddress(u8),
+    DeleteAddresses,
     SetDown(usize),
     SetMac(u8),
     SetMtu(u8),
     DeleteDevice(usize),
-    OtherKind,
-    Sysctl(usize),
+    ChangeKind,
+    ChangeSysctl(usize),
 }
 
-fn hand() -> impl Strategy<Value = Hand> {
+fn drift() -> impl Strategy<Value = Drift> {
     prop_oneof![
-        any::<usize>().prop_map(Hand::DropNeighbour),
-        any::<usize>().prop_map(Hand::DropFdb),
-        any::<usize>().prop_map(Hand::DropRoute),
-        any::<usize>().prop_map(Hand::BendNeighbour),
-        any::<usize>().prop_map(Hand::BendFdb),
-        any::<u8>().prop_map(Hand::StrangeNeighbour),
-        any::<u8>().prop_map(Hand::StrangeFdb),
-        (0..9u8).prop_map(Hand::StrangeRoute),
-        any::<u8>().prop_map(Hand::ForeignRoute),
-        any::<u8>().prop_map(Hand::StrangeAddress),
-        Just(Hand::DropAddress),
-        any::<usize>().prop_map(Hand::SetDown),
-        any::<u8>().prop_map(Hand::SetMac),
-        any::<u8>().prop_map(Hand::SetMtu),
-        any::<usize>().prop_map(Hand::DeleteDevice),
-        Just(Hand::OtherKind),
-        any::<usize>().prop_map(Hand::Sysctl),
+        any::<usize>().prop_map(Drift::DeleteNeighbour),
+        any::<usize>().prop_map(Drift::DeleteFdb),
+        any::<usize>().prop_map(Drift::DeleteRoute),
+        any::<usize>().prop_map(Drift::ChangeNeighbour),
+        any::<usize>().prop_map(Drift::ChangeFdb),
+        any::<u8>().prop_map(Drift::AddNeighbour),
+        any::<u8>().prop_map(Drift::AddFdb),
+        (0..9u8).prop_map(Drift::AddOwnRoute),
+        any::<u8>().prop_map(Drift::AddOtherRoute),
+        any::<u8>().prop_map(Drift::AddAddress),
+        Just(Drift::DeleteAddresses),
+        any::<usize>().prop_map(Drift::SetDown),
+        any::<u8>().prop_map(Drift::SetMac),
+        any::<u8>().prop_map(Drift::SetMtu),
+        any::<usize>().prop_map(Drift::DeleteDevice),
+        Just(Drift::ChangeKind),
+        any::<usize>().prop_map(Drift::ChangeSysctl),
     ]
 }
 
@@ -68,57 +69,57 @@ fn change_v4(kernel: &mut Kernel, change: impl FnOnce(&mut Link)) {
     }
 }
 
-fn drop_one<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, n: usize) {
+fn remove_one<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, n: usize) {
     if let Some(key) = pick(map, n) {
         map.remove(&key);
     }
 }
 
-fn bend<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, n: usize, value: V) {
+fn replace_one<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, n: usize, value: V) {
     if let Some(key) = pick(map, n) {
         map.insert(key, value);
     }
 }
 
-fn disturb(kernel: &mut Kernel, hand: &Hand) {
-    match *hand {
-        Hand::DropNeighbour(n) => drop_one(&mut kernel.neighbours, n),
-        Hand::DropFdb(n) => drop_one(&mut kernel.fdb, n),
-        Hand::DropRoute(n) => drop_one(&mut kernel.routes, n),
-        Hand::BendNeighbour(n) => bend(&mut kernel.neighbours, n, mac(Family::V4, 200)),
-        Hand::BendFdb(n) => bend(&mut kernel.fdb, n, addr("192.0.2.200")),
-        Hand::StrangeRoute(n) => add_route(kernel, pod_cidr(Family::V4, n), RouteOwner::Towpath),
-        Hand::ForeignRoute(n) => add_route(kernel, net(&format!("192.168.{n}.0/24")), RouteOwner::Other(3)),
-        Hand::SetMac(n) => change_v4(kernel, |link| link.mac = Some(mac(Family::V4, n))),
-        Hand::SetMtu(n) => change_v4(kernel, |link| link.mtu = 1300 + u32::from(n)),
-        Hand::OtherKind => change_v4(kernel, |link| link.kind = LinkKind::Other("bridge".to_owned())),
-        Hand::Sysctl(n) => bend(&mut kernel.sysctls, n, 5),
-        Hand::StrangeNeighbour(n) => on_v4(kernel, |kernel, index| {
-            kernel.neighbours.insert((index, stranger(n)), mac(Family::V4, n));
+fn apply_drift(kernel: &mut Kernel, drift: &Drift) {
+    match *drift {
+        Drift::DeleteNeighbour(n) => remove_one(&mut kernel.neighbours, n),
+        Drift::DeleteFdb(n) => remove_one(&mut kernel.fdb, n),
+        Drift::DeleteRoute(n) => remove_one(&mut kernel.routes, n),
+        Drift::ChangeNeighbour(n) => replace_one(&mut kernel.neighbours, n, mac(Family::V4, 200)),
+        Drift::ChangeFdb(n) => replace_one(&mut kernel.fdb, n, addr("192.0.2.200")),
+        Drift::AddOwnRoute(n) => add_route(kernel, pod_cidr(Family::V4, n), RouteOwner::Towpath),
+        Drift::AddOtherRoute(n) => add_route(kernel, net(&format!("192.168.{n}.0/24")), RouteOwner::Other(3)),
+        Drift::SetMac(n) => change_v4(kernel, |link| link.mac = Some(mac(Family::V4, n))),
+        Drift::SetMtu(n) => change_v4(kernel, |link| link.mtu = 1300 + u32::from(n)),
+        Drift::ChangeKind => change_v4(kernel, |link| link.kind = LinkKind::Other("bridge".to_owned())),
+        Drift::ChangeSysctl(n) => replace_one(&mut kernel.sysctls, n, 5),
+        Drift::AddNeighbour(n) => on_v4(kernel, |kernel, index| {
+            kernel.neighbours.insert((index, unknown_address(n)), mac(Family::V4, n));
         }),
-        Hand::StrangeFdb(n) => on_v4(kernel, |kernel, index| {
-            kernel.fdb.insert((index, mac(Family::V4, n)), stranger(1));
+        Drift::AddFdb(n) => on_v4(kernel, |kernel, index| {
+            kernel.fdb.insert((index, mac(Family::V4, n)), unknown_address(1));
         }),
-        Hand::StrangeAddress(n) => on_v4(kernel, |kernel, index| {
-            kernel.addresses.entry(index).or_default().push(host_net(stranger(n)));
+        Drift::AddAddress(n) => on_v4(kernel, |kernel, index| {
+            kernel.addresses.entry(index).or_default().push(host_net(unknown_address(n)));
         }),
-        Hand::DropAddress => on_v4(kernel, |kernel, index| {
+        Drift::DeleteAddresses => on_v4(kernel, |kernel, index| {
             kernel.addresses.remove(&index);
         }),
-        Hand::SetDown(n) => {
+        Drift::SetDown(n) => {
             if let Some(index) = pick(&devices(kernel), n) {
                 set_down(kernel, index);
             }
         }
-        Hand::DeleteDevice(n) => {
+        Drift::DeleteDevice(n) => {
             if let Some((_, link)) = devices(kernel).into_iter().nth(n % 2) {
-                execute(kernel, &[NetOp::DeleteLink { link, why: String::new() }]);
+                execute(kernel, &[NetOp::DeleteLink { link, reason: String::new() }]);
             }
         }
     }
 }
 
-fn stranger(n: u8) -> IpAddr {
+fn unknown_address(n: u8) -> IpAddr {
     addr(&format!("192.0.2.{n}"))
 }
 
@@ -133,7 +134,7 @@ fn add_route(kernel: &mut Kernel, destination: IpNet, owner: RouteOwner) {
     kernel.routes.insert(RouteKey { destination, metric: 0 }, route);
 }
 
-/// The kernel forgets neighbours and routes of a link that is set down, but not its forwarding entries.
+/// The kernel flushes the neighbours and routes of a link that is set down, but not its FDB entries.
 fn set_down(kernel: &mut Kernel, index: IfIndex) {
     if let Some(link) = kernel.links.get_mut(&index) {
         link.state = LinkState::Down;
@@ -168,13 +169,13 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     })
 }
 
-/// Compares by a way of its own what is there with what is wanted; foreign things are left out.
-fn assert_holds(want: &Overlay, have: &Kernel) -> Result<(), TestCaseError> {
+/// Checks that the kernel state matches the overlay, independently of [`diff()`]. Ignores unmanaged objects.
+fn assert_matches(want: &Overlay, have: &Kernel) -> Result<(), TestCaseError> {
     let index: BTreeMap<Family, IfIndex> =
-        want.devices.iter().map(|(f, device)| (*f, have.link(&device.name).expect("the device is there").0)).collect();
-    // A link of another kind that has such a name by chance is not ours, once no device is to have that name.
+        want.devices.iter().map(|(f, device)| (*f, have.link(&device.name).expect("the device exists").0)).collect();
+    // A link of another kind that has an overlay's name is not ours, unless a wanted device needs the name.
     let tunnels = have.links.values().filter(|link| matches!(link.kind, LinkKind::Vxlan(_))).count();
-    prop_assert_eq!(tunnels, want.devices.len(), "no device too many");
+    prop_assert_eq!(tunnels, want.devices.len(), "no unwanted device remains");
     let on_device = |at: &IfIndex| index.values().any(|index| index == at);
     for (family, device) in &want.devices {
         let link = &have.links[&index[family]];
@@ -183,11 +184,11 @@ fn assert_holds(want: &Overlay, have: &Kernel) -> Result<(), TestCaseError> {
         prop_assert_eq!(&have.addresses[&index[family]], &vec![device.address]);
     }
     let neighbours: BTreeMap<_, _> = want.neighbours.iter().map(|(a, m)| ((index[&Family::of(*a)], *a), *m)).collect();
-    let there: BTreeMap<_, _> = have.neighbours.clone().into_iter().filter(|((at, _), _)| on_device(at)).collect();
-    prop_assert_eq!(there, neighbours);
+    let installed: BTreeMap<_, _> = have.neighbours.clone().into_iter().filter(|((on, _), _)| on_device(on)).collect();
+    prop_assert_eq!(installed, neighbours);
     let fdb: BTreeMap<_, _> = want.fdb.iter().map(|((f, m), r)| ((index[f], *m), *r)).collect();
-    let there: BTreeMap<_, _> = have.fdb.clone().into_iter().filter(|((at, _), _)| on_device(at)).collect();
-    prop_assert_eq!(there, fdb);
+    let installed: BTreeMap<_, _> = have.fdb.clone().into_iter().filter(|((on, _), _)| on_device(on)).collect();
+    prop_assert_eq!(installed, fdb);
     let is_ours = |route: &Route| route.owner == RouteOwner::Towpath;
     let ours =
         have.routes.iter().filter(|(_, route)| is_ours(route)).map(|(key, route)| (key.destination, route.target));
@@ -199,8 +200,8 @@ fn assert_holds(want: &Overlay, have: &Kernel) -> Result<(), TestCaseError> {
     let mut routes: BTreeMap<_, _> = want.routes.iter().map(|(net, p)| (*net, path(net, p))).collect();
     let pods = want.pod_routes.iter().filter_map(|(net, name)| Some((*net, RouteTarget::Link(have.link(name)?.0))));
     routes.extend(pods);
-    let strays = |net: &IpNet| have.routes.iter().any(|(k, r)| k.destination == *net && is_pod_link(have, r));
-    let ours: BTreeMap<_, _> = ours.filter(|(net, _)| routes.contains_key(net) || !strays(net)).collect();
+    let leads_to_pod = |net: &IpNet| have.routes.iter().any(|(k, r)| k.destination == *net && is_pod_link(have, r));
+    let ours: BTreeMap<_, _> = ours.filter(|(net, _)| routes.contains_key(net) || !leads_to_pod(net)).collect();
     prop_assert_eq!(ours, routes);
     for (sysctl, value) in &want.sysctls {
         prop_assert_eq!(have.sysctls.get(sysctl), Some(value));
@@ -212,7 +213,7 @@ fn is_pod_link(have: &Kernel, route: &Route) -> bool {
     route.target.link().and_then(|link| have.links.get(&link)).is_some_and(|link| link.name.is_pod())
 }
 
-fn foreign(kernel: &Kernel) -> (BTreeMap<RouteKey, Route>, Vec<IfName>) {
+fn unmanaged(kernel: &Kernel) -> (BTreeMap<RouteKey, Route>, Vec<IfName>) {
     let routes = kernel.routes.iter().filter(|(_, route)| route.owner != RouteOwner::Towpath);
     let links = kernel.links.values().filter(|link| link.overlay_family().is_none());
     (routes.map(|(key, route)| (*key, *route)).collect(), links.map(|link| link.name.clone()).collect())
@@ -222,31 +223,31 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn from_any_state_the_changes_are_legal_in_their_order_and_lead_to_what_is_wanted(
-        before in cluster(), hands in prop::collection::vec(hand(), 0..12), after in cluster(),
+    fn from_any_state_the_operations_are_accepted_in_order_and_lead_to_the_desired_state(
+        before in cluster(), drifts in prop::collection::vec(drift(), 0..12), after in cluster(),
     ) {
         let mut kernel = converged(&before.want());
-        for hand in &hands {
-            disturb(&mut kernel, hand);
+        for drift in &drifts {
+            apply_drift(&mut kernel, drift);
         }
-        let untouched = foreign(&kernel);
+        let unmanaged_before = unmanaged(&kernel);
         let want = after.want();
         let ops = diff(&want, &kernel);
         execute(&mut kernel, &ops);
-        assert_holds(&want, &kernel)?;
-        prop_assert_eq!(diff(&want, &kernel), Vec::new(), "a second time there is nothing to do");
-        prop_assert_eq!(foreign(&kernel), untouched, "what is not ours is as it was");
+        assert_matches(&want, &kernel)?;
+        prop_assert_eq!(diff(&want, &kernel), Vec::new(), "a second diff is empty");
+        prop_assert_eq!(unmanaged(&kernel), unmanaged_before, "unmanaged objects are unchanged");
     }
 
     #[test]
-    fn a_change_of_peers_alone_takes_nothing_away_before_its_successor_is_there(
+    fn when_only_peers_change_nothing_is_deleted_before_its_replacement_exists(
         before in cluster(), after in cluster(),
     ) {
-        // Same devices; only peers and how they are reached differ. IPv6 routes that change links are the exception.
+        // The devices stay the same. IPv6 routes that move to another link are the exception.
         let after = Cluster { peers: after.peers, ..before.clone() };
         let kernel = converged(&before.want());
         let ops = diff(&after.want(), &kernel);
-        let is_removal = |op: &NetOp| matches!(
+        let is_deletion = |op: &NetOp| matches!(
             op,
             NetOp::DeleteRoute { .. } | NetOp::DeleteFdb { .. } | NetOp::DeleteNeighbour { .. } | NetOp::DeleteLink { .. }
         );
@@ -255,7 +256,7 @@ proptest! {
             NetOp::AddRoute { destination, .. } => destination.addr().is_ipv6(),
             _ => false,
         };
-        let order: Vec<bool> = ops.iter().filter(|op| !is_v6_route(op)).map(is_removal).collect();
+        let order: Vec<bool> = ops.iter().filter(|op| !is_v6_route(op)).map(is_deletion).collect();
         prop_assert!(order.is_sorted(), "{:#?}", ops);
     }
 }

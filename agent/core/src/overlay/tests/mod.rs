@@ -1,4 +1,4 @@
-//! A small cluster to test with: this node is `me`, its peers are numbered, both IP families.
+//! A small dual-stack test cluster: this node has the number 99, its peers count from 1.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -13,8 +13,7 @@ use crate::{
 mod diff;
 mod history;
 mod laws;
-mod notice;
-
+mod notification;
 mod uplink;
 mod want;
 
@@ -67,7 +66,7 @@ fn link(text: &str, mtu: u32) -> Link {
     }
 }
 
-/// A node as it comes: loopback, an uplink with a default route, and the links of two pods.
+/// A node before the overlay exists: loopback, an uplink with a default route, and the links of two pods.
 fn fresh() -> Kernel {
     let mut kernel = Kernel::default();
     kernel.links.insert(IfIndex(1), link("lo", 65536));
@@ -90,7 +89,7 @@ fn endpoint(number: u8) -> Endpoint {
     Endpoint { pod, interface, addresses }
 }
 
-/// An input that a test changes before it asks what is wanted.
+/// The input of the planner in a form that tests can modify.
 #[derive(Debug, Clone)]
 struct Cluster {
     vni: u32,
@@ -103,16 +102,16 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// NodePeers 1 to n in both families.
+    /// Peers 1 to `peers`, in both families.
     fn of(peers: u8) -> Self {
-        let own =
+        let vtep =
             |family| LocalVtep { pod_cidr: pod_cidr(family, 99), local: public_ip(family, 99), mac: mac(family, 99) };
         Self {
             vni: 1,
             port: 8472,
             mtu: 1430,
             direct: DirectRouting::Disabled,
-            families: Family::ALL.into_iter().map(|family| (family, own(family))).collect(),
+            families: Family::ALL.into_iter().map(|family| (family, vtep(family))).collect(),
             peers: (1..=peers).flat_map(|n| Family::ALL.map(|family| peer(family, n))).collect(),
             endpoints: Vec::new(),
         }
@@ -122,23 +121,23 @@ impl Cluster {
         self.want_on(&fresh())
     }
 
-    /// The same on a node that has something else.
+    /// The overlay on a node with this kernel state.
     fn want_on(&self, have: &Kernel) -> Overlay {
-        let mut wanted = OverlayPlanner::default();
-        self.update(&mut wanted, have);
-        wanted.overlay().clone()
+        let mut planner = OverlayPlanner::default();
+        self.update(&mut planner, have);
+        planner.overlay().clone()
     }
 
-    /// Brings what was wanted before to what is wanted now.
-    fn update(&self, wanted: &mut OverlayPlanner, have: &Kernel) {
+    /// Updates the planner to this cluster.
+    fn update(&self, planner: &mut OverlayPlanner, have: &Kernel) {
         let query = UplinkQuery { spec: &InterfaceSpec::DefaultRoute, families: &Family::ALL, prefer: &[] };
         let mut peers = NodePeers::new();
         for peer in &self.peers {
             let family = peers.entry(Family::of_net(peer.pod_cidr)).or_default();
-            assert_eq!(family.insert(peer.node.clone(), peer.clone()), None, "a node is one peer of a family");
+            assert_eq!(family.insert(peer.node.clone(), peer.clone()), None, "one peer per node and family");
         }
         let by_interface = |endpoint: &Endpoint| (endpoint.interface.clone(), Arc::new(endpoint.clone()));
-        wanted.update(&OverlayInput {
+        planner.update(&OverlayInput {
             vni: Vni::new(self.vni).unwrap(),
             port: self.port,
             mtu: self.mtu,
@@ -151,14 +150,14 @@ impl Cluster {
     }
 }
 
-/// Carries out everything; nothing may be refused.
+/// Executes all operations; panics if one is rejected.
 fn execute(kernel: &mut Kernel, ops: &[NetOp]) {
     for op in ops {
-        kernel.execute(op).unwrap_or_else(|refusal| panic!("{op}: {refusal}; all: {ops:#?}"));
+        kernel.execute(op).unwrap_or_else(|error| panic!("{op}: {error}; all: {ops:#?}"));
     }
 }
 
-/// A node that has all that is wanted.
+/// A node whose kernel state matches the overlay.
 fn converged(want: &Overlay) -> Kernel {
     let mut kernel = fresh();
     let ops = diff(want, &kernel);

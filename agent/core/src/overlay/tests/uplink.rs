@@ -5,7 +5,7 @@ fn choose(kernel: &Kernel, spec: &InterfaceSpec, families: &[Family]) -> Result<
     choose_uplink(kernel, UplinkQuery { spec, families, prefer: &[addr("10.0.0.5")] })
 }
 
-/// Two fit links beside the usual: `fast` without a default route, and `down`.
+/// Adds three links to a fresh node: `fast` without a default route, `down`, and an overlay device.
 fn kernel() -> Kernel {
     let mut kernel = fresh();
     kernel.links.insert(IfIndex(3), link("fast", 9000));
@@ -19,19 +19,25 @@ fn kernel() -> Kernel {
 }
 
 #[test]
-fn the_uplink_is_chosen_as_the_user_says() {
+fn the_uplink_is_selected_by_spec_interface() {
     use InterfaceSpec as Spec;
     for (spec, link, address, chosen_by, why) in [
-        (Spec::DefaultRoute, "uplink", "172.30.0.99", UplinkReason::DefaultRoute(Family::V4), "the usual"),
-        (Spec::Names(vec![name("fast")]), "fast", "10.0.0.5", UplinkReason::Name, "the Node's address is preferred"),
+        (Spec::DefaultRoute, "uplink", "172.30.0.99", UplinkReason::DefaultRoute(Family::V4), "the default"),
+        (Spec::Names(vec![name("fast")]), "fast", "10.0.0.5", UplinkReason::Name, "the InternalIP is preferred"),
         (
             Spec::Names(vec![name("none"), name("down"), name("fast")]),
             "fast",
             "10.0.0.5",
             UplinkReason::Name,
-            "first fit",
+            "the first usable link",
         ),
-        (Spec::Cidrs(vec![net("10.1.0.0/16"), net("10.0.0.0/30")]), "none", "", UplinkReason::Name, "outside, or down"),
+        (
+            Spec::Cidrs(vec![net("10.1.0.0/16"), net("10.0.0.0/30")]),
+            "none",
+            "",
+            UplinkReason::Name,
+            "no match, or down",
+        ),
         (
             Spec::Cidrs(vec![net("10.0.0.4/32")]),
             "fast",
@@ -46,7 +52,13 @@ fn the_uplink_is_chosen_as_the_user_says() {
             UplinkReason::Address(addr("10.0.0.100")),
             "by address",
         ),
-        (Spec::Cidrs(vec![net("10.244.0.0/16")]), "none", "", UplinkReason::Name, "the overlay carries not itself"),
+        (
+            Spec::Cidrs(vec![net("10.244.0.0/16")]),
+            "none",
+            "",
+            UplinkReason::Name,
+            "an overlay device cannot be the uplink",
+        ),
     ] {
         let found = choose(&kernel(), &spec, &[Family::V4]);
         if link == "none" {
@@ -60,7 +72,7 @@ fn the_uplink_is_chosen_as_the_user_says() {
 }
 
 #[test]
-fn of_default_routes_the_least_metric_wins_and_a_blackhole_is_none() {
+fn the_default_route_with_the_lowest_metric_wins_and_a_blackhole_does_not_count() {
     let mut kernel = kernel();
     let add = |kernel: &mut Kernel, metric, target| {
         let key = RouteKey { destination: net("0.0.0.0/0"), metric };
@@ -74,13 +86,13 @@ fn of_default_routes_the_least_metric_wins_and_a_blackhole_is_none() {
     add(&mut kernel, 50, RouteTarget::Link(IfIndex(4)));
     assert_eq!(
         choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]),
-        Err(UplinkError::DefaultRouteUnfit(IfIndex(4))),
-        "never another than the one that traffic takes"
+        Err(UplinkError::DefaultRouteUnusable(IfIndex(4))),
+        "the overlay never uses another link than the node's traffic"
     );
 }
 
 #[test]
-fn without_a_default_route_the_nodes_address_decides() {
+fn without_a_default_route_the_internal_ip_decides() {
     let mut kernel = kernel();
     kernel.routes.clear();
     let found = choose(&kernel, &InterfaceSpec::DefaultRoute, &[Family::V4]).unwrap();
@@ -90,7 +102,7 @@ fn without_a_default_route_the_nodes_address_decides() {
 }
 
 #[test]
-fn an_address_of_a_network_goes_before_a_single_one() {
+fn an_address_with_a_network_is_preferred_to_a_host_address() {
     let mut kernel = kernel();
     kernel.addresses.insert(IfIndex(3), vec![net("10.0.0.100/32"), net("10.0.0.4/24")]);
     let found = choose(&kernel, &InterfaceSpec::Names(vec![name("fast")]), &[Family::V4]).unwrap();
@@ -99,32 +111,32 @@ fn an_address_of_a_network_goes_before_a_single_one() {
     kernel.addresses.insert(IfIndex(3), vec![net("10.0.0.100/32")]);
     let found = choose(&kernel, &InterfaceSpec::Names(vec![name("fast")]), &[Family::V4]).unwrap();
     assert_eq!(found.addresses[&Family::V4], addr("10.0.0.100"), "better than none");
-    assert!(!found.reaches(addr("10.0.0.101")), "nothing is on the link itself");
+    assert!(!found.reaches(addr("10.0.0.101")), "no network is connected");
 }
 
 #[test]
-fn a_link_without_an_address_of_a_family_is_refused_by_name() {
+fn errors_name_the_link_and_the_remedy() {
     let error = choose(&kernel(), &InterfaceSpec::Names(vec![name("fast")]), &Family::ALL).unwrap_err();
     assert_eq!(error, UplinkError::NoAddress { name: name("fast"), family: Family::V6 });
     let error = choose(&kernel(), &InterfaceSpec::Names(vec![name("eth9")]), &[Family::V4]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "none of the links eth9 in spec.interface.names is there and up; there are lo, uplink, fast"
+        "no link in spec.interface.names (eth9) exists and is up; usable links: lo, uplink, fast"
     );
 }
 
 #[test]
-fn the_mtu_leaves_room_for_the_outer_header() {
+fn the_mtu_is_that_of_the_uplink_minus_the_overhead() {
     const V4: &[Family] = &[Family::V4];
     for (uplink, configured, families, expected, why) in [
-        (1500, None, V4, Ok(1450), "flannel's number"),
-        (1500, None, &Family::ALL, Ok(1430), "the larger header counts for both families"),
+        (1500, None, V4, Ok(1450), "as flannel computes it"),
+        (1500, None, &Family::ALL, Ok(1430), "the larger overhead applies to both families"),
         (9000, None, V4, Ok(8950), "jumbo frames"),
-        (1500, Some(1400), V4, Ok(1400), "less is fine"),
-        (1500, Some(1450), V4, Ok(1450), "just fits"),
+        (1500, Some(1400), V4, Ok(1400), "smaller than the maximum"),
+        (1500, Some(1450), V4, Ok(1450), "equal to the maximum"),
         (1500, Some(1451), V4, Err(MtuError::TooLarge { configured: 1451, largest: 1450, uplink: 1500 }), "too large"),
-        (1330, None, V4, Ok(MIN_MTU), "the least"),
-        (1329, None, V4, Err(MtuError::UplinkTooSmall { uplink: 1329, largest: 1279 }), "below what IPv6 needs"),
+        (1330, None, V4, Ok(MIN_MTU), "the minimum"),
+        (1329, None, V4, Err(MtuError::UplinkTooSmall { uplink: 1329, largest: 1279 }), "below the IPv6 minimum"),
         (20, None, V4, Err(MtuError::UplinkTooSmall { uplink: 20, largest: 0 }), "no underflow"),
     ] {
         assert_eq!(device_mtu(uplink, configured, families), expected, "{why}");

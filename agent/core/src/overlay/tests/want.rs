@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn a_peer_is_one_neighbour_one_forwarding_entry_and_one_route() {
+fn a_peer_adds_one_neighbour_one_fdb_entry_and_one_route() {
     let want = Cluster::of(1).want();
     assert_eq!(
         want.neighbours,
@@ -28,7 +28,7 @@ fn a_peer_is_one_neighbour_one_forwarding_entry_and_one_route() {
 }
 
 #[test]
-fn a_device_has_flannels_name_and_the_network_address_of_its_pods() {
+fn a_device_has_flannels_name_and_the_network_address_of_the_pod_cidr() {
     let want = Cluster { vni: 7, port: 4789, ..Cluster::of(0) }.want();
     let device = &want.devices[&Family::V6];
     assert_eq!(device.name, name("flannel-v6.7"));
@@ -41,18 +41,18 @@ fn a_device_has_flannels_name_and_the_network_address_of_its_pods() {
 }
 
 #[test]
-fn a_family_that_this_node_has_not_is_left_out_with_its_peers() {
+fn a_family_without_a_local_vtep_is_ignored_with_its_peers() {
     let mut cluster = Cluster::of(2);
     cluster.families.remove(&Family::V6);
     let want = cluster.want();
     assert_eq!(want.devices.keys().collect::<Vec<_>>(), [&Family::V4]);
     assert!(want.routes.keys().all(|net| net.addr().is_ipv4()));
     assert!(want.neighbours.len() == 2 && want.fdb.len() == 2, "{want:#?}");
-    assert_eq!(want.sysctls, [(Sysctl::Forwarding(Family::V4), 1)].into(), "IPv6 forwarding is not our business then");
+    assert_eq!(want.sysctls, [(Sysctl::Forwarding(Family::V4), 1)].into(), "IPv6 forwarding is left alone");
 }
 
 #[test]
-fn a_peer_on_the_same_link_is_reached_directly_if_so_configured() {
+fn with_direct_routing_a_peer_on_the_uplinks_network_is_reached_without_the_tunnel() {
     let mut cluster = Cluster::of(1);
     cluster.peers.extend([NodePeer { public_ip: addr("192.0.2.9"), ..peer(Family::V4, 2) }]);
     cluster.direct = DirectRouting::Enabled;
@@ -61,12 +61,12 @@ fn a_peer_on_the_same_link_is_reached_directly_if_so_configured() {
     assert_eq!(want.routes[&net("10.244.1.0/24")], direct("172.30.0.1"));
     assert_eq!(want.routes[&net("fd00:244:0:1::/64")], direct("fd00:30::1"));
     assert_eq!(want.routes[&net("10.244.2.0/24")], RoutePath::Tunnel, "behind a router");
-    assert_eq!(want.neighbours.len(), 1, "only for the one behind the router");
+    assert_eq!(want.neighbours.len(), 1, "only for the peer behind a router");
     assert_eq!(want.fdb.len(), 1);
 }
 
 #[test]
-fn a_pod_network_with_host_bits_is_taken_by_its_network_address() {
+fn host_bits_of_a_pod_cidr_are_ignored() {
     let mut cluster = Cluster::of(0);
     cluster.peers = vec![NodePeer { pod_cidr: net("10.244.1.7/24"), ..peer(Family::V4, 1) }];
     let want = cluster.want();
@@ -75,23 +75,23 @@ fn a_pod_network_with_host_bits_is_taken_by_its_network_address() {
 }
 
 #[test]
-fn a_default_route_from_a_router_survives_that_the_node_begins_to_forward() {
+fn a_default_route_from_router_advertisements_survives_enabling_forwarding() {
     let router = RouteTarget::Via { gateway: addr("fe80::1"), link: IfIndex(2) };
     let mut have = fresh();
     have.sysctls.insert(Sysctl::AcceptRouterAdvertisements(name("uplink")), 1);
     let key = RouteKey { destination: net("::/0"), metric: 1024 };
-    for (owner, listens, why) in [
-        (RouteOwner::ROUTER_ADVERTISEMENT, Some(&2), "forwarding would end the listening, and delete the route"),
-        (RouteOwner::Other(4), None, "a route that somebody gave: listening is the user's choice"),
+    for (owner, accept_ra, why) in [
+        (RouteOwner::ROUTER_ADVERTISEMENT, Some(&2), "with accept_ra=1 forwarding would delete the route"),
+        (RouteOwner::Other(4), None, "a static route: accept_ra is the administrator's choice"),
     ] {
         have.routes.insert(key, Route { target: router, owner });
         let want = Cluster::of(0).want_on(&have);
-        assert_eq!(want.sysctls.get(&Sysctl::AcceptRouterAdvertisements(name("uplink"))), listens, "{why}");
+        assert_eq!(want.sysctls.get(&Sysctl::AcceptRouterAdvertisements(name("uplink"))), accept_ra, "{why}");
         let ops: Vec<_> = diff(&want, &have).iter().map(ToString::to_string).collect();
-        let place = |text: &str| ops.iter().position(|op| op == text);
-        let (listen, forward) =
-            (place("set sysctl ipv6/conf/uplink/accept_ra to 2"), place("set sysctl ipv6/conf/all/forwarding to 1"));
-        assert_eq!(listen.is_some(), listens.is_some());
-        assert!(forward.is_some() && listen < forward, "first listen always, then forward: {ops:#?}");
+        let position = |text: &str| ops.iter().position(|op| op == text);
+        let accept = position("set sysctl ipv6/conf/uplink/accept_ra to 2");
+        let forward = position("set sysctl ipv6/conf/all/forwarding to 1");
+        assert_eq!(accept.is_some(), accept_ra.is_some());
+        assert!(forward.is_some() && accept < forward, "accept_ra is set before forwarding: {ops:#?}");
     }
 }

@@ -1,7 +1,7 @@
-//! The kernel's network as a value that carries out changes: what it refuses, and what else goes when something goes.
+//! Executes [`NetOp`]s on a [`Kernel`] value: models what the kernel rejects and what it removes along with an object.
 //!
-//! It is the reference for the order of changes, the heart of the fake in `towpath-dataplane`, and the way in which the
-//! agent follows its own changes without reading everything back.
+//! Tests check the order of operations against it, the fake in `towpath-dataplane` is built on it, and the agent uses it
+//! to update its cached state after its own changes, without a dump.
 
 use std::net::IpAddr;
 
@@ -13,44 +13,44 @@ use super::{
 };
 use crate::{model::Family, names::IfName};
 
-/// Why the kernel would refuse a change.
+/// Why the kernel would reject an operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetOpError {
-    /// There is no such link (ENODEV).
+    /// No link has this name (ENODEV).
     #[error("there is no link {0}")]
     NoLink(IfName),
-    /// The link is not up (ENETDOWN).
+    /// The link is administratively down (ENETDOWN).
     #[error("link {0} is down")]
     LinkDown(IfName),
-    /// There is such a thing already (EEXIST).
-    #[error("it exists already")]
+    /// The object already exists (EEXIST).
+    #[error("it already exists")]
     Exists,
-    /// There is no such thing (ENOENT, ESRCH).
+    /// The object does not exist (ENOENT, ESRCH).
     #[error("it does not exist")]
-    Missing,
-    /// An IPv6 route leads its gateway to another link (EINVAL, `ip6_route_check_nh_onlink`).
-    #[error("the gateway is routed to another link")]
-    GatewayElsewhere,
-    /// The link is of another kind (EOPNOTSUPP).
-    #[error("link {0} is no VXLAN device")]
-    WrongKind(IfName),
+    NotFound,
+    /// A more specific IPv6 route covers the gateway on another link (EINVAL, `ip6_route_check_nh_onlink`).
+    #[error("another route reaches the gateway through a different link")]
+    GatewayOnOtherLink,
+    /// The link is not a VXLAN device, so it has no such FDB (EOPNOTSUPP).
+    #[error("link {0} is not a VXLAN device")]
+    NotVxlan(IfName),
 }
 
 impl Kernel {
-    /// Carries out a change.
+    /// Applies one operation.
     ///
     /// # Errors
-    /// Why the kernel would refuse it; nothing has changed then.
+    /// If the kernel would reject the operation. The state is then unchanged.
     pub fn execute(&mut self, op: &NetOp) -> Result<(), NetOpError> {
         match op {
             NetOp::DeleteLink { link, .. } => self.delete_link(link),
             NetOp::CreateDevice(device) => self.create_device(device),
-            NetOp::SetMtu { link, mtu } => self.change(link, |link| link.mtu = *mtu),
-            NetOp::SetUp { link } => self.change(link, |link| link.state = LinkState::Up),
+            NetOp::SetMtu { link, mtu } => self.modify_link(link, |link| link.mtu = *mtu),
+            NetOp::SetUp { link } => self.modify_link(link, |link| link.state = LinkState::Up),
             NetOp::SetMac { link, mac } => {
                 let index = self.index(link)?;
-                self.neighbours.retain(|(at, _), _| *at != index);
-                self.change(link, |link| link.mac = Some(*mac))
+                self.neighbours.retain(|(on, _), _| *on != index);
+                self.modify_link(link, |link| link.mac = Some(*mac))
             }
             NetOp::SetSysctl { sysctl, value } => self.set_sysctl(sysctl, *value),
             NetOp::AddAddress { link, address } => {
@@ -63,9 +63,9 @@ impl Kernel {
             }
             NetOp::DeleteAddress { link, address } => {
                 let index = self.index(link)?;
-                let addresses = self.addresses.get_mut(&index).ok_or(NetOpError::Missing)?;
-                let place = addresses.iter().position(|have| have == address).ok_or(NetOpError::Missing)?;
-                addresses.remove(place);
+                let addresses = self.addresses.get_mut(&index).ok_or(NetOpError::NotFound)?;
+                let position = addresses.iter().position(|have| have == address).ok_or(NetOpError::NotFound)?;
+                addresses.remove(position);
                 if addresses.is_empty() {
                     self.addresses.remove(&index);
                 }
@@ -78,7 +78,7 @@ impl Kernel {
             }
             NetOp::DeleteNeighbour { link, address } => {
                 let index = self.index(link)?;
-                self.neighbours.remove(&(index, *address)).map(|_| ()).ok_or(NetOpError::Missing)
+                self.neighbours.remove(&(index, *address)).map(|_| ()).ok_or(NetOpError::NotFound)
             }
             NetOp::SetFdb { link, mac, remote } => {
                 let index = self.vxlan(link)?;
@@ -88,7 +88,7 @@ impl Kernel {
             NetOp::DeleteFdb { link, mac, remote } => {
                 let index = self.vxlan(link)?;
                 if self.fdb.get(&(index, *mac)) != Some(remote) {
-                    return Err(NetOpError::Missing);
+                    return Err(NetOpError::NotFound);
                 }
                 self.fdb.remove(&(index, *mac));
                 Ok(())
@@ -103,7 +103,7 @@ impl Kernel {
                     self.routes.remove(route);
                     Ok(())
                 }
-                Some(_) | None => Err(NetOpError::Missing),
+                Some(_) | None => Err(NetOpError::NotFound),
             },
         }
     }
@@ -122,12 +122,12 @@ impl Kernel {
 
     fn vxlan(&self, name: &IfName) -> Result<IfIndex, NetOpError> {
         let (index, link) = self.link(name).ok_or_else(|| NetOpError::NoLink(name.clone()))?;
-        if matches!(link.kind, LinkKind::Vxlan(_)) { Ok(index) } else { Err(NetOpError::WrongKind(name.clone())) }
+        if matches!(link.kind, LinkKind::Vxlan(_)) { Ok(index) } else { Err(NetOpError::NotVxlan(name.clone())) }
     }
 
-    fn change(&mut self, name: &IfName, change: impl FnOnce(&mut Link)) -> Result<(), NetOpError> {
+    fn modify_link(&mut self, name: &IfName, modify: impl FnOnce(&mut Link)) -> Result<(), NetOpError> {
         let index = self.index(name)?;
-        self.links.get_mut(&index).map(change).ok_or_else(|| NetOpError::NoLink(name.clone()))
+        self.links.get_mut(&index).map(modify).ok_or_else(|| NetOpError::NoLink(name.clone()))
     }
 
     fn create_device(&mut self, device: &VxlanDevice) -> Result<(), NetOpError> {
@@ -141,21 +141,21 @@ impl Kernel {
             state: LinkState::Up,
             kind: LinkKind::Vxlan(device.tunnel),
         };
-        // The kernel counts on from the greatest number ever given; the model knows only those that are there.
+        // The kernel continues from the highest ifindex ever assigned; this state knows only those of existing links.
         let index = IfIndex(self.links.keys().next_back().map_or(1, |last| last.0 + 1));
         self.links.insert(index, link);
-        // A new link's own sysctls exist from then on, with the kernel's defaults.
+        // The kernel creates the sysctls of a link with the link, with default values.
         self.sysctls.insert(Sysctl::AcceptRouterAdvertisements(device.name.clone()), 1);
         Ok(())
     }
 
-    /// Deletes a link with everything on it and through it.
+    /// Deletes a link and all addresses, neighbours, FDB entries, routes and sysctls that depend on it.
     fn delete_link(&mut self, name: &IfName) -> Result<(), NetOpError> {
         let index = self.index(name)?;
         self.links.remove(&index);
         self.addresses.remove(&index);
-        self.neighbours.retain(|(at, _), _| *at != index);
-        self.fdb.retain(|(at, _), _| *at != index);
+        self.neighbours.retain(|(on, _), _| *on != index);
+        self.fdb.retain(|(on, _), _| *on != index);
         self.routes.retain(|_, route| route.target.link() != Some(index));
         self.sysctls.remove(&Sysctl::AcceptRouterAdvertisements(name.clone()));
         Ok(())
@@ -169,10 +169,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// The route that an address takes, but for those to everywhere. Looked up length by length: there are thousands of routes.
-    fn most_specific(&self, address: IpAddr) -> Option<&Route> {
-        let host = Family::of(address).host_prefix_len();
-        let nets = (1..=host).rev().filter_map(|length| IpNet::new(address, length).ok());
+    /// The most specific route that covers an address, default routes excluded. One lookup per prefix length: a scan
+    /// would visit thousands of routes.
+    fn most_specific_route(&self, address: IpAddr) -> Option<&Route> {
+        let longest = Family::of(address).host_prefix_len();
+        let nets = (1..=longest).rev().filter_map(|length| IpNet::new(address, length).ok());
         nets.filter_map(|net| self.routes_to(net.trunc()).next()).next().map(|(_, route)| route)
     }
 
@@ -183,9 +184,9 @@ impl Kernel {
             NextHop::Blackhole => RouteTarget::Blackhole,
         };
         if let RouteTarget::Via { gateway: gateway @ IpAddr::V6(_), link } = target {
-            let leads_to = self.most_specific(gateway).and_then(|route| route.target.link());
-            if leads_to.is_some_and(|there| there != link) {
-                return Err(NetOpError::GatewayElsewhere);
+            let routed_to = self.most_specific_route(gateway).and_then(|route| route.target.link());
+            if routed_to.is_some_and(|other| other != link) {
+                return Err(NetOpError::GatewayOnOtherLink);
             }
         }
         self.routes.insert(key, Route { target, owner: RouteOwner::Towpath });
