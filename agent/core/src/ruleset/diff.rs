@@ -1,11 +1,12 @@
-//! The difference between two states of the table, as one transaction in an order that the kernel takes: nothing is named
-//! before it is there, and nothing goes while it is named.
+//! Compares two states of the table and returns the difference as one transaction, in an order that the kernel accepts:
+//! objects are created before they are referenced, and deleted after their last reference.
 //!
-//! Elements change one by one. A chain whose rules differ is flushed and written anew. What was declared in another way is
-//! removed and made again, and with it every rule and map element that names it. All of it shows at once.
+//! Set and map elements are added and deleted individually. A chain whose rules differ is flushed and refilled. An object
+//! whose declaration differs is deleted and recreated, together with every rule and map element that refers to it. The
+//! kernel commits all of it atomically.
 //!
-//! Against a table that was read back all of both is compared; against one that is known to be as we made it, only what
-//! the two do not share.
+//! [`diff`] compares everything with a table that was read back. [`change`] compares only the parts that two rulesets do
+//! not share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,18 +18,18 @@ use super::{
 };
 use crate::names::{ChainName, SetName};
 
-/// What to do so that the kernel's table is as wanted, where it was read back. `have` is `None` where there is no table.
+/// Compares the desired table with the one that was read back; `None` if the table does not exist.
 pub fn diff(want: &Ruleset, have: Option<&Installed>) -> Transaction {
     let Some(have) = have else { return Transaction::create(want) };
-    if have.unmanaged.iter().any(|thing| matches!(thing, Unmanaged::Other(_))) {
+    if have.unmanaged.iter().any(|object| matches!(object, Unmanaged::Other(_))) {
         return Transaction::replace(want);
     }
     let mut difference = TableDiff::new(want, &have.sets, &have.maps);
-    for thing in &have.unmanaged {
-        match thing {
-            Unmanaged::Set(name) => _ = difference.doomed.sets.insert(name),
-            Unmanaged::Map(name) => _ = difference.doomed.maps.insert(name),
-            Unmanaged::Chain(name) => _ = difference.doomed.chains.insert(name),
+    for object in &have.unmanaged {
+        match object {
+            Unmanaged::Set(name) => _ = difference.to_delete.sets.insert(name),
+            Unmanaged::Map(name) => _ = difference.to_delete.maps.insert(name),
+            Unmanaged::Chain(name) => _ = difference.to_delete.chains.insert(name),
             Unmanaged::Other(_) => {}
         }
     }
@@ -44,7 +45,7 @@ pub fn diff(want: &Ruleset, have: Option<&Installed>) -> Transaction {
     difference.transaction(|| chains)
 }
 
-/// The same where the kernel's table is known to be `have`, because we made it and nobody has changed it since.
+/// Compares the desired table with the last applied one. Requires that the kernel's table is still equal to `have`.
 pub fn change(want: &Ruleset, have: &Ruleset) -> Transaction {
     let mut difference = TableDiff::new(want, &have.sets, &have.maps);
     let pair = |name| {
@@ -69,7 +70,7 @@ fn key<'a, K, V>(item: &ordmap::DiffItem<'a, 'a, K, V>) -> &'a K {
     }
 }
 
-/// Whether a chain's rules are those that are wanted.
+/// Result of comparing the rules of a chain.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RulesCompared {
     Same,
@@ -82,11 +83,11 @@ impl RulesCompared {
     }
 }
 
-/// A chain on both sides.
+/// A chain in both states.
 #[derive(Clone, Copy)]
 struct ChainPair<'a> {
     want: Option<&'a Chain>,
-    /// How it hangs, if it is there.
+    /// Declaration of the existing chain; the outer `None` means that it does not exist.
     have: Option<Option<BaseChain>>,
     rules: RulesCompared,
 }
@@ -99,7 +100,7 @@ impl ChainPair<'_> {
 
 type SetPairs<'a, T> = BTreeMap<&'a SetName, (Option<&'a T>, Option<&'a T>)>;
 
-/// What goes: for good, or to be made again.
+/// Objects to delete, whether or not they are recreated.
 #[derive(Default)]
 struct ToDelete<'a> {
     sets: BTreeSet<&'a SetName>,
@@ -108,26 +109,26 @@ struct ToDelete<'a> {
 }
 
 impl ToDelete<'_> {
-    fn has(&self, reference: Reference<'_>) -> bool {
+    fn contains(&self, reference: Reference<'_>) -> bool {
         match reference {
             Reference::Set(name) => self.sets.contains(name) || self.maps.contains(name),
             Reference::Chain(name) => self.chains.contains(name),
         }
     }
 
-    fn has_target_of(&self, verdict: &Verdict) -> bool {
+    fn contains_target_of(&self, verdict: &Verdict) -> bool {
         verdict.target().is_some_and(|chain| self.chains.contains(chain))
     }
 }
 
-/// What differs, by name: as it is wanted, as it is there.
+/// Objects that differ, by name, in the desired and in the existing state.
 struct TableDiff<'a> {
     want: &'a Ruleset,
     have_maps: &'a OrdMap<SetName, VerdictMap>,
     sets: SetPairs<'a, Set>,
     maps: SetPairs<'a, VerdictMap>,
     chains: BTreeMap<&'a ChainName, ChainPair<'a>>,
-    doomed: ToDelete<'a>,
+    to_delete: ToDelete<'a>,
 }
 
 impl<'a> TableDiff<'a> {
@@ -140,98 +141,99 @@ impl<'a> TableDiff<'a> {
             sets: sets.diff(&want.sets).map(of_set).collect(),
             maps: maps.diff(&want.maps).map(of_map).collect(),
             chains: BTreeMap::new(),
-            doomed: ToDelete::default(),
+            to_delete: ToDelete::default(),
         }
     }
 
-    /// `all_chains` is asked for only if something is made again, so that whatever names it has to be looked for.
+    /// Calls `all_chains` only if an object is recreated, to find the chains that refer to it.
     fn transaction(mut self, all_chains: impl FnOnce() -> BTreeMap<&'a ChainName, ChainPair<'a>>) -> Transaction {
-        self.doom();
-        if self.makes_something_again() {
+        self.mark_deletions();
+        if self.recreates_an_object() {
             self.chains = all_chains();
             let (want, have) = (&self.want.maps, self.have_maps);
             self.maps = want.keys().chain(have.keys()).map(|n| (n, (want.get(n), have.get(n)))).collect();
         }
-        let rewritten = self.rewritten();
-        let mut all = Transaction::default();
-        self.remove(&rewritten, &mut all);
-        self.declare(&mut all);
-        self.fill_sets(&mut all);
+        let rewritten = self.rewritten_chains();
+        let mut transaction = Transaction::default();
+        self.delete_objects(&rewritten, &mut transaction);
+        self.create_objects(&mut transaction);
+        self.fill_sets(&mut transaction);
         for name in rewritten {
             if let Some(chain) = self.want.chains.get(name) {
-                all.add_rules(name, &chain.rules);
+                transaction.add_rules(name, &chain.rules);
             }
         }
-        self.fill_maps(&mut all);
-        all
+        self.fill_maps(&mut transaction);
+        transaction
     }
 
-    /// Adds what is no longer wanted, or wanted otherwise, to what goes.
-    fn doom(&mut self) {
-        let goes = |(name, (want, have)): (&&'a SetName, &(Option<&Set>, Option<&Set>))| {
-            let declared = |set: &Set| (set.key.clone(), set.lookup);
-            (have.is_some() && want.map(declared) != have.map(declared)).then_some(*name)
+    /// Marks objects for deletion that are no longer wanted or whose declaration differs.
+    fn mark_deletions(&mut self) {
+        let outdated = |(name, (want, have)): (&&'a SetName, &(Option<&Set>, Option<&Set>))| {
+            let declaration = |set: &Set| (set.key.clone(), set.lookup);
+            (have.is_some() && want.map(declaration) != have.map(declaration)).then_some(*name)
         };
-        self.doomed.sets.extend(self.sets.iter().filter_map(goes));
-        let goes = |(name, (want, have)): (&&'a SetName, &(Option<&VerdictMap>, Option<&VerdictMap>))| {
+        self.to_delete.sets.extend(self.sets.iter().filter_map(outdated));
+        let outdated = |(name, (want, have)): (&&'a SetName, &(Option<&VerdictMap>, Option<&VerdictMap>))| {
             (have.is_some() && want.map(|map| &map.key) != have.map(|map| &map.key)).then_some(*name)
         };
-        self.doomed.maps.extend(self.maps.iter().filter_map(goes));
-        let goes = |(name, pair): (&&'a ChainName, &ChainPair<'_>)| {
+        self.to_delete.maps.extend(self.maps.iter().filter_map(outdated));
+        let outdated = |(name, pair): (&&'a ChainName, &ChainPair<'_>)| {
             (pair.have.is_some() && pair.want.map(|chain| chain.base) != pair.have).then_some(*name)
         };
-        self.doomed.chains.extend(self.chains.iter().filter_map(goes));
+        self.to_delete.chains.extend(self.chains.iter().filter_map(outdated));
     }
 
-    fn makes_something_again(&self) -> bool {
-        let ToDelete { sets, maps, chains } = &self.doomed;
+    fn recreates_an_object(&self) -> bool {
+        let ToDelete { sets, maps, chains } = &self.to_delete;
         let wanted = |name: &&&SetName| self.want.sets.contains_key(**name) || self.want.maps.contains_key(**name);
         sets.iter().chain(maps).any(|name| wanted(&name))
             || chains.iter().any(|name| self.want.chains.contains_key(*name))
     }
 
-    /// The chains that lose the rules they have and get those that are wanted: gone, new, changed, or naming what goes.
-    fn rewritten(&self) -> BTreeSet<&'a ChainName> {
-        let stays = |name: &ChainName, pair: &ChainPair<'_>| {
-            let names_what_goes = || {
+    /// The chains whose rules are flushed and added again: deleted, new or changed chains, and chains that refer to an
+    /// object to delete.
+    fn rewritten_chains(&self) -> BTreeSet<&'a ChainName> {
+        let unchanged = |name: &ChainName, pair: &ChainPair<'_>| {
+            let refers_to_deleted = || {
                 pair.want
                     .into_iter()
                     .flat_map(|c| &c.rules)
                     .flat_map(super::Rule::references)
-                    .any(|r| self.doomed.has(r))
+                    .any(|r| self.to_delete.contains(r))
             };
-            pair.rules == RulesCompared::Same && !self.doomed.chains.contains(name) && !names_what_goes()
+            pair.rules == RulesCompared::Same && !self.to_delete.chains.contains(name) && !refers_to_deleted()
         };
-        let changed = self.chains.iter().filter(|(name, pair)| !stays(name, pair)).map(|(name, _)| *name);
-        self.doomed.chains.iter().copied().chain(changed).collect()
+        let changed = self.chains.iter().filter(|(name, pair)| !unchanged(name, pair)).map(|(name, _)| *name);
+        self.to_delete.chains.iter().copied().chain(changed).collect()
     }
 
-    /// Names first, then what was named.
-    fn remove(&self, rewritten: &BTreeSet<&ChainName>, all: &mut Transaction) {
-        let is_there = |name: &ChainName| self.chains.get(name).is_some_and(|pair| pair.have.is_some());
-        for name in rewritten.iter().filter(|name| is_there(name) || self.doomed.chains.contains(**name)) {
-            all.push(Step::FlushChain((*name).clone()));
+    /// Deletes references first, then the objects.
+    fn delete_objects(&self, rewritten: &BTreeSet<&ChainName>, transaction: &mut Transaction) {
+        let exists = |name: &ChainName| self.chains.get(name).is_some_and(|pair| pair.have.is_some());
+        for name in rewritten.iter().filter(|name| exists(name) || self.to_delete.chains.contains(**name)) {
+            transaction.push(Step::FlushChain((*name).clone()));
         }
         for (name, (want, have)) in &self.maps {
-            let (Some(want), Some(have), false) = (want, have, self.doomed.maps.contains(name)) else { continue };
-            all.delete_map_elements(name, self.leaving(want, have));
+            let (Some(want), Some(have), false) = (want, have, self.to_delete.maps.contains(name)) else { continue };
+            transaction.delete_map_elements(name, self.deleted_elements(want, have));
         }
-        self.doomed.maps.iter().for_each(|name| all.push(Step::DeleteMap((*name).clone())));
-        self.doomed.chains.iter().for_each(|name| all.push(Step::DeleteChain((*name).clone())));
-        self.doomed.sets.iter().for_each(|name| all.push(Step::DeleteSet((*name).clone())));
+        self.to_delete.maps.iter().for_each(|name| transaction.push(Step::DeleteMap((*name).clone())));
+        self.to_delete.chains.iter().for_each(|name| transaction.push(Step::DeleteChain((*name).clone())));
+        self.to_delete.sets.iter().for_each(|name| transaction.push(Step::DeleteSet((*name).clone())));
     }
 
-    /// The keys of elements that go, or change, or lead to a chain that is made again.
-    fn leaving(&self, want: &VerdictMap, have: &VerdictMap) -> imbl::OrdSet<Element> {
+    /// Keys of the map elements that are unwanted, changed, or refer to a deleted chain.
+    fn deleted_elements(&self, want: &VerdictMap, have: &VerdictMap) -> imbl::OrdSet<Element> {
         let changed = have.elements.diff(&want.elements).filter_map(|item| match item {
             ordmap::DiffItem::Remove(key, _) | ordmap::DiffItem::Update { old: (key, _), .. } => Some(key.clone()),
             ordmap::DiffItem::Add(..) => None,
         });
-        changed.chain(self.elements_to_what_is_made_again(have).map(|(key, _)| key.clone())).collect()
+        changed.chain(self.elements_with_deleted_target(have).map(|(key, _)| key.clone())).collect()
     }
 
-    /// The elements that come, or change, or lead to a chain that is made again.
-    fn coming(&self, want: &VerdictMap, have: &VerdictMap) -> OrdMap<Element, Verdict> {
+    /// Map elements that are new, changed, or refer to a recreated chain.
+    fn added_elements(&self, want: &VerdictMap, have: &VerdictMap) -> OrdMap<Element, Verdict> {
         let copy = |(key, verdict): (&Element, &Verdict)| (key.clone(), verdict.clone());
         let changed = have.elements.diff(&want.elements).filter_map(|item| match item {
             ordmap::DiffItem::Add(key, verdict) | ordmap::DiffItem::Update { new: (key, verdict), .. } => {
@@ -239,74 +241,74 @@ impl<'a> TableDiff<'a> {
             }
             ordmap::DiffItem::Remove(..) => None,
         });
-        changed.chain(self.elements_to_what_is_made_again(want).map(copy)).collect()
+        changed.chain(self.elements_with_deleted_target(want).map(copy)).collect()
     }
 
-    fn elements_to_what_is_made_again<'b>(
+    fn elements_with_deleted_target<'b>(
         &self,
         map: &'b VerdictMap,
     ) -> impl Iterator<Item = (&'b Element, &'b Verdict)> {
-        let elements = (!self.doomed.chains.is_empty()).then(|| map.elements.iter()).into_iter().flatten();
-        elements.filter(|(_, verdict)| self.doomed.has_target_of(verdict))
+        let elements = (!self.to_delete.chains.is_empty()).then(|| map.elements.iter()).into_iter().flatten();
+        elements.filter(|(_, verdict)| self.to_delete.contains_target_of(verdict))
     }
 
-    /// What is new or goes to be made again, without contents.
-    fn declare(&self, all: &mut Transaction) {
-        let sets: BTreeSet<&SetName> = self.sets.keys().chain(&self.doomed.sets).copied().collect();
+    /// Creates new and recreated objects without rules and elements.
+    fn create_objects(&self, transaction: &mut Transaction) {
+        let sets: BTreeSet<&SetName> = self.sets.keys().chain(&self.to_delete.sets).copied().collect();
         for (name, set) in sets.into_iter().filter_map(|name| Some((name, self.want.sets.get(name)?))) {
             if self.kept_set(name).is_none() {
-                all.push(self.want.add_set(name, set));
+                transaction.push(self.want.add_set(name, set));
             }
         }
-        let chains: BTreeSet<&ChainName> = self.chains.keys().chain(&self.doomed.chains).copied().collect();
+        let chains: BTreeSet<&ChainName> = self.chains.keys().chain(&self.to_delete.chains).copied().collect();
         for (name, chain) in chains.into_iter().filter_map(|name| Some((name, self.want.chains.get(name)?))) {
-            let is_there = self.chains.get(name).is_some_and(|pair| pair.have.is_some());
-            if !is_there || self.doomed.chains.contains(name) {
-                all.push(self.want.add_chain(name, chain));
+            let exists = self.chains.get(name).is_some_and(|pair| pair.have.is_some());
+            if !exists || self.to_delete.chains.contains(name) {
+                transaction.push(self.want.add_chain(name, chain));
             }
         }
-        let maps: BTreeSet<&SetName> = self.maps.keys().chain(&self.doomed.maps).copied().collect();
+        let maps: BTreeSet<&SetName> = self.maps.keys().chain(&self.to_delete.maps).copied().collect();
         for (name, map) in maps.into_iter().filter_map(|name| Some((name, self.want.maps.get(name)?))) {
             if self.kept_map(name).is_none() {
-                all.push(self.want.add_map(name, map));
+                transaction.push(self.want.add_map(name, map));
             }
         }
     }
 
     fn kept_set(&self, name: &SetName) -> Option<&'a Set> {
-        self.sets.get(name).and_then(|(_, have)| *have).filter(|_| !self.doomed.sets.contains(name))
+        self.sets.get(name).and_then(|(_, have)| *have).filter(|_| !self.to_delete.sets.contains(name))
     }
 
     fn kept_map(&self, name: &SetName) -> Option<&'a VerdictMap> {
-        self.have_maps.get(name).filter(|_| !self.doomed.maps.contains(name))
+        self.have_maps.get(name).filter(|_| !self.to_delete.maps.contains(name))
     }
 
-    fn fill_sets(&self, all: &mut Transaction) {
+    fn fill_sets(&self, transaction: &mut Transaction) {
         for (name, (want, _)) in &self.sets {
             let Some(want) = want else { continue };
             match self.kept_set(name) {
                 Some(have) => {
-                    let (mut gone, mut come) = (Vec::new(), Vec::new());
+                    let (mut deleted, mut added) = (Vec::new(), Vec::new());
                     for item in have.elements.diff(&want.elements) {
                         match item {
-                            ordset::DiffItem::Add(element) => come.push(element.clone()),
-                            ordset::DiffItem::Remove(element) => gone.push(element.clone()),
+                            ordset::DiffItem::Add(element) => added.push(element.clone()),
+                            ordset::DiffItem::Remove(element) => deleted.push(element.clone()),
                         }
                     }
-                    all.delete_elements(name, gone.into());
-                    all.add_elements(name, come.into());
+                    transaction.delete_elements(name, deleted.into());
+                    transaction.add_elements(name, added.into());
                 }
-                None => all.add_elements(name, want.elements.clone()),
+                None => transaction.add_elements(name, want.elements.clone()),
             }
         }
     }
 
-    fn fill_maps(&self, all: &mut Transaction) {
+    fn fill_maps(&self, transaction: &mut Transaction) {
         for (name, (want, _)) in &self.maps {
             let Some(want) = want else { continue };
             match self.kept_map(name) {
-                Some(have) => all.add_map_elements(name, self.coming(want, have)),
-                None => all.add_map_elements(name, want.elements.clone()),
+                Some(have) => transaction.add_map_elements(name, self.added_elements(want, have)),
+                None => transaction.add_map_elements(name, want.elements.clone()),
             }
         }
     }

@@ -1,6 +1,7 @@
-//! A table that executes transactions and refuses what the kernel would refuse: for tests that have no kernel.
+//! An in-memory table that executes transactions and rejects what the kernel would reject, for tests without a kernel.
 //!
-//! It is stricter where we know better: an element is added once and deleted once, and a chain is empty before it goes.
+//! It is stricter than the kernel in two ways: it rejects adding an element that exists, and deleting a chain that has
+//! rules.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -13,24 +14,24 @@ use super::{
 };
 use crate::names::{ChainName, SetName};
 
-/// Why a step was refused, with the step's text.
+/// Why a step was rejected, with the text of the step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
-    /// What it changes or names is not there (ENOENT).
-    #[error("{0}: what it names is not there")]
-    Missing(String),
-    /// What it makes is there already (EEXIST).
-    #[error("{0}: it is there already")]
+    /// The object, or one it refers to, does not exist (ENOENT).
+    #[error("{0}: an object that the step refers to does not exist")]
+    NotFound(String),
+    /// The object already exists (EEXIST).
+    #[error("{0}: the object already exists")]
     Exists(String),
-    /// What it removes is named by a rule or an element (EBUSY).
-    #[error("{0}: it is still named")]
+    /// A rule or an element still refers to the object (EBUSY).
+    #[error("{0}: the object is still referenced")]
     Busy(String),
-    /// A type does not fit, or a value does not belong into such a set (EINVAL).
-    #[error("{0}: the types do not fit")]
+    /// A key type does not match, or the set cannot contain the value (EINVAL).
+    #[error("{0}: the type of a key or value does not match")]
     Mismatch(String),
 }
 
-/// One table.
+/// The nft table, which may not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FakeTable {
     contents: Option<FakeContents>,
@@ -48,29 +49,29 @@ struct FakeContents {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct FakeChain {
     base: Option<BaseChain>,
-    /// `None` for a rule that is not ours.
+    /// `None` for an unmanaged rule.
     rules: Vec<Option<Rule>>,
 }
 
 impl FakeTable {
-    /// Does all of it or nothing.
+    /// Commits a transaction atomically.
     ///
     /// # Errors
-    /// At the first step that the kernel would refuse.
+    /// At the first step that the kernel would reject. The table is then unchanged.
     pub fn apply(&mut self, transaction: &Transaction) -> Result<(), StepError> {
         let mut contents = self.contents.clone();
         for step in transaction.steps() {
             match step {
                 Step::AddTable => _ = contents.get_or_insert_default(),
                 Step::DeleteTable if contents.is_some() => contents = None,
-                _ => contents.as_mut().ok_or_else(|| StepError::Missing(step.to_string()))?.apply(step)?,
+                _ => contents.as_mut().ok_or_else(|| StepError::NotFound(step.to_string()))?.apply(step)?,
             }
         }
         self.contents = contents;
         Ok(())
     }
 
-    /// What is in the table.
+    /// Dumps the table; `None` if it does not exist.
     #[must_use]
     pub fn read_back(&self) -> Option<Installed> {
         self.contents.as_ref().map(|contents| Installed {
@@ -81,7 +82,7 @@ impl FakeTable {
         })
     }
 
-    /// The rules in force, to be interpreted; without those that are not ours.
+    /// The installed ruleset without unmanaged rules and objects.
     #[must_use]
     pub fn ruleset(&self) -> Option<Ruleset> {
         let chain =
@@ -94,17 +95,17 @@ impl FakeTable {
         })
     }
 
-    /// Somebody puts a rule of his own in front of a chain's rules. No chain, no rule.
+    /// Inserts an unmanaged rule at the beginning of a chain. Does nothing if the chain does not exist.
     pub fn add_unmanaged_rule(&mut self, chain: &ChainName) {
         if let Some(chain) = self.contents.as_mut().and_then(|contents| contents.chains.get_mut(chain)) {
             chain.rules.insert(0, None);
         }
     }
 
-    /// Somebody puts something of his own into the table, in place of what has its name.
-    pub fn add_unmanaged(&mut self, thing: Unmanaged) {
+    /// Adds an unmanaged object, replacing one of the same name.
+    pub fn add_unmanaged(&mut self, object: Unmanaged) {
         let contents = self.contents.get_or_insert_default();
-        match &thing {
+        match &object {
             Unmanaged::Set(name) | Unmanaged::Map(name) => {
                 contents.sets.remove(name);
                 contents.maps.remove(name);
@@ -112,7 +113,7 @@ impl FakeTable {
             Unmanaged::Chain(name) => _ = contents.chains.remove(name),
             Unmanaged::Other(_) => {}
         }
-        contents.unmanaged.insert(thing);
+        contents.unmanaged.insert(object);
     }
 }
 
@@ -125,46 +126,46 @@ impl FakeChain {
 
 impl FakeContents {
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {
-        let missing = || StepError::Missing(step.to_string());
+        let not_found = || StepError::NotFound(step.to_string());
         match step {
             Step::AddTable => Ok(()),
-            Step::DeleteTable => Err(missing()),
+            Step::DeleteTable => Err(not_found()),
             Step::AddSet(name, key, lookup, comment) => {
-                self.free_name(name, step)?;
+                self.require_free_name(name, step)?;
                 let set = Set { key: key.clone(), lookup: *lookup, elements: OrdSet::new() };
                 self.sets.insert(name.clone(), set);
                 self.comments.sets.extend(comment.iter().map(|comment| (name.clone(), comment.clone())));
                 Ok(())
             }
             Step::AddMap(name, key, comment) => {
-                self.free_name(name, step)?;
+                self.require_free_name(name, step)?;
                 self.maps.insert(name.clone(), VerdictMap { key: key.clone(), elements: OrdMap::new() });
                 self.comments.sets.extend(comment.iter().map(|comment| (name.clone(), comment.clone())));
                 Ok(())
             }
             Step::DeleteSet(name) => {
-                self.not_named(Reference::Set(name), step)?;
+                self.require_unreferenced(Reference::Set(name), step)?;
                 let unmanaged = self.unmanaged.remove(&Unmanaged::Set(name.clone()));
                 self.comments.sets.remove(name);
-                (self.sets.remove(name).is_some() || unmanaged).then_some(()).ok_or_else(missing)
+                (self.sets.remove(name).is_some() || unmanaged).then_some(()).ok_or_else(not_found)
             }
             Step::DeleteMap(name) => {
-                self.not_named(Reference::Set(name), step)?;
+                self.require_unreferenced(Reference::Set(name), step)?;
                 let unmanaged = self.unmanaged.remove(&Unmanaged::Map(name.clone()));
                 self.comments.sets.remove(name);
-                (self.maps.remove(name).is_some() || unmanaged).then_some(()).ok_or_else(missing)
+                (self.maps.remove(name).is_some() || unmanaged).then_some(()).ok_or_else(not_found)
             }
             Step::AddElements(name, elements) => {
-                add_elements(self.sets.get_mut(name).ok_or_else(missing)?, elements, step)
+                add_elements(self.sets.get_mut(name).ok_or_else(not_found)?, elements, step)
             }
             Step::DeleteElements(name, keys) => {
-                let set = self.sets.get_mut(name).ok_or_else(missing)?;
-                keys.iter().all(|key| set.elements.remove(key).is_some()).then_some(()).ok_or_else(missing)
+                let set = self.sets.get_mut(name).ok_or_else(not_found)?;
+                keys.iter().all(|key| set.elements.remove(key).is_some()).then_some(()).ok_or_else(not_found)
             }
             Step::AddMapElements(name, elements) => self.add_map_elements(name, elements, step),
             Step::DeleteMapElements(name, keys) => {
-                let map = self.maps.get_mut(name).ok_or_else(missing)?;
-                keys.iter().all(|key| map.elements.remove(key).is_some()).then_some(()).ok_or_else(missing)
+                let map = self.maps.get_mut(name).ok_or_else(not_found)?;
+                keys.iter().all(|key| map.elements.remove(key).is_some()).then_some(()).ok_or_else(not_found)
             }
             Step::AddChain(name, base, comment) => {
                 if self.chains.contains_key(name) || self.unmanaged.contains(&Unmanaged::Chain(name.clone())) {
@@ -177,42 +178,42 @@ impl FakeContents {
             Step::FlushChain(name) => {
                 let known = self.chains.get_mut(name).map(|chain| chain.rules.clear());
                 let unmanaged = self.unmanaged.contains(&Unmanaged::Chain(name.clone()));
-                (known.is_some() || unmanaged).then_some(()).ok_or_else(missing)
+                (known.is_some() || unmanaged).then_some(()).ok_or_else(not_found)
             }
             Step::DeleteChain(name) => self.delete_chain(name, step),
             Step::AddRule(name, rule) => {
-                self.can_take(rule, step)?;
-                self.chains.get_mut(name).ok_or_else(missing)?.rules.push(Some(rule.clone()));
+                self.require_references(rule, step)?;
+                self.chains.get_mut(name).ok_or_else(not_found)?.rules.push(Some(rule.clone()));
                 Ok(())
             }
         }
     }
 
     fn delete_chain(&mut self, name: &ChainName, step: &Step) -> Result<(), StepError> {
-        self.not_named(Reference::Chain(name), step)?;
+        self.require_unreferenced(Reference::Chain(name), step)?;
         if self.chains.get(name).is_some_and(|chain| !chain.rules.is_empty()) {
             return Err(StepError::Busy(step.to_string()));
         }
         let unmanaged = self.unmanaged.remove(&Unmanaged::Chain(name.clone()));
         self.comments.chains.remove(name);
-        let gone = self.chains.remove(name).is_some() || unmanaged;
-        gone.then_some(()).ok_or_else(|| StepError::Missing(step.to_string()))
+        let existed = self.chains.remove(name).is_some() || unmanaged;
+        existed.then_some(()).ok_or_else(|| StepError::NotFound(step.to_string()))
     }
 
-    fn free_name(&self, name: &SetName, step: &Step) -> Result<(), StepError> {
+    fn require_free_name(&self, name: &SetName, step: &Step) -> Result<(), StepError> {
         let unmanaged = [Unmanaged::Set(name.clone()), Unmanaged::Map(name.clone())];
         let taken = self.sets.contains_key(name)
             || self.maps.contains_key(name)
-            || unmanaged.iter().any(|thing| self.unmanaged.contains(thing));
+            || unmanaged.iter().any(|object| self.unmanaged.contains(object));
         if taken { Err(StepError::Exists(step.to_string())) } else { Ok(()) }
     }
 
-    fn not_named(&self, thing: Reference<'_>, step: &Step) -> Result<(), StepError> {
+    fn require_unreferenced(&self, object: Reference<'_>, step: &Step) -> Result<(), StepError> {
         let mut rules = self.chains.values().flat_map(|chain| chain.rules.iter().flatten());
         let mut verdicts = self.maps.values().flat_map(|map| map.elements.values());
-        let named = rules.any(|rule| rule.references().any(|r| r == thing))
-            || verdicts.any(|verdict| verdict.target().map(Reference::Chain) == Some(thing));
-        if named { Err(StepError::Busy(step.to_string())) } else { Ok(()) }
+        let referenced = rules.any(|rule| rule.references().any(|r| r == object))
+            || verdicts.any(|verdict| verdict.target().map(Reference::Chain) == Some(object));
+        if referenced { Err(StepError::Busy(step.to_string())) } else { Ok(()) }
     }
 
     fn add_map_elements(
@@ -222,11 +223,11 @@ impl FakeContents {
         step: &Step,
     ) -> Result<(), StepError> {
         for target in elements.values().filter_map(Verdict::target) {
-            self.is_callable(target, step)?;
+            self.require_target(target, step)?;
         }
-        let map = self.maps.get_mut(name).ok_or_else(|| StepError::Missing(step.to_string()))?;
+        let map = self.maps.get_mut(name).ok_or_else(|| StepError::NotFound(step.to_string()))?;
         for (key, verdict) in elements {
-            if !fits(&map.key, Lookup::Hash, key) {
+            if !matches_key(&map.key, Lookup::Hash, key) {
                 return Err(StepError::Mismatch(step.to_string()));
             }
             if map.elements.insert(key.clone(), verdict.clone()).is_some() {
@@ -236,29 +237,29 @@ impl FakeContents {
         Ok(())
     }
 
-    /// A chain that a verdict may go to: it is there and hangs nowhere itself.
-    fn is_callable(&self, chain: &ChainName, step: &Step) -> Result<(), StepError> {
+    /// A chain can be the target of a verdict if it exists and is not a base chain.
+    fn require_target(&self, chain: &ChainName, step: &Step) -> Result<(), StepError> {
         match self.chains.get(chain) {
-            None => Err(StepError::Missing(step.to_string())),
+            None => Err(StepError::NotFound(step.to_string())),
             Some(FakeChain { base: Some(_), .. }) => Err(StepError::Mismatch(step.to_string())),
             Some(FakeChain { base: None, .. }) => Ok(()),
         }
     }
 
-    fn can_take(&self, rule: &Rule, step: &Step) -> Result<(), StepError> {
-        let looks_up = |fields: &[Field], key: Option<&Vec<KeyType>>| match key {
-            None => Err(StepError::Missing(step.to_string())),
+    fn require_references(&self, rule: &Rule, step: &Step) -> Result<(), StepError> {
+        let lookup = |fields: &[Field], key: Option<&Vec<KeyType>>| match key {
+            None => Err(StepError::NotFound(step.to_string())),
             Some(key) if fields.iter().map(|field| field.key_type()).eq(key.iter().copied()) => Ok(()),
             Some(_) => Err(StepError::Mismatch(step.to_string())),
         };
         for condition in &rule.matches {
             if let Match::InSet(fields, _, name) = condition {
-                looks_up(fields, self.sets.get(name).map(|set| &set.key))?;
+                lookup(fields, self.sets.get(name).map(|set| &set.key))?;
             }
         }
         match &rule.action {
-            Action::Dispatch(fields, name) => looks_up(fields, self.maps.get(name).map(|map| &map.key)),
-            Action::Verdict(verdict) => verdict.target().map_or(Ok(()), |chain| self.is_callable(chain, step)),
+            Action::Dispatch(fields, name) => lookup(fields, self.maps.get(name).map(|map| &map.key)),
+            Action::Verdict(verdict) => verdict.target().map_or(Ok(()), |chain| self.require_target(chain, step)),
             Action::Masquerade | Action::Log(_) | Action::NoTrack => Ok(()),
         }
     }
@@ -266,7 +267,7 @@ impl FakeContents {
 
 fn add_elements(set: &mut Set, elements: &OrdSet<Element>, step: &Step) -> Result<(), StepError> {
     for element in elements {
-        if !fits(&set.key, set.lookup, element) {
+        if !matches_key(&set.key, set.lookup, element) {
             return Err(StepError::Mismatch(step.to_string()));
         }
         if set.elements.iter().any(|have| overlap(have, element)) {
@@ -277,7 +278,8 @@ fn add_elements(set: &mut Set, elements: &OrdSet<Element>, step: &Step) -> Resul
     Ok(())
 }
 
-fn fits(key: &[KeyType], lookup: Lookup, element: &Element) -> bool {
+/// Whether an element is valid for a set with this key and lookup.
+fn matches_key(key: &[KeyType], lookup: Lookup, element: &Element) -> bool {
     let part = |(key_type, value): (&KeyType, &Value)| match (key_type, value) {
         (KeyType::Ipv4, Value::Addr(IpAddr::V4(_)))
         | (KeyType::Ipv6, Value::Addr(IpAddr::V6(_)))
@@ -292,7 +294,7 @@ fn fits(key: &[KeyType], lookup: Lookup, element: &Element) -> bool {
     key.len() == element.len() && key.iter().zip(element).all(part)
 }
 
-/// Whether some packet is in both elements.
+/// Whether a packet can match both elements.
 fn overlap(a: &Element, b: &Element) -> bool {
     a.iter().zip(b).all(|(a, b)| match (a.as_net(), b.as_net(), a.as_ports(), b.as_ports()) {
         (Some(a), Some(b), ..) => a.contains(&b) || b.contains(&a),

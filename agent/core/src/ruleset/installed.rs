@@ -1,4 +1,4 @@
-//! What a read-back of the kernel's table yields, in the shape in which it is compared with what is wanted.
+//! The kernel's table as it is read back, in a form that can be compared with the desired one.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -11,8 +11,8 @@ use crate::{
     names::{ChainName, SetName},
 };
 
-/// What the comment of each of our rules says: a hash of the rule's text. So rules are compared without understanding
-/// what nft makes of them. Six bytes: a rule is only ever compared with the one that stands in its place.
+/// Hash of a rule's nft text, stored in the comment of the installed rule. Rules are compared by fingerprint, so nothing
+/// has to parse the kernel's expressions. Six bytes suffice: a rule is only compared with the one at the same position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 6]);
 
@@ -46,7 +46,7 @@ impl FromStr for Fingerprint {
 }
 
 impl Rule {
-    /// The hash of its text.
+    /// The first six bytes of the SHA-1 hash of the rule's nft text.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let digest = Sha1::digest(self.to_string());
@@ -56,43 +56,44 @@ impl Rule {
     }
 }
 
-/// A chain as it was read back.
+/// A chain as read back from the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstalledChain {
-    /// Set for a base chain.
+    /// `None` for a regular chain.
     pub base: Option<BaseChain>,
-    /// A fingerprint per rule; `None` for a rule that is not ours.
+    /// Fingerprint of each rule, in order; `None` for a rule without one, which is unmanaged.
     pub rules: Vec<Option<Fingerprint>>,
 }
 
-/// Something in our table that is not ours, or no longer as we made it: the difference removes it.
+/// An object in our table that we did not create, or that was changed into something we never create. [`super::diff`]
+/// deletes it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unmanaged {
-    /// A set of a kind or with elements that we do not make.
+    /// A set with a declaration or elements that we never create.
     Set(SetName),
-    /// A map of a kind or with elements that we do not make.
+    /// A map with a declaration or elements that we never create.
     Map(SetName),
-    /// A base chain of a kind or with a policy that we do not make.
+    /// A base chain with a type, hook or policy that we never create.
     Chain(ChainName),
-    /// Anything else, described for the log: it costs a new table.
+    /// Anything else, with a description for the log. The whole table is replaced.
     Other(String),
 }
 
-/// What is in our table.
+/// The contents of our table as read back from the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Installed {
-    /// Sets by name.
+    /// Sets by name, unmanaged ones excluded.
     pub sets: OrdMap<SetName, Set>,
-    /// Verdict maps by name.
+    /// Verdict maps by name, unmanaged ones excluded.
     pub maps: OrdMap<SetName, VerdictMap>,
-    /// Chains by name.
+    /// Chains by name, unmanaged ones excluded.
     pub chains: OrdMap<ChainName, InstalledChain>,
-    /// What must go.
+    /// Objects to delete.
     pub unmanaged: BTreeSet<Unmanaged>,
 }
 
 impl Ruleset {
-    /// What it reads back as.
+    /// The ruleset as it reads back once it is installed.
     #[must_use]
     pub fn installed(&self) -> Installed {
         let chains = self.chains.iter().map(|(name, chain)| {

@@ -1,4 +1,4 @@
-//! Runs a ruleset over a packet, as the kernel would. The tests hold it, the policy evaluator and the kernel together.
+//! Evaluates a ruleset for a packet as the kernel does. Tests compare it with the policy evaluator and with the kernel.
 
 use std::net::IpAddr;
 
@@ -13,19 +13,19 @@ use crate::{
     names::{ChainName, IfName, SetName},
 };
 
-/// What follows the packet's IP header.
+/// The transport header of a packet, as far as rules match it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
-    /// A protocol with ports (TCP, UDP, SCTP), and the destination's.
+    /// A protocol with ports.
     Ports {
-        /// Its number in the IP header: 6, 17 or 132.
+        /// Protocol number: 6 (TCP), 17 (UDP) or 132 (SCTP).
         protocol: u8,
-        /// The destination port.
+        /// Destination port.
         destination: u16,
     },
-    /// One of the messages of [`Match::NeighbourDiscovery`].
+    /// An ICMPv6 message that [`Match::NeighbourDiscovery`] matches.
     NeighbourDiscovery,
-    /// Another protocol, by its number.
+    /// Any other protocol, by its number.
     Other(u8),
 }
 
@@ -40,79 +40,84 @@ impl Transport {
     }
 }
 
-/// A packet where one hook sees it.
+/// A packet as a hook sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// Where it came in; `None` for the node's own.
+    /// Input interface; `None` for a packet of the node itself.
     pub in_interface: Option<IfName>,
-    /// Where it goes out, as far as the hook knows.
+    /// Output interface; `None` at hooks before routing, and for packets to the node.
     pub out_interface: Option<IfName>,
-    /// Its source address.
+    /// Source address.
     pub source: IpAddr,
-    /// Its destination address, of the same family.
+    /// Destination address, of the same family as the source.
     pub destination: IpAddr,
-    /// What it carries.
+    /// Transport protocol and destination port.
     pub transport: Transport,
-    /// Its state in connection tracking; `None` for the first of a new connection.
+    /// Conntrack state; `None` for the first packet of a connection.
     pub state: Option<CtState>,
-    /// Its mark.
+    /// Packet mark (`meta mark`).
     pub mark: u32,
 }
 
-/// What becomes of a packet at one hook.
+/// The result of all base chains of a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It goes on as it is.
+    /// No base chain drops the packet.
     Accepted,
-    /// It goes on with another source address.
+    /// The packet is accepted and gets the node's source address.
     Masqueraded,
-    /// It is gone.
+    /// A base chain drops the packet.
     Dropped,
 }
 
-/// A name in a rule or a map that nothing has: the kernel would not have taken it.
+/// A rule or a map element refers to an object that does not exist. The kernel would have rejected it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DanglingReference {
-    /// No such set or map.
-    #[error("no set or map is called {0}")]
+    /// Name of a missing set or map.
+    #[error("set or map {0} does not exist")]
     Set(SetName),
-    /// No such chain.
-    #[error("no chain is called {0}")]
+    /// Name of a missing chain.
+    #[error("chain {0} does not exist")]
     Chain(ChainName),
 }
 
-/// What a rule or a chain has decided.
+/// How evaluation continues after a rule or a chain.
 enum Control {
     Accept,
     Drop,
     Masquerade,
-    /// Behind the call.
+    /// Continue after the rule that jumped to this chain.
     Return,
-    /// With the next rule.
+    /// Continue with the next rule.
     Next,
 }
 
 impl Ruleset {
-    /// What all base chains of a hook do with a packet, in the order of their priorities. A nat chain sees only the
-    /// first packet of a connection.
+    /// Evaluates all base chains of a hook in order of priority. Skips nat chains for all but the first packet of a
+    /// connection.
     ///
     /// # Errors
-    /// If a rule on the packet's way names what is not there.
+    /// If an evaluated rule or element refers to an object that does not exist.
     pub fn interpret(&self, hook: Hook, packet: &Packet) -> Result<Outcome, DanglingReference> {
-        self.walk(hook, packet, &mut Vec::new())
+        self.run_hook(hook, packet, &mut Vec::new())
     }
 
-    /// What is told of a packet at a hook, in the order in which it is told, as long as no limit is reached.
+    /// The log statements that a packet reaches at a hook, in order of evaluation. Ignores rate limits.
     ///
     /// # Errors
     /// As [`Ruleset::interpret`].
     pub fn logs(&self, hook: Hook, packet: &Packet) -> Result<Vec<&Log>, DanglingReference> {
         let mut logs = Vec::new();
-        self.walk(hook, packet, &mut logs)?;
+        self.run_hook(hook, packet, &mut logs)?;
         Ok(logs)
     }
 
-    fn walk<'a>(&'a self, hook: Hook, packet: &Packet, logs: &mut Vec<&'a Log>) -> Result<Outcome, DanglingReference> {
+    fn run_hook<'a>(
+        &'a self,
+        hook: Hook,
+        packet: &Packet,
+        logs: &mut Vec<&'a Log>,
+    ) -> Result<Outcome, DanglingReference> {
         let mut chains: Vec<_> = self.chains.values().filter_map(|c| c.base.map(|base| (base, c))).collect();
         chains.retain(|(base, _)| base.hook == hook);
         chains.sort_by_key(|(base, _)| base.priority);
@@ -121,7 +126,7 @@ impl Ruleset {
             if base.chain_type == ChainType::Nat && packet.state.is_some() {
                 continue;
             }
-            match self.run(chain, packet, logs)? {
+            match self.run_chain(chain, packet, logs)? {
                 Control::Drop => return Ok(Outcome::Dropped),
                 Control::Masquerade => outcome = Outcome::Masqueraded,
                 Control::Accept | Control::Return | Control::Next => {}
@@ -130,19 +135,19 @@ impl Ruleset {
         Ok(outcome)
     }
 
-    /// What one chain does with a packet, with all that it calls. Coming to its end is being accepted.
+    /// Evaluates one chain and the chains it jumps or goes to. The end of the chain counts as accept.
     ///
     /// # Errors
-    /// If there is no such chain, or a rule on the packet's way names what is not there.
+    /// If the chain, or an object that an evaluated rule or element refers to, does not exist.
     pub fn interpret_chain(&self, chain: &ChainName, packet: &Packet) -> Result<Outcome, DanglingReference> {
-        Ok(match self.run(self.chain(chain)?, packet, &mut Vec::new())? {
+        Ok(match self.run_chain(self.chain(chain)?, packet, &mut Vec::new())? {
             Control::Drop => Outcome::Dropped,
             Control::Masquerade => Outcome::Masqueraded,
             Control::Accept | Control::Return | Control::Next => Outcome::Accepted,
         })
     }
 
-    fn run<'a>(
+    fn run_chain<'a>(
         &'a self,
         chain: &'a Chain,
         packet: &Packet,
@@ -164,12 +169,12 @@ impl Ruleset {
         logs: &mut Vec<&'a Log>,
     ) -> Result<Control, DanglingReference> {
         for condition in &rule.matches {
-            if !self.holds(condition, packet)? {
+            if !self.matches(condition, packet)? {
                 return Ok(Control::Next);
             }
         }
         match &rule.action {
-            Action::Verdict(verdict) => self.follow(verdict, packet, logs),
+            Action::Verdict(verdict) => self.run_verdict(verdict, packet, logs),
             Action::Masquerade => Ok(Control::Masquerade),
             Action::Log(log) => {
                 logs.push(log);
@@ -179,7 +184,7 @@ impl Ruleset {
             Action::Dispatch(fields, name) => {
                 let map = self.maps.get(name).ok_or_else(|| DanglingReference::Set(name.clone()))?;
                 let Some(key) = packet.key(fields) else { return Ok(Control::Next) };
-                map.elements.get(&key).map_or(Ok(Control::Next), |verdict| self.follow(verdict, packet, logs))
+                map.elements.get(&key).map_or(Ok(Control::Next), |verdict| self.run_verdict(verdict, packet, logs))
             }
         }
     }
@@ -188,7 +193,7 @@ impl Ruleset {
         self.chains.get(name).map(|chain| &**chain).ok_or_else(|| DanglingReference::Chain(name.clone()))
     }
 
-    fn follow<'a>(
+    fn run_verdict<'a>(
         &'a self,
         verdict: &Verdict,
         packet: &Packet,
@@ -198,15 +203,15 @@ impl Ruleset {
             Verdict::Accept => Ok(Control::Accept),
             Verdict::Drop => Ok(Control::Drop),
             Verdict::Return => Ok(Control::Return),
-            Verdict::Goto(name) => self.run(self.chain(name)?, packet, logs),
-            Verdict::Jump(name) => match self.run(self.chain(name)?, packet, logs)? {
+            Verdict::Goto(name) => self.run_chain(self.chain(name)?, packet, logs),
+            Verdict::Jump(name) => match self.run_chain(self.chain(name)?, packet, logs)? {
                 Control::Return => Ok(Control::Next),
                 decided => Ok(decided),
             },
         }
     }
 
-    fn holds(&self, condition: &Match, packet: &Packet) -> Result<bool, DanglingReference> {
+    fn matches(&self, condition: &Match, packet: &Packet) -> Result<bool, DanglingReference> {
         Ok(match condition {
             Match::CtState(states) => packet.state.is_some_and(|state| states.contains(&state)),
             Match::Field(field, op, value) => {
@@ -218,10 +223,10 @@ impl Ruleset {
             },
             Match::InSet(fields, op, name) => {
                 let set = self.sets.get(name).ok_or_else(|| DanglingReference::Set(name.clone()))?;
-                packet.key(fields).is_some_and(|key| set.has(&key) == (*op == CmpOp::Eq))
+                packet.key(fields).is_some_and(|key| set.contains(&key) == (*op == CmpOp::Eq))
             }
             Match::MarkBits(bits) => packet.mark & bits == *bits,
-            // Nobody has put a mark on the connections of the packets that are interpreted.
+            // `Packet` has no connection mark: its connection is never revoked.
             Match::ConnectionMarkBits(_) => false,
             Match::Family(family) => Family::of(packet.source) == *family,
             Match::NeighbourDiscovery => packet.transport == Transport::NeighbourDiscovery,
@@ -230,14 +235,14 @@ impl Ruleset {
 }
 
 impl Packet {
-    /// The field's value; `None` where the packet has none, and then no condition on it holds, not even `!=`.
+    /// The value of a field. `None` if the packet has no such field; then no condition on it matches, not even `!=`.
     fn value(&self, field: Field) -> Option<Value> {
-        let of = |addr: IpAddr, family| (Family::of(addr) == family).then_some(Value::Addr(addr));
+        let address = |addr: IpAddr, family| (Family::of(addr) == family).then_some(Value::Addr(addr));
         match field {
             Field::InInterface => self.in_interface.clone().map(Value::IfName),
             Field::OutInterface => self.out_interface.clone().map(Value::IfName),
-            Field::Source(family) => of(self.source, family),
-            Field::Destination(family) => of(self.destination, family),
+            Field::Source(family) => address(self.source, family),
+            Field::Destination(family) => address(self.destination, family),
             Field::Proto => Some(Value::Proto(self.transport.protocol())),
             Field::DestinationPort => match self.transport {
                 Transport::Ports { destination, .. } => Some(Value::Port(destination)),
@@ -252,22 +257,22 @@ impl Packet {
 }
 
 impl Set {
-    /// Whether an element covers the key. Elements never overlap, so of networks alone only the last one that begins
-    /// at the address or before it can.
-    fn has(&self, key: &Element) -> bool {
-        let fits = |element: &Element| element.iter().zip(key).all(|(e, k)| covers(e, k));
+    /// Whether an element covers the key. Intervals do not overlap, so in a set of plain networks only the last one that
+    /// begins at or before the address can cover it.
+    fn contains(&self, key: &Element) -> bool {
+        let covers_key = |element: &Element| element.iter().zip(key).all(|(e, k)| covers(e, k));
         match (self.elements.contains(key), self.lookup, &key[..]) {
             (true, ..) => true,
             (false, Lookup::Hash, _) => false,
             (false, Lookup::Interval, [Value::Addr(addr)]) => {
-                self.elements.range(..=vec![Value::Net(IpNet::from(*addr))]).next_back().is_some_and(fits)
+                self.elements.range(..=vec![Value::Net(IpNet::from(*addr))]).next_back().is_some_and(covers_key)
             }
-            (false, Lookup::Interval, _) => self.elements.iter().any(fits),
+            (false, Lookup::Interval, _) => self.elements.iter().any(covers_key),
         }
     }
 }
 
-/// Whether a value of a rule or an element covers the single value of a packet.
+/// Whether a value of a rule or an element covers a value of a packet.
 fn covers(pattern: &Value, single: &Value) -> bool {
     match (pattern, single) {
         (Value::Net(IpNet::V4(net)), Value::Addr(IpAddr::V4(addr))) => net.contains(addr),

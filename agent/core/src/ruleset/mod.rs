@@ -1,8 +1,9 @@
-//! Our table as a value: sets, verdict maps and chains of typed rules, all ordered, so that the same input gives the same bytes.
+//! The nft table as a value: sets, verdict maps and chains of typed rules. All collections are ordered, so the same input
+//! renders to the same bytes.
 //!
-//! A [`Ruleset`] is what is wanted. It renders to nft's own language, and it can be run by an interpreter: the tests hold
-//! the kernel, the interpreter and the policy evaluator together. It knows only the forms that we use; a form that is
-//! not here cannot end up in the kernel.
+//! A [`Ruleset`] is the desired state. It renders in nft syntax, and an interpreter evaluates it for a packet; tests
+//! compare the kernel, the interpreter and the policy evaluator. The types cover only the statements and expressions that
+//! Towpath uses.
 
 mod diff;
 pub mod fake;
@@ -31,8 +32,8 @@ use crate::{
     names::{ChainName, Comment, IfName, SetName},
 };
 
-/// Everything in our table. Its parts are shared with the rulesets that it was made from and is copied to: to copy it costs
-/// nothing, and two versions are compared in proportion to their difference.
+/// The contents of our table. The maps are persistent: a clone shares its parts with the original, and comparing two
+/// versions takes time proportional to their difference.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Sets by name.
@@ -41,21 +42,21 @@ pub struct Ruleset {
     pub maps: OrdMap<SetName, VerdictMap>,
     /// Chains by name.
     pub chains: OrdMap<ChainName, Arc<Chain>>,
-    /// What `nft list` shows beside them.
+    /// Comments of chains, sets and maps, for `nft list`.
     pub comments: Comments,
 }
 
-/// Comments of chains, sets and maps. The kernel takes a comment only when the object is created, so an object that exists
-/// is never recreated for its comment's sake.
+/// Comments of chains, sets and maps. The kernel accepts a comment only when an object is created. A changed comment alone
+/// does not recreate the object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Comments {
-    /// Of chains.
+    /// Comments by chain.
     pub chains: OrdMap<ChainName, Comment>,
-    /// Of sets and verdict maps.
+    /// Comments by set or verdict map, which share one name space.
     pub sets: OrdMap<SetName, Comment>,
 }
 
-/// The type of one part of a set's key, as nft declares it.
+/// The nft type of one field of a set's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyType {
     /// `ipv4_addr`
@@ -70,57 +71,57 @@ pub enum KeyType {
     Port,
 }
 
-/// How a set finds its elements.
+/// How a set stores and looks up its elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lookup {
-    /// By hash: single values only. A change of one element costs microseconds in the kernel.
+    /// Hash table: single values only. Adding or deleting an element takes microseconds.
     Hash,
-    /// By intervals (flag `interval`): prefixes and ranges, never overlapping. Changes are slow (tens of milliseconds
-    /// among ten thousand elements on kernel 6.18): only for what changes with policies.
+    /// Intervals (flag `interval`): prefixes and ranges that do not overlap. Changes are slow: tens of milliseconds in a
+    /// set of 10,000 elements (kernel 6.18). Use it only for contents that change with policies, not with pods.
     Interval,
 }
 
 /// A named set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
-    /// The parts of its key; more than one makes a concatenation.
+    /// Types of the key fields; more than one is a concatenation.
     pub key: Vec<KeyType>,
-    /// How it is looked up.
+    /// How elements are looked up.
     pub lookup: Lookup,
-    /// Its elements.
+    /// Elements, each with one value per key field.
     pub elements: OrdSet<Element>,
 }
 
 /// A named verdict map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerdictMap {
-    /// The parts of its key.
+    /// Types of the key fields; more than one is a concatenation.
     pub key: Vec<KeyType>,
-    /// What to do for each element.
+    /// The verdict of each key.
     pub elements: OrdMap<Element, Verdict>,
 }
 
-/// The key of an element: one value for each part of the set's key.
+/// A set element or the key of a map element: one value per key field.
 pub type Element = Vec<Value>;
 
-/// A value of one part of a key, or what a field is compared with.
+/// A value of a key field, or the right-hand side of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
-    /// An address.
+    /// A single address.
     Addr(IpAddr),
-    /// All addresses of a network. Single addresses are always [`Value::Addr`].
+    /// All addresses of a network. A /32 or /128 is always a [`Value::Addr`].
     Net(IpNet),
-    /// An interface.
+    /// An interface name.
     IfName(IfName),
-    /// A protocol number of the IP header.
+    /// An IP protocol number.
     Proto(u8),
-    /// A port.
+    /// A single port.
     Port(u16),
-    /// From the first port to the second, both included, the second greater.
+    /// First and last port, inclusive. The last is greater than the first.
     PortRange(u16, u16),
 }
 
-/// What of a packet is looked at.
+/// A packet field that rules match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Field {
     /// `iifname`
@@ -133,12 +134,12 @@ pub enum Field {
     Destination(Family),
     /// `meta l4proto`
     Proto,
-    /// `th dport`; never matches where [`Field::Proto`] has no ports.
+    /// `th dport`; never matches a packet whose [`Field::Proto`] has no ports.
     DestinationPort,
 }
 
 impl Field {
-    /// The part of a set's key that it is looked up by.
+    /// The key type of sets in which this field is looked up.
     #[must_use]
     pub const fn key_type(self) -> KeyType {
         match self {
@@ -151,7 +152,7 @@ impl Field {
     }
 }
 
-/// Equal, or not.
+/// A comparison operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CmpOp {
     /// `==`
@@ -160,97 +161,98 @@ pub enum CmpOp {
     NotEq,
 }
 
-/// States of connection tracking (nf_conntrack).
+/// Conntrack state of a packet (`ct state`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CtState {
-    /// Belongs to a known connection.
+    /// Belongs to a tracked connection.
     Established,
-    /// Is an error or a helper's connection that belongs to a known one.
+    /// Starts a connection, or is an ICMP error, that is related to a tracked connection.
     Related,
-    /// Cannot be tracked.
+    /// Cannot be assigned to a connection.
     Invalid,
 }
 
-/// One condition of a rule.
+/// A condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Match {
-    /// `ct state …`: any of the states.
+    /// `ct state …`: the packet has one of the states.
     CtState(BTreeSet<CtState>),
-    /// A field against one value.
+    /// Compares a field with a value.
     Field(Field, CmpOp, Value),
-    /// `iifname "prefix*"` or `oifname "prefix*"`: the interface's name begins so. The field is one of the two interfaces.
+    /// `iifname "prefix*"` or `oifname "prefix*"`: the interface name has this prefix. The field must be
+    /// [`Field::InInterface`] or [`Field::OutInterface`].
     InterfacePrefix(Field, String),
-    /// `ip saddr . meta l4proto . th dport @set`: the concatenated fields against a named set.
+    /// `ip saddr . meta l4proto . th dport @set`: looks up the concatenated fields in a named set.
     InSet(Vec<Field>, CmpOp, SetName),
-    /// `meta mark & bits == bits`: all of the bits are set, whatever the others are.
+    /// `meta mark & bits == bits`: all of these bits are set in the packet mark.
     MarkBits(u32),
-    /// `ct mark & bits == bits`: the same of the connection's mark.
+    /// `ct mark & bits == bits`: all of these bits are set in the connection mark.
     ConnectionMarkBits(u32),
-    /// `meta nfproto`: packets of this family.
+    /// `meta nfproto`: the packet is of this family.
     Family(Family),
-    /// `icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }`: what a host sends to find its
-    /// neighbours (RFC 4861).
+    /// `icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }`: neighbour discovery by a host (RFC
+    /// 4861).
     NeighbourDiscovery,
 }
 
-/// Where a packet goes next.
+/// How evaluation of a packet ends or continues.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// Leaves this base chain; base chains of the same hook with a greater priority still see it.
+    /// Ends the base chain. Base chains of the same hook with a higher priority value still evaluate the packet.
     Accept,
-    /// Is gone.
+    /// Drops the packet.
     Drop,
-    /// Back to the calling chain; at the end of a base chain, accepted.
+    /// Continues in the calling chain. In a base chain, applies the policy, which is accept.
     Return,
-    /// Goes through the chain and comes back behind this rule.
+    /// Evaluates the chain, then continues after this rule.
     Jump(ChainName),
-    /// Goes through the chain and does not come back here.
+    /// Evaluates the chain, then continues where this chain would return to.
     Goto(ChainName),
 }
 
-/// What a rule does with a packet that all of its conditions hold for.
+/// The statement of a rule. It applies to packets that match all conditions.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
-    /// A verdict.
+    /// A fixed verdict.
     Verdict(Verdict),
-    /// `… vmap @map`: the verdict found under the concatenated fields; none found: go on behind the rule.
+    /// `… vmap @map`: looks up the concatenated fields in a verdict map. Continues after the rule if no element matches.
     Dispatch(Vec<Field>, SetName),
     /// `masquerade fully-random`
     Masquerade,
-    /// Tells the agent of the packet and goes on behind the rule.
+    /// Sends the packet header to the agent and continues after the rule.
     Log(Log),
-    /// `notrack`: connection tracking passes the packet over, and so does NAT. Means something in chains that come before
-    /// it only, at priorities below -200 (linux/netfilter_ipv4.h). Goes on behind the rule.
+    /// `notrack`: excludes the packet from conntrack and so from NAT, and continues after the rule. Only effective in
+    /// chains before conntrack, with a priority below -200 (linux/netfilter_ipv4.h).
     NoTrack,
 }
 
-/// `limit rate R/second burst B packets log prefix "…" group G snaplen S`: a copy of the packet's head to whoever has
-/// bound the group in this network namespace (nfnetlink_log); with nobody there it is a cheap nothing. The rate is one
-/// bucket per rule, so that a flood at one pod's chain hides nothing of another's.
+/// `limit rate R/second burst B packets log prefix "…" group G snaplen S`: copies the beginning of the packet to the
+/// listener of the nfnetlink_log group in this network namespace. Without a listener the statement does nothing. Each rule
+/// has its own rate limit, so a flood of packets to one pod does not suppress the log of another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Log {
-    /// Told with each packet: letters and hyphens, at most 127 bytes (`NF_LOG_PREFIXLEN` with its final zero).
+    /// Prefix of each log message: letters and hyphens, at most 127 bytes (`NF_LOG_PREFIXLEN` is 128 with the final NUL).
     pub prefix: &'static str,
-    /// The group of nfnetlink_log.
+    /// Group number of nfnetlink_log.
     pub group: u16,
-    /// How many bytes of the packet are told, from the IP header on.
+    /// Number of bytes to copy, from the IP header on.
     pub snaplen: NonZeroU32,
-    /// Packets per second in the long run.
+    /// Average number of packets per second.
     pub rate: NonZeroU32,
-    /// Packets at once after a quiet time.
+    /// Number of packets that may exceed the rate after an idle period.
     pub burst: NonZeroU32,
 }
 
-/// Conditions, all of which must hold, and an action.
+/// A rule: conditions that must all match, and an action.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
-    /// The conditions, cheapest first.
+    /// Conditions in order of evaluation, cheapest first.
     pub matches: Vec<Match>,
-    /// The action.
+    /// Statement for packets that match.
     pub action: Action,
 }
 
-/// Where a base chain hangs.
+/// A netfilter hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
     /// `prerouting`
@@ -265,7 +267,7 @@ pub enum Hook {
     Postrouting,
 }
 
-/// What a base chain is for.
+/// The type of a base chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChainType {
     /// `filter`
@@ -274,23 +276,24 @@ pub enum ChainType {
     Nat,
 }
 
-/// How a base chain hangs in the packet's way. Its policy is always accept.
+/// Attaches a chain to a netfilter hook. The policy of the chain is always accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BaseChain {
-    /// Filter or NAT.
+    /// Type of the chain.
     pub chain_type: ChainType,
-    /// The hook.
+    /// Hook that the chain is attached to.
     pub hook: Hook,
-    /// Smaller is earlier; 0 is iptables' filter, -300 its raw, 100 its source NAT (linux/netfilter_ipv4.h).
+    /// Order among the base chains of the hook, lowest first: raw is -300, filter 0, srcnat 100
+    /// (linux/netfilter_ipv4.h).
     pub priority: i32,
 }
 
-/// A chain.
+/// A base chain or a regular chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// Set for a base chain.
+    /// `None` for a regular chain.
     pub base: Option<BaseChain>,
-    /// Its rules, in order.
+    /// Rules in order of evaluation.
     pub rules: Vec<Rule>,
 }
 

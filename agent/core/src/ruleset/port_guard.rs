@@ -1,16 +1,17 @@
-//! Where a rule must look at the protocol before it looks at a port.
+//! Decides where a rule must match the protocol before it reads a port.
 //!
-//! `th dport` alone would read two bytes of any protocol, of an ICMP message its checksum: so the protocols that have
-//! ports come first, unless the protocol is looked up together with the port or has been matched before.
+//! `th dport` reads two bytes of the transport header whatever the protocol is, such as the checksum of an ICMP message.
+//! So a match on [`PROTOCOLS_WITH_PORTS`] precedes it, unless the rule has matched the protocol already or looks it up
+//! together with the port.
 
 use super::{Action, CmpOp, Field, Match, Rule, Value};
 
-/// TCP, UDP and SCTP.
+/// Protocol numbers of TCP, UDP and SCTP.
 pub const PROTOCOLS_WITH_PORTS: [u8; 3] = [6, 17, 132];
 
 impl Rule {
-    /// Before which of its conditions the rule must ask for one of [`PROTOCOLS_WITH_PORTS`]; the number of conditions
-    /// stands for the action.
+    /// Index of the condition before which the rule must match [`PROTOCOLS_WITH_PORTS`]; the number of conditions stands
+    /// for the action. `None` if no such match is needed.
     #[must_use]
     pub fn port_guard(&self) -> Option<usize> {
         let protocol = self.matches.iter().position(is_protocol_with_ports).unwrap_or(usize::MAX);

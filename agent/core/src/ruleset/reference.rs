@@ -1,9 +1,10 @@
-//! What rules and verdicts name.
+//! References of rules and verdicts to chains, sets and maps.
 
 use super::{Action, Match, Rule, Verdict};
 use crate::names::{ChainName, SetName};
 
-/// Something that must be there while it is named.
+/// A reference to an object. The kernel requires that the object exists before it is referenced, and refuses to delete
+/// it while it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reference<'a> {
     /// A set or a map.
@@ -13,7 +14,7 @@ pub enum Reference<'a> {
 }
 
 impl Verdict {
-    /// The chain that it goes to.
+    /// The chain that a jump or goto leads to.
     #[must_use]
     pub const fn target(&self) -> Option<&ChainName> {
         match self {
@@ -24,7 +25,7 @@ impl Verdict {
 }
 
 impl Rule {
-    /// All that it names.
+    /// All sets, maps and chains that the rule refers to.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
         let sets = self.matches.iter().filter_map(|m| match m {
             Match::InSet(_, _, set) => Some(Reference::Set(set)),

@@ -1,13 +1,13 @@
-//! How a transaction is split into commits, so that no packet meets a mixture of two generations.
+//! Splits a transaction into stages, so that no packet is evaluated by a mixture of two generations.
 //!
-//! A packet that is being processed while the kernel switches generations sees the chains as they were when it entered the
-//! hook (`nft_do_chain` reads the generation once), but set and map elements as they are at the moment of each lookup
-//! (`nft_genmask_cur`). So a verdict map can already send it to a chain that, for this packet, has no rules yet: it
-//! reaches the end of the chain and is dropped, although both generations accept it. Such chains are therefore created in
-//! a commit of their own, while no verdict refers to them.
+//! A packet that is in a hook while the kernel commits a new generation sees the rules of the old one (`nft_do_chain`
+//! reads the generation once), but set and map elements as of each lookup (`nft_genmask_cur`). So a verdict map can send
+//! it to a chain that, for this packet, has no rules yet. The packet reaches the end of the chain and is dropped, although
+//! both generations accept it. Therefore new chains are created in a commit of their own, before any verdict refers to
+//! them.
 //!
-//! Every match over [`Step`] here is exhaustive: a step that is sorted wrongly opens or closes a pod for a moment, so a new
-//! kind of step must be decided, not defaulted.
+//! Every match over [`Step`] here is exhaustive: a step in the wrong stage allows or denies packets for a moment, so a
+//! new kind of step requires a decision.
 
 use std::collections::BTreeSet;
 
@@ -15,16 +15,16 @@ use super::{Step, Transaction, Verdict};
 use crate::names::{ChainName, SetName};
 
 impl Transaction {
-    /// The transactions to commit, in order: at most one that creates what nothing refers to yet, and one that does the
-    /// rest. If only the first is committed, no packet is treated differently.
+    /// The transactions to commit, in order: one that creates new objects without references to them, if that is
+    /// necessary, and one with all other steps. Committing only the first affects no packet.
     #[must_use]
     pub fn stages(&self) -> Vec<Self> {
         let new = NewObjects::of(self.steps());
         if !new.are_targets(self.steps()) || new.must_be_atomic(self.steps()) {
             return vec![self.clone()];
         }
-        let (before, rest): (Vec<Step>, Vec<Step>) = self.steps().iter().cloned().partition(|step| new.creates(step));
-        [before, rest].map(Self::from_iter).into()
+        let (create, rest): (Vec<Step>, Vec<Step>) = self.steps().iter().cloned().partition(|step| new.creates(step));
+        [create, rest].map(Self::from_iter).into()
     }
 }
 
@@ -82,8 +82,8 @@ impl<'a> NewObjects<'a> {
         })
     }
 
-    /// Whether the transaction cannot be split: an object of the same name must go first, or packets meet what it creates
-    /// (a base chain) as soon as it exists.
+    /// Whether the transaction cannot be split: it deletes or flushes an object before it creates one of the same name, or
+    /// it creates a base chain, which packets enter as soon as it exists.
     fn must_be_atomic(&self, steps: &[Step]) -> bool {
         steps.iter().any(|step| match step {
             Step::DeleteTable | Step::AddChain(_, Some(_), _) => true,

@@ -1,4 +1,4 @@
-//! The forms of a ruleset in nft's own language. Each form here is loaded into a kernel and read back by a test.
+//! Renders rulesets in nft syntax. A kernel test loads every form and reads it back.
 
 use std::fmt::{self, Display};
 
@@ -10,14 +10,14 @@ use super::{
 };
 use crate::{model::Family, names::Comment};
 
-/// How a command names our table. The name is [`crate::names::TABLE`]; a test holds the two together.
+/// Family and name of our table in commands. A test compares it with [`crate::names::TABLE`].
 pub(super) const TABLE: &str = "inet towpath";
 
-/// What follows the name when a set, a map or a chain is created.
+/// The declaration of a set, map or chain: the part of an `add` command after the name.
 pub(super) enum Declaration<'a> {
     Set(&'a [KeyType], Lookup, Option<&'a Comment>),
     Map(&'a [KeyType], Option<&'a Comment>),
-    /// With a blank before it, because a regular chain without a comment has nothing at all.
+    /// Prints a leading space, because a regular chain without a comment has no declaration.
     Chain(Option<&'a BaseChain>, Option<&'a Comment>),
 }
 
@@ -37,7 +37,7 @@ impl Display for Declaration<'_> {
     }
 }
 
-/// A collection of elements in braces.
+/// A list of elements in braces.
 pub(super) struct ElementList<'a, T>(pub &'a T);
 
 impl Display for ElementList<'_, OrdSet<Element>> {
@@ -62,7 +62,7 @@ impl Display for ElementList<'_, OrdMap<Element, Verdict>> {
     }
 }
 
-/// Things with something between them.
+/// Items with a separator.
 struct Joined<'a, T>(&'a [T], &'static str);
 
 impl<T: Display> Display for Joined<'_, T> {
@@ -128,7 +128,7 @@ impl Display for CtState {
 }
 
 impl Display for CmpOp {
-    /// With its space; "is" is what nft means when nothing is said.
+    /// Prints the surrounding spaces. nft compares for equality if no operator is given.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Eq => " ",
@@ -192,16 +192,16 @@ impl Display for Log {
     }
 }
 
-/// The rule without its comment.
+/// Prints the rule without its comment.
 impl Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let guard = self.port_guard();
         let [a, b, c] = PROTOCOLS_WITH_PORTS;
-        for place in 0..=self.matches.len() {
-            if guard == Some(place) {
+        for index in 0..=self.matches.len() {
+            if guard == Some(index) {
                 write!(f, "meta l4proto {{ {a}, {b}, {c} }} ")?;
             }
-            match self.matches.get(place) {
+            match self.matches.get(index) {
                 Some(condition) => write!(f, "{condition} ")?,
                 None => self.action.fmt(f)?,
             }
@@ -243,23 +243,27 @@ mod tests {
     use crate::names;
 
     #[test]
-    fn the_table_is_called_as_everybody_calls_it() {
+    fn commands_use_the_table_name_of_names() {
         assert_eq!(TABLE, format!("inet {}", names::TABLE));
     }
 
     #[test]
-    fn a_port_is_read_only_of_protocols_that_have_ports() {
+    fn a_port_match_is_preceded_by_a_match_on_protocols_with_ports() {
         let port = Match::Field(Field::DestinationPort, CmpOp::Eq, Value::Port(80));
         let protocol = |n| Match::Field(Field::Proto, CmpOp::Eq, Value::Proto(n));
         for (matches, text, why) in [
-            (vec![port.clone()], "meta l4proto { 6, 17, 132 } th dport 80 drop", "alone"),
-            (vec![protocol(17), port.clone()], "meta l4proto 17 th dport 80 drop", "UDP's"),
+            (vec![port.clone()], "meta l4proto { 6, 17, 132 } th dport 80 drop", "no protocol matched"),
+            (vec![protocol(17), port.clone()], "meta l4proto 17 th dport 80 drop", "UDP already matched"),
             (
                 vec![protocol(1), port.clone()],
                 "meta l4proto 1 meta l4proto { 6, 17, 132 } th dport 80 drop",
-                "ICMP has none",
+                "ICMP has no ports",
             ),
-            (vec![port.clone(), port], "meta l4proto { 6, 17, 132 } th dport 80 th dport 80 drop", "said once"),
+            (
+                vec![port.clone(), port],
+                "meta l4proto { 6, 17, 132 } th dport 80 th dport 80 drop",
+                "only before the first port",
+            ),
         ] {
             assert_eq!(Rule::verdict(matches, Verdict::Drop).to_string(), text, "{why}");
         }

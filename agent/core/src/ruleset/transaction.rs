@@ -1,4 +1,4 @@
-//! What is to be done to the table, as a value that prints as a script for `nft -f -`. The kernel does all of it or nothing.
+//! A change of the table as a list of steps. It prints as a script for `nft -f -`, and the kernel commits it atomically.
 
 use std::fmt;
 
@@ -10,40 +10,40 @@ use super::{
 };
 use crate::names::{ChainName, Comment, SetName};
 
-/// One change of the table.
+/// One command of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The table, unless it is there.
+    /// Creates the table unless it exists.
     AddTable,
-    /// The table with all that is in it.
+    /// Deletes the table and everything in it.
     DeleteTable,
-    /// A set without elements. Never with a `size`: the kernel would refuse elements beyond it.
+    /// Creates a set without elements. Never declares a `size`: the kernel would reject elements beyond it.
     AddSet(SetName, Vec<KeyType>, Lookup, Option<Comment>),
-    /// A set that no rule looks into.
+    /// Deletes a set. No rule may refer to it.
     DeleteSet(SetName),
-    /// Elements that are not in the set yet.
+    /// Adds elements that the set does not contain.
     AddElements(SetName, OrdSet<Element>),
-    /// Elements that are in the set.
+    /// Deletes elements that the set contains.
     DeleteElements(SetName, OrdSet<Element>),
-    /// A verdict map without elements.
+    /// Creates a verdict map without elements.
     AddMap(SetName, Vec<KeyType>, Option<Comment>),
-    /// A verdict map that no rule looks into, with its elements.
+    /// Deletes a verdict map and its elements. No rule may refer to it.
     DeleteMap(SetName),
-    /// Elements that are not in the map yet; the chains they name are there.
+    /// Adds elements that the map does not contain. The chains of their verdicts must exist.
     AddMapElements(SetName, OrdMap<Element, Verdict>),
-    /// Elements that are in the map.
+    /// Deletes elements that the map contains.
     DeleteMapElements(SetName, OrdSet<Element>),
-    /// A chain without rules; with a base it hangs in the packet's way.
+    /// Creates a chain without rules. A base chain is attached to its hook.
     AddChain(ChainName, Option<BaseChain>, Option<Comment>),
-    /// All rules of a chain.
+    /// Deletes all rules of a chain.
     FlushChain(ChainName),
-    /// A chain without rules that nothing names.
+    /// Deletes a chain without rules. Nothing may refer to it.
     DeleteChain(ChainName),
-    /// A rule behind those that the chain has; what it names is there.
+    /// Appends a rule to a chain. The objects that it refers to must exist.
     AddRule(ChainName, Rule),
 }
 
-/// Steps in their order, done together or not at all.
+/// Ordered steps that the kernel commits atomically.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Transaction {
@@ -51,52 +51,52 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Makes the whole table. The table must not be there: else it would be a mixture.
+    /// Creates the whole table. The table must not exist, or its contents would remain.
     pub fn create(want: &Ruleset) -> Self {
-        let mut all = Self::default();
+        let mut transaction = Self::default();
         for (name, set) in &want.sets {
-            all.push(want.add_set(name, set));
-            all.add_elements(name, set.elements.clone());
+            transaction.push(want.add_set(name, set));
+            transaction.add_elements(name, set.elements.clone());
         }
         for (name, chain) in &want.chains {
-            all.push(want.add_chain(name, chain));
+            transaction.push(want.add_chain(name, chain));
         }
         for (name, map) in &want.maps {
-            all.push(want.add_map(name, map));
-            all.add_map_elements(name, map.elements.clone());
+            transaction.push(want.add_map(name, map));
+            transaction.add_map_elements(name, map.elements.clone());
         }
         for (name, chain) in &want.chains {
-            all.add_rules(name, &chain.rules);
+            transaction.add_rules(name, &chain.rules);
         }
-        all.push(Step::AddTable);
-        all
+        transaction.push(Step::AddTable);
+        transaction
     }
 
-    /// Removes the table if it is there, and makes it anew: there is no moment without it.
+    /// Deletes the table if it exists and creates it again, in the same commit.
     pub fn replace(want: &Ruleset) -> Self {
-        let mut all = Self::delete();
-        all.steps.extend(Self::create(want).steps);
-        all
+        let mut transaction = Self::delete();
+        transaction.steps.extend(Self::create(want).steps);
+        transaction
     }
 
-    /// Removes the table, whether it is there or not.
+    /// Deletes the table. Also succeeds if it does not exist.
     pub fn delete() -> Self {
         Self { steps: vec![Step::AddTable, Step::DeleteTable] }
     }
 
-    /// Whether there is nothing to do.
+    /// Whether the transaction has no steps.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
-    /// The steps in their order.
+    /// The steps in the order of execution.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// One more step. The first brings [`Step::AddTable`] with it, which harms nothing when the table is there.
+    /// Appends a step. Every transaction begins with [`Step::AddTable`], which has no effect if the table exists.
     pub(super) fn push(&mut self, step: Step) {
         if self.steps.is_empty() {
             self.steps.push(Step::AddTable);
@@ -138,17 +138,17 @@ impl Transaction {
 }
 
 impl Ruleset {
-    /// Creates one of its sets without elements.
+    /// The step that creates one of its sets, without elements.
     pub(super) fn add_set(&self, name: &SetName, set: &Set) -> Step {
         Step::AddSet(name.clone(), set.key.clone(), set.lookup, self.comments.sets.get(name).cloned())
     }
 
-    /// Creates one of its maps without elements.
+    /// The step that creates one of its verdict maps, without elements.
     pub(super) fn add_map(&self, name: &SetName, map: &VerdictMap) -> Step {
         Step::AddMap(name.clone(), map.key.clone(), self.comments.sets.get(name).cloned())
     }
 
-    /// Creates one of its chains without rules.
+    /// The step that creates one of its chains, without rules.
     pub(super) fn add_chain(&self, name: &ChainName, chain: &Chain) -> Step {
         Step::AddChain(name.clone(), chain.base, self.comments.chains.get(name).cloned())
     }
@@ -190,11 +190,11 @@ impl fmt::Display for Step {
     }
 }
 
-/// Any steps, as somebody at the keyboard would do them.
+/// Builds a transaction from arbitrary steps.
 impl FromIterator<Step> for Transaction {
     fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
-        let mut all = Self::default();
-        steps.into_iter().for_each(|step| all.push(step));
-        all
+        let mut transaction = Self::default();
+        steps.into_iter().for_each(|step| transaction.push(step));
+        transaction
     }
 }
