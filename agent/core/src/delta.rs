@@ -1,8 +1,8 @@
-//! What differs between two versions of a map that share their parts. It costs what differs, and not what the maps hold.
+//! Differences between two versions of a persistent map, at a cost proportional to the difference.
 
 use imbl::OrdMap;
 
-/// What differs, in the order of the keys: key, value before, value after.
+/// Iterates over the keys whose values differ, in key order: key, value before, value after.
 pub fn changes<'a, K: Ord, V: PartialEq>(
     before: &'a OrdMap<K, V>,
     after: &'a OrdMap<K, V>,

@@ -1,4 +1,4 @@
-//! The words that every room of the agent shares.
+//! Types that all agent crates share.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both families, in the order in which everything is printed.
+    /// Both families, in display order.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// The family of an address.
@@ -43,7 +43,7 @@ impl Family {
         }
     }
 
-    /// The prefix length of a single address: 32 or 128.
+    /// Prefix length of a host address: 32 or 128.
     #[must_use]
     pub const fn host_prefix_len(self) -> u8 {
         match self {
@@ -62,19 +62,19 @@ impl fmt::Display for Family {
     }
 }
 
-/// The single-address network of an address: /32 or /128.
+/// The host network of an address: /32 or /128.
 #[must_use]
 pub fn host_net(addr: IpAddr) -> IpNet {
     IpNet::from(addr)
 }
 
-/// A text that is not what its type wants.
+/// A string that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct ParseError {
-    /// What was given.
+    /// The invalid string.
     pub text: String,
-    /// What would have been right, with an article: "a MAC address of six hexadecimal pairs".
+    /// Description of a valid string, with an article: "a MAC address of six hexadecimal pairs".
     pub expected: &'static str,
 }
 
@@ -84,21 +84,21 @@ impl ParseError {
     }
 }
 
-/// An Ethernet address. Prints in lower case with colons, as flannel's annotation wants it.
+/// A MAC address. Prints in lower case with colons, as flannel's annotation requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// The address of every pod's host-side interface: Canal's, so that its pods can be taken over as they are.
+    /// Address of the host side of every pod's veth. It is Canal's, so that pods keep working after a migration.
     pub const HOST_VETH: Self = Self([0xee; 6]);
 
-    /// Whether one station can have it: not a group address and not all zero (IEEE 802, section 8.2).
+    /// Whether a single station can have the address: neither a group address nor all zero (IEEE 802, section 8.2).
     #[must_use]
     pub const fn is_unicast(self) -> bool {
         self.0[0] & 1 == 0 && !matches!(self.0, [0, 0, 0, 0, 0, 0])
     }
 
-    /// A locally administered unicast address made of six given bytes, random ones usually (IEEE 802, section 8.2.2).
+    /// Turns six bytes, usually random, into a locally administered unicast address (IEEE 802, section 8.2.2).
     #[must_use]
     pub const fn locally_administered(mut bytes: [u8; 6]) -> Self {
         bytes[0] = (bytes[0] & 0xfc) | 0x02;
@@ -136,16 +136,16 @@ impl FromStr for Mac {
 pub struct Vni(u32);
 
 impl Vni {
-    /// The greatest.
+    /// Maximum value: 24 bits.
     pub const MAX: u32 = 0x00ff_ffff;
 
-    /// `None` outside of 1..=[`Vni::MAX`].
+    /// `None` unless `n` is in `1..=`[`Vni::MAX`].
     #[must_use]
     pub const fn new(n: u32) -> Option<Self> {
         if n >= 1 && n <= Self::MAX { Some(Self(n)) } else { None }
     }
 
-    /// The number.
+    /// The identifier as a number.
     #[must_use]
     pub const fn value(self) -> u32 {
         self.0
@@ -158,7 +158,7 @@ impl fmt::Display for Vni {
     }
 }
 
-/// The name of a Kubernetes Node.
+/// Name of a Kubernetes Node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeName(pub String);
 
@@ -168,12 +168,12 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// A pod, by namespace and name.
+/// Namespace and name of a pod. Prints as `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodId {
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod, unique within the namespace.
     pub name: String,
 }
 
@@ -186,7 +186,7 @@ impl fmt::Display for PodId {
 /// Labels of a Kubernetes object.
 pub type Labels = BTreeMap<String, String>;
 
-/// A transport protocol with ports.
+/// A transport protocol with ports that NetworkPolicy supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// TCP.
@@ -198,10 +198,10 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// All of them.
+    /// All protocols, in order of declaration.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// Its number in the IP header (IANA, Assigned Internet Protocol Numbers).
+    /// Protocol number in the IP header (IANA, Assigned Internet Protocol Numbers).
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -212,32 +212,32 @@ impl Protocol {
     }
 }
 
-/// Another node, as far as one family of the overlay is concerned: what it publishes in its annotations. Its addresses are of
-/// that family, as the index checks.
+/// Another node in one family of the overlay, as published in its annotations. All addresses are of that family; the index
+/// checks this.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodePeer {
-    /// Its Node.
+    /// Name of the Node.
     pub node: NodeName,
-    /// Its pods' network; its network address is the VTEP's own address.
+    /// podCIDR of the node. Its network address is the address of the VTEP.
     pub pod_cidr: IpNet,
-    /// Where its VTEP is reached on the underlay.
+    /// Underlay address of the VTEP.
     pub public_ip: IpAddr,
-    /// Its VTEP's MAC.
+    /// MAC of the VTEP.
     pub vtep_mac: Mac,
 }
 
-/// The other nodes by the family that they are peers in. No two have a part of their pods' networks or their VTEPs' MAC in
-/// common, nor has one with this node: the index decides whose it is.
+/// Peers by family. No two peers overlap in podCIDR or share a VTEP MAC, and none conflicts with this node: the index
+/// resolves conflicts.
 pub type NodePeers = BTreeMap<Family, OrdMap<NodeName, NodePeer>>;
 
-/// A pod's interface on this node.
+/// A pod of this node with its interface and addresses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
-    /// The pod.
+    /// Namespace and name of the pod.
     pub pod: PodId,
-    /// The host's end of its veth.
+    /// Host side of the pod's veth.
     pub interface: IfName,
-    /// The addresses it may send from, one per family at most.
+    /// Addresses of the pod, at most one per family. The pod may send from no others.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mac_is_read_in_any_case_and_printed_in_lower_case() {
+    fn a_mac_parses_in_any_case_and_prints_in_lower_case() {
         let mac: Mac = "AA:bb:0C:dd:ee:01".parse().unwrap();
         assert_eq!(mac.to_string(), "aa:bb:0c:dd:ee:01");
         for bad in [
@@ -270,12 +270,12 @@ mod tests {
             "aa:bb:cc:dd:ee:+f",
             "a:bb:cc:dd:ee:ff",
         ] {
-            assert!(bad.parse::<Mac>().is_err(), "{bad:?} is no MAC address");
+            assert!(bad.parse::<Mac>().is_err(), "{bad:?} is not a MAC address");
         }
     }
 
     #[test]
-    fn a_made_up_mac_is_local_and_unicast_whatever_its_bytes() {
+    fn a_locally_administered_mac_is_local_and_unicast_for_any_bytes() {
         for first in 0..=u8::MAX {
             let mac = Mac::locally_administered([first, 1, 2, 3, 4, 5]);
             assert!(mac.is_unicast() && mac.0[0] & 2 == 2, "{mac}");

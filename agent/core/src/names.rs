@@ -1,4 +1,5 @@
-//! Names of what is ours in the kernel. The agent, the CNI plugin and the command line agree on them through these functions.
+//! Names and numbers of our kernel objects. The agent, the CNI plugin and the command line derive them from here, so that
+//! they agree.
 
 use std::{fmt, sync::Arc};
 
@@ -6,29 +7,32 @@ use sha1::{Digest, Sha1};
 
 use crate::model::{Family, ParseError, Vni};
 
-/// Our one nft table, of the `inet` family. Nothing outside of it is ever read or written.
+/// Our nft table, of family `inet`. The agent changes no other table.
 pub const TABLE: &str = "towpath";
 
-/// The protocol number that marks a route as ours (`man ip-route`; not in the kernel's list of known routing daemons).
+/// Protocol number of our routes (`rtm_protocol`). linux/rtnetlink.h assigns it to no other program.
 pub const ROUTE_PROTOCOL: u8 = 157;
 
-/// The bit of a connection's mark (`ct mark`) that says: the policy denies it now, whatever it was when it began. No other
-/// bit is touched. Kube-proxy, firewalld and Docker leave the marks of connections alone.
+/// Bit of the connection mark (`ct mark`) of a revoked connection: policy allowed it when it was established and denies it
+/// now. We change no other bit. kube-proxy, firewalld and Docker do not use connection marks.
 pub const REVOKED_MARK: u32 = 0x0040_0000;
 
-/// What the host's end of every pod's veth is called, followed by eleven hexadecimal digits.
+/// Name prefix of the host side of every pod's veth. Eleven hexadecimal digits follow.
 pub const VETH_PREFIX: &str = "tow";
 
-/// The name of a network interface: 1 to 15 bytes, no `/` and no white space, not `.` or `..` (kernel: `dev_valid_name`).
+/// Name of a network interface: 1 to 15 bytes without `/`, `:` and white space, not `.` or `..` (kernel:
+/// `dev_valid_name`), and without characters that an nft script cannot quote.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfName(String);
 
 impl IfName {
-    /// The longest name in bytes: IFNAMSIZ less its NUL.
+    /// Maximum length in bytes: IFNAMSIZ minus the final NUL.
     pub const MAX_LEN: usize = 15;
 
+    /// Validates a name.
+    ///
     /// # Errors
-    /// If the kernel would refuse the name, or if it has a character that an nft script cannot quote.
+    /// If the kernel would reject the name, or if it contains a character that an nft script cannot quote.
     pub fn new(name: &str) -> Result<Self, ParseError> {
         let ok = (1..=Self::MAX_LEN).contains(&name.len())
             && name != "."
@@ -41,7 +45,7 @@ impl IfName {
         }
     }
 
-    /// The host's end of a pod's veth: stable over restarts, the same in every component.
+    /// Host side of a pod's veth: a hash of namespace and name, so it is stable across restarts and components.
     #[must_use]
     pub fn of_pod(namespace: &str, pod: &str) -> Self {
         let digest = Sha1::digest(format!("{namespace}.{pod}"));
@@ -49,7 +53,7 @@ impl IfName {
         Self(format!("{VETH_PREFIX}{}", &hex[..11]))
     }
 
-    /// The VXLAN device of a family: flannel's names, so that a node can change sides with its pods running.
+    /// VXLAN device of a family. The names are flannel's, so that a node can migrate while its pods run.
     #[must_use]
     pub fn of_vxlan(family: Family, vni: Vni) -> Self {
         Self(match family {
@@ -58,7 +62,7 @@ impl IfName {
         })
     }
 
-    /// Whether it is the host's end of a pod's veth.
+    /// Whether this is the name of the host side of a pod's veth.
     #[must_use]
     pub fn is_pod(&self) -> bool {
         self.0
@@ -66,7 +70,7 @@ impl IfName {
             .is_some_and(|rest| rest.len() == 11 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
     }
 
-    /// The name.
+    /// The name as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -79,8 +83,8 @@ impl fmt::Display for IfName {
     }
 }
 
-/// Defines a name of an nft object: letters, digits, `_`, `-` and `.`, beginning with a letter, up to 127 bytes
-/// (NFT_NAME_MAXLEN is 256; the half leaves room for no surprise).
+/// Defines a name of an nft object: letters, digits, `_`, `-` and `.`, beginning with a letter, at most 127 bytes (the
+/// kernel allows NFT_NAME_MAXLEN, 256).
 macro_rules! nft_name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -88,8 +92,10 @@ macro_rules! nft_name {
         pub struct $name(Arc<str>);
 
         impl $name {
+            /// Validates a name.
+            ///
             /// # Errors
-            /// If an nft script could not carry the name as it is.
+            /// If an nft script would have to quote the name, or if it is longer than 127 bytes.
             pub fn new(name: &str) -> Result<Self, ParseError> {
                 let ok = name.len() <= 127
                     && name.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -97,7 +103,7 @@ macro_rules! nft_name {
                 if ok { Ok(Self(name.into())) } else { Err(ParseError::new(name, "an nft name of letters, digits, _ - and ., beginning with a letter")) }
             }
 
-            /// The name.
+            /// The name as a string.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -113,38 +119,38 @@ macro_rules! nft_name {
 }
 
 nft_name!(
-    /// The name of a chain of our table.
+    /// Name of a chain in our table.
     ChainName
 );
 nft_name!(
-    /// The name of a set or a verdict map of our table (they share one name space in the kernel).
+    /// Name of a set or verdict map in our table. Sets and maps share one name space in the kernel.
     SetName
 );
 
-/// What `nft list` shows beside a chain, a set or a map: whose policies it belongs to, or what it holds. It never decides
-/// anything, and no comparison looks at it.
+/// Comment of a chain, set or map, shown by `nft list`: the policies it belongs to or its contents. Never compared with
+/// the kernel's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Comment(Arc<str>);
 
 impl Comment {
-    /// The longest comment in bytes. nft takes 128 (`NFTNL_UDATA_COMMENT_MAXLEN`), its final zero included.
+    /// Maximum length in bytes. nft allows 128 (`NFTNL_UDATA_COMMENT_MAXLEN`) with the final NUL.
     pub const MAX_LEN: usize = 127;
 
-    /// A comment of a fixed text, shortened to [`Comment::MAX_LEN`]; `"` becomes `'`, because nft cannot quote it.
+    /// Creates a comment, truncated to [`Comment::MAX_LEN`]. Replaces `"` with `'`, because nft cannot quote it.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self(shortened(&text.replace('"', "'"), Self::MAX_LEN).into())
+        Self(truncate(&text.replace('"', "'"), Self::MAX_LEN).into())
     }
 
-    /// `what` and as many of the items as there is room for: `ingress of default/web, default/db and 3 more`.
+    /// Lists as many items as fit: `ingress of default/web, default/db and 3 more`.
     #[must_use]
-    pub fn list(what: &str, items: &[String]) -> Self {
+    pub fn list(subject: &str, items: &[String]) -> Self {
         let all = items.join(", ");
-        if what.len() + 1 + all.len() <= Self::MAX_LEN {
-            return Self::new(&format!("{what} {all}"));
+        if subject.len() + 1 + all.len() <= Self::MAX_LEN {
+            return Self::new(&format!("{subject} {all}"));
         }
-        let tail = |left: usize| format!(" and {left} more");
-        let mut text = format!("{what} {}", items.first().map_or("", String::as_str));
+        let tail = |omitted: usize| format!(" and {omitted} more");
+        let mut text = format!("{subject} {}", items.first().map_or("", String::as_str));
         let mut shown = 1;
         for item in items.iter().skip(1) {
             if text.len() + 2 + item.len() + tail(items.len()).len() > Self::MAX_LEN {
@@ -157,10 +163,10 @@ impl Comment {
             return Self::new(&text);
         }
         let tail = tail(items.len() - shown);
-        Self::new(&format!("{}{tail}", shortened(&text, Self::MAX_LEN - tail.len())))
+        Self::new(&format!("{}{tail}", truncate(&text, Self::MAX_LEN - tail.len())))
     }
 
-    /// The text.
+    /// The comment as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -173,8 +179,8 @@ impl fmt::Display for Comment {
     }
 }
 
-/// The text, or its beginning and an ellipsis, in at most `max` bytes.
-fn shortened(text: &str, max: usize) -> String {
+/// Truncates a text to `max` bytes, ellipsis included.
+fn truncate(text: &str, max: usize) -> String {
     const ELLIPSIS: &str = "...";
     if text.len() <= max {
         return text.to_owned();
@@ -188,23 +194,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interface_name_is_what_the_kernel_takes() {
+    fn an_interface_name_is_valid_for_the_kernel_and_for_nft() {
         for (name, ok, why) in [
-            ("eth0", true, "usual"),
+            ("eth0", true, "valid"),
             ("", false, "empty"),
             ("a234567890123456", false, "sixteen bytes"),
             ("a23456789012345", true, "fifteen bytes"),
             ("a/b", false, "slash"),
             ("a b", false, "white space"),
             ("..", false, "reserved in sysfs"),
-            ("eth0*", false, "would be a pattern in nft"),
+            ("eth0*", false, "a wildcard in nft"),
         ] {
             assert_eq!(IfName::new(name).is_ok(), ok, "{why}");
         }
     }
 
     #[test]
-    fn a_pods_interface_has_a_stable_name_that_is_recognised() {
+    fn the_interface_name_of_a_pod_is_stable_and_recognised() {
         let name = IfName::of_pod("default", "web-0");
         assert_eq!(name, IfName::of_pod("default", "web-0"), "stable");
         assert_ne!(name, IfName::of_pod("default", "web-1"));
@@ -215,8 +221,8 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_fits_into_nft_and_says_how_much_it_leaves_out() {
-        assert_eq!(Comment::new("pods of \"web\"").as_str(), "pods of 'web'", "nft cannot quote a quote");
+    fn a_comment_is_truncated_to_the_maximum_length_and_counts_omitted_items() {
+        assert_eq!(Comment::new("pods of \"web\"").as_str(), "pods of 'web'", "nft cannot escape a quote");
         let items = |n: usize| (0..n).map(|n| format!("namespace-{n}/policy")).collect::<Vec<_>>();
         assert_eq!(
             Comment::list("ingress of", &items(2)).as_str(),
@@ -235,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vxlan_device_is_called_as_flannel_calls_it() {
+    fn a_vxlan_device_has_flannels_name() {
         let vni = Vni::new(4096).unwrap();
         assert_eq!(IfName::of_vxlan(Family::V4, vni).as_str(), "flannel.4096");
         assert_eq!(IfName::of_vxlan(Family::V6, vni).as_str(), "flannel-v6.4096");

@@ -1,4 +1,5 @@
-//! Whole tables as text. `UPDATE=1 cargo test -p towpath-core --test golden` writes them anew; the kernel tests load them.
+//! Golden files of complete tables in nft syntax. `UPDATE=1 cargo test -p towpath-core --test golden` rewrites them; kernel
+//! tests load them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
@@ -31,7 +32,7 @@ fn addresses(texts: &[&str]) -> OrdSet<IpAddr> {
     texts.iter().map(|text| text.parse::<IpAddr>().unwrap()).collect()
 }
 
-/// What a compiler would say of: `web` takes connections to TCP port 80 from one address only.
+/// The compiled policy of `default/web`: allows TCP port 80 from one address.
 fn one_policy() -> CompiledPolicy {
     let set = SetName::new("peers.0123456789").unwrap();
     let chain = ChainName::new("in.0123456789").unwrap();
@@ -75,7 +76,7 @@ fn a_dual_stack_node_with_a_policy() {
 }
 
 #[test]
-fn a_node_without_masquerade_and_without_policy() {
+fn a_node_without_masquerade_and_policy() {
     let pods = endpoints(&[("web", &["10.244.1.3"])]);
     let input = TableInput {
         endpoints: &pods,
@@ -91,7 +92,7 @@ fn a_node_without_masquerade_and_without_policy() {
 }
 
 #[test]
-fn a_node_without_pods_that_routes_directly() {
+fn a_node_without_pods_with_direct_routing() {
     let input = TableInput {
         endpoints: &OrdMap::new(),
         cluster_pod_cidrs: &nets(&["10.244.0.0/16"]),
@@ -106,11 +107,11 @@ fn a_node_without_pods_that_routes_directly() {
 }
 
 fn golden(name: &str, input: TableInput<'_>) {
-    let have = Transaction::create(&table(input)).to_string();
+    let rendered = Transaction::create(&table(input)).to_string();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.nft"));
     if env::var_os("UPDATE").is_some() {
-        fs::write(&file, &have).unwrap();
+        fs::write(&file, &rendered).unwrap();
     }
-    let want = fs::read_to_string(&file).unwrap();
-    assert_eq!(have, want, "{name}.nft is not what the table is: look at the difference, then UPDATE=1");
+    let expected = fs::read_to_string(&file).unwrap();
+    assert_eq!(rendered, expected, "{name}.nft differs: review the difference, then run the test with UPDATE=1");
 }

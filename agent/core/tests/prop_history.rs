@@ -1,5 +1,5 @@
-//! What is kept between changes never shows: after any history the compiler has made what one makes that has seen
-//! nothing but the end of it. And what a change is said to mean for connections is what it means.
+//! Properties over random histories: incremental compilation equals compilation from scratch, and [`PolicyImpact`] covers
+//! every connection whose verdict changes.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
@@ -22,7 +22,7 @@ use towpath_core::{
     table::{CompiledPolicy, Masquerade, PolicyEnforcement, SourceToNodes, Table, TableInput},
 };
 
-/// One object becomes what it is in another cluster, or goes if that has none of its name.
+/// Replaces one object with its counterpart in another cluster, or deletes it if that has none.
 #[derive(Debug, Clone)]
 enum Edit {
     Namespace,
@@ -32,9 +32,11 @@ enum Edit {
     Tiers,
 }
 
-type Step = (Edit, Index, Index);
+/// An edit, the cluster to copy from, and the key of the object.
+type EditStep = (Edit, Index, Index);
 
-fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
+/// Batches of edits. Each batch is one update.
+fn histories() -> impl Strategy<Value = Vec<Vec<EditStep>>> {
     let edit = prop_oneof![
         2 => Just(Edit::Namespace),
         4 => Just(Edit::Pod),
@@ -46,7 +48,7 @@ fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
     vec(vec(step, 1..4), 1..30)
 }
 
-/// Copies what `from` has under one of all keys.
+/// Copies the entry of a random key of either map, or removes it if `from` has none.
 fn copy<K: Ord + Clone, V: Clone>(to: &mut OrdMap<K, V>, from: &OrdMap<K, V>, key: &Index) {
     let keys: Vec<K> = to.clone().union(from.clone()).keys().cloned().collect();
     if keys.is_empty() {
@@ -59,7 +61,7 @@ fn copy<K: Ord + Clone, V: Clone>(to: &mut OrdMap<K, V>, from: &OrdMap<K, V>, ke
     }
 }
 
-fn edit(cluster: &mut Cluster, versions: &[Cluster], (edit, version, key): &Step) {
+fn edit(cluster: &mut Cluster, versions: &[Cluster], (edit, version, key): &EditStep) {
     let from = version.get(versions);
     match edit {
         Edit::Namespace => copy(&mut cluster.snapshot.namespaces, &from.snapshot.namespaces, key),
@@ -87,24 +89,26 @@ fn input<'a>(cluster: &'a Cluster, nodes: &'a OrdSet<IpAddr>, policy: CompiledPo
     }
 }
 
-/// Every two addresses of which one is a pod's of this node.
+/// Connections between every pair of addresses of which at least one belongs to a pod of this node.
 fn connections(cluster: &Cluster) -> Vec<Connection> {
-    let own: BTreeSet<IpAddr> = cluster.endpoints.values().flat_map(|e| e.addresses.iter().copied()).collect();
+    let local: BTreeSet<IpAddr> = cluster.endpoints.values().flat_map(|e| e.addresses.iter().copied()).collect();
     let pods = cluster.snapshot.pods.values().flat_map(|pod| pod.addresses.iter().copied());
-    let all: BTreeSet<IpAddr> = own.iter().copied().chain(pods).chain(cluster::outside()).collect();
+    let all: BTreeSet<IpAddr> = local.iter().copied().chain(pods).chain(cluster::outside()).collect();
     let transports = [Transport::Ports { protocol: 6, destination: cluster::PORTS[0] }, Transport::Other(1)];
-    let pairs = own.iter().flat_map(|own| all.iter().flat_map(|other| [(*own, *other), (*other, *own)]));
+    let pairs = local.iter().flat_map(|local| all.iter().flat_map(|other| [(*local, *other), (*other, *local)]));
     let pairs = pairs.filter(|(from, to)| Family::of(*from) == Family::of(*to));
     pairs.flat_map(|(from, to)| transports.map(|transport| Connection { from, to, transport })).collect()
 }
 
-/// Whose verdict is another than before is touched; what was allowed and is not makes the change a narrowing one.
-fn means_what_it_says(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> Result<(), TestCaseError> {
+/// Checks that the impact of a change covers every connection whose verdict changes, and that a change that denies an
+/// allowed connection narrows policy.
+fn check_impact(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> Result<(), TestCaseError> {
     let PolicyImpact { meaning, touched } = PolicyImpact::of(&change(after, before), after);
-    prop_assert!(touched != AffectedPods::All, "nobody has made the table anew");
+    prop_assert!(touched != AffectedPods::All, "the table was not recreated");
     let pods: Vec<&Endpoint> = cluster.endpoints.values().map(|endpoint| &**endpoint).collect();
-    let nowhere = BTreeSet::new();
-    let [old, new] = [before, after].map(|table| Reevaluation::new(table, pods.iter().copied(), &nowhere, &touched));
+    let no_addresses = BTreeSet::new();
+    let [old, new] =
+        [before, after].map(|table| Reevaluation::new(table, pods.iter().copied(), &no_addresses, &touched));
     for connection in connections(cluster) {
         let (was, is) = (old.denied_at(&connection).unwrap(), new.denied_at(&connection).unwrap());
         prop_assert!(was == is || new.is_about(&connection), "{connection}: {was:?} became {is:?}");
@@ -113,8 +117,8 @@ fn means_what_it_says(cluster: &Cluster, before: &Ruleset, after: &Ruleset) -> R
     Ok(())
 }
 
-/// Does it stage by stage. None makes a chain and leads packets of the generation before into it, and before the last
-/// nothing changes of what is there.
+/// Commits a transaction stage by stage. Checks that no stage creates a chain and sends packets of the previous generation
+/// to it, and that only the last stage changes existing objects.
 fn commit(kernel: &mut FakeTable, transaction: &Transaction) -> Result<(), TestCaseError> {
     let stages = transaction.stages();
     for (n, stage) in (1..).zip(&stages) {
@@ -127,13 +131,13 @@ fn commit(kernel: &mut FakeTable, transaction: &Transaction) -> Result<(), TestC
             let mut targets = new.filter_map(|(_, verdict)| verdict.target());
             prop_assert!(targets.all(|chain| before.chains.contains_key(chain)), "{stage}");
         }
-        let kept = Ruleset {
+        let common = Ruleset {
             sets: after.sets.intersection(before.sets.clone()),
             maps: after.maps.intersection(before.maps.clone()),
             chains: after.chains.intersection(before.chains.clone()),
             comments: before.comments.clone(),
         };
-        prop_assert!(n == stages.len() || kept == before, "{stage}");
+        prop_assert!(n == stages.len() || common == before, "{stage}");
     }
     Ok(())
 }
@@ -142,8 +146,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn after_any_history_compiler_table_and_kernel_have_what_the_end_of_it_makes(
-        versions in vec(clusters(), 2..5), history in steps(),
+    fn after_any_history_compiler_table_and_kernel_equal_those_built_from_scratch(
+        versions in vec(clusters(), 2..5), history in histories(),
     ) {
         let mut cluster = versions[0].clone();
         let mut compiler = Compiler::new(DenyLog::Enabled);
@@ -170,7 +174,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_change_touches_all_whose_connections_it_judges_otherwise(versions in vec(clusters(), 2..4), history in steps()) {
+    fn the_impact_of_a_change_covers_every_connection_whose_verdict_changes(
+        versions in vec(clusters(), 2..4), history in histories(),
+    ) {
         let mut cluster = versions[0].clone();
         let (mut table, mut compiler) = (Table::default(), Compiler::new(DenyLog::Enabled));
         let nodes = OrdSet::new();
@@ -180,7 +186,7 @@ proptest! {
             compiler.update(&cluster.snapshot, &cluster.endpoints);
             table.update(input(&cluster, &nodes, compiler.part()));
             if let Some(last) = &last {
-                means_what_it_says(&cluster, last, table.ruleset())?;
+                check_impact(&cluster, last, table.ruleset())?;
             }
             last = Some(table.ruleset().clone());
         }

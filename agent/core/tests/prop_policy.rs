@@ -1,7 +1,7 @@
-//! The law that policy rests on: whatever the cluster and the packet, the compiled table decides as the evaluator does.
+//! The central property of policy: for every cluster and packet, the compiled table and the evaluator agree.
 //!
-//! `PROPTEST_CASES=100000` tries more clusters (each with some hundred packets); the seed of a failing run is in its
-//! output, and `PROPTEST_RNG_SEED=<seed>` repeats it.
+//! `PROPTEST_CASES=100000` tests more clusters, each with some hundred packets. A failing run prints its seed;
+//! `PROPTEST_RNG_SEED=<seed>` repeats it.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
@@ -30,32 +30,32 @@ use towpath_core::{
     table::{Masquerade, PolicyEnforcement, SourceToNodes, TableInput, table},
 };
 
-/// One end of a packet, with the interface that it uses on this node.
+/// Source or destination of a packet, with its interface on this node.
 #[derive(Debug, Clone)]
-struct End {
-    party: FlowEndpoint,
+struct PacketEndpoint {
+    endpoint: FlowEndpoint,
     interface: IfName,
 }
 
-/// Every address of the cluster as seen from this node: its own pods, others' pods, and outside.
-fn ends(cluster: &Cluster, family: Family) -> Vec<End> {
-    let mut ends: Vec<End> = cluster
+/// Every address as seen from this node: its own pods, pods of other nodes, and outside the cluster.
+fn packet_endpoints(cluster: &Cluster, family: Family) -> Vec<PacketEndpoint> {
+    let mut endpoints: Vec<PacketEndpoint> = cluster
         .endpoints
         .values()
         .flat_map(|e| e.addresses.iter().map(move |a| (*a, e)))
         .filter(|(a, _)| Family::of(*a) == family)
-        .map(|(address, e)| End {
-            party: FlowEndpoint { address, pod: Some(e.pod.clone()) },
+        .map(|(address, e)| PacketEndpoint {
+            endpoint: FlowEndpoint { address, pod: Some(e.pod.clone()) },
             interface: e.interface.clone(),
         })
         .collect();
     let uplink = IfName::new("eth0").unwrap();
-    let remote = |address| End { party: FlowEndpoint { address, pod: None }, interface: uplink.clone() };
-    let known: BTreeSet<IpAddr> = ends.iter().map(|e| e.party.address).collect();
+    let remote = |address| PacketEndpoint { endpoint: FlowEndpoint { address, pod: None }, interface: uplink.clone() };
+    let local: BTreeSet<IpAddr> = endpoints.iter().map(|e| e.endpoint.address).collect();
     let pods = cluster.snapshot.pods.values().flat_map(|p| &p.addresses).copied();
     let addresses: BTreeSet<IpAddr> = pods.chain(cluster::outside()).filter(|a| Family::of(*a) == family).collect();
-    ends.extend(addresses.difference(&known).map(|a| remote(*a)));
-    ends
+    endpoints.extend(addresses.difference(&local).map(|a| remote(*a)));
+    endpoints
 }
 
 fn transports() -> Vec<FlowTransport> {
@@ -79,9 +79,9 @@ fn compiled(cluster: &Cluster) -> Ruleset {
     })
 }
 
-/// The kernel refuses a set with overlapping intervals, and with it the whole transaction.
-fn overlaps(rules: &Ruleset) -> bool {
-    let meet = |a: &Value, b: &Value| match (a, b) {
+/// Whether a set contains overlapping intervals. The kernel would reject the whole transaction.
+fn has_overlaps(rules: &Ruleset) -> bool {
+    let overlap = |a: &Value, b: &Value| match (a, b) {
         (Value::Net(a), Value::Net(b)) => a.contains(b) || b.contains(a),
         (Value::Net(net), Value::Addr(addr)) | (Value::Addr(addr), Value::Net(net)) => net.contains(addr),
         (Value::PortRange(a, b), Value::PortRange(c, d)) => a <= d && c <= b,
@@ -90,13 +90,13 @@ fn overlaps(rules: &Ruleset) -> bool {
     };
     rules.sets.values().any(|set| {
         let elements: Vec<_> = set.elements.iter().collect();
-        let meets =
-            |(n, a): (usize, &&Element)| elements[..n].iter().any(|b| a.iter().zip(*b).all(|(a, b)| meet(a, b)));
-        elements.iter().enumerate().any(meets)
+        let overlaps =
+            |(n, a): (usize, &&Element)| elements[..n].iter().any(|b| a.iter().zip(*b).all(|(a, b)| overlap(a, b)));
+        elements.iter().enumerate().any(overlaps)
     })
 }
 
-const fn on_the_wire(transport: FlowTransport) -> ruleset::Transport {
+const fn packet_transport(transport: FlowTransport) -> ruleset::Transport {
     match transport {
         FlowTransport::Port(protocol, destination) => {
             ruleset::Transport::Ports { protocol: protocol.number(), destination }
@@ -105,17 +105,18 @@ const fn on_the_wire(transport: FlowTransport) -> ruleset::Transport {
     }
 }
 
-fn connection(from: &End, to: &End, transport: FlowTransport) -> Connection {
-    Connection { from: from.party.address, to: to.party.address, transport: on_the_wire(transport) }
+fn connection(from: &PacketEndpoint, to: &PacketEndpoint, transport: FlowTransport) -> Connection {
+    Connection { from: from.endpoint.address, to: to.endpoint.address, transport: packet_transport(transport) }
 }
 
-fn in_this_node(from: &End, to: &End, transport: FlowTransport) -> ruleset::Packet {
+/// The packet as the forward hook of this node sees it.
+fn forwarded_packet(from: &PacketEndpoint, to: &PacketEndpoint, transport: FlowTransport) -> ruleset::Packet {
     ruleset::Packet {
         in_interface: Some(from.interface.clone()),
         out_interface: Some(to.interface.clone()),
-        source: from.party.address,
-        destination: to.party.address,
-        transport: on_the_wire(transport),
+        source: from.endpoint.address,
+        destination: to.endpoint.address,
+        transport: packet_transport(transport),
         state: None,
         mark: 0,
     }
@@ -123,47 +124,49 @@ fn in_this_node(from: &End, to: &End, transport: FlowTransport) -> ruleset::Pack
 
 /// The directions in which rules log the packet.
 fn logged(rules: &Ruleset, packet: &ruleset::Packet) -> BTreeSet<Direction> {
-    let logs = rules.logs(Hook::Forward, packet).expect("every name is defined");
-    let told = logs.iter().map(|log| read_prefix(log.prefix).expect("all logs are policies'"));
-    told.filter(|(reason, _)| *reason == Reason::Logged).map(|(_, direction)| direction).collect()
+    let logs = rules.logs(Hook::Forward, packet).expect("every reference is defined");
+    let prefixes = logs.iter().map(|log| read_prefix(log.prefix).expect("every log rule belongs to a policy"));
+    prefixes.filter(|(reason, _)| *reason == Reason::Logged).map(|(_, direction)| direction).collect()
 }
 
-/// Packets that two strangers exchange through this node are none of its business.
-fn concerns_this_node(from: &End, to: &End) -> bool {
-    from.party.pod.is_some() || to.party.pod.is_some()
+/// Whether this node enforces policy for the packet: one endpoint is a pod of this node.
+fn concerns_this_node(from: &PacketEndpoint, to: &PacketEndpoint) -> bool {
+    from.endpoint.pod.is_some() || to.endpoint.pod.is_some()
 }
 
 fn check(cluster: &Cluster) -> Result<usize, TestCaseError> {
     let rules = compiled(cluster);
-    prop_assert!(!overlaps(&rules), "overlapping intervals in {:#?}", rules.sets);
-    let nowhere = BTreeSet::new();
-    let review =
-        Reevaluation::new(&rules, cluster.endpoints.values().map(|endpoint| &**endpoint), &nowhere, &AffectedPods::All);
+    prop_assert!(!has_overlaps(&rules), "overlapping intervals in {:#?}", rules.sets);
+    let no_addresses = BTreeSet::new();
+    let pods = cluster.endpoints.values().map(|endpoint| &**endpoint);
+    let reevaluation = Reevaluation::new(&rules, pods, &no_addresses, &AffectedPods::All);
     let mut packets = 0;
     for family in Family::ALL {
-        let ends = ends(cluster, family);
-        for from in &ends {
-            for to in ends.iter().filter(|to| concerns_this_node(from, to)) {
+        let endpoints = packet_endpoints(cluster, family);
+        for from in &endpoints {
+            for to in endpoints.iter().filter(|to| concerns_this_node(from, to)) {
                 for transport in transports() {
-                    let packet = Flow { from: from.party.clone(), to: to.party.clone(), transport };
-                    let verdict = eval(&cluster.snapshot, &packet);
-                    let here = in_this_node(from, to, transport);
-                    let passed = rules.interpret(Hook::Forward, &here).expect("every name is defined");
-                    let passed = passed == Outcome::Accepted;
-                    prop_assert_eq!(passed, verdict.allows(), "{:?}: evaluator says {:?}", packet, verdict);
-                    // What the sender's end drops does not get to the receiver's.
-                    let ends = [(Direction::Egress, &verdict.egress), (Direction::Ingress, &verdict.ingress)];
-                    let met = ends.iter().take(if verdict.egress.outcome.allows() { 2 } else { 1 });
-                    let expected = met.filter(|(_, trail)| !trail.logged_by.is_empty()).map(|(at, _)| *at).collect();
-                    prop_assert_eq!(logged(&rules, &here), expected, "{:?} logged: {:?}", packet, verdict);
+                    let flow = Flow { from: from.endpoint.clone(), to: to.endpoint.clone(), transport };
+                    let verdict = eval(&cluster.snapshot, &flow);
+                    let packet = forwarded_packet(from, to, transport);
+                    let outcome = rules.interpret(Hook::Forward, &packet).expect("every reference is defined");
+                    let accepted = outcome == Outcome::Accepted;
+                    prop_assert_eq!(accepted, verdict.allows(), "{:?}: evaluator returned {:?}", flow, verdict);
+                    // A packet that egress policy drops does not reach ingress policy.
+                    let traces = [(Direction::Egress, &verdict.egress), (Direction::Ingress, &verdict.ingress)];
+                    let reached = traces.iter().take(if verdict.egress.outcome.allows() { 2 } else { 1 });
+                    let expected =
+                        reached.filter(|(_, trace)| !trace.logged_by.is_empty()).map(|(at, _)| *at).collect();
+                    prop_assert_eq!(logged(&rules, &packet), expected, "{:?} logged: {:?}", flow, verdict);
                     packets += 1;
-                    let denied = review.denied_at(&connection(from, to, transport)).expect("every name is defined");
+                    let connection = connection(from, to, transport);
+                    let denied = reevaluation.denied_at(&connection).expect("every reference is defined");
                     let expected = match (verdict.egress.outcome.allows(), verdict.ingress.outcome.allows()) {
                         (false, _) => Some(Direction::Egress),
                         (true, false) => Some(Direction::Ingress),
                         (true, true) => None,
                     };
-                    prop_assert_eq!(denied, expected, "{:?} under way: evaluator says {:?}", packet, verdict);
+                    prop_assert_eq!(denied, expected, "{:?} established: evaluator returned {:?}", flow, verdict);
                 }
             }
         }
@@ -172,7 +175,7 @@ fn check(cluster: &Cluster) -> Result<usize, TestCaseError> {
 }
 
 #[test]
-fn the_compiled_table_decides_every_packet_as_the_evaluator_does() {
+fn the_compiled_table_and_the_evaluator_agree_on_every_packet() {
     let mut config = Config { cases: 400, failure_persistence: None, ..Config::default() };
     if let Some(cases) = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()) {
         config.cases = cases;
@@ -190,17 +193,17 @@ fn the_compiled_table_decides_every_packet_as_the_evaluator_does() {
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
-    assert!(packets.get() >= 10_000, "too few packets to mean anything: {}", packets.get());
+    assert!(packets.get() >= 10_000, "too few packets: {}", packets.get());
 }
 
-/// Another seed for every run.
+/// A random seed.
 fn new_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(())
 }
 
 #[test]
-fn pods_of_other_nodes_are_elements_of_sets_and_nothing_else() {
+fn pods_of_other_nodes_only_change_set_elements() {
     let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });
     let check = |mut cluster: Cluster| {
         let before = compile(&cluster.snapshot, &cluster.endpoints, DenyLog::Enabled);

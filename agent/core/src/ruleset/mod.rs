@@ -206,7 +206,7 @@ pub enum Verdict {
     Return,
     /// Evaluates the chain, then continues after this rule.
     Jump(ChainName),
-    /// Evaluates the chain, then continues where this chain would return to.
+    /// Evaluates the chain, then continues in the chain that called this one.
     Goto(ChainName),
 }
 

@@ -1,4 +1,4 @@
-//! Random rulesets that a kernel takes, made of a stream of bytes, so that they shrink. Shared with the kernel tests.
+//! Random rulesets that the kernel accepts, generated from bytes so that they shrink. Shared with the kernel tests.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -15,7 +15,7 @@ use towpath_core::{
     },
 };
 
-/// Bytes that decide. When they are used up, everything is the first choice.
+/// A source of random decisions. After the last byte, every decision is the first choice.
 struct Dice(std::vec::IntoIter<u8>);
 
 impl Dice {
@@ -23,7 +23,7 @@ impl Dice {
         Self(bytes.into_iter())
     }
 
-    /// The bytes for one object, so that a changed byte changes one object and leaves the others as they are.
+    /// Takes the bytes for one object, so that changing a byte changes a single object.
     fn part(&mut self) -> Self {
         Self::new(self.0.by_ref().take(16).collect())
     }
@@ -57,7 +57,7 @@ pub(crate) fn interface(name: &str) -> Value {
     Value::IfName(IfName::new(name).unwrap())
 }
 
-/// A kind of set: how it is declared, by which fields it is asked, and what may be in it.
+/// A kind of set: its declaration, the fields that are looked up in it, and possible elements.
 #[derive(Clone)]
 struct Kind {
     key: Vec<KeyType>,
@@ -138,36 +138,36 @@ fn kinds() -> Vec<Kind> {
     ]
 }
 
-/// What rules may name.
+/// Objects that rules may refer to.
 #[derive(Default)]
-struct Named {
+struct Targets {
     sets: Vec<(SetName, Vec<Field>)>,
     maps: Vec<(SetName, Vec<Field>)>,
     leaves: Vec<ChainName>,
 }
 
-/// Two rulesets, independent of each other or alike but for a few objects.
+/// Two rulesets that are independent, or that differ in a few objects.
 pub(crate) fn pair() -> impl Strategy<Value = (Ruleset, Ruleset)> {
-    // As many as all objects take: the last ones would be empty with less.
+    // Enough for all objects: with fewer bytes, the last objects would be empty.
     let bytes = || prop::collection::vec(any::<u8>(), 192);
     let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4);
-    let alike = (bytes(), edits).prop_map(|(have, edits)| {
+    let similar = (bytes(), edits).prop_map(|(have, edits)| {
         let mut want = have.clone();
-        for (place, byte) in edits {
-            want[place.index(have.len())] = byte;
+        for (position, byte) in edits {
+            want[position.index(have.len())] = byte;
         }
         (have, want)
     });
     let ruleset = |bytes| ruleset(&mut Dice::new(bytes));
-    prop_oneof![(bytes(), bytes()), alike].prop_map(move |(have, want)| (ruleset(have), ruleset(want)))
+    prop_oneof![(bytes(), bytes()), similar].prop_map(move |(have, want)| (ruleset(have), ruleset(want)))
 }
 
-/// A ruleset that a kernel takes: names of a small pool, so that two of them meet in every way.
+/// A ruleset that the kernel accepts. Names come from a small pool, so that two rulesets often share them.
 fn ruleset(dice: &mut Dice) -> Ruleset {
     let mut all = Ruleset::default();
-    let mut named = Named::default();
+    let mut targets = Targets::default();
     let bases = bases();
-    // Chains whose rules name no chain, so that there are no loops; each may hang somewhere, or not be there.
+    // The rules of leaf chains refer to no chain, so there are no loops. A leaf may be a base chain, or not exist.
     for name in ["leaf.1", "leaf.2", "leaf.3"] {
         let dice = &mut dice.part();
         let base = match dice.below(4) {
@@ -176,7 +176,7 @@ fn ruleset(dice: &mut Dice) -> Ruleset {
             _ => None,
         };
         if base.is_none() {
-            named.leaves.push(chain(name));
+            targets.leaves.push(chain(name));
         }
         all.chains.insert(chain(name), Arc::new(Chain { base, rules: Vec::new() }));
     }
@@ -187,25 +187,25 @@ fn ruleset(dice: &mut Dice) -> Ruleset {
         match dice.below(3) {
             0 => {}
             1 if kind.lookup == Lookup::Hash => {
-                let verdicts = elements.into_iter().map(|e| (e, verdict(dice, &named.leaves))).collect();
+                let verdicts = elements.into_iter().map(|e| (e, verdict(dice, &targets.leaves))).collect();
                 all.maps.insert(set(name), VerdictMap { key: kind.key, elements: verdicts });
-                named.maps.push((set(name), kind.fields));
+                targets.maps.push((set(name), kind.fields));
             }
             _ => {
                 all.sets.insert(set(name), Set { key: kind.key, lookup: kind.lookup, elements });
-                named.sets.push((set(name), kind.fields));
+                targets.sets.push((set(name), kind.fields));
             }
         }
     }
     for (name, chain) in &all.chains.clone() {
-        let leaf = Named { sets: named.sets.clone(), ..Named::default() };
+        let leaf = Targets { sets: targets.sets.clone(), ..Targets::default() };
         let rules = rules(&mut dice.part(), &leaf, chain.base);
         all.chains.insert(name.clone(), Arc::new(Chain { base: chain.base, rules }));
     }
     for name in ["top-1", "top-2"] {
         let dice = &mut dice.part();
         let base = if dice.below(2) == 0 { Some(dice.choose(&bases)) } else { None };
-        all.chains.insert(chain(name), Arc::new(Chain { base, rules: rules(dice, &named, base) }));
+        all.chains.insert(chain(name), Arc::new(Chain { base, rules: rules(dice, &targets, base) }));
     }
     all
 }
@@ -263,8 +263,8 @@ fn verdict(dice: &mut Dice, leaves: &[ChainName]) -> Verdict {
     }
 }
 
-fn rules(dice: &mut Dice, named: &Named, base: Option<BaseChain>) -> Vec<Rule> {
-    // nft refuses two conditions that contradict each other in family or protocol: only those that go with all.
+fn rules(dice: &mut Dice, targets: &Targets, base: Option<BaseChain>) -> Vec<Rule> {
+    // nft rejects conditions with contradictory families or protocols: use only those that are compatible with all.
     let neutral = |m: &Match| match m {
         Match::CtState(_) | Match::InterfacePrefix(..) | Match::MarkBits(_) | Match::ConnectionMarkBits(_) => true,
         Match::Field(field, ..) => matches!(field, Field::InInterface | Field::OutInterface),
@@ -274,19 +274,19 @@ fn rules(dice: &mut Dice, named: &Named, base: Option<BaseChain>) -> Vec<Rule> {
     (0..dice.below(4))
         .map(|_| {
             let mut matches: Vec<_> = (0..dice.below(2)).map(|_| dice.choose(&simple)).collect();
-            if !named.sets.is_empty() && dice.below(2) == 0 {
-                let (set, fields) = dice.choose(&named.sets);
+            if !targets.sets.is_empty() && dice.below(2) == 0 {
+                let (set, fields) = dice.choose(&targets.sets);
                 let op = dice.choose(&[CmpOp::Eq, CmpOp::NotEq]);
                 matches.push(Match::InSet(fields, op, set));
             }
             let action = match dice.below(4) {
-                0 if !named.maps.is_empty() && !matches!(matches.last(), Some(Match::InSet(..))) => {
-                    let (map, fields) = dice.choose(&named.maps);
+                0 if !targets.maps.is_empty() && !matches!(matches.last(), Some(Match::InSet(..))) => {
+                    let (map, fields) = dice.choose(&targets.maps);
                     Action::Dispatch(fields, map)
                 }
                 1 if base.is_some_and(|base| base.chain_type == ChainType::Nat) => Action::Masquerade,
                 2 => Action::Log(log()),
-                _ => Action::Verdict(verdict(dice, &named.leaves)),
+                _ => Action::Verdict(verdict(dice, &targets.leaves)),
             };
             Rule { matches, action }
         })
@@ -294,11 +294,11 @@ fn rules(dice: &mut Dice, named: &Named, base: Option<BaseChain>) -> Vec<Rule> {
 }
 
 fn log() -> Log {
-    let some = |n| NonZeroU32::new(n).unwrap();
-    Log { prefix: "towpath-in", group: 9817, snaplen: some(128), rate: some(10), burst: some(20) }
+    let nonzero = |n| NonZeroU32::new(n).unwrap();
+    Log { prefix: "towpath-in", group: 9817, snaplen: nonzero(128), rate: nonzero(10), burst: nonzero(20) }
 }
 
-/// Every form of a condition that names no set.
+/// Every form of a condition that does not look up a set.
 pub(crate) fn simple_matches() -> Vec<Match> {
     let field = |field, op, value| Match::Field(field, op, value);
     vec![
@@ -325,7 +325,7 @@ pub(crate) fn simple_matches() -> Vec<Match> {
     ]
 }
 
-/// A ruleset with every form that there is: all kinds of sets with all their elements, all conditions, all actions.
+/// A ruleset with every kind of set, element, condition and action.
 pub(crate) fn everything() -> Ruleset {
     let mut all = Ruleset::default();
     let leaf = chain("in.0123456789ab");
@@ -340,8 +340,8 @@ pub(crate) fn everything() -> Ruleset {
         }
         let name = set(&format!("set-{n}"));
         for op in [CmpOp::Eq, CmpOp::NotEq] {
-            let look_up = Match::InSet(kind.fields.clone(), op, name.clone());
-            rules.push(Rule::verdict(vec![look_up], Verdict::Jump(leaf.clone())));
+            let lookup = Match::InSet(kind.fields.clone(), op, name.clone());
+            rules.push(Rule::verdict(vec![lookup], Verdict::Jump(leaf.clone())));
         }
         if kind.lookup == Lookup::Hash {
             let map = set(&format!("map.{n}"));
@@ -361,9 +361,9 @@ pub(crate) fn everything() -> Ruleset {
     rules.push(Rule { matches: Vec::new(), action: Action::Log(log()) });
     rules.push(Rule::verdict(Vec::new(), Verdict::Goto(leaf)));
     all.chains.insert(chain("forward"), Arc::new(Chain { base: Some(bases()[2]), rules }));
-    let leave = [Action::Masquerade, Action::Verdict(Verdict::Accept), Action::Verdict(Verdict::Drop)];
-    let rules = leave.into_iter().map(|action| Rule { matches: Vec::new(), action }).collect();
-    all.chains.insert(chain("leave"), Arc::new(Chain { base: Some(bases()[5]), rules }));
+    let actions = [Action::Masquerade, Action::Verdict(Verdict::Accept), Action::Verdict(Verdict::Drop)];
+    let rules = actions.into_iter().map(|action| Rule { matches: Vec::new(), action }).collect();
+    all.chains.insert(chain("postrouting"), Arc::new(Chain { base: Some(bases()[5]), rules }));
     for (n, base) in bases().into_iter().enumerate() {
         all.chains.insert(chain(&format!("base{n}")), Arc::new(Chain { base: Some(base), rules: Vec::new() }));
     }

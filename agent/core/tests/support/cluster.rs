@@ -1,4 +1,4 @@
-//! Random clusters, small on purpose: few labels, few addresses and few ports meet often.
+//! Random clusters. They are small, so that labels, addresses and ports often coincide.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -24,21 +24,21 @@ use towpath_core::{
     selector::Selector,
 };
 
-/// A cluster seen from one node.
+/// A cluster as seen from one node.
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
-    /// All of it.
+    /// Namespaces, pods and policies of the cluster.
     pub(crate) snapshot: Snapshot,
-    /// The pods of this node.
+    /// Pods of this node.
     pub(crate) endpoints: OrdMap<IfName, Arc<Endpoint>>,
 }
 
-/// RulePorts that policies and packets use.
+/// Ports that policies and packets use.
 pub(crate) const PORTS: [u16; 6] = [53, 79, 80, 81, 443, 8080];
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
 
-/// Addresses that belong to no pod.
+/// Addresses outside the cluster.
 pub(crate) fn outside() -> Vec<IpAddr> {
     ["10.0.0.99", "192.0.2.7", "fd00::99", "2001:db8::7"].map(|a| a.parse().unwrap()).to_vec()
 }
@@ -57,7 +57,7 @@ fn selector() -> impl Strategy<Value = Selector> {
         1 => key().prop_map(Selector::Exists),
         1 => key().prop_map(Selector::DoesNotExist),
     ];
-    // Most of them find something: what selects nothing tries nothing.
+    // Most selectors match something: one that selects nothing tests little.
     prop_oneof![
         1 => Just(Selector::everything()),
         2 => vec(part, 1..=2).prop_map(Selector::all),
@@ -84,7 +84,7 @@ fn named_port() -> impl Strategy<Value = NamedPort> {
     })
 }
 
-/// A pod and the numbers of its addresses. Two pods may have the same address: one has just gone.
+/// A pod. Two pods may have the same address, as when one has just been deleted.
 fn pod() -> impl Strategy<Value = Pod> {
     let addresses = btree_set((any::<bool>(), 1_u8..=12), 0..=3);
     let kind = prop_oneof![4 => Just(PodKind::Endpoint), 1 => Just(PodKind::HostNetwork)];
@@ -151,7 +151,7 @@ fn tier(default: TierDefault, actions: Vec<RuleAction>) -> impl Strategy<Value =
     })
 }
 
-/// Half of them have Kubernetes' own tier only, the others more of them with every action.
+/// Half of the clusters have only the tier of NetworkPolicy; the others have up to three tiers with all actions.
 fn tiers() -> impl Strategy<Value = Vec<Tier>> {
     let all = || vec![RuleAction::Allow, RuleAction::Allow, RuleAction::Deny, RuleAction::Pass, RuleAction::Log];
     let any_default = select(vec![TierDefault::Deny, TierDefault::Pass]);
@@ -159,11 +159,11 @@ fn tiers() -> impl Strategy<Value = Vec<Tier>> {
     prop_oneof![tier(TierDefault::Deny, vec![RuleAction::Allow]).prop_map(|tier| vec![tier]), vec(any_tier, 1..=3),]
 }
 
-/// Clusters of up to eight pods; most of them are on this node, and one interface may belong to a pod that is unknown.
+/// Clusters of two to eight pods, most of them on this node. One endpoint may belong to a pod that is not in the snapshot.
 pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     let namespaces = vec(proptest::option::weighted(0.9, labels()), NAMESPACES.len());
     let pods = vec((select(NAMESPACES.to_vec()), pod(), proptest::bool::weighted(0.8)), 2..=8);
-    (namespaces, pods, tiers(), proptest::bool::weighted(0.2)).prop_map(|(labels, pods, tiers, stranger)| {
+    (namespaces, pods, tiers(), proptest::bool::weighted(0.2)).prop_map(|(labels, pods, tiers, unknown)| {
         let namespaces =
             NAMESPACES.iter().zip(labels).filter_map(|(n, l)| Some(((*n).to_owned(), Arc::new(l?)))).collect();
         let mut snapshot = Snapshot { namespaces, pods: OrdMap::new(), tiers };
@@ -171,13 +171,13 @@ pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
         let mut taken = BTreeSet::new();
         for (n, (namespace, pod, local)) in pods.into_iter().enumerate() {
             let id = PodId { namespace: namespace.to_owned(), name: format!("pod{n}") };
-            // No two pods of one node have an address in common: the kernel would not take the second one's route.
+            // No two pods of a node share an address: the kernel would reject the second route.
             if local && pod.addresses.iter().all(|a| taken.insert(*a)) {
                 insert(&mut endpoints, id.clone(), pod.addresses.iter().copied().collect());
             }
             snapshot.pods.insert(id, Arc::new(pod));
         }
-        if stranger {
+        if unknown {
             let id = PodId { namespace: "a".to_owned(), name: "unknown".to_owned() };
             insert(&mut endpoints, id, vec![address(false, 13), address(true, 13)]);
         }
