@@ -5,7 +5,7 @@
 //! whose declaration differs is deleted and recreated, together with every rule and map element that refers to it. The
 //! kernel commits all of it atomically.
 //!
-//! [`diff`] compares everything with a table that was read back. [`change`] compares only the parts that two rulesets do
+//! [`diff()`] compares everything with a table that was read back. [`change()`] compares only the parts that two rulesets do
 //! not share.
 
 use std::collections::{BTreeMap, BTreeSet};

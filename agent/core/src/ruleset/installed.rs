@@ -65,7 +65,7 @@ pub struct InstalledChain {
     pub rules: Vec<Option<Fingerprint>>,
 }
 
-/// An object in our table that we did not create, or that was changed into something we never create. [`super::diff`]
+/// An object in our table that we did not create, or that was changed into something we never create. [`super::diff()`]
 /// deletes it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unmanaged {
