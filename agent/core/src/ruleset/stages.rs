@@ -82,11 +82,11 @@ impl<'a> NewObjects<'a> {
         })
     }
 
-    /// Whether the transaction cannot be split: it deletes or flushes an object before it creates one of the same name, or
-    /// it creates a base chain, which packets enter as soon as it exists.
+    /// Whether the transaction cannot be split: it deletes the table, or deletes or flushes an object before it creates one
+    /// of the same name.
     fn must_be_atomic(&self, steps: &[Step]) -> bool {
         steps.iter().any(|step| match step {
-            Step::DeleteTable | Step::AddChain(_, Some(_), _) => true,
+            Step::DeleteTable => true,
             Step::DeleteChain(name) | Step::FlushChain(name) => self.chains.contains(name),
             Step::DeleteSet(name) | Step::DeleteMap(name) => self.sets.contains(name),
             Step::AddTable
@@ -96,15 +96,16 @@ impl<'a> NewObjects<'a> {
             | Step::AddMap(..)
             | Step::AddMapElements(..)
             | Step::DeleteMapElements(..)
-            | Step::AddChain(_, None, _)
+            | Step::AddChain(..)
             | Step::AddRule(..) => false,
         })
     }
 
-    /// Whether the step creates or fills one of the new objects.
+    /// Whether the step creates or fills one of the new objects. Base chains are not among them: packets enter a base
+    /// chain as soon as it exists, so it comes with its rules in the last stage.
     fn creates(&self, step: &Step) -> bool {
         match step {
-            Step::AddSet(..) | Step::AddMap(..) | Step::AddChain(..) => true,
+            Step::AddSet(..) | Step::AddMap(..) | Step::AddChain(_, None, _) => true,
             Step::AddElements(name, _) | Step::AddMapElements(name, _) => self.sets.contains(name),
             Step::AddRule(chain, _) => self.chains.contains(chain),
             Step::AddTable
@@ -113,8 +114,57 @@ impl<'a> NewObjects<'a> {
             | Step::DeleteElements(..)
             | Step::DeleteMap(_)
             | Step::DeleteMapElements(..)
+            | Step::AddChain(_, Some(_), _)
             | Step::FlushChain(_)
             | Step::DeleteChain(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use imbl::OrdMap;
+
+    use super::*;
+    use crate::{
+        names::IfName,
+        ruleset::{BaseChain, ChainType, Hook, Rule, Value},
+    };
+
+    fn chain(name: &str) -> ChainName {
+        ChainName::new(name).unwrap()
+    }
+
+    /// An element of an existing map that goes to a new chain.
+    fn lead_to(name: &str) -> Step {
+        let key = vec![Value::IfName(IfName::of_pod("default", "web"))];
+        Step::AddMapElements(SetName::new("from-pod").unwrap(), OrdMap::unit(key, Verdict::Goto(chain(name))))
+    }
+
+    fn filled(name: &str) -> [Step; 2] {
+        [Step::AddChain(chain(name), None, None), Step::AddRule(chain(name), Rule::verdict(Vec::new(), Verdict::Drop))]
+    }
+
+    #[test]
+    fn a_new_chain_is_filled_before_a_map_leads_to_it_and_a_new_base_chain_comes_with_its_rules() {
+        let base = BaseChain { chain_type: ChainType::Nat, hook: Hook::Postrouting, priority: 100 };
+        let base = Step::AddChain(chain("postrouting"), Some(base), None);
+        let rule = Step::AddRule(chain("postrouting"), Rule::verdict(Vec::new(), Verdict::Return));
+        let [create, fill] = filled("new");
+        let steps = [base.clone(), create.clone(), fill.clone(), rule.clone(), lead_to("new")];
+        let stages = Transaction::from_iter(steps).stages();
+        let expected = [vec![create, fill], vec![base, rule, lead_to("new")]].map(Transaction::from_iter);
+        assert_eq!(stages, expected);
+    }
+
+    #[test]
+    fn what_replaces_an_object_of_the_same_name_is_one_commit() {
+        let [create, fill] = filled("same");
+        for first in [Step::DeleteChain(chain("same")), Step::FlushChain(chain("same")), Step::DeleteTable] {
+            let transaction = Transaction::from_iter([first, create.clone(), fill.clone(), lead_to("same")]);
+            assert_eq!(transaction.stages(), [transaction.clone()]);
+        }
+        let leads_nowhere_new = Transaction::from_iter([create, fill]);
+        assert_eq!(leads_nowhere_new.stages(), [leads_nowhere_new.clone()], "nothing refers to it");
     }
 }
