@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 use towpath_dataplane::{
-    net::{Net, NetEvents, ReadBackError},
+    net::{Net, NetListener, ReadBackError},
     nft::{Nft, NftEvents, TableChange},
 };
 use towpath_local::{Endpoints, LocalError};
@@ -125,13 +125,16 @@ where
     Ok(jobs)
 }
 
-/// Starts the listener for changes of links, addresses, routes and neighbours.
-///
-/// # Errors
-/// If the thread cannot be started.
-pub fn listen_net(mut events: NetEvents, to: UnboundedSender<Arrival>) -> io::Result<()> {
-    let notify = move |changes| Arrival::Input(Input::Notification(KernelNotification::Network(changes)));
-    listen("net-events", move || events.next(None).map(|changes| to.send(notify(changes)).is_ok()))
+/// Forwards changes of links, addresses, routes and neighbours, until nobody receives them any more.
+pub async fn listen_net(mut listener: NetListener, to: UnboundedSender<Arrival>) {
+    let notify = |changes| Arrival::Input(Input::Notification(KernelNotification::Network(changes)));
+    loop {
+        match listener.recv().await.map(|changes| to.send(notify(changes)).is_ok()) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(failed) => return log_end(&failed),
+        }
+    }
 }
 
 /// Starts the listener for changes of our table. The kernel thread decides which are our own.
@@ -139,26 +142,18 @@ pub fn listen_net(mut events: NetEvents, to: UnboundedSender<Arrival>) -> io::Re
 /// # Errors
 /// If the thread cannot be started.
 pub fn listen_table(mut events: NftEvents, jobs: Sender<Job>) -> io::Result<()> {
-    listen("table-events", move || events.next_change().map(|change| jobs.send(Job::Attribute(change)).is_ok()))
-}
-
-/// Forwards notifications until the daemon ends.
-fn listen<E: Error + 'static>(
-    name: &str,
-    mut forward: impl FnMut() -> Result<bool, E> + Send + 'static,
-) -> io::Result<()> {
     let listen = move || {
         loop {
-            match forward() {
+            match events.next_change().map(|change| jobs.send(Job::Attribute(change)).is_ok()) {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(failed) => {
-                    let error = with_causes(&failed);
-                    error!(error, "kernel notifications ended; drift is repaired at the next resync only");
-                    return;
-                }
+                Err(failed) => return log_end(&failed),
             }
         }
     };
-    thread::Builder::new().name(name.to_owned()).spawn(listen).map(drop)
+    thread::Builder::new().name("table-events".to_owned()).spawn(listen).map(drop)
+}
+
+fn log_end(failed: &dyn Error) {
+    error!(error = with_causes(failed), "kernel notifications ended; drift is repaired at the next resync only");
 }

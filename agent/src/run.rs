@@ -19,7 +19,7 @@ use towpath_core::model::{Family, Mac, NodeName};
 use towpath_crds::names;
 use towpath_dataplane::{
     conntrack::Conntrack,
-    net::{KernelNet, NetEvents},
+    net::{KernelNet, NetListener},
     nft::{KernelNft, NftEvents},
 };
 use towpath_local::{Endpoints, Paths};
@@ -104,12 +104,12 @@ async fn serve(me: NodeName, settings: Settings) -> anyhow::Result<()> {
     let paths = Paths::default();
     let (to, mut arrivals) = mpsc::unbounded_channel::<Arrival>();
     // Listeners are opened before the first read-back, so that no change is missed between the two.
-    let (net_events, table_events) = (NetEvents::open()?, NftEvents::open()?);
+    let (net_listener, table_events) = (NetListener::open()?, NftEvents::open()?);
     let handles = open_kernel(&paths)?;
     info!(ownership = ?handles.nft.ownership(), "nf_tables opened");
     let pods = handles.pods().context("list the pods of this node")?;
     let jobs = kernel::spawn(handles, to.clone())?;
-    kernel::listen_net(net_events, to.clone())?;
+    tokio::spawn(kernel::listen_net(net_listener, to.clone()));
     kernel::listen_table(table_events, jobs.clone())?;
     let conntrack = conntrack::spawn([Conntrack::open()?, Conntrack::open()?], &to)?;
     packet_log::listen(to.clone())?;

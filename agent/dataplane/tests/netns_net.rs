@@ -13,7 +13,7 @@ use support::{
 use towpath_core::{
     model::{Family, Mac},
     names::IfName,
-    overlay::{DirectRouting, NetOp, diff, teardown},
+    overlay::{DirectRouting, LinkKind, NetOp, VxlanDevice, diff, teardown},
 };
 use towpath_dataplane::net::{KernelNet, Net};
 use towpath_podlink::sysctl::Sysctls;
@@ -279,6 +279,33 @@ fn a_failed_change_stops_no_other_and_a_link_that_is_gone_takes_its_entries_alon
         assert_eq!(have.link(&IfName::new("flannel.1").unwrap()).unwrap().1.mtu, 1399, "the last one was made");
     });
     drop(underlay.bridge);
+}
+
+#[test]
+fn a_rejected_change_carries_the_kernels_text() {
+    let underlay = Underlay::new(1);
+    let node = &underlay.nodes[0];
+    node.converge(DEFAULTS, &[]);
+    node.namespace.run(|| {
+        let mut net = KernelNet::open(Sysctls::default()).unwrap();
+        let have = net.read_back().unwrap();
+        let (_, link) = have.link(&IfName::new("flannel.1").unwrap()).unwrap();
+        let LinkKind::Vxlan(tunnel) = link.kind.clone() else { panic!("{link:?}") };
+        let twin = VxlanDevice {
+            name: IfName::new("twin.1").unwrap(),
+            tunnel,
+            mtu: 1400,
+            mac: node.mac(Family::V4),
+            address: "10.244.9.0/32".parse().unwrap(),
+        };
+        let failed = net.apply(&[NetOp::CreateDevice(twin)]);
+        let [error] = failed.as_slice() else { panic!("{failed:#?}") };
+        let text = "rejected by the kernel (A VXLAN device with the specified VNI already exists)";
+        assert_eq!(error.source.to_string(), text);
+        assert!(
+            error.to_string().ends_with("another VXLAN device has this VNI and port; remove it or choose another VNI")
+        );
+    });
 }
 
 #[test]

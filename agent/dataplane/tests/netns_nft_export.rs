@@ -11,7 +11,7 @@ use std::{fs, io::Write, path::Path};
 use rulesets::everything;
 use serde_json::Value as Json;
 use support::Namespace;
-use towpath_core::ruleset::{Ruleset, Transaction};
+use towpath_core::ruleset::{Comments, Ruleset, Transaction};
 use towpath_dataplane::{
     export,
     nft::{KernelNft, Nft, Ownership, TableFlag, TableListing},
@@ -44,7 +44,7 @@ fn normalise(json: &mut Json) {
 }
 
 fn printed(namespace: &Namespace) -> Json {
-    normalised(serde_json::from_str(&namespace.sh("nft -j list table inet towpath")).unwrap())
+    serde_json::from_str(&namespace.sh("nft -j list table inet towpath")).unwrap()
 }
 
 fn listing(namespace: &Namespace) -> TableListing {
@@ -61,7 +61,10 @@ fn temporary(text: &str) -> tempfile::NamedTempFile {
 fn assert_exported(namespace: &Namespace, name: &str) {
     let exported = export::document(&listing(namespace));
     let text = serde_json::to_string_pretty(&exported).unwrap();
-    let (have, want) = (normalised(serde_json::from_str(&text).unwrap()), printed(namespace));
+    // nft 1.0.6 prints comments of sets and maps, not of chains; and of all these it reads none.
+    let exported: Json = serde_json::from_str(&text).unwrap();
+    let have = normalised(without_comments(exported, &["chain"]));
+    let want = normalised(without_comments(printed(namespace), &["chain"]));
     let objects = |json: &Json| json["nftables"].as_array().unwrap().clone();
     for (have, want) in objects(&have).iter().zip(&objects(&want)) {
         assert_eq!(have, want, "{name}");
@@ -70,8 +73,23 @@ fn assert_exported(namespace: &Namespace, name: &str) {
     let again = Namespace::new();
     let document = temporary(&text);
     again.sh(&format!("nft -j -f - < {}", document.path().display()));
-    assert_eq!(printed(&again), want, "{name}: loaded again");
-    assert_eq!(listing(&again), listing(namespace), "{name}: read again");
+    let kinds = ["chain", "set", "map"];
+    let [have, want] = [&again, namespace].map(|namespace| normalised(without_comments(printed(namespace), &kinds)));
+    assert_eq!(have, want, "{name}: loaded again");
+    let (mut have, mut want) = (listing(&again), listing(namespace));
+    for listing in [&mut have, &mut want] {
+        listing.ruleset.comments = Comments::default();
+    }
+    assert_eq!(have, want, "{name}: read again");
+}
+
+fn without_comments(mut document: Json, kinds: &[&str]) -> Json {
+    for object in document["nftables"].as_array_mut().unwrap() {
+        for kind in kinds {
+            object.get_mut(kind).and_then(Json::as_object_mut).map(|object| object.remove("comment"));
+        }
+    }
+    document
 }
 
 #[test]

@@ -74,6 +74,8 @@ fn paths(text: &str) -> Vec<&str> {
     quoted.filter(is_path).collect()
 }
 
+/// A path is relative to the root, to its document, to the sources beside the document, or to the agent's folder, as in the
+/// decision records.
 #[test]
 fn documents_name_files_that_exist() {
     let documents = files(root()).into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "md"));
@@ -81,7 +83,9 @@ fn documents_name_files_that_exist() {
         .flat_map(|document| {
             let text = read(&document);
             let dir = document.parent().expect("a document is in a folder").to_owned();
-            let exists = |path: &&str| [root(), &dir, &dir.join("src")].iter().any(|base| base.join(path).exists());
+            let exists = |path: &&str| {
+                [root(), &dir, &dir.join("src"), &root().join("agent")].iter().any(|base| base.join(path).exists())
+            };
             let missing = paths(&text).into_iter().filter(|path| !exists(path));
             missing.map(|path| format!("{}: {path}", relative(&document))).collect::<Vec<_>>()
         })

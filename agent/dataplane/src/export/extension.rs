@@ -1,9 +1,9 @@
-//! What the schema of the `nftables` crate 0.6 cannot say and our table needs: flags of a table, maps of verdicts,
-//! `notrack` and the flags of `masquerade` as nft prints them, and rules that hold such statements.
+//! What the schema of the `nftables` crate 0.6 cannot say and our table needs: flags of a table, comments of chains, maps of
+//! verdicts, `notrack` and the flags of `masquerade` as nft prints them, and rules that hold such statements.
 
 use nftables::{
     expr::Expression,
-    schema::{NfListObject, SetTypeValue},
+    schema::{Chain, NfListObject, SetTypeValue},
     stmt::Statement,
     types::NfFamily,
 };
@@ -28,6 +28,7 @@ pub(super) enum ExportedObject {
 #[serde(rename_all = "lowercase")]
 pub(super) enum ObjectExtension {
     Table(FlaggedTable),
+    Chain(CommentedChain),
     Map(NamedVerdictMap),
     Rule(ExportedRule),
 }
@@ -49,6 +50,15 @@ pub(super) enum FlagName {
     Persist,
 }
 
+/// A chain with its comment, which nft 1.0.6 neither prints nor reads in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct CommentedChain {
+    #[serde(flatten)]
+    pub(super) chain: Chain<'static>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) comment: Option<String>,
+}
+
 /// A named map of verdicts; the crate's maps have no such type of values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct NamedVerdictMap {
@@ -58,6 +68,8 @@ pub(super) struct NamedVerdictMap {
     #[serde(rename = "type")]
     pub(super) key: SetTypeValue<'static>,
     pub(super) map: VerdictType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) comment: Option<String>,
     /// The crate's verdict expressions print as `"accept"`, which nft does not take: so statements.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) elem: Vec<(Expression<'static>, Statement<'static>)>,

@@ -35,9 +35,12 @@ pub fn document(listing: &TableListing) -> NftDocument {
         schema::MetainfoObject { json_schema_version: Some(SCHEMA_VERSION), version: None, release_name: None };
     let mut nftables = vec![ExportedObject::Schema(NfListObject::MetainfoObject(metainfo)), table(&listing.flags)];
     let ruleset = &listing.ruleset;
-    nftables.extend(ruleset.chains.iter().map(|(name, declared)| chain(name, declared)));
-    nftables.extend(ruleset.sets.iter().map(|(name, declared)| set(name, declared)));
-    nftables.extend(ruleset.maps.iter().map(|(name, declared)| map(name, declared)));
+    let comments = &ruleset.comments;
+    let of_set = |name| comments.sets.get(name).map(ToString::to_string);
+    let of_chain = |name| comments.chains.get(name).map(ToString::to_string);
+    nftables.extend(ruleset.chains.iter().map(|(name, declared)| chain(name, declared, of_chain(name))));
+    nftables.extend(ruleset.sets.iter().map(|(name, declared)| set(name, declared, of_set(name))));
+    nftables.extend(ruleset.maps.iter().map(|(name, declared)| map(name, declared, of_set(name))));
     let rules =
         ruleset.chains.iter().flat_map(|(name, chain)| chain.rules.iter().map(move |one| rule::object(name, one)));
     nftables.extend(rules);
@@ -57,7 +60,7 @@ fn table(flags: &[TableFlag]) -> ExportedObject {
     }))
 }
 
-fn set(name: &SetName, Set { key, lookup, elements }: &Set) -> ExportedObject {
+fn set(name: &SetName, Set { key, lookup, elements }: &Set, comment: Option<String>) -> ExportedObject {
     let flags = match lookup {
         Lookup::Hash => None,
         Lookup::Interval => Some([SetFlag::Interval].into()),
@@ -70,29 +73,31 @@ fn set(name: &SetName, Set { key, lookup, elements }: &Set) -> ExportedObject {
         set_type: key_type(key),
         flags,
         elem: (!elements.is_empty()).then_some(Cow::Owned(elements)),
+        comment: comment.map(Cow::Owned),
         ..schema::Set::default()
     })))
 }
 
-fn map(name: &SetName, VerdictMap { key, elements }: &VerdictMap) -> ExportedObject {
+fn map(name: &SetName, VerdictMap { key, elements }: &VerdictMap, comment: Option<String>) -> ExportedObject {
     ExportedObject::Extension(ObjectExtension::Map(extension::NamedVerdictMap {
         family: NfFamily::INet,
         name: name.to_string(),
         table: TABLE,
         key: key_type(key),
         map: extension::VerdictType::Verdict,
+        comment,
         elem: elements.iter().map(|(key, verdict)| (element(key), rule::verdict(verdict))).collect(),
     }))
 }
 
-fn chain(name: &ChainName, chain: &Chain) -> ExportedObject {
+fn chain(name: &ChainName, chain: &Chain, comment: Option<String>) -> ExportedObject {
     let declared = schema::Chain {
         family: NfFamily::INet,
         table: TABLE.into(),
         name: name.as_str().to_owned().into(),
         ..schema::Chain::default()
     };
-    ExportedObject::Schema(NfListObject::Chain(match chain.base {
+    let chain = match chain.base {
         None => declared,
         Some(BaseChain { chain_type, hook, priority }) => schema::Chain {
             _type: Some(match chain_type {
@@ -110,7 +115,8 @@ fn chain(name: &ChainName, chain: &Chain) -> ExportedObject {
             policy: Some(NfChainPolicy::Accept),
             ..declared
         },
-    }))
+    };
+    ExportedObject::Extension(ObjectExtension::Chain(extension::CommentedChain { chain, comment }))
 }
 
 fn key_type(key: &[KeyType]) -> SetTypeValue<'static> {

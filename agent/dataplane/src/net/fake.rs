@@ -1,4 +1,4 @@
-//! A kernel for tests: it carries out changes on a value, with the real one's refusals, and fails where it is told to.
+//! An executing fake of the kernel's network: it applies changes to a value and rejects what the kernel would reject.
 
 use std::{fmt, io};
 
@@ -7,32 +7,32 @@ use towpath_core::overlay::{Kernel, NetOp, NetOpError};
 
 use super::{ApplyError, Net, NetlinkError, ReadBackError};
 
-/// Says of a change whether it is refused.
+/// Whether a change is rejected.
 type Fault = Box<dyn Fn(&NetOp) -> bool + Send>;
 
 /// An executing fake of [`Net`].
 #[derive(Default)]
 pub struct FakeNet {
-    /// What it holds. A test may change it by hand, as another program would.
+    /// Its state. A test may change it by hand, as another program would.
     pub kernel: Kernel,
-    /// All changes that were carried out, in order.
+    /// All changes that were applied, in order.
     pub log: Vec<NetOp>,
     fault: Option<Fault>,
 }
 
 impl FakeNet {
-    /// One that holds something.
+    /// A fake with a state.
     #[must_use]
     pub fn new(kernel: Kernel) -> Self {
         Self { kernel, log: Vec::new(), fault: None }
     }
 
-    /// Refuses (EBUSY) all changes of which the function says so, until [`FakeNet::heal`].
-    pub fn refuse(&mut self, fault: impl Fn(&NetOp) -> bool + Send + 'static) {
+    /// Rejects (EBUSY) every change for which `fault` returns true, until [`FakeNet::heal`].
+    pub fn reject(&mut self, fault: impl Fn(&NetOp) -> bool + Send + 'static) {
         self.fault = Some(Box::new(fault));
     }
 
-    /// Refuses nothing any more.
+    /// Rejects no more than the kernel would.
     pub fn heal(&mut self) {
         self.fault = None;
     }
@@ -44,7 +44,7 @@ impl fmt::Debug for FakeNet {
     }
 }
 
-fn refused(message: String, errno: Errno) -> NetlinkError {
+fn rejected(message: String, errno: Errno) -> NetlinkError {
     NetlinkError::Rejected { message: Some(message), source: io::Error::from(errno) }
 }
 
@@ -68,9 +68,9 @@ impl Net for FakeNet {
         let mut failed = Vec::new();
         for op in ops {
             let result = if self.fault.as_ref().is_some_and(|fault| fault(op)) {
-                Err(refused("told to".to_owned(), Errno::EBUSY))
+                Err(rejected("fault of the test".to_owned(), Errno::EBUSY))
             } else {
-                self.kernel.execute(op).map_err(|refusal| refused(refusal.to_string(), errno(&refusal)))
+                self.kernel.execute(op).map_err(|refusal| rejected(refusal.to_string(), errno(&refusal)))
             };
             match result {
                 Ok(()) => self.log.push(op.clone()),
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_carries_out_refuses_what_it_is_told_to_and_heals() {
+    fn it_applies_changes_rejects_those_of_the_fault_and_heals() {
         let name = IfName::new("uplink").unwrap();
         let link = Link {
             name: name.clone(),
@@ -102,13 +102,13 @@ mod tests {
         };
         let mut net = FakeNet::new(Kernel { links: [(IfIndex(2), link)].into(), ..Kernel::default() });
         let set = |mtu| NetOp::SetMtu { link: name.clone(), mtu };
-        net.refuse(|op| matches!(op, NetOp::SetMtu { mtu: 1400, .. }));
+        net.reject(|op| matches!(op, NetOp::SetMtu { mtu: 1400, .. }));
         let failed = net.apply(&[set(1400), set(1399), NetOp::SetUp { link: IfName::new("none").unwrap() }]);
         let texts: Vec<_> = failed.iter().map(|error| format!("{error}: {}", error.source)).collect();
         assert_eq!(
             texts,
             [
-                "could not set the MTU of uplink to 1400: rejected by the kernel (told to)",
+                "could not set the MTU of uplink to 1400: rejected by the kernel (fault of the test)",
                 "could not set none up: rejected by the kernel (there is no link none)",
             ]
         );

@@ -1,4 +1,4 @@
-//! The real kernel.
+//! Reads and changes the kernel's network.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,17 @@ use towpath_core::{
 
 use super::{
     ApplyCause, ApplyError, Net, NetlinkError, ReadBackError,
+    connection::RouteConnection,
     message::{
-        create_vxlan, delete_address, delete_forwarding_entry, delete_neighbour, delete_route, forwarding_entries_on,
-        neighbours_on, set_forwarding_entry, set_mac, set_mtu,
+        create_vxlan, delete_address, delete_fdb_entry, delete_neighbour, delete_route, fdb_entries_on, neighbours_on,
+        set_fdb_entry, set_mac, set_mtu,
     },
 };
 use towpath_podlink::{
     route::{
-        RouteRequest, RouteSocket, find_link,
+        RouteRequest,
         message::{self, Hop, Reach, RouteOrigin, WriteMode},
-        parse, route_link,
+        parse,
     },
     sysctl::Sysctls,
 };
@@ -28,69 +29,70 @@ use towpath_podlink::{
 /// The network of the namespace in which it was opened.
 #[derive(Debug)]
 pub struct KernelNet {
-    socket: RouteSocket,
+    connection: RouteConnection,
     sysctls: Sysctls,
-    /// Numbers of the links that the changes at hand name.
+    /// The ifindex of each link that the current changes name.
     indexes: BTreeMap<IfName, IfIndex>,
 }
 
 impl KernelNet {
-    /// Opens the network of the calling thread's namespace. Sysctls are always those of the thread that makes a call, so
-    /// call from the same namespace.
+    /// Opens the network of the calling thread's namespace. Sysctls are those of the thread that makes a call, and a
+    /// connection that ended is opened again there: call from the same namespace.
     ///
     /// # Errors
-    /// If there is no netlink socket to be had.
+    /// If the kernel refuses the socket.
     pub fn open(sysctls: Sysctls) -> Result<Self, NetlinkError> {
-        Ok(Self { socket: RouteSocket::open()?, sysctls, indexes: BTreeMap::new() })
+        Ok(Self { connection: RouteConnection::open()?, sysctls, indexes: BTreeMap::new() })
     }
 
     fn read_device(&mut self, index: IfIndex, link: &Link, kernel: &mut Kernel) -> Result<(), ReadBackError> {
         let failed = |what: &'static str| move |source| ReadBackError { what, source };
         for family in Family::ALL {
-            let dump = self.socket.dump(neighbours_on(family, index.0)).map_err(failed("neighbours"))?;
             // A filter that the kernel did not know would give other devices' entries as well.
-            kernel
-                .neighbours
-                .extend(parse::neighbours(&dump).filter_map(parse::neighbour).filter(|((at, _), _)| *at == index));
+            let neighbour = |message: &_| {
+                parse::new_neighbour(message).and_then(parse::neighbour).filter(|((at, _), _)| *at == index)
+            };
+            let dump = self.connection.dump(&neighbours_on(family, index.0), neighbour);
+            kernel.neighbours.extend(dump.map_err(failed("neighbours"))?);
         }
-        let dump = self.socket.dump(forwarding_entries_on(index.0)).map_err(failed("forwarding entries"))?;
-        let entries = parse::neighbours(&dump).filter_map(parse::forwarding_entry);
-        kernel.fdb.extend(entries.filter(|((at, _), _)| *at == index));
+        let entry =
+            |message: &_| parse::new_neighbour(message).and_then(parse::fdb_entry).filter(|((at, _), _)| *at == index);
+        kernel.fdb.extend(self.connection.dump(&fdb_entries_on(index.0), entry).map_err(failed("FDB entries"))?);
         self.read_sysctl(Sysctl::AcceptRouterAdvertisements(link.name.clone()), kernel);
         Ok(())
     }
 
-    /// One that is not there (no IPv6 in this kernel, a device that vanished) is left out.
+    /// One that does not exist (no IPv6 in this kernel, a deleted device) is left out.
     fn read_sysctl(&self, sysctl: Sysctl, kernel: &mut Kernel) {
         if let Ok(value) = self.sysctls.read(&sysctl.to_string()) {
             kernel.sysctls.insert(sysctl, value);
         }
     }
 
-    /// Carries out what was collected, and collects the failures.
+    /// Executes the pending requests and collects the failures.
     fn flush<'a>(&mut self, pending: &mut Vec<(&'a NetOp, RouteRequest)>, failed: &mut Vec<ApplyError>) {
         let (ops, requests): (Vec<&'a NetOp>, Vec<RouteRequest>) = std::mem::take(pending).into_iter().unzip();
-        let results = self.socket.execute_all(&requests);
+        let results = self.connection.execute_all(requests);
         for (op, result) in ops.into_iter().zip(results) {
             let Err(source) = result else { continue };
-            if !self.is_fine(op, &source) {
+            if !self.is_benign(op, &source) {
                 failed.push(ApplyError { op: op.clone(), advice: advice(op, &source), source: source.into() });
             }
         }
     }
 
-    /// Whether a refusal only says that things are as they should be already.
-    fn is_fine(&mut self, op: &NetOp, error: &NetlinkError) -> bool {
+    /// Whether a rejection only says that the state is as wanted already.
+    fn is_benign(&mut self, op: &NetOp, error: &NetlinkError) -> bool {
         match (op, error.errno()) {
             (NetOp::DeleteLink { .. }, Some(Errno::ENODEV))
             | (NetOp::DeleteNeighbour { .. } | NetOp::DeleteFdb { .. }, Some(Errno::ENOENT | Errno::ENODEV))
             | (NetOp::DeleteRoute { .. }, Some(Errno::ESRCH | Errno::ENOENT))
             | (NetOp::DeleteAddress { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => true,
             (NetOp::AddRoute { destination, hop: overlay::NextHop::Link(link) }, Some(Errno::EEXIST)) => {
-                // The CNI plugin was quicker with its pod's route.
-                let there = route_link(&mut self.socket, destination.addr());
-                let wanted = self.indexes.get(link);
-                there.is_ok_and(|there| there.is_some() && there.as_ref() == wanted)
+                // The CNI plugin has added its pod's route already.
+                let have = self.connection.get(&message::fib_match(destination.addr()), parse::output_link);
+                let want = self.indexes.get(link);
+                have.is_ok_and(|have| have.is_some() && have.as_ref() == want)
             }
             _ => false,
         }
@@ -100,7 +102,11 @@ impl KernelNet {
         if let Some(index) = self.indexes.get(link) {
             return Ok(index.0);
         }
-        let (index, _) = find_link(&mut self.socket, link)?.ok_or_else(|| ApplyCause::NoLink(link.clone()))?;
+        let not_found = || ApplyCause::NoLink(link.clone());
+        let (index, _) = match self.connection.get(&message::get_link(link), parse::new_link) {
+            Err(error) if error.errno() == Some(Errno::ENODEV) => return Err(not_found()),
+            answer => answer?.ok_or_else(not_found)?,
+        };
         self.indexes.insert(link.clone(), index);
         Ok(index.0)
     }
@@ -121,8 +127,8 @@ impl KernelNet {
             NetOp::DeleteAddress { link, address } => delete_address(self.index(link)?, *address),
             NetOp::SetNeighbour { link, address, mac } => message::neighbour(self.index(link)?, *address, *mac),
             NetOp::DeleteNeighbour { link, address } => delete_neighbour(self.index(link)?, *address),
-            NetOp::SetFdb { link, mac, remote } => set_forwarding_entry(self.index(link)?, *mac, *remote),
-            NetOp::DeleteFdb { link, mac, remote } => delete_forwarding_entry(self.index(link)?, *mac, *remote),
+            NetOp::SetFdb { link, mac, remote } => set_fdb_entry(self.index(link)?, *mac, *remote),
+            NetOp::DeleteFdb { link, mac, remote } => delete_fdb_entry(self.index(link)?, *mac, *remote),
             NetOp::AddRoute { destination, hop } => message::add_route(
                 message::route(*destination, self.hop(hop)?, RouteOrigin::Towpath),
                 WriteMode::Create,
@@ -151,10 +157,10 @@ impl Net for KernelNet {
     fn read_back(&mut self) -> Result<Kernel, ReadBackError> {
         let failed = |what: &'static str| move |source| ReadBackError { what, source };
         let mut kernel = Kernel::default();
-        let dump = self.socket.dump(message::all_links()).map_err(failed("links"))?;
-        kernel.links = parse::links(&dump).collect();
-        let dump = self.socket.dump(message::all_addresses()).map_err(failed("addresses"))?;
-        for (index, net) in parse::addresses(&dump) {
+        let links = self.connection.dump(&message::all_links(), parse::new_link).map_err(failed("links"))?;
+        kernel.links = links.into_iter().collect();
+        let addresses = self.connection.dump(&message::all_addresses(), parse::new_address);
+        for (index, net) in addresses.map_err(failed("addresses"))? {
             kernel.addresses.entry(index).or_default().push(net);
         }
         let devices: Vec<_> = kernel.links.iter().filter(|(_, link)| link.overlay_family().is_some()).collect();
@@ -163,13 +169,15 @@ impl Net for KernelNet {
             self.read_device(*index, link, &mut kernel)?;
         }
         for family in Family::ALL {
-            let dump = self.socket.dump(message::main_routes(family)).map_err(failed("routes"))?;
             let on_device = |link| devices.iter().any(|(index, _)| *index == link);
-            kernel.routes.extend(parse::routes(&dump).filter(|(key, route)| {
+            let concerns_us = |(key, route): &(overlay::RouteKey, overlay::Route)| {
                 let ours = route.owner == overlay::RouteOwner::Towpath;
                 let given = route.owner != overlay::RouteOwner::KERNEL;
                 ours || key.destination.prefix_len() == 0 || given && route.target.link().is_some_and(on_device)
-            }));
+            };
+            let route = |message: &_| parse::new_route(message).filter(concerns_us);
+            let routes = self.connection.dump(&message::main_routes(family), route);
+            kernel.routes.extend(routes.map_err(failed("routes"))?);
             self.read_sysctl(Sysctl::Forwarding(family), &mut kernel);
         }
         for link in followed_routers(&kernel) {
@@ -183,19 +191,19 @@ impl Net for KernelNet {
         let mut pending = Vec::new();
         self.indexes.clear();
         for op in ops {
-            let remakes_links = matches!(op, NetOp::CreateDevice(_) | NetOp::DeleteLink { .. });
+            let changes_links = matches!(op, NetOp::CreateDevice(_) | NetOp::DeleteLink { .. });
             if matches!(op, NetOp::SetSysctl { .. }) {
-                // Its file is there only once the device is.
+                // Its file exists only once the device does.
                 self.flush(&mut pending, &mut failed);
             }
             match self.request(op) {
                 Ok(Some(request)) => pending.push((op, request)),
                 Ok(None) => {}
-                // What is to go went with its link.
+                // It was deleted with its link.
                 Err(ApplyCause::NoLink(_)) if is_deletion(op) => {}
                 Err(source) => failed.push(ApplyError { op: op.clone(), advice: "", source }),
             }
-            if remakes_links {
+            if changes_links {
                 self.flush(&mut pending, &mut failed);
                 self.indexes.clear();
             }
@@ -216,7 +224,7 @@ const fn is_deletion(op: &NetOp) -> bool {
     matches!(op, NetOp::DeleteAddress { .. } | NetOp::DeleteNeighbour { .. } | NetOp::DeleteFdb { .. })
 }
 
-/// What a person can do about a refusal.
+/// The remedy for a rejection.
 fn advice(op: &NetOp, error: &NetlinkError) -> &'static str {
     match (op, error.errno()) {
         (_, Some(Errno::EPERM)) => ": the agent needs the capability NET_ADMIN",

@@ -1,14 +1,16 @@
-//! Route-netlink messages made of our words. Nothing here talks to the kernel.
+//! The route-netlink messages that only the agent sends: links by rtnetlink's builders, neighbours and FDB entries of
+//! netlink-packet-route's parts, because rtnetlink's builders of those are bound to its `Handle`. Messages that the CNI
+//! plugin sends too are towpath-podlink's. Nothing here talks to the kernel.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
-    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteScope, RouteType},
 };
+use rtnetlink::{LinkUnspec, LinkVxlan};
 use towpath_core::{
     model::{Family, Mac},
     overlay::{Learning, RouteKey, VxlanDevice},
@@ -16,7 +18,7 @@ use towpath_core::{
 
 use towpath_podlink::route::{
     RouteRequest,
-    message::{Hop, RouteOrigin, WriteMode, address, address_family, link_at, plain, route},
+    message::{Hop, RouteOrigin, WriteMode, address, address_family, plain, route},
 };
 
 /// Asks for the neighbours of a family on one link.
@@ -27,8 +29,8 @@ pub(crate) fn neighbours_on(family: Family, index: u32) -> Message {
     Message::GetNeighbour(message)
 }
 
-/// Asks for the forwarding entries of one device.
-pub(crate) fn forwarding_entries_on(index: u32) -> Message {
+/// Asks for the FDB entries of one device.
+pub(crate) fn fdb_entries_on(index: u32) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.attributes.push(NeighbourAttribute::IfIndex(index));
@@ -37,40 +39,24 @@ pub(crate) fn forwarding_entries_on(index: u32) -> Message {
 
 /// Sets a link's MTU.
 pub(crate) fn set_mtu(index: u32, mtu: u32) -> RouteRequest {
-    let mut link = link_at(index);
-    link.attributes.push(LinkAttribute::Mtu(mtu));
-    plain(Message::SetLink(link))
+    plain(Message::SetLink(LinkUnspec::new_with_index(index).mtu(mtu).build()))
 }
 
 /// Sets a link's MAC.
 pub(crate) fn set_mac(index: u32, mac: Mac) -> RouteRequest {
-    let mut link = link_at(index);
-    link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
-    plain(Message::SetLink(link))
+    plain(Message::SetLink(LinkUnspec::new_with_index(index).address(mac.0.to_vec()).build()))
 }
 
-/// Makes a VXLAN device that is up: no learning, no group, checksums and all else as the kernel makes them.
+/// Creates a VXLAN device that is up: no learning, no group, checksums and everything else as the kernel's defaults.
 pub(crate) fn create_vxlan(device: &VxlanDevice) -> RouteRequest {
     let tunnel = &device.tunnel;
-    let data = vec![
-        InfoVxlan::Id(tunnel.vni.value()),
-        InfoVxlan::Link(tunnel.uplink.0),
-        match tunnel.local {
-            IpAddr::V4(local) => InfoVxlan::Local(local),
-            IpAddr::V6(local) => InfoVxlan::Local6(local),
-        },
-        InfoVxlan::Port(tunnel.port),
-        InfoVxlan::Learning(tunnel.learning == Learning::On),
-    ];
-    let mut link = LinkMessage::default();
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    link.attributes = vec![
-        LinkAttribute::IfName(device.name.to_string()),
-        LinkAttribute::Mtu(device.mtu),
-        LinkAttribute::Address(device.mac.0.to_vec()),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]),
-    ];
+    let link = LinkVxlan::new(device.name.as_str(), tunnel.vni.value()).dev(tunnel.uplink.0);
+    let link = match tunnel.local {
+        IpAddr::V4(local) => link.local(local),
+        IpAddr::V6(local) => link.local6(local),
+    };
+    let link = link.port(tunnel.port).learning(tunnel.learning == Learning::On);
+    let link = link.mtu(device.mtu).address(device.mac.0.to_vec()).up().build();
     RouteRequest { message: Message::NewLink(link), flags: WriteMode::Create.flags() }
 }
 
@@ -88,8 +74,8 @@ pub(crate) fn delete_neighbour(index: u32, address: IpAddr) -> RouteRequest {
     plain(Message::DelNeighbour(message))
 }
 
-/// A forwarding entry of a VXLAN device: frames for that MAC go to that host.
-fn forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> NeighbourMessage {
+/// An FDB entry of a VXLAN device: frames for that MAC go to that host.
+fn fdb_entry(index: u32, mac: Mac, remote: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = index;
@@ -100,15 +86,15 @@ fn forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> NeighbourMessage {
     message
 }
 
-/// Sets the forwarding entry of a MAC, or moves it to another host.
-pub(crate) fn set_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> RouteRequest {
-    let message = Message::NewNeighbour(forwarding_entry(index, mac, remote));
+/// Sets the FDB entry of a MAC, or moves it to another host.
+pub(crate) fn set_fdb_entry(index: u32, mac: Mac, remote: IpAddr) -> RouteRequest {
+    let message = Message::NewNeighbour(fdb_entry(index, mac, remote));
     RouteRequest { message, flags: WriteMode::Replace.flags() }
 }
 
-/// Deletes a forwarding entry.
-pub(crate) fn delete_forwarding_entry(index: u32, mac: Mac, remote: IpAddr) -> RouteRequest {
-    plain(Message::DelNeighbour(forwarding_entry(index, mac, remote)))
+/// Deletes an FDB entry.
+pub(crate) fn delete_fdb_entry(index: u32, mac: Mac, remote: IpAddr) -> RouteRequest {
+    plain(Message::DelNeighbour(fdb_entry(index, mac, remote)))
 }
 
 /// Deletes a route of ours, wherever it leads.

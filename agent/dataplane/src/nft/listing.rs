@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use towpath_core::{
-    names::ChainName,
+    names::{ChainName, SetName},
     ruleset::{Chain, Rule, Ruleset, Unmanaged},
 };
 
@@ -78,6 +78,12 @@ impl KernelNft {
         }
         for (chain, rule) in self.dump(NftMessage::GetRule, "read the rules", read::whole_rule)? {
             add(&mut ruleset, &chain, rule)?;
+        }
+        for (name, comment) in self.dump(NftMessage::GetChain, "read the chains", read::chain_comment)? {
+            ruleset.comments.chains.extend(ChainName::new(&name).ok().map(|name| (name, comment)));
+        }
+        for (name, comment) in self.dump(NftMessage::GetSet, "read the sets", read::set_comment)? {
+            ruleset.comments.sets.extend(SetName::new(&name).ok().map(|name| (name, comment)));
         }
         let flags = [(TableFlag::Owner, table::FLAG_OWNER), (TableFlag::Persist, table::FLAG_PERSIST)];
         let flags = flags.into_iter().filter(|(_, bit)| table.flags & bit != 0).map(|(flag, _)| flag).collect();

@@ -3,7 +3,7 @@
 use imbl::{OrdMap, OrdSet};
 
 use towpath_core::{
-    names::{ChainName, TABLE},
+    names::{ChainName, Comment, TABLE},
     ruleset::{BaseChain, ChainType, Element, Fingerprint, Hook, KeyType, Lookup, Rule, Verdict},
 };
 
@@ -101,6 +101,25 @@ pub(super) fn whole_rule(message: &NfnetlinkMessage<'_>) -> Option<(String, Opti
     let (chain, fingerprint) = rule(message)?;
     let expressions = message.attributes.find(rule::EXPRESSIONS)?.nested();
     Some((chain, fingerprint.and_then(|fingerprint| decode::rule(expressions, fingerprint))))
+}
+
+/// The name of a chain and its comment; `None` without one.
+pub(super) fn chain_comment(message: &NfnetlinkMessage<'_>) -> Option<(String, Comment)> {
+    let attributes = ours(message)?;
+    let userdata = attributes.find(chain::USERDATA)?.payload;
+    Some((attributes.find(chain::NAME)?.text()?.to_owned(), comment(userdata, userdata::CHAIN_COMMENT)?))
+}
+
+/// The name of a set or a map and its comment; `None` without one.
+pub(super) fn set_comment(message: &NfnetlinkMessage<'_>) -> Option<(String, Comment)> {
+    let attributes = ours(message)?;
+    let userdata = attributes.find(set::USERDATA)?.payload;
+    Some((attributes.find(set::NAME)?.text()?.to_owned(), comment(userdata, userdata::SET_COMMENT)?))
+}
+
+fn comment(userdata: &[u8], kind: u8) -> Option<Comment> {
+    let (_, text) = userdata::entries(userdata).find(|(found, _)| *found == kind)?;
+    Some(Comment::new(std::str::from_utf8(text).ok()?.trim_end_matches('\0')))
 }
 
 /// The declaration of a set or a map.

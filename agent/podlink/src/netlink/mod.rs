@@ -58,7 +58,8 @@ impl NetlinkError {
 
     /// A copy, for another request that failed for the same reason. [`io::Error`] has no `Clone`: of an error without
     /// an error number only the kind is copied.
-    fn copy(&self) -> Self {
+    #[must_use]
+    pub fn copy(&self) -> Self {
         let copy =
             |source: &io::Error| source.raw_os_error().map_or(source.kind().into(), io::Error::from_raw_os_error);
         match self {

@@ -138,7 +138,7 @@ pub fn delete_link(name: &IfName) -> RouteRequest {
 }
 
 /// A message about a link, by ifindex.
-pub fn link_at(index: u32) -> LinkMessage {
+fn link_at(index: u32) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
     link
@@ -274,11 +274,12 @@ pub fn default_net(family: Family) -> IpNet {
     }
 }
 
-/// Looks up the route to an address (`ip route get`).
-pub fn lookup(address: IpAddr) -> RouteMessage {
+/// Looks up the route to an address (`ip route get … fibmatch`).
+pub fn fib_match(address: IpAddr) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(Family::of(address));
     message.header.destination_prefix_length = Family::of(address).host_prefix_len();
+    message.header.flags = RouteFlags::FibMatch;
     message.attributes.push(RouteAttribute::Destination(address.into()));
-    message
+    Message::GetRoute(message)
 }

@@ -123,7 +123,7 @@ pub fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, IpAddr), Mac)>
 }
 
 /// A permanent FDB entry of a VXLAN device.
-pub fn forwarding_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
+pub fn fdb_entry(message: &NeighbourMessage) -> Option<((IfIndex, Mac), IpAddr)> {
     if !is_permanent(message) || message.header.family != AddressFamily::Bridge {
         return None;
     }
@@ -201,34 +201,63 @@ fn route_address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The links of a dump.
-pub fn links(messages: &[Message]) -> impl Iterator<Item = (IfIndex, Link)> {
-    messages.iter().filter_map(|message| match message {
+/// The link in an `RTM_NEWLINK`.
+pub fn new_link(message: &Message) -> Option<(IfIndex, Link)> {
+    match message {
         Message::NewLink(message) => link(message),
         _ => None,
+    }
+}
+
+/// The address in an `RTM_NEWADDR`, if new connections may come from it.
+pub fn new_address(message: &Message) -> Option<(IfIndex, IpNet)> {
+    match message {
+        Message::NewAddress(message) => address(message),
+        _ => None,
+    }
+}
+
+/// The payload of an `RTM_NEWNEIGH`, of whatever family.
+pub const fn new_neighbour(message: &Message) -> Option<&NeighbourMessage> {
+    match message {
+        Message::NewNeighbour(message) => Some(message),
+        _ => None,
+    }
+}
+
+/// The route in an `RTM_NEWROUTE`, if it is one of the main table.
+pub fn new_route(message: &Message) -> Option<(RouteKey, Route)> {
+    match message {
+        Message::NewRoute(message) => route(message),
+        _ => None,
+    }
+}
+
+/// The output link in an `RTM_NEWROUTE`.
+pub fn output_link(message: &Message) -> Option<IfIndex> {
+    let Message::NewRoute(route) = message else { return None };
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(IfIndex(*index)),
+        _ => None,
     })
+}
+
+/// The links of a dump.
+pub fn links(messages: &[Message]) -> impl Iterator<Item = (IfIndex, Link)> {
+    messages.iter().filter_map(new_link)
 }
 
 /// The addresses of a dump.
 pub fn addresses(messages: &[Message]) -> impl Iterator<Item = (IfIndex, IpNet)> {
-    messages.iter().filter_map(|message| match message {
-        Message::NewAddress(message) => address(message),
-        _ => None,
-    })
+    messages.iter().filter_map(new_address)
 }
 
 /// The neighbour messages of a dump, of any family.
 pub fn neighbours(messages: &[Message]) -> impl Iterator<Item = &NeighbourMessage> {
-    messages.iter().filter_map(|message| match message {
-        Message::NewNeighbour(message) => Some(message),
-        _ => None,
-    })
+    messages.iter().filter_map(new_neighbour)
 }
 
 /// The routes of a dump.
 pub fn routes(messages: &[Message]) -> impl Iterator<Item = (RouteKey, Route)> {
-    messages.iter().filter_map(|message| match message {
-        Message::NewRoute(message) => route(message),
-        _ => None,
-    })
+    messages.iter().filter_map(new_route)
 }

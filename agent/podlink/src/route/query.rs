@@ -2,10 +2,6 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_route::{
-    RouteNetlinkMessage as Message,
-    route::{RouteAttribute, RouteFlags},
-};
 use nix::errno::Errno;
 use towpath_core::{
     names::IfName,
@@ -21,8 +17,7 @@ use crate::netlink::NetlinkError;
 /// If the kernel rejects the request, or the socket fails.
 pub fn find_link(socket: &mut RouteSocket, name: &IfName) -> Result<Option<(IfIndex, Link)>, NetlinkError> {
     match socket.get(message::get_link(name)) {
-        Ok(Some(Message::NewLink(message))) => Ok(parse::link(&message)),
-        Ok(_) => Ok(None),
+        Ok(answer) => Ok(answer.as_ref().and_then(parse::new_link)),
         Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
         Err(error) => Err(error),
     }
@@ -33,12 +28,5 @@ pub fn find_link(socket: &mut RouteSocket, name: &IfName) -> Result<Option<(IfIn
 /// # Errors
 /// If there is no route, the kernel rejects the request, or the socket fails.
 pub fn route_link(socket: &mut RouteSocket, address: IpAddr) -> Result<Option<IfIndex>, NetlinkError> {
-    let mut query = message::lookup(address);
-    query.header.flags = RouteFlags::FibMatch;
-    let answer = socket.get(Message::GetRoute(query))?;
-    let Some(Message::NewRoute(route)) = answer else { return Ok(None) };
-    Ok(route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(IfIndex(*index)),
-        _ => None,
-    }))
+    Ok(socket.get(message::fib_match(address))?.as_ref().and_then(parse::output_link))
 }
