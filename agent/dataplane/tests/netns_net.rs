@@ -196,7 +196,7 @@ fn another_vni_and_the_end_of_a_peer_on_the_same_link_leave_nothing_behind() {
     underlay.converge(Settings { direct: DirectRouting::Enabled, vni: 7, ..DEFAULTS });
     let state = node.namespace.sh("ip route; bridge fdb show dev flannel.7; ip neigh show dev flannel.7");
     assert!(state.contains("10.244.2.0/24 via 172.30.0.2 dev uplink proto 157"), "{state}");
-    assert!(!state.contains("02:00:00:00:04:02"), "no neighbour and no forwarding entry: {state}");
+    assert!(!state.contains("02:00:00:00:04:02"), "no neighbour entry and no FDB entry: {state}");
     let (a, _b) = (underlay.nodes[0].add_pod(1430), underlay.nodes[1].add_pod(1430));
     for family in Family::ALL {
         assert_pings(&a, underlay.nodes[1].pod_address(family), "without the tunnel");

@@ -33,7 +33,7 @@ pub enum OverlayProblem {
     )]
     NoPodCidr(Family),
     /// The Node's podCIDR conflicts with the pod network or with another node.
-    #[error("the Node's podCIDR {0} cannot be used: {1}")]
+    #[error("this Node cannot be part of the overlay: {1}")]
     PodCidr(IpNet, SkipReason),
     /// An annotation by which the user overrides an address is malformed.
     #[error(transparent)]

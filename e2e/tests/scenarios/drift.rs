@@ -105,7 +105,7 @@ fn damages(whole: &Ours) -> Result<Vec<Damage>> {
         damage("a route to a peer", &[format!("ip route del {peer} dev {DEVICE}")]),
         damage("a route to a pod", &[format!("ip route del {pod}")]),
         damage("a neighbour", &[format!("ip neigh del {neighbour} dev {DEVICE}")]),
-        damage("a forwarding entry", &[format!("bridge fdb del {mac} dev {DEVICE} self")]),
+        damage("an FDB entry", &[format!("bridge fdb del {mac} dev {DEVICE} self")]),
         damage("the device's MTU", &[format!("ip link set {DEVICE} mtu 1400")]),
         damage("the device that is down", &[format!("ip link set {DEVICE} down")]),
         damage("the device", &[format!("ip link del {DEVICE}")]),

@@ -138,7 +138,7 @@ impl Chains {
                     let next = chains.last().cloned().map_or_else(|| accept_verdict(*direction), Verdict::Goto);
                     let default = inputs.defaults.get(tier).copied().unwrap_or(TierDefault::Deny);
                     let rules: Vec<&PolicyRule> = inputs.policies.rules(policies, *direction).collect();
-                    let tier = Tier { direction: *direction, families, own_ports, default, next };
+                    let tier = TierContext { direction: *direction, families, own_ports, default, next };
                     let rules = builder.tier_rules(&tier, &rules);
                     let names: Vec<String> = inputs.policies.ids(policies).map(ToString::to_string).collect();
                     let comment = Comment::list(&format!("{direction} of"), &names);
@@ -194,7 +194,7 @@ fn accept_verdict(direction: Direction) -> Verdict {
 }
 
 /// The input of the rules of one tier.
-struct Tier<'a> {
+struct TierContext<'a> {
     direction: Direction,
     families: &'a BTreeSet<Family>,
     own_ports: &'a BTreeSet<NamedPort>,
@@ -211,7 +211,7 @@ struct ChainBuilder<'a> {
 }
 
 impl ChainBuilder<'_> {
-    fn tier_rules(&mut self, tier: &Tier<'_>, rules: &[&PolicyRule]) -> Vec<Rule> {
+    fn tier_rules(&mut self, tier: &TierContext<'_>, rules: &[&PolicyRule]) -> Vec<Rule> {
         let mut out = Vec::new();
         for run in rules.chunk_by(|a, b| a.action == b.action) {
             let verdict = match run[0].action {
@@ -240,7 +240,7 @@ impl ChainBuilder<'_> {
     }
 
     /// The rules of a run, each as its list of matches. The run matches a packet if one of these rules does.
-    fn rule_matches(&mut self, tier: &Tier<'_>, run: &RuleRun<'_>) -> Vec<Vec<Match>> {
+    fn rule_matches(&mut self, tier: &TierContext<'_>, run: &RuleRun<'_>) -> Vec<Vec<Match>> {
         if run.coverage() == Coverage::All {
             return vec![Vec::new()];
         }
