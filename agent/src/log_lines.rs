@@ -55,11 +55,11 @@ pub(crate) fn write_denied(line: &PacketLine<Denial>) {
     match line {
         PacketLine::First(denial, packets) => {
             let Denial { pod, direction, peer, payload, cause } = denial;
-            info!(%pod, %direction, %peer, carried = %payload, %cause, packets, "packets denied");
+            info!(%pod, %direction, %peer, %payload, %cause, packets, "packets denied");
         }
         PacketLine::Continued(denial, packets) => {
             let Denial { pod, direction, peer, payload, cause } = denial;
-            info!(%pod, %direction, %peer, carried = %payload, %cause, packets, "packets denied, continued");
+            info!(%pod, %direction, %peer, %payload, %cause, packets, "packets denied, continued");
         }
         PacketLine::Suppressed(packets) => info!(packets, "packets denied, of more kinds than are logged one by one"),
     }
@@ -70,11 +70,11 @@ pub(crate) fn write_logged(line: &PacketLine<LoggedPacket>) {
     match line {
         PacketLine::First(packet, packets) => {
             let LoggedPacket { pod, direction, peer, payload, cause: by } = packet;
-            info!(%pod, %direction, %peer, carried = %payload, %by, packets, "packets logged by policy");
+            info!(%pod, %direction, %peer, %payload, %by, packets, "packets logged by policy");
         }
         PacketLine::Continued(packet, packets) => {
             let LoggedPacket { pod, direction, peer, payload, cause: by } = packet;
-            info!(%pod, %direction, %peer, carried = %payload, %by, packets, "packets logged by policy, continued");
+            info!(%pod, %direction, %peer, %payload, %by, packets, "packets logged by policy, continued");
         }
         PacketLine::Suppressed(packets) => {
             info!(packets, "packets logged by policy, of more kinds than are logged one by one");

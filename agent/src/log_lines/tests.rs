@@ -140,7 +140,7 @@ fn no_key_occurs_twice_in_a_line_about_packets() {
         write_logged(&PacketLine::Suppressed(1));
     });
     assert_unique_keys(&written, 6);
-    assert!(written[0].contains(r#""peer":"192.0.2.1","carried":"TCP port 80""#), "{}", written[0]);
+    assert!(written[0].contains(r#""peer":"192.0.2.1","payload":"TCP port 80""#), "{}", written[0]);
 }
 
 /// The format has keys of its own, so that a field of the same name would occur twice.

@@ -58,7 +58,7 @@ pub struct ForwardDrop {
 #[must_use]
 pub fn findings(tables: &[ForeignTable], traffic: &PodTraffic) -> Vec<ForwardDrop> {
     let packets = FlowPackets::all(traffic);
-    let of_table = |table| chains(table).filter_map(|(chain, hook)| judge(table, chain, hook, traffic, &packets));
+    let of_table = |table| chains(table).filter_map(|(chain, hook)| evaluate_chain(table, chain, hook, traffic, &packets));
     tables.iter().flat_map(of_table).collect()
 }
 
@@ -66,7 +66,7 @@ fn chains(table: &ForeignTable) -> impl Iterator<Item = (&str, ForwardHook)> {
     table.chains.iter().filter_map(|(name, chain)| Some((name.as_str(), chain.forward?)))
 }
 
-fn judge(
+fn evaluate_chain(
     table: &ForeignTable,
     chain: &str,
     hook: ForwardHook,

@@ -54,7 +54,7 @@ fn table(family: TableFamily, policy: ChainPolicy, chains: &[(&str, Vec<ForeignR
 }
 
 /// The most certain finding of a chain of policy drop, or accept, with these rules.
-fn judged(policy: ChainPolicy, rules: Vec<ForeignRule>) -> Option<(DropCause, Certainty)> {
+fn evaluated(policy: ChainPolicy, rules: Vec<ForeignRule>) -> Option<(DropCause, Certainty)> {
     let table = table(TableFamily::Ip, policy, &[("FORWARD", rules)]);
     findings(&[table], &traffic()).pop().map(|drop| (drop.cause, drop.certainty))
 }
@@ -91,7 +91,7 @@ fn what_accepts_all_pod_traffic_makes_a_policy_of_drop_harmless() {
         (vec![rule(&[ForeignCondition::Family(Comparison::NotEqual, Family::V4)], Accept)], POLICY, "the other family"),
         (vec![rule(&[], ForeignAction::Unknown)], MAYBE, "a queue"),
     ] {
-        assert_eq!(judged(ChainPolicy::Drop, rules), expected, "{why}");
+        assert_eq!(evaluated(ChainPolicy::Drop, rules), expected, "{why}");
     }
 }
 
@@ -118,7 +118,7 @@ fn a_rule_drops_only_where_it_takes_all_of_a_way() {
             "perhaps left before",
         ),
     ] {
-        assert_eq!(judged(ChainPolicy::Accept, rules), expected, "{why}");
+        assert_eq!(evaluated(ChainPolicy::Accept, rules), expected, "{why}");
     }
 }
 

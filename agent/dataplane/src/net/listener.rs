@@ -105,7 +105,7 @@ impl NetListener {
             notifications.extend(self.object(message));
         }
         if self.rereading.is_some() {
-            // Whoever hears of the overrun reads everything back.
+            // Whoever receives the overrun reads everything back.
             notifications.clear();
         }
         Ok(notifications)
