@@ -1,6 +1,6 @@
-//! How long the node takes to decide about one more peer, about one that leaves, and about a pod of its own, beside a number of
-//! peers; and how long to take note that it was done. `cargo bench -p towpath-agent` prints the median of some runs, the
-//! least and the most; nothing here passes or fails. What the kernel does meanwhile is not in it.
+//! The time that `Node::step` needs to plan the change for an added peer, a deleted peer and a local pod, by number of
+//! peers, and to process its result. `cargo bench -p towpath-agent` prints median, minimum and maximum; it has no pass
+//! or fail. The kernel's time is not included.
 
 use std::{
     collections::BTreeMap,
@@ -29,19 +29,19 @@ const RUNS: usize = 31;
 
 fn main() -> Result<()> {
     for level in LEVELS {
-        let mut world = World::new()?;
-        println!("{level} peers: {:.1} ms from nothing", millis(world.hear(cluster(level)?)));
-        let mut come = Sample::default();
-        let mut go = Sample::default();
+        let mut harness = Harness::new()?;
+        println!("{level} peers: {:.1} ms from an empty state", millis(harness.run(cluster(level)?)));
+        let mut added = Sample::default();
+        let mut deleted_peer = Sample::default();
         let mut pod = Sample::default();
         for n in 0..RUNS {
-            come.take(world.one(Input::Watch(applied(peer(level))?))?);
-            go.take(world.one(Input::Watch(deleted(peer(level))?))?);
-            pod.take(world.add_pod(n)?);
+            added.push(harness.change(Input::Watch(applied(peer(level))?))?);
+            deleted_peer.push(harness.change(Input::Watch(deleted(peer(level))?))?);
+            pod.push(harness.add_pod(n)?);
         }
-        come.report("one more peer");
-        go.report("one leaves");
-        pod.report("a pod here");
+        added.report("one peer added");
+        deleted_peer.report("one peer deleted");
+        pod.report("one local pod added");
     }
     Ok(())
 }
@@ -50,17 +50,17 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Times of a kind of change: until the node knew what to do, and of taking note that it was done.
+/// Times of one kind of change: to plan it, and to process its result.
 #[derive(Default)]
 struct Sample {
-    decided: Vec<Duration>,
-    noted: Vec<Duration>,
+    planned: Vec<Duration>,
+    processed: Vec<Duration>,
 }
 
 impl Sample {
-    fn take(&mut self, (decided, noted): (Duration, Duration)) {
-        self.decided.push(decided);
-        self.noted.push(noted);
+    fn push(&mut self, (planned, processed): (Duration, Duration)) {
+        self.planned.push(planned);
+        self.processed.push(processed);
     }
 
     fn report(self, what: &str) {
@@ -69,19 +69,19 @@ impl Sample {
             let at = |n: usize| times.get(n).copied().map_or(0.0, millis);
             format!("{:.3} ms ({:.3} to {:.3})", at(times.len() / 2), at(0), at(times.len().saturating_sub(1)))
         };
-        println!("  {what}: decided in {}, noted in {}", spread(self.decided), spread(self.noted));
+        println!("  {what}: planned in {}, result processed in {}", spread(self.planned), spread(self.processed));
     }
 }
 
-/// A node, and a kernel that is a model.
-struct World {
+/// A node and a fake kernel.
+struct Harness {
     node: Node,
-    reach: KernelHandles<FakeNet, FakeNft>,
+    kernel: KernelHandles<FakeNet, FakeNft>,
     now: Now,
     _dir: tempfile::TempDir,
 }
 
-impl World {
+impl Harness {
     fn new() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let now = Now { monotonic: Instant::now(), wall: SystemTime::UNIX_EPOCH };
@@ -92,53 +92,53 @@ impl World {
             jitter: 500,
         };
         let endpoints = Endpoints::new(&Paths::new(dir.path(), dir.path()));
-        let reach = KernelHandles { net: FakeNet::new(kernel()?), nft: FakeNft::default(), endpoints };
+        let kernel = KernelHandles { net: FakeNet::new(kernel()?), nft: FakeNft::default(), endpoints };
         let node = Node::new(settings()?, identity, Vec::new(), now.monotonic);
-        Ok(Self { node, reach, now, _dir: dir })
+        Ok(Self { node, kernel, now, _dir: dir })
     }
 
-    /// Takes inputs in, and does what follows until nothing follows any more. Gives the node's part of the time.
-    fn hear(&mut self, mut inputs: Vec<Input>) -> Duration {
+    /// Feeds inputs and executes the effects until no input follows. Returns the time in `Node::step`.
+    fn run(&mut self, mut inputs: Vec<Input>) -> Duration {
         let mut time = Duration::ZERO;
         while !inputs.is_empty() {
             let start = Instant::now();
             let effects = self.node.step(&self.now, inputs.drain(..));
             time += start.elapsed();
-            inputs = effects.into_iter().filter_map(|effect| self.carry_out(effect)).collect();
+            inputs = effects.into_iter().filter_map(|effect| self.execute(effect)).collect();
         }
         time
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+    fn execute(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::Kernel(KernelJob::Read(part)) => Some(Input::Kernel(self.reach.read(part))),
+            Effect::Kernel(KernelJob::Read(part)) => Some(Input::Kernel(self.kernel.read(part))),
             Effect::Kernel(KernelJob::Apply(change)) => {
-                Some(Input::Kernel(KernelResult::Applied(self.reach.apply(&change))))
+                Some(Input::Kernel(KernelResult::Applied(self.kernel.apply(&change))))
             }
             Effect::InstallCni(network) => Some(Input::CniInstalled(network, Ok(()))),
             _ => None,
         }
     }
 
-    /// One input, that leads to one change of the kernel: the time until it is decided, and until it is noted.
-    fn one(&mut self, input: Input) -> Result<(Duration, Duration)> {
+    /// Feeds one input that causes one kernel change. Returns the time to plan the change and to process its result.
+    fn change(&mut self, input: Input) -> Result<(Duration, Duration)> {
         let start = Instant::now();
         let effects = self.node.step(&self.now, [input]);
-        let decided = start.elapsed();
-        let change = change(effects)?;
-        let done = Input::Kernel(KernelResult::Applied(self.reach.apply(&change)));
+        let planned = start.elapsed();
+        let change = kernel_change(effects)?;
+        let result = Input::Kernel(KernelResult::Applied(self.kernel.apply(&change)));
         let start = Instant::now();
-        let effects = self.node.step(&self.now, [done]);
-        let noted = start.elapsed();
-        let left: Vec<Input> = effects.into_iter().filter_map(|effect| self.carry_out(effect)).collect();
-        ensure!(left.is_empty(), "something more follows: {left:?}");
-        Ok((decided, noted))
+        let effects = self.node.step(&self.now, [result]);
+        let processed = start.elapsed();
+        let left: Vec<Input> = effects.into_iter().filter_map(|effect| self.execute(effect)).collect();
+        ensure!(left.is_empty(), "more inputs follow: {left:?}");
+        Ok((planned, processed))
     }
 
     fn add_pod(&mut self, n: usize) -> Result<(Duration, Duration)> {
         let name = format!("pod-{n}");
         let pod = json!({ "metadata": { "namespace": "default", "name": name }, "spec": { "containers": [] } });
-        self.hear(vec![Input::Watch(Event::Pod(Box::new(ObjectChange::Applied(serde_json::from_value(pod)?))))]);
+        self.run(vec![Input::Watch(Event::Pod(Box::new(ObjectChange::Applied(serde_json::from_value(pod)?))))]);
         let endpoint = EndpointFile {
             container_id: name.clone(),
             ifname: IfName::new("eth0")?,
@@ -151,17 +151,17 @@ impl World {
             mtu: 1450,
             addresses: vec![format!("10.0.0.{}", n + 2).parse()?],
         };
-        self.one(Input::Cni(Ticket(n as u64), CniRequest::Add(local_pod(&endpoint)?)))
+        self.change(Input::Cni(Ticket(n as u64), CniRequest::Add(local_pod(&endpoint)?)))
     }
 }
 
-fn change(effects: Vec<Effect>) -> Result<KernelChange> {
+fn kernel_change(effects: Vec<Effect>) -> Result<KernelChange> {
     for effect in effects {
         if let Effect::Kernel(KernelJob::Apply(change)) = effect {
             return Ok(change);
         }
     }
-    bail!("nothing is changed")
+    bail!("no kernel change")
 }
 
 fn settings() -> Result<Settings> {
@@ -200,7 +200,7 @@ fn node(name: &str, range: &str, annotations: &Value) -> Value {
     json!({ "metadata": { "name": name, "uid": name, "annotations": annotations }, "spec": { "podCIDRs": [range] } })
 }
 
-/// Peer n has 10.n.0/24, counted from 1.
+/// The Node object of peer n, with the podCIDR 10.x.y.0/24 where x.y is n + 1.
 fn peer(n: usize) -> Value {
     let (high, low) = ((n + 1) >> 8, (n + 1) & 0xff);
     let annotations = json!({
@@ -223,7 +223,7 @@ fn deleted(node: Value) -> Result<Event> {
     Ok(Event::Node(Box::new(ObjectChange::Deleted(read(node)?))))
 }
 
-/// This node, that many peers, a namespace, no pods, no policies.
+/// The list events of this node, its peers and one namespace, without pods and policies.
 fn cluster(peers: usize) -> Result<Vec<Input>> {
     let me = node("me", "10.0.0.0/24", &json!({}));
     let nodes: Vec<KubeNode> = std::iter::once(me).chain((0..peers).map(peer)).map(read).collect::<Result<_>>()?;

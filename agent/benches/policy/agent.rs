@@ -1,4 +1,4 @@
-//! An agent without threads: the node, and the kernel work on the calling thread.
+//! An agent without threads: the calling thread runs the node and the kernel jobs.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,50 +19,50 @@ use towpath_node::{
     Effect, FlushedAddresses, Identity, Input, KernelJob, KernelResult, Node, Now, ReevaluateSummary, Settings,
 };
 
-use crate::crowd::{Crowd, LOCAL, address};
+use crate::cluster::{Cluster, LOCAL, address};
 
-/// What taking something in has cost.
+/// The cost of processing inputs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cost {
-    /// From its arrival to the commit; with nothing to commit, until all is done.
+    /// From the first input to the commit; without a commit, until no effect is left.
     pub(crate) to_commit: Duration,
-    /// Of that, the kernel's part.
+    /// The part of it in kernel jobs.
     pub(crate) kernel: Duration,
-    /// Transactions.
+    /// The number of nf_tables transactions.
     pub(crate) writes: usize,
 }
 
-/// An agent, and the node that it looks after: its table in a real kernel, links and routes made up.
+/// An agent with its table in a real kernel, and with fake links and routes.
 pub(crate) struct Agent {
     node: Node,
-    reach: KernelHandles<FakeNet, KernelNft>,
+    kernel: KernelHandles<FakeNet, KernelNft>,
     _dir: tempfile::TempDir,
 }
 
 impl Agent {
-    /// An agent that has just started, on a node with the crowd's pods.
-    pub(crate) fn start(crowd: Crowd) -> Self {
+    /// Starts an agent on a node with the cluster's local pods.
+    pub(crate) fn start(cluster: Cluster) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let endpoints = Endpoints::new(&Paths::new(dir.path(), dir.path()));
         for n in 0..LOCAL {
-            let file = endpoint(crowd, n);
+            let file = endpoint(cluster, n);
             endpoints.write(&file.attachment().unwrap(), &file).unwrap();
         }
-        let reach = KernelHandles { net: FakeNet::new(uplink()), nft: KernelNft::open().unwrap(), endpoints };
-        Self { node: fresh(&reach), reach, _dir: dir }
+        let kernel = KernelHandles { net: FakeNet::new(uplink()), nft: KernelNft::open().unwrap(), endpoints };
+        Self { node: new_node(&kernel), kernel, _dir: dir }
     }
 
-    /// The same node with an agent that knows nothing yet.
+    /// Restarts the agent: it has no objects and no cached state.
     pub(crate) fn restart(&mut self) {
-        self.node = fresh(&self.reach);
+        self.node = new_node(&self.kernel);
     }
 
-    /// Removes the table.
-    pub(crate) fn forget(&mut self) {
-        self.reach.nft.apply(&Transaction::delete()).unwrap();
+    /// Deletes the table.
+    pub(crate) fn delete_table(&mut self) {
+        self.kernel.nft.apply(&Transaction::delete()).unwrap();
     }
 
-    /// Takes inputs in, and does what follows until nothing follows any more.
+    /// Feeds inputs and executes the effects until no input follows.
     pub(crate) fn feed(&mut self, inputs: Vec<Input>) -> Cost {
         let (start, mut cost) = (Instant::now(), Cost::default());
         let mut committed = None;
@@ -71,17 +71,17 @@ impl Agent {
             let effects = self.node.step(&now(), inputs.drain(..));
             for effect in effects {
                 match effect {
-                    Effect::Kernel(KernelJob::Read(part)) => inputs.push(Input::Kernel(self.reach.read(part))),
+                    Effect::Kernel(KernelJob::Read(part)) => inputs.push(Input::Kernel(self.kernel.read(part))),
                     Effect::Kernel(KernelJob::Apply(change)) => {
                         cost.writes += usize::from(!change.table.is_empty());
-                        let applied = self.reach.apply(&change);
+                        let applied = self.kernel.apply(&change);
                         applied.table.as_ref().unwrap();
                         cost.kernel += applied.took;
                         committed = Some(start.elapsed());
                         inputs.push(Input::Kernel(KernelResult::Applied(applied)));
                     }
                     Effect::InstallCni(network) => inputs.push(Input::CniInstalled(network, Ok(()))),
-                    // Nothing is under way, and nothing was.
+                    // There are no connections.
                     Effect::Reevaluate(_) => inputs.push(Input::Reevaluated(Ok(ReevaluateSummary::default()))),
                     Effect::Flush(flush) => {
                         let addresses = vec![flush.addresses];
@@ -101,7 +101,7 @@ impl Agent {
     }
 }
 
-fn fresh(reach: &KernelHandles<FakeNet, KernelNft>) -> Node {
+fn new_node(kernel: &KernelHandles<FakeNet, KernelNft>) -> Node {
     let config = json!({
         "podCIDRs": ["10.244.0.0/16"],
         "backend": {"vni": 1, "port": 8472, "directRouting": "Disabled"},
@@ -116,15 +116,15 @@ fn fresh(reach: &KernelHandles<FakeNet, KernelNft>) -> Node {
         macs: [(Family::V4, Mac([2, 0, 0, 0, 0, 1]))].into(),
         jitter: 500,
     };
-    Node::new(settings, identity, reach.pods().unwrap(), Instant::now())
+    Node::new(settings, identity, kernel.pods().unwrap(), Instant::now())
 }
 
 fn now() -> Now {
     Now { monotonic: Instant::now(), wall: SystemTime::now() }
 }
 
-fn endpoint(crowd: Crowd, n: u32) -> EndpointFile {
-    let (namespace, pod) = crowd.pod_name(n);
+fn endpoint(cluster: Cluster, n: u32) -> EndpointFile {
+    let (namespace, pod) = cluster.pod_name(n);
     EndpointFile {
         container_id: format!("c-{n}"),
         ifname: IfName::new("eth0").unwrap(),
@@ -139,7 +139,7 @@ fn endpoint(crowd: Crowd, n: u32) -> EndpointFile {
     }
 }
 
-/// A kernel with a link to the outside.
+/// A kernel with an uplink and a default route.
 fn uplink() -> Kernel {
     let mut kernel = Kernel::default();
     let link = Link {

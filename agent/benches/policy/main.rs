@@ -1,17 +1,17 @@
-//! From an event of the API server to the commit in the kernel, in a big cluster (`crowd.rs`): everything from nothing, a
-//! restart, and single changes. `cargo bench -p towpath-agent --bench policy` prints medians, 99th percentiles and the
-//! most, of all or of those whose name has the words that follow behind `--`; nothing here passes or fails. The table is
-//! in a network namespace of its own, so it needs root.
+//! The time from a watch event to the commit in the kernel, in a large cluster (`cluster.rs`): the first
+//! synchronisation, a restart, and single changes. `cargo bench -p towpath-agent --bench policy` prints median, 99th
+//! percentile and maximum of all cases, or of those whose name contains the words after `--`; it has no pass or fail.
+//! The table is in its own network namespace, so it needs root.
 
-#![allow(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the bench")]
 
 mod agent;
-mod crowd;
+mod cluster;
 
 use std::time::{Duration, Instant};
 
 use agent::{Agent, Cost};
-use crowd::{Crowd, LOCAL, PODS, POLICIES, address};
+use cluster::{Cluster, LOCAL, PODS, POLICIES, address};
 use nix::sched::{CloneFlags, unshare};
 use towpath_core::{
     model::Protocol,
@@ -23,52 +23,52 @@ use towpath_node::{
     explain::{PacketTuple, Payload},
 };
 
-const WHOLE_RUNS: u32 = 5;
+const SYNC_RUNS: u32 = 5;
 const RUNS: u32 = 200;
-/// Of changes that concern every pod of the node.
+/// Runs of changes that affect every pod of the node.
 const BIG_RUNS: u32 = 10;
 
 fn main() {
     unshare(CloneFlags::CLONE_NEWNET).expect("needs root, or `unshare -Urn`");
     println!("{PODS} pods, {LOCAL} of them on this node, and {POLICIES} policies");
-    let columns = ["to commit: p50 ms", "p99", "most", "kernel: p50", "p99", "writes"];
+    let columns = ["to commit: p50 ms", "p99", "max", "kernel: p50", "p99", "writes"];
     println!("{:<66}{}", "", columns.map(|column| format!("{column:>19}")).concat());
-    for crowd in [Crowd::Spread, Crowd::Stacked] {
-        println!("{crowd:?}");
-        measure(crowd);
+    for cluster in [Cluster::Spread, Cluster::OneNamespace] {
+        println!("{cluster:?}");
+        measure(cluster);
     }
 }
 
-fn measure(crowd: Crowd) {
-    let mut agent = Agent::start(crowd);
-    started(&mut agent, crowd);
-    report("from nothing: compiled and in the kernel", WHOLE_RUNS, |_| {
-        agent.forget();
-        started(&mut agent, crowd)
+fn measure(cluster: Cluster) {
+    let mut agent = Agent::start(cluster);
+    sync(&mut agent, cluster);
+    report("from nothing: compiled and committed", SYNC_RUNS, |_| {
+        agent.delete_table();
+        sync(&mut agent, cluster)
     });
-    report("a restart with nothing changed", WHOLE_RUNS, |_| started(&mut agent, crowd));
-    report("a policy of five pods or fewer, back and forth", RUNS, |n| {
-        agent.feed(vec![crowd.flipped(if n.is_multiple_of(2) { "nobody" } else { "1" })])
+    report("a restart with nothing changed", SYNC_RUNS, |_| sync(&mut agent, cluster));
+    report("a policy of five pods or fewer, alternating", RUNS, |n| {
+        agent.feed(vec![cluster.changed_peer(if n.is_multiple_of(2) { "none" } else { "1" })])
     });
-    report("a label of a pod elsewhere", RUNS, |n| agent.feed(vec![crowd.relabelled(PODS - 1, n)]));
-    report("a label of a pod here", RUNS, |n| agent.feed(vec![crowd.relabelled(1, n)]));
-    report("one of the thousand policies", if crowd == Crowd::Spread { RUNS } else { BIG_RUNS }, |n| {
-        agent.feed(vec![crowd.changed(7, (n + 1) % 2)])
+    report("a label of a remote pod", RUNS, |n| agent.feed(vec![cluster.relabelled(PODS - 1, n)]));
+    report("a label of a local pod", RUNS, |n| agent.feed(vec![cluster.relabelled(1, n)]));
+    report("one of the thousand policies", if cluster == Cluster::Spread { RUNS } else { BIG_RUNS }, |n| {
+        agent.feed(vec![cluster.changed_port(7, (n + 1) % 2)])
     });
-    report("an object that says the same again", RUNS, |_| agent.feed(vec![crowd.relabelled(PODS - 2, PODS - 2)]));
-    report("a packet that was dropped", RUNS, |_| agent.feed(vec![dropped()]));
+    report("an unchanged object", RUNS, |_| agent.feed(vec![cluster.relabelled(PODS - 2, PODS - 2)]));
+    report("a dropped packet", RUNS, |_| agent.feed(vec![dropped()]));
 }
 
-/// A new agent receives everything; the time begins with the last of it.
-fn started(agent: &mut Agent, crowd: Crowd) -> Cost {
+/// Restarts the agent and feeds the complete list. The time starts with its last event.
+fn sync(agent: &mut Agent, cluster: Cluster) -> Cost {
     agent.restart();
-    let mut everything = crowd.everything();
-    let last = everything.pop().unwrap();
-    agent.feed(everything);
+    let mut inputs = cluster.list();
+    let last = inputs.pop().unwrap();
+    agent.feed(inputs);
     agent.feed(vec![last])
 }
 
-/// From a pod elsewhere to one that is here.
+/// A dropped packet from a remote pod to a local one.
 fn dropped() -> Input {
     let tuple =
         PacketTuple { source: address(PODS - 1), destination: address(0), payload: Payload::Port(Protocol::Udp, 9) };

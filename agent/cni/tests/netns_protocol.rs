@@ -1,12 +1,12 @@
-//! The error codes of the real binary for bad calls.
+//! The CNI protocol with the real binary: error codes of invalid calls, versions and results.
 
 mod support;
 
 use serde_json::{Value, json};
-use support::{Answered, Node, Pod, answered};
+use support::{Node, PluginOutput, Pod, wait_for_output};
 
-/// All variables of a call for a pod.
-const GOOD: &[(&str, &str)] = &[
+/// The variables of a valid call for a pod.
+const VALID: &[(&str, &str)] = &[
     ("CNI_COMMAND", "ADD"),
     ("CNI_CONTAINERID", "c1"),
     ("CNI_NETNS", "/run/netns/gone"),
@@ -15,14 +15,14 @@ const GOOD: &[(&str, &str)] = &[
     ("CNI_PATH", "/opt/cni/bin"),
 ];
 
-/// Calls the plugin with the good variables but for one.
-fn call(node: &Node, but: (&str, &str), input: &str) -> Answered {
-    let env: Vec<_> = GOOD.iter().map(|(name, value)| (*name, if *name == but.0 { but.1 } else { *value })).collect();
-    answered(node.start(&env, input))
+/// Calls the plugin with the valid variables, one of them replaced.
+fn call(node: &Node, but: (&str, &str), input: &str) -> PluginOutput {
+    let env: Vec<_> = VALID.iter().map(|(name, value)| (*name, if *name == but.0 { but.1 } else { *value })).collect();
+    wait_for_output(node.start(&env, input))
 }
 
 #[test]
-fn every_bad_call_has_its_error_code() {
+fn every_invalid_call_has_its_error_code() {
     let node = Node::new(&["10.244.1.0/24"]);
     let good = node.conf("1.0.0", &json!({})).to_string();
     let long = "a234567890123456";
@@ -30,14 +30,14 @@ fn every_bad_call_has_its_error_code() {
         (("CNI_COMMAND", ""), good.as_str(), 4, "CNI_COMMAND", "no command"),
         (("CNI_COMMAND", "FETCH"), &good, 4, "FETCH", "an unknown command"),
         (("CNI_CONTAINERID", ""), &good, 4, "CNI_CONTAINERID", "no container id"),
-        (("CNI_CONTAINERID", "../c1"), &good, 4, "CNI_CONTAINERID", "a bad container id"),
+        (("CNI_CONTAINERID", "../c1"), &good, 4, "CNI_CONTAINERID", "an invalid container id"),
         (("CNI_IFNAME", ""), &good, 4, "CNI_IFNAME", "no interface name"),
         (("CNI_IFNAME", long), &good, 4, "CNI_IFNAME", "an interface name of sixteen characters"),
         (("CNI_IFNAME", "a/b"), &good, 4, "CNI_IFNAME", "an interface name with a slash"),
         (("CNI_NETNS", ""), &good, 4, "CNI_NETNS", "no namespace at ADD"),
         (("CNI_ARGS", ""), &good, 4, "K8S_POD_NAME", "no pod"),
         (("", ""), "no json", 6, "JSON", "no JSON"),
-        (("", ""), "", 6, "JSON", "nothing"),
+        (("", ""), "", 6, "JSON", "no input"),
         (
             ("", ""),
             "{\"cniVersion\":\"9.9.9\",\"name\":\"n\"}",
@@ -45,11 +45,11 @@ fn every_bad_call_has_its_error_code() {
             "0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
             "a future version",
         ),
-        (("", ""), "{\"name\":\"n\"}", 1, "0.1.0", "no version is the oldest"),
+        (("", ""), "{\"name\":\"n\"}", 1, "0.1.0", "a missing version means 0.1.0"),
         (("", ""), "{\"cniVersion\":\"1.0.0\"}", 7, "name", "no name"),
-        (("", ""), "{\"cniVersion\":\"1.0.0\",\"name\":\"a/b\"}", 7, "a/b", "a bad name"),
-        (("", ""), &good, 8, "/run/netns/gone", "the namespace is not there"),
-        (("CNI_COMMAND", "CHECK"), &good, 7, "prevResult", "CHECK without the result"),
+        (("", ""), "{\"cniVersion\":\"1.0.0\",\"name\":\"a/b\"}", 7, "a/b", "an invalid name"),
+        (("", ""), &good, 8, "/run/netns/gone", "the namespace does not exist"),
+        (("CNI_COMMAND", "CHECK"), &good, 7, "prevResult", "CHECK without prevResult"),
     ] {
         let error = call(&node, but, input);
         assert_eq!(error.code(), code, "{why}: {error:?}");
@@ -57,19 +57,19 @@ fn every_bad_call_has_its_error_code() {
         assert!(error.json["cniVersion"].is_string(), "{why}: {error:?}");
         assert_eq!(error.stderr, "", "{why}");
     }
-    node.assert_empty("nothing but bad calls");
+    node.assert_empty("only invalid calls");
 }
 
-/// The order of the reference plugins (`pkg/skel` of containernetworking/cni): missing variables, the configuration, and
-/// only then the values of the variables.
+/// The order of the reference plugins (`pkg/skel` of containernetworking/cni): missing variables, the configuration,
+/// and only then the values of the variables.
 #[test]
-fn a_bad_configuration_is_reported_before_a_variable_with_a_bad_value() {
+fn an_invalid_configuration_is_reported_before_a_variable_with_an_invalid_value() {
     let node = Node::new(&["10.244.1.0/24"]);
     for (variable, input, code, why) in [
         (("CNI_ARGS", ""), "no json", 6, "no pod, no JSON"),
         (("CNI_ARGS", ""), "{\"cniVersion\":\"9.9.9\",\"name\":\"n\"}", 1, "no pod, a future version"),
         (("CNI_ARGS", ""), "{\"cniVersion\":\"1.0.0\"}", 7, "no pod, no name"),
-        (("CNI_CONTAINERID", "../c1"), "{\"cniVersion\":\"1.0.0\"}", 7, "a bad container id, no name"),
+        (("CNI_CONTAINERID", "../c1"), "{\"cniVersion\":\"1.0.0\"}", 7, "an invalid container id, no name"),
         (("CNI_COMMAND", "FETCH"), "{\"cniVersion\":\"1.0.0\"}", 7, "an unknown command, no name"),
         (("CNI_CONTAINERID", ""), "no json", 4, "a missing variable comes first"),
         (("CNI_ARGS", ""), "{\"cniVersion\":\"1.0.0\",\"name\":\"n\"}", 4, "no pod alone"),
@@ -77,13 +77,13 @@ fn a_bad_configuration_is_reported_before_a_variable_with_a_bad_value() {
         assert_eq!(call(&node, variable, input).code(), code, "{why}");
     }
     let error = call(&node, ("CNI_ARGS", ""), "{\"cniVersion\":\"0.4.0\",\"name\":\"n\"}");
-    assert_eq!(error.json["cniVersion"], "0.4.0", "the answer has the configuration's version");
+    assert_eq!(error.json["cniVersion"], "0.4.0", "the error has the configuration's version");
 }
 
 #[test]
 fn missing_variables_are_named_together() {
     let node = Node::new(&["10.244.1.0/24"]);
-    let error = answered(node.start(&[("CNI_COMMAND", "ADD")], "{}"));
+    let error = wait_for_output(node.start(&[("CNI_COMMAND", "ADD")], "{}"));
     assert_eq!(error.code(), 4);
     for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
         assert!(error.text().contains(name), "{name}: {error:?}");
@@ -112,7 +112,7 @@ fn a_command_newer_than_the_configurations_version_is_rejected() {
 fn versions_are_listed_without_a_configuration() {
     let node = Node::new(&["10.244.1.0/24"]);
     for input in ["", "{\"cniVersion\":\"1.0.0\"}", "garbage"] {
-        let versions = answered(node.start(&[("CNI_COMMAND", "VERSION")], input)).ok();
+        let versions = wait_for_output(node.start(&[("CNI_COMMAND", "VERSION")], input)).ok();
         assert_eq!(versions["cniVersion"], "1.1.0");
         assert_eq!(versions["supportedVersions"], json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
     }
@@ -125,17 +125,17 @@ fn the_program_prints_its_version() {
 }
 
 #[test]
-fn add_has_a_result_in_every_version() {
+fn add_returns_a_result_in_every_version() {
     let node = Node::new(&["10.244.1.0/24"]);
     let _agent = node.good_agent();
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let pod = Pod::new("c1");
         let conf = node.conf(version, &json!({}));
-        let result = answered(node.start_for("ADD", &pod, &conf)).ok();
+        let result = wait_for_output(node.start_for("ADD", &pod, &conf)).ok();
         assert_eq!(result["cniVersion"], version);
         assert_eq!(result["interfaces"][1]["sandbox"], pod.netns_path());
         let with_result = node.conf(version, &json!({"prevResult": result}));
-        assert_eq!(answered(node.start_for("DEL", &pod, &with_result)).ok(), Value::Null);
+        assert_eq!(wait_for_output(node.start_for("DEL", &pod, &with_result)).ok(), Value::Null);
         node.assert_empty(version);
     }
 }

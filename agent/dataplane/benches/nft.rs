@@ -1,9 +1,8 @@
-//! What changes of our table cost over netlink, and beside it through a process of the `nft` program, which is the other
-//! way to do it: a table of 1,000 sets of 100 addresses and 250 chains, one set of 10,000 pods among them.
-//! `cargo bench -p towpath-dataplane` prints medians and the slowest; nothing here passes or fails. In a network
-//! namespace of its own, so it needs root.
+//! The time of changes of the table over netlink, compared with an `nft` process. The table has 1,000 sets of 100
+//! addresses, one set of 10,000 pods, and 250 chains. `cargo bench -p towpath-dataplane` prints median and maximum; it
+//! has no pass or fail. It runs in its own network namespace and needs root.
 
-#![allow(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the bench")]
 
 use std::{
     fs,
@@ -31,8 +30,8 @@ const PODS: u32 = 10_000;
 const RUNS: usize = 100;
 const BIG_RUNS: usize = 5;
 
-/// One way to change the table.
-trait Arm {
+/// A way to change the table.
+trait Backend {
     const NAME: &str;
     fn apply(&mut self, transaction: &Transaction);
     fn read(&mut self);
@@ -40,7 +39,7 @@ trait Arm {
 
 struct Netlink(KernelNft);
 
-impl Arm for Netlink {
+impl Backend for Netlink {
     const NAME: &str = "netlink";
 
     fn apply(&mut self, transaction: &Transaction) {
@@ -52,10 +51,10 @@ impl Arm for Netlink {
     }
 }
 
-/// A script in memory, as far as the file system goes, and a process that reads it.
+/// An `nft` process that reads a temporary script.
 struct Process;
 
-impl Arm for Process {
+impl Backend for Process {
     const NAME: &str = "nft process";
 
     fn apply(&mut self, transaction: &Transaction) {
@@ -72,38 +71,38 @@ impl Arm for Process {
 
 fn main() {
     unshare(CloneFlags::CLONE_NEWNET).expect("needs root, or `unshare -Urn`");
-    println!("{:<34} {:<12} {:>10} {:>10}", "what", "by", "median ms", "most ms");
+    println!("{:<34} {:<12} {:>10} {:>10}", "change", "by", "median ms", "max ms");
     measure(&mut Netlink(KernelNft::open_as(Ownership::Shared).unwrap()));
     measure(&mut Process);
 }
 
-fn measure<A: Arm>(arm: &mut A) {
+fn measure<B: Backend>(backend: &mut B) {
     let want = ruleset();
-    time::<A>("nothing to the whole table", BIG_RUNS, || {
-        arm.apply(&Transaction::delete());
+    time::<B>("the whole table, created", BIG_RUNS, || {
+        backend.apply(&Transaction::delete());
         let start = Instant::now();
-        arm.apply(&Transaction::create(&want));
+        backend.apply(&Transaction::create(&want));
         start.elapsed()
     });
-    time::<A>("the whole table, replaced", BIG_RUNS, || timed(|| arm.apply(&Transaction::replace(&want))));
-    time::<A>("the whole table, read back", BIG_RUNS, || timed(|| arm.read()));
+    time::<B>("the whole table, replaced", BIG_RUNS, || timed(|| backend.apply(&Transaction::replace(&want))));
+    time::<B>("the whole table, read back", BIG_RUNS, || timed(|| backend.read()));
     let one = |n: usize| OrdSet::unit(address(u32::try_from(n).unwrap() + 0x0b00_0000));
     let mut n = 0;
-    time::<A>("one element more among 10,000", RUNS, || {
+    time::<B>("one element added to 10,000", RUNS, || {
         n += 1;
-        timed(|| arm.apply(&[Step::AddElements(pods(), one(n))].into_iter().collect()))
+        timed(|| backend.apply(&[Step::AddElements(pods(), one(n))].into_iter().collect()))
     });
-    time::<A>("one element less", RUNS, || {
+    time::<B>("one element deleted", RUNS, || {
         n -= 1;
-        timed(|| arm.apply(&[Step::DeleteElements(pods(), one(n + 1))].into_iter().collect()))
+        timed(|| backend.apply(&[Step::DeleteElements(pods(), one(n + 1))].into_iter().collect()))
     });
     let chain = chain(7);
-    time::<A>("one chain of five rules, rewritten", RUNS, || {
+    time::<B>("one chain of five rules, rewritten", RUNS, || {
         let add = rules(7).into_iter().map(|rule| Step::AddRule(chain.clone(), rule));
         let steps = std::iter::once(Step::FlushChain(chain.clone())).chain(add).collect();
-        timed(|| arm.apply(&steps))
+        timed(|| backend.apply(&steps))
     });
-    arm.apply(&Transaction::delete());
+    backend.apply(&Transaction::delete());
 }
 
 fn timed(act: impl FnOnce()) -> Duration {
@@ -112,11 +111,11 @@ fn timed(act: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-fn time<A: Arm>(what: &str, runs: usize, mut act: impl FnMut() -> Duration) {
+fn time<B: Backend>(what: &str, runs: usize, mut act: impl FnMut() -> Duration) {
     let mut times: Vec<_> = (0..runs).map(|_| act()).collect();
     times.sort();
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
-    println!("{what:<34} {:<12} {:>10.3} {:>10.3}", A::NAME, millis(times[runs / 2]), millis(times[runs - 1]));
+    println!("{what:<34} {:<12} {:>10.3} {:>10.3}", B::NAME, millis(times[runs / 2]), millis(times[runs - 1]));
 }
 
 fn ruleset() -> Ruleset {

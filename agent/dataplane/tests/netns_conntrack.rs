@@ -1,9 +1,9 @@
 //! Conntrack entries in a real kernel: revoked, left alone, restored, and flushed by address.
 //!
-//! A node with two pods, B behind a policy. What must not arrive is followed by a datagram that must, over the same
-//! links: when that is there, the first would be.
+//! A node with two pods; a policy selects B. To assert that a packet is dropped, an allowed datagram follows it over
+//! the same links: when that has arrived, the first one would have arrived, too.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 mod support;
 
@@ -32,10 +32,10 @@ use towpath_dataplane::{
 };
 use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
 
-const BOUND: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// A port whose connections are denied later, and one that stays allowed.
+/// A port that the policy denies later, and one that stays allowed.
 const DENIED: u16 = 80;
 const ALLOWED: u16 = 81;
 
@@ -53,33 +53,34 @@ fn endpoint(pod: &str) -> Endpoint {
     Endpoint { pod: id, interface: IfName::of_pod("default", pod), addresses }
 }
 
-struct World {
+/// A node and its two pods.
+struct Testbed {
     node: Namespace,
     a: Namespace,
     b: Namespace,
 }
 
-impl World {
+impl Testbed {
     fn new() -> Self {
-        let world = Self { node: Namespace::new(), a: Namespace::new(), b: Namespace::new() };
-        world.node.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; ip link set lo up");
-        for (name, namespace) in [("a", &world.a), ("b", &world.b)] {
+        let testbed = Self { node: Namespace::new(), a: Namespace::new(), b: Namespace::new() };
+        testbed.node.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; ip link set lo up");
+        for (name, namespace) in [("a", &testbed.a), ("b", &testbed.b)] {
             let Endpoint { interface, addresses, .. } = endpoint(name);
             let spec = PodLinkSpec { host: interface, pod: IfName::new("eth0").unwrap(), addresses, mtu: 1450 };
-            world.node.run(|| {
+            testbed.node.run(|| {
                 let netns = Netns::open(&namespace.path()).unwrap();
                 PodLink::create(&netns, &spec).unwrap().connect(&spec).unwrap();
             });
         }
-        world
+        testbed
     }
 
-    /// Puts a table in force in which B lets in connections to these ports only.
-    fn let_in(&self, ports: &[u16]) -> Ruleset {
+    /// Applies a table that allows B's ingress on these ports only.
+    fn allow_ingress(&self, ports: &[u16]) -> Ruleset {
         let to = |port: &u16| vec![Match::Field(Field::DestinationPort, CmpOp::Eq, Value::Port(*port))];
         let rules = ports.iter().map(|port| Rule::verdict(to(port), Verdict::Accept)).collect();
         let chain = ChainName::new("in.b").unwrap();
-        let part = CompiledPolicy {
+        let policy = CompiledPolicy {
             ingress: OrdMap::unit(endpoint("b").interface, chain.clone()),
             chains: OrdMap::unit(chain, Arc::new(Chain { base: None, rules })),
             ..CompiledPolicy::default()
@@ -92,7 +93,7 @@ impl World {
             vxlan_port: 8472,
             masquerade: Masquerade::Disabled,
             source_to_nodes: SourceToNodes::NodeAddress,
-            policy: PolicyEnforcement::Enforce(part),
+            policy: PolicyEnforcement::Enforce(policy),
         });
         self.node.run(|| {
             let mut nft = KernelNft::open_as(Ownership::Shared).unwrap();
@@ -113,30 +114,30 @@ impl World {
         self.node.run(|| Conntrack::open().unwrap().flush(&FlushTarget::Addresses([addr].into())).unwrap())
     }
 
-    fn known(&self) -> usize {
+    fn conntrack_count(&self) -> usize {
         self.node.sh("cat /proc/sys/net/netfilter/nf_conntrack_count").trim().parse().unwrap()
     }
 
-    /// A connection from A to B, by its two ends.
+    /// A TCP connection from A to B: the client's and the server's socket.
     fn tcp(&self, family: Family, port: u16) -> (TcpStream, TcpStream) {
         let to = SocketAddr::new(address("b", family), port);
         let listener = self.b.run(|| TcpListener::bind(to).unwrap());
-        let client = self.a.run(|| TcpStream::connect_timeout(&to, BOUND).unwrap());
+        let client = self.a.run(|| TcpStream::connect_timeout(&to, TIMEOUT).unwrap());
         let (server, _) = listener.accept().unwrap();
         for end in [&client, &server] {
-            end.set_read_timeout(Some(BOUND)).unwrap();
+            end.set_read_timeout(Some(TIMEOUT)).unwrap();
         }
         (client, server)
     }
 
-    /// A flow of datagrams from A to B that has been answered.
+    /// A UDP flow from A to B with a reply: the client's and the server's socket.
     fn udp(&self, family: Family, port: u16) -> (UdpSocket, UdpSocket) {
         let to = SocketAddr::new(address("b", family), port);
         let server = self.b.run(|| UdpSocket::bind(to).unwrap());
         let client = self.a.run(|| UdpSocket::bind(SocketAddr::new(address("a", family), 0)).unwrap());
         client.connect(to).unwrap();
         for end in [&client, &server] {
-            end.set_read_timeout(Some(BOUND)).unwrap();
+            end.set_read_timeout(Some(TIMEOUT)).unwrap();
         }
         client.send(b"hello").unwrap();
         let (_, from) = server.recv_from(&mut [0; 16]).unwrap();
@@ -146,116 +147,117 @@ impl World {
         (client, server)
     }
 
-    /// Waits until what was sent from one pod to the other before has arrived, or never will.
-    fn settle(&self, family: Family, from: &str, to: &str) {
-        let (from_home, to_home) = if from == "a" { (&self.a, &self.b) } else { (&self.b, &self.a) };
-        let receiver = to_home.run(|| UdpSocket::bind(SocketAddr::new(address(to, family), ALLOWED)).unwrap());
-        receiver.set_read_timeout(Some(BOUND)).unwrap();
-        let sender = from_home.run(|| UdpSocket::bind(SocketAddr::new(address(from, family), 0)).unwrap());
+    /// Sends an allowed datagram from one pod to the other and waits for it: earlier packets have arrived or were
+    /// dropped.
+    fn wait_for_delivery(&self, family: Family, from: &str, to: &str) {
+        let (source, destination) = if from == "a" { (&self.a, &self.b) } else { (&self.b, &self.a) };
+        let receiver = destination.run(|| UdpSocket::bind(SocketAddr::new(address(to, family), ALLOWED)).unwrap());
+        receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let sender = source.run(|| UdpSocket::bind(SocketAddr::new(address(from, family), 0)).unwrap());
         sender.send_to(b"last", receiver.local_addr().unwrap()).unwrap();
-        receiver.recv(&mut [0; 16]).expect("what is allowed arrives");
+        receiver.recv(&mut [0; 16]).expect("an allowed datagram arrives");
     }
 }
 
-fn nothing_there(mut end: &TcpStream) -> bool {
+fn has_no_data(mut end: &TcpStream) -> bool {
     end.set_nonblocking(true).unwrap();
     let nothing = end.read(&mut [0; 16]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
     end.set_nonblocking(false).unwrap();
     nothing
 }
 
-fn hears(mut end: &TcpStream, text: &str) -> bool {
+fn receives(mut end: &TcpStream, text: &str) -> bool {
     let mut received = vec![0; text.len()];
     end.read_exact(&mut received).is_ok() && received == text.as_bytes()
 }
 
 #[test]
-fn a_denied_connection_of_tcp_is_cut_both_ways_and_goes_on_when_it_is_allowed_again() {
+fn a_denied_tcp_connection_is_revoked_in_both_directions_and_restored_when_it_is_allowed_again() {
     for family in Family::ALL {
-        let world = World::new();
-        let open = world.let_in(&[DENIED, ALLOWED]);
-        let ((mut client, mut server), (spared, mut spared_server)) =
-            (world.tcp(family, DENIED), world.tcp(family, ALLOWED));
-        assert_eq!(world.reevaluate(&open), Reevaluated::default(), "{family}: nothing is denied");
+        let testbed = Testbed::new();
+        let open = testbed.allow_ingress(&[DENIED, ALLOWED]);
+        let ((mut client, mut server), (kept, mut kept_server)) =
+            (testbed.tcp(family, DENIED), testbed.tcp(family, ALLOWED));
+        assert_eq!(testbed.reevaluate(&open), Reevaluated::default(), "{family}: nothing is denied");
 
-        let closed = world.let_in(&[ALLOWED]);
+        let closed = testbed.allow_ingress(&[ALLOWED]);
         let transport = Transport::Ports { protocol: TCP, destination: DENIED };
         let connection = Connection { from: address("a", family), to: address("b", family), transport };
-        assert_eq!(world.reevaluate(&closed).revoked, [(connection, Direction::Ingress)], "{family}");
-        // The answer first: it could start the connection again in a direction that no policy denies.
-        server.write_all(b"answer").unwrap();
-        world.settle(family, "b", "a");
-        assert!(nothing_there(&client), "{family}: an answer");
-        client.write_all(b"question").unwrap();
-        world.settle(family, "a", "b");
-        assert!(nothing_there(&server), "{family}: a question");
+        assert_eq!(testbed.reevaluate(&closed).revoked, [(connection, Direction::Ingress)], "{family}");
+        // The reply first: it could recreate the conntrack entry in a direction that no policy denies.
+        server.write_all(b"reply").unwrap();
+        testbed.wait_for_delivery(family, "b", "a");
+        assert!(has_no_data(&client), "{family}: a reply");
+        client.write_all(b"request").unwrap();
+        testbed.wait_for_delivery(family, "a", "b");
+        assert!(has_no_data(&server), "{family}: a request");
         assert_eq!(
-            world.reevaluate(&closed),
+            testbed.reevaluate(&closed),
             Reevaluated { still_revoked: 1, ..Reevaluated::default() },
             "{family}: again"
         );
-        spared_server.write_all(b"spared").unwrap();
-        assert!(hears(&spared, "spared"), "{family}: what is allowed");
+        kept_server.write_all(b"kept").unwrap();
+        assert!(receives(&kept, "kept"), "{family}: the allowed connection");
 
-        let open = world.let_in(&[DENIED, ALLOWED]);
-        assert_eq!(world.reevaluate(&open).restored, 1, "{family}");
-        assert!(hears(&client, "answer") && hears(&server, "question"), "{family}: both are sent again");
+        let open = testbed.allow_ingress(&[DENIED, ALLOWED]);
+        assert_eq!(testbed.reevaluate(&open).restored, 1, "{family}");
+        assert!(receives(&client, "reply") && receives(&server, "request"), "{family}: both are retransmitted");
     }
 }
 
 #[test]
-fn a_denied_flow_of_datagrams_is_cut_though_an_answer_is_on_its_way() {
-    let world = World::new();
+fn a_denied_udp_flow_is_revoked_although_a_reply_follows() {
+    let testbed = Testbed::new();
     for family in Family::ALL {
-        world.let_in(&[DENIED, ALLOWED, ALLOWED + 1_000]);
-        let (client, server) = world.udp(family, DENIED);
-        let (spared, spared_server) = world.udp(family, ALLOWED + 1_000);
-        let closed = world.let_in(&[ALLOWED, ALLOWED + 1_000]);
-        let revoked = world.reevaluate(&closed).revoked;
+        testbed.allow_ingress(&[DENIED, ALLOWED, ALLOWED + 1_000]);
+        let (client, server) = testbed.udp(family, DENIED);
+        let (kept, kept_server) = testbed.udp(family, ALLOWED + 1_000);
+        let closed = testbed.allow_ingress(&[ALLOWED, ALLOWED + 1_000]);
+        let revoked = testbed.reevaluate(&closed).revoked;
         assert_eq!(revoked.len(), 1, "{family}: {revoked:?}");
         assert_eq!(revoked[0].0.transport, Transport::Ports { protocol: UDP, destination: DENIED });
-        server.send(b"answer").unwrap();
-        world.settle(family, "b", "a");
-        client.send(b"question").unwrap();
-        world.settle(family, "a", "b");
+        server.send(b"reply").unwrap();
+        testbed.wait_for_delivery(family, "b", "a");
+        client.send(b"request").unwrap();
+        testbed.wait_for_delivery(family, "a", "b");
         for end in [&client, &server] {
             end.set_nonblocking(true).unwrap();
             assert_eq!(end.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock, "{family}");
         }
-        spared.send(b"spared").unwrap();
-        spared_server.recv(&mut [0; 16]).expect("what is allowed");
+        kept.send(b"kept").unwrap();
+        kept_server.recv(&mut [0; 16]).expect("an allowed datagram arrives");
     }
 }
 
 #[test]
-fn a_flow_that_nobody_has_answered_is_forgotten_and_asked_about_with_each_datagram() {
+fn a_denied_flow_without_a_reply_is_deleted_and_evaluated_again_with_the_next_datagram() {
     for family in Family::ALL {
-        let world = World::new();
-        world.let_in(&[DENIED, ALLOWED]);
+        let testbed = Testbed::new();
+        testbed.allow_ingress(&[DENIED, ALLOWED]);
         let to = SocketAddr::new(address("b", family), DENIED);
-        let server = world.b.run(|| UdpSocket::bind(to).unwrap());
-        server.set_read_timeout(Some(BOUND)).unwrap();
-        let client = world.a.run(|| UdpSocket::bind(SocketAddr::new(address("a", family), 0)).unwrap());
+        let server = testbed.b.run(|| UdpSocket::bind(to).unwrap());
+        server.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let client = testbed.a.run(|| UdpSocket::bind(SocketAddr::new(address("a", family), 0)).unwrap());
         client.send_to(b"hello", to).unwrap();
         server.recv(&mut [0; 16]).unwrap();
-        let before = world.known();
-        let closed = world.let_in(&[ALLOWED]);
-        assert_eq!(world.reevaluate(&closed), Reevaluated::default(), "{family}: nothing is revoked");
-        assert_eq!(world.known(), before - 1, "{family}");
-        world.let_in(&[DENIED, ALLOWED]);
+        let before = testbed.conntrack_count();
+        let closed = testbed.allow_ingress(&[ALLOWED]);
+        assert_eq!(testbed.reevaluate(&closed), Reevaluated::default(), "{family}: nothing is revoked");
+        assert_eq!(testbed.conntrack_count(), before - 1, "{family}");
+        testbed.allow_ingress(&[DENIED, ALLOWED]);
         client.send_to(b"hello", to).unwrap();
         server.recv(&mut [0; 16]).expect("allowed again, at once");
     }
 }
 
 #[test]
-fn echo_requests_are_cut_where_only_ports_are_allowed() {
-    let world = World::new();
+fn echo_requests_are_revoked_when_only_ports_are_allowed() {
+    let testbed = Testbed::new();
     for family in Family::ALL {
-        world.let_in(&[]);
-        world.node.sh("nft flush chain inet towpath to-pod");
-        world.a.sh(&format!("ping -n -c 1 -W 10 {}", address("b", family)));
-        let revoked = world.reevaluate(&world.let_in(&[ALLOWED])).revoked;
+        testbed.allow_ingress(&[]);
+        testbed.node.sh("nft flush chain inet towpath to-pod");
+        testbed.a.sh(&format!("ping -n -c 1 -W 10 {}", address("b", family)));
+        let revoked = testbed.reevaluate(&testbed.allow_ingress(&[ALLOWED])).revoked;
         let protocol = if family == Family::V4 { 1 } else { 58 };
         let expected =
             Connection { from: address("a", family), to: address("b", family), transport: Transport::Other(protocol) };
@@ -264,11 +266,11 @@ fn echo_requests_are_cut_where_only_ports_are_allowed() {
 }
 
 #[test]
-fn what_an_address_began_or_answered_goes_with_it_and_nothing_else() {
-    let world = World::new();
-    world.let_in(&[DENIED, ALLOWED]);
-    // Two services: one of B's, and one behind which A's requests carry the node's address.
-    world.node.sh("ip addr add 10.99.0.1/32 dev lo; ip addr add fd00:99::1/128 dev lo nodad
+fn a_flush_deletes_all_entries_of_an_address_and_no_others() {
+    let testbed = Testbed::new();
+    testbed.allow_ingress(&[DENIED, ALLOWED]);
+    // DNAT of a Service's address to B, and masquerade of A's requests to B.
+    testbed.node.sh("ip addr add 10.99.0.1/32 dev lo; ip addr add fd00:99::1/128 dev lo nodad
         nft -f - <<'END'
             table inet others {
                 chain prerouting { type nat hook prerouting priority -100;
@@ -283,22 +285,22 @@ fn what_an_address_began_or_answered_goes_with_it_and_nothing_else() {
 END");
     for family in Family::ALL {
         let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
-        let before = world.known();
+        let before = testbed.conntrack_count();
         let service: IpAddr = if family == Family::V4 { "10.96.0.1" } else { "fd00:96::1" }.parse().unwrap();
-        let server = world.b.run(|| UdpSocket::bind(SocketAddr::new(address("b", family), DENIED)).unwrap());
-        server.set_read_timeout(Some(BOUND)).unwrap();
-        let client = world.a.run(|| UdpSocket::bind(SocketAddr::new(address("a", family), 0)).unwrap());
+        let server = testbed.b.run(|| UdpSocket::bind(SocketAddr::new(address("b", family), DENIED)).unwrap());
+        server.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let client = testbed.a.run(|| UdpSocket::bind(SocketAddr::new(address("a", family), 0)).unwrap());
         for to in [service, address("b", family)] {
             client.send_to(b"hello", SocketAddr::new(to, DENIED)).unwrap();
             server.recv(&mut [0; 16]).unwrap();
         }
-        world.let_in(&[DENIED, ALLOWED]);
-        world.settle(family, "b", "a");
-        assert_eq!(world.known() - before, 3, "{family}");
-        assert_eq!(world.flush(address("a", other)), 0, "{family}: the other family has none");
-        let all = "to it, with and without translation, and from it";
-        assert_eq!(world.flush(address("b", family)), 3, "{family}: {all}");
-        assert_eq!(world.flush(address("a", family)), 0, "{family}: all of them were its own, too");
-        assert_eq!(world.known(), before, "{family}");
+        testbed.allow_ingress(&[DENIED, ALLOWED]);
+        testbed.wait_for_delivery(family, "b", "a");
+        assert_eq!(testbed.conntrack_count() - before, 3, "{family}");
+        assert_eq!(testbed.flush(address("a", other)), 0, "{family}: the other family has none");
+        let all = "to it, with and without NAT, and from it";
+        assert_eq!(testbed.flush(address("b", family)), 3, "{family}: {all}");
+        assert_eq!(testbed.flush(address("a", family)), 0, "{family}: they were the entries of both addresses");
+        assert_eq!(testbed.conntrack_count(), before, "{family}");
     }
 }

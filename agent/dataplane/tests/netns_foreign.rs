@@ -1,6 +1,6 @@
-//! Firewalls of other programs, made by `nft` and `iptables-nft` themselves, and what is read and found of them.
+//! Foreign firewalls, created with `nft` and `iptables-nft`: reading them, and the findings.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 mod support;
 
@@ -31,7 +31,7 @@ fn traffic() -> PodTraffic {
     }
 }
 
-/// What is read in a new namespace after a script.
+/// Reads the foreign firewalls of a new namespace after a script.
 fn read_after(script: &str) -> ForeignFirewalls {
     let namespace = Namespace::new();
     namespace.sh(script);
@@ -46,7 +46,7 @@ fn found(read: &ForeignFirewalls) -> Vec<ForwardDrop> {
     findings(&read.tables, &traffic())
 }
 
-/// What is read of a table with one chain at the forward hook, and other things beside it.
+/// Reads a table with one chain at the forward hook, and other objects.
 fn read_table(others: &str, policy: &str, rules: &str) -> ForeignFirewalls {
     let hook = format!("type filter hook forward priority 10; policy {policy};");
     let table = format!(
@@ -57,7 +57,7 @@ fn read_table(others: &str, policy: &str, rules: &str) -> ForeignFirewalls {
     read_after(&format!("nft -f {}", script.path().display()))
 }
 
-/// What dockerd writes, version 24, without containers.
+/// The rules of dockerd 24 without containers.
 const DOCKER: &str = "
 iptables-nft -P FORWARD DROP
 iptables-nft -N DOCKER; iptables-nft -N DOCKER-USER
@@ -75,7 +75,7 @@ iptables-nft -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
 iptables-nft -A DOCKER-ISOLATION-STAGE-2 -j RETURN
 ";
 
-/// The shape of ufw's tables: policy drop, and chains that accept what belongs to known connections.
+/// Rules like those of ufw: policy drop, and chains that accept established connections.
 const UFW: &str = "
 iptables-nft -P FORWARD DROP
 iptables-nft -N ufw-before-forward; iptables-nft -N ufw-user-forward; iptables-nft -N ufw-reject-forward
@@ -86,7 +86,7 @@ iptables-nft -A ufw-before-forward -p icmp --icmp-type echo-request -j ACCEPT
 iptables-nft -A ufw-before-forward -j ufw-user-forward
 ";
 
-/// The shape of firewalld's: policy accept, and a reject at the end.
+/// Rules like those of firewalld: policy accept, and a final reject.
 const FIREWALLD: &str = "nft -f - <<'END'
 table inet firewalld {
   chain filter_FORWARD {
@@ -111,7 +111,7 @@ table inet firewalld {
 END";
 
 #[test]
-fn what_docker_ufw_and_firewalld_drop_is_found_until_the_remedy_is_applied() {
+fn drops_of_docker_ufw_and_firewalld_are_found_until_the_remedy_is_applied() {
     let remedied = |script: &str, remedy: &str| format!("{script}\n{remedy}");
     for (script, name, remedy) in [
         (DOCKER, "ip filter FORWARD", "iptables-nft -I DOCKER-USER -s 10.244.0.0/16 -d 10.244.0.0/16 -j ACCEPT"),
@@ -133,7 +133,7 @@ fn what_docker_ufw_and_firewalld_drop_is_found_until_the_remedy_is_applied() {
 }
 
 #[test]
-fn a_rule_counts_as_what_nft_says_of_it() {
+fn each_rule_has_the_expected_certainty() {
     use Certainty::{Certain, Possible};
     for (rule, expected) in [
         ("accept", None),
@@ -171,8 +171,8 @@ fn a_rule_counts_as_what_nft_says_of_it() {
 }
 
 #[test]
-fn what_the_schema_does_not_know_is_counted_and_the_rest_is_read() {
-    // The crate knows no `last` statement and no `meta` key `time`; a rule may consist of such a thing alone.
+fn statements_unknown_to_the_schema_are_counted_and_the_rest_is_read() {
+    // The crate supports neither the statement `last` nor the `meta` key `time`. A rule may have no other statement.
     for (rule, expected) in [
         ("meta hour \"10:00\"-\"11:00\" accept\n accept", None),
         ("meta hour \"10:00\"-\"11:00\" accept", Some(Certainty::Possible)),
@@ -196,14 +196,14 @@ fn only_tables_at_the_forward_hook_of_routed_packets_are_read() {
 }
 
 #[test]
-fn of_a_large_table_only_the_policy_counts() {
+fn only_the_chain_policy_of_a_large_table_is_evaluated() {
     let chains: String = (0..MAX_CHAINS).map(|n| format!("chain c{n} {{\n }}\n")).collect();
     let found = found(&read_table(&chains, "drop", "accept"));
     assert_eq!(found.iter().map(|drop| drop.certainty).collect::<Vec<_>>(), [Certainty::Possible]);
 }
 
 #[test]
-fn elements_of_named_sets_are_left_out() {
+fn elements_of_named_sets_are_not_read() {
     let elements: Vec<String> = (0..40_000_u32).map(|n| format!("172.16.{}.{}", n >> 8, n & 0xff)).collect();
     let set = format!("set large {{\n type ipv4_addr; elements = {{ {} }}\n }}", elements.join(", "));
     let found = found(&read_table(&set, "drop", "ip saddr @large accept"));
@@ -211,10 +211,10 @@ fn elements_of_named_sets_are_left_out() {
 }
 
 #[test]
-fn a_filter_table_of_iptables_legacy_is_noticed_and_no_more() {
+fn a_filter_table_of_iptables_legacy_is_detected_and_not_evaluated() {
     let namespace = Namespace::new();
     assert!(!read(&namespace).has_legacy_filter);
-    // Not every kernel has it.
+    // Not every kernel supports it.
     if namespace.try_sh("iptables-legacy -P FORWARD DROP").is_ok() {
         let read = read(&namespace);
         assert_eq!((read.has_legacy_filter, found(&read)), (true, Vec::new()));
@@ -222,7 +222,7 @@ fn a_filter_table_of_iptables_legacy_is_noticed_and_no_more() {
 }
 
 #[test]
-fn an_error_of_nft_is_told() {
+fn an_error_of_nft_is_returned() {
     let namespace = Namespace::new();
     let error = namespace.run(|| foreign::read(Duration::ZERO)).unwrap_err();
     assert!(!error.is_missing_program());
@@ -239,14 +239,14 @@ fn changes_that_concern_the_forward_hook_are_notified_and_others_are_not() {
         namespace.sh(command);
         listener.wait(Instant::now() + within, tables).unwrap()
     };
-    let (soon, never) = (Duration::from_secs(20), Duration::from_millis(200));
+    let (soon, silence) = (Duration::from_secs(20), Duration::from_millis(200));
     for command in [
         "nft add table inet towpath",
         "nft add chain inet towpath forward '{ type filter hook forward priority 0; policy accept; }'",
         "iptables-nft -P INPUT DROP",
         "nft add table ip other; nft add chain ip other c; nft add rule ip other c drop",
     ] {
-        assert_eq!(waited(&[], command, never), ForeignChange::Nothing, "{command}");
+        assert_eq!(waited(&[], command, silence), ForeignChange::Nothing, "{command}");
     }
     for command in ["iptables-nft -P FORWARD DROP", "iptables-nft -P FORWARD ACCEPT", "iptables-nft -P FORWARD DROP"] {
         assert_eq!(waited(&[], command, soon), ForeignChange::Forward, "{command}");

@@ -1,6 +1,6 @@
-//! The overlay in the kernel: nodes are network namespaces on one bridge, pods are namespaces behind them.
+//! The overlay in a real kernel: nodes are network namespaces on one bridge, and pods are namespaces linked to them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 mod support;
 
@@ -24,7 +24,7 @@ fn assert_pings(from: &Namespace, to: IpAddr, why: &str) {
 }
 
 #[test]
-fn pods_on_three_nodes_reach_each_other_in_both_families_with_packets_of_full_size() {
+fn pods_on_three_nodes_reach_each_other_in_both_families_with_full_size_packets() {
     let underlay = Underlay::new(3);
     underlay.converge(DEFAULTS);
     let pods: Vec<_> = underlay.nodes.iter().map(|node| node.add_pod(1430)).collect();
@@ -35,15 +35,15 @@ fn pods_on_three_nodes_reach_each_other_in_both_families_with_packets_of_full_si
             }
             let to = other.pod_address(Family::V4);
             pod.sh(&format!("ping -c 1 -W 2 -M do -s {} {to}", 1430 - 28));
-            // From a host the device's own address is the source, so that the answer comes back through the tunnel.
+            // From a host the source is the device's address, so that the reply comes back through the tunnel.
             assert_pings(&node.namespace, to, "host to pod");
         }
     }
-    assert!(pods[0].try_sh("ping -c 1 -W 1 10.244.1.77").is_err(), "an unused address of our own answers nothing");
+    assert!(pods[0].try_sh("ping -c 1 -W 1 10.244.1.77").is_err(), "an unused address of our podCIDR does not answer");
 }
 
 #[test]
-fn a_device_reads_as_a_conforming_one() {
+fn a_device_is_listed_like_one_of_flannel() {
     let underlay = Underlay::new(1);
     underlay.converge(DEFAULTS);
     let text = underlay.nodes[0].namespace.sh("ip -d link show flannel.1");
@@ -63,7 +63,7 @@ fn a_device_reads_as_a_conforming_one() {
 }
 
 #[test]
-fn whatever_is_deleted_or_changed_by_hand_comes_back() {
+fn every_object_that_is_deleted_or_changed_by_hand_is_repaired() {
     let underlay = Underlay::new(2);
     underlay.converge(DEFAULTS);
     let node = &underlay.nodes[0];
@@ -100,10 +100,10 @@ fn whatever_is_deleted_or_changed_by_hand_comes_back() {
     ] {
         let before = node.read_back();
         node.namespace.sh(&change);
-        assert_ne!(node.read_back(), before, "{change}: seen");
+        assert_ne!(node.read_back(), before, "{change}: detected");
         assert!(!node.converge(DEFAULTS, &peers).is_empty(), "{change}: repaired");
         let mut after = node.read_back();
-        // A device that was made again has another number; nothing else differs.
+        // A recreated device has another ifindex; nothing else differs.
         if change.starts_with("ip link del") {
             assert_eq!(after.links.len(), before.links.len(), "{change}");
             assert_eq!(after.routes.len(), before.routes.len(), "{change}");
@@ -115,7 +115,7 @@ fn whatever_is_deleted_or_changed_by_hand_comes_back() {
     underlay.nodes[1].converge(DEFAULTS, &peers);
     let _other = underlay.nodes[1].add_pod(1430);
     for family in Family::ALL {
-        assert_pings(&pod, underlay.nodes[1].pod_address(family), "after all of it");
+        assert_pings(&pod, underlay.nodes[1].pod_address(family), "after all repairs");
     }
 }
 
@@ -146,7 +146,7 @@ fn a_device_that_cannot_be_changed_is_replaced_and_one_that_can_is_not() {
 }
 
 #[test]
-fn mtu_and_mac_change_in_place_and_the_neighbours_survive_it() {
+fn mtu_and_mac_change_in_place_and_the_neighbours_are_restored() {
     let underlay = Underlay::new(2);
     underlay.converge(DEFAULTS);
     let node = &underlay.nodes[0];
@@ -154,13 +154,13 @@ fn mtu_and_mac_change_in_place_and_the_neighbours_survive_it() {
     let ops = node.converge(Settings { mtu: Some(1400), ..DEFAULTS }, &peers);
     assert!(ops.iter().all(|op| matches!(op, NetOp::SetMtu { mtu: 1400, .. })) && ops.len() == 2, "{ops:#?}");
     node.namespace.sh("ip link set flannel.1 address 02:00:00:00:00:97");
-    assert!(!node.namespace.sh("ip neigh show dev flannel.1").contains("PERMANENT"), "the kernel forgets them");
+    assert!(!node.namespace.sh("ip neigh show dev flannel.1").contains("PERMANENT"), "the kernel deletes them");
     node.converge(Settings { mtu: Some(1400), ..DEFAULTS }, &peers);
     assert!(node.namespace.sh("ip neigh show dev flannel.1").contains("10.244.2.0 lladdr 02:00:00:00:04:02 PERMANENT"));
 }
 
 #[test]
-fn what_belonged_to_a_peer_goes_with_it_and_its_new_mac_takes_the_old_ones_place() {
+fn the_entries_of_a_deleted_peer_are_deleted_and_a_new_mac_replaces_the_old_one() {
     let underlay = Underlay::new(3);
     underlay.converge(DEFAULTS);
     let node = &underlay.nodes[0];
@@ -169,8 +169,8 @@ fn what_belonged_to_a_peer_goes_with_it_and_its_new_mac_takes_the_old_ones_place
     let state = node
         .namespace
         .sh("ip route; ip -6 route; ip neigh; bridge fdb show dev flannel.1; bridge fdb show dev flannel-v6.1");
-    for gone in ["10.244.3.0", "fd00:244:0:3::", "172.30.0.3", "fd00:30::3"] {
-        assert!(!state.contains(gone), "{gone} in {state}");
+    for address in ["10.244.3.0", "fd00:244:0:3::", "172.30.0.3", "fd00:30::3"] {
+        assert!(!state.contains(address), "{address} in {state}");
     }
     assert!(state.contains("10.244.2.0/24 via 10.244.2.0 dev flannel.1 proto 157 onlink"), "{state}");
 
@@ -187,12 +187,12 @@ fn what_belonged_to_a_peer_goes_with_it_and_its_new_mac_takes_the_old_ones_place
 }
 
 #[test]
-fn another_vni_and_the_end_of_a_peer_on_the_same_link_leave_nothing_behind() {
+fn a_change_of_the_vni_and_direct_routing_leave_no_old_entries() {
     let underlay = Underlay::new(2);
     underlay.converge(DEFAULTS);
     underlay.converge(Settings { vni: 7, ..DEFAULTS });
     let node = &underlay.nodes[0];
-    assert!(node.namespace.try_sh("ip link show flannel.1").is_err(), "the old device is gone");
+    assert!(node.namespace.try_sh("ip link show flannel.1").is_err(), "the old device is deleted");
     underlay.converge(Settings { direct: DirectRouting::Enabled, vni: 7, ..DEFAULTS });
     let state = node.namespace.sh("ip route; bridge fdb show dev flannel.7; ip neigh show dev flannel.7");
     assert!(state.contains("10.244.2.0/24 via 172.30.0.2 dev uplink proto 157"), "{state}");
@@ -204,7 +204,7 @@ fn another_vni_and_the_end_of_a_peer_on_the_same_link_leave_nothing_behind() {
 }
 
 #[test]
-fn what_is_not_ours_is_never_touched() {
+fn unmanaged_objects_are_never_changed() {
     let underlay = Underlay::new(2);
     let node = &underlay.nodes[0];
     let foreign = "ip route add 10.99.0.0/16 via 172.30.0.2
@@ -216,7 +216,7 @@ fn what_is_not_ours_is_never_touched() {
         ip link set vxlan9 up; bridge fdb append 02:00:00:00:00:51 dev vxlan9 dst 172.30.0.51
         ip route add 10.97.0.0/16 dev vxlan9";
     node.namespace.sh(foreign);
-    // Without what the kernel itself adds over time, such as counters of the entries in use.
+    // Without what the kernel changes over time, such as reference counts.
     let show = || {
         node.namespace.sh(
             "ip route; ip -6 route; ip neigh show nud permanent; bridge fdb show dev vxlan9; ip -br link show vxlan9",
@@ -230,11 +230,11 @@ fn what_is_not_ours_is_never_touched() {
         let failed = net.apply(&ops);
         assert!(failed.is_empty(), "{failed:#?}");
     });
-    assert_eq!(show(), before, "after the overlay came and went");
+    assert_eq!(show(), before, "after setup and teardown");
 }
 
 #[test]
-fn another_programs_route_in_the_way_is_named_and_flannels_own_is_taken_over() {
+fn a_conflicting_route_of_another_program_is_an_error_and_one_of_flannel_is_taken_over() {
     let underlay = Underlay::new(2);
     let node = &underlay.nodes[0];
     let peers = underlay.peers(2);
@@ -256,7 +256,7 @@ fn another_programs_route_in_the_way_is_named_and_flannels_own_is_taken_over() {
 }
 
 #[test]
-fn a_failed_change_stops_no_other_and_a_link_that_is_gone_takes_its_entries_along() {
+fn a_failed_operation_stops_no_other_and_deleting_from_a_missing_link_succeeds() {
     let underlay = Underlay::new(2);
     underlay.converge(DEFAULTS);
     let node = &underlay.nodes[0];
@@ -276,7 +276,7 @@ fn a_failed_change_stops_no_other_and_a_link_that_is_gone_takes_its_entries_alon
         assert!(texts[0].starts_with("could not set the MTU of gone to 1400: there is no link gone"), "{texts:#?}");
         assert!(texts[1].starts_with("could not set the MTU of flannel.1 to 9000: does the MTU fit"), "{texts:#?}");
         let have = net.read_back().unwrap();
-        assert_eq!(have.link(&IfName::new("flannel.1").unwrap()).unwrap().1.mtu, 1399, "the last one was made");
+        assert_eq!(have.link(&IfName::new("flannel.1").unwrap()).unwrap().1.mtu, 1399, "the last one was applied");
     });
     drop(underlay.bridge);
 }
@@ -309,14 +309,14 @@ fn a_rejected_change_carries_the_kernels_text() {
 }
 
 #[test]
-fn an_advertised_default_route_stays_when_the_node_begins_to_forward() {
+fn an_advertised_default_route_stays_when_forwarding_is_enabled() {
     let underlay = Underlay::new(1);
     let node = &underlay.nodes[0];
-    let listens = || node.namespace.sh("sysctl -n net.ipv6.conf.uplink.accept_ra").trim().to_owned();
+    let accept_ra = || node.namespace.sh("sysctl -n net.ipv6.conf.uplink.accept_ra").trim().to_owned();
     node.namespace.sh("sysctl -qw net.ipv6.conf.uplink.accept_ra=1");
     node.converge(DEFAULTS, &[]);
-    assert_eq!(listens(), "1", "nothing hangs on it");
+    assert_eq!(accept_ra(), "1", "no route depends on it");
     node.namespace.sh("ip -6 route add default via fd00:30::254 dev uplink proto ra");
     node.converge(DEFAULTS, &[]);
-    assert_eq!(listens(), "2", "also while the node forwards");
+    assert_eq!(accept_ra(), "2", "accepted with forwarding enabled");
 }

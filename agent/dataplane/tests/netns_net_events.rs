@@ -1,6 +1,6 @@
-//! The kernel's notifications: changes by others arrive, noise and our own changes do not.
+//! rtnetlink notifications: changes by others are reported as drift, our own changes and irrelevant ones are not.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 mod support;
 
@@ -20,10 +20,10 @@ use towpath_core::overlay::{NetNotification, diff};
 use towpath_dataplane::net::{KernelNet, Net, NetListener};
 use towpath_podlink::sysctl::Sysctls;
 
-/// How long a notification may take; it comes within the system call that causes it.
+/// The longest wait for a notification; the kernel sends it within the system call that causes it.
 const SOON: Duration = Duration::from_secs(5);
 
-/// How long to listen before saying that nothing comes: earlier changes are notified already.
+/// How long to listen before assuming that no notification follows: those of earlier changes are queued already.
 const SILENCE: Duration = Duration::from_millis(10);
 
 /// A listener, and the runtime that its connections need.
@@ -39,10 +39,10 @@ impl Listener {
         Self { inner, runtime }
     }
 
-    /// What comes next, or nothing if nothing comes in time.
+    /// The next notifications; empty if none arrives in time.
     fn next(&mut self, within: Duration) -> Vec<NetNotification> {
         self.runtime.block_on(async {
-            // However late this thread runs, what has arrived is received before time is up.
+            // Receive what is queued before the timeout, however late this thread runs.
             for _ in 0..8 {
                 yield_now().await;
             }
@@ -51,20 +51,20 @@ impl Listener {
     }
 }
 
-/// Everything that is notified until it is silent.
+/// All notifications until none follows.
 fn all(listener: &mut Listener) -> Vec<NetNotification> {
-    let mut notices = Vec::new();
+    let mut notifications = Vec::new();
     loop {
         let more = listener.next(SILENCE);
         if more.is_empty() {
-            return notices;
+            return notifications;
         }
-        notices.extend(more);
+        notifications.extend(more);
     }
 }
 
 #[test]
-fn what_somebody_does_to_our_objects_is_notified_as_news() {
+fn every_change_of_our_objects_by_others_is_drift() {
     let underlay = Underlay::new(2);
     underlay.converge(DEFAULTS);
     let node = &underlay.nodes[0];
@@ -103,10 +103,13 @@ fn what_somebody_does_to_our_objects_is_notified_as_news() {
             let have = net.read_back().unwrap();
             let want = node.want(DEFAULTS, &peers, &have);
             sh(&change);
-            let notices = all(&mut listener);
-            assert!(notices.iter().any(|notice| !want.expects(notice, &have)), "{change}: {notices:?}");
+            let notifications = all(&mut listener);
+            assert!(
+                notifications.iter().any(|notification| !want.expects(notification, &have)),
+                "{change}: {notifications:?}"
+            );
 
-            // Repaired by hand where the comparison would rightly leave it alone.
+            // Undo by hand what the diff does not cover.
             sh("ip route replace default via 172.30.0.254; ip link set uplink mtu 1500
                 ip route del 10.244.2.0/24 via 172.30.0.9 2>/dev/null || true");
             let have = net.read_back().unwrap();
@@ -118,7 +121,7 @@ fn what_somebody_does_to_our_objects_is_notified_as_news() {
 }
 
 #[test]
-fn a_peer_that_comes_and_goes_by_our_own_hand_is_no_news() {
+fn our_own_changes_of_a_peer_are_expected() {
     let underlay = Underlay::new(3);
     let node = &underlay.nodes[0];
     node.converge(DEFAULTS, &underlay.peers(2));
@@ -128,16 +131,17 @@ fn a_peer_that_comes_and_goes_by_our_own_hand_is_no_news() {
             node.converge(DEFAULTS, &peers);
             let have = KernelNet::open(Sysctls::default()).unwrap().read_back().unwrap();
             let want = node.want(DEFAULTS, &peers, &have);
-            let notices = all(&mut listener);
-            assert!(notices.len() >= 6, "three entries in two families: {notices:?}");
-            let news: Vec<_> = notices.iter().filter(|notice| !want.expects(notice, &have)).collect();
-            assert!(news.is_empty(), "{news:?}");
+            let notifications = all(&mut listener);
+            assert!(notifications.len() >= 6, "three entries in two families: {notifications:?}");
+            let drift: Vec<_> =
+                notifications.iter().filter(|notification| !want.expects(notification, &have)).collect();
+            assert!(drift.is_empty(), "{drift:?}");
         }
     });
 }
 
 #[test]
-fn pods_other_programs_routes_and_repetitions_are_not_notified() {
+fn links_of_pods_routes_of_other_programs_and_repetitions_are_not_reported() {
     let underlay = Underlay::new(1);
     underlay.converge(DEFAULTS);
     let node = &underlay.nodes[0];
@@ -146,9 +150,9 @@ fn pods_other_programs_routes_and_repetitions_are_not_notified() {
         let _pod = node.add_pod(1430);
         let have = KernelNet::open(Sysctls::default()).unwrap().read_back().unwrap();
         let want = node.want(DEFAULTS, &[], &have);
-        let notices = all(&mut listener);
-        assert_eq!(notices.len(), 2, "the two routes of the pod, and nothing of its link: {notices:?}");
-        assert!(notices.iter().all(|notice| want.expects(notice, &have)), "{notices:?}");
+        let notifications = all(&mut listener);
+        assert_eq!(notifications.len(), 2, "the two routes of the pod, and nothing of its link: {notifications:?}");
+        assert!(notifications.iter().all(|notification| want.expects(notification, &have)), "{notifications:?}");
         sh("ip route add 192.0.2.0/24 dev uplink; ip route del 192.0.2.0/24
             ip neigh add 172.30.0.50 lladdr 02:00:00:00:00:50 dev uplink; ip neigh del 172.30.0.50 dev uplink
             ip addr change 172.30.0.1/24 dev uplink; ip link set uplink up; ip link set uplink txqueuelen 777");
@@ -157,7 +161,7 @@ fn pods_other_programs_routes_and_repetitions_are_not_notified() {
 }
 
 #[test]
-fn lost_notifications_are_reported_as_lost_and_it_goes_on() {
+fn lost_notifications_are_reported_as_an_overrun_and_the_listener_continues() {
     enter_new_namespace();
     let mut listener = Listener::open();
     sh("ip link add x type bridge; ip link set x up
@@ -165,14 +169,14 @@ fn lost_notifications_are_reported_as_lost_and_it_goes_on() {
         ip link add y type bridge");
     let mut received = 0;
     loop {
-        let notices = listener.next(SOON);
-        assert!(!notices.is_empty(), "none was lost, {received} were received");
-        if notices.contains(&NetNotification::Overrun) {
+        let notifications = listener.next(SOON);
+        assert!(!notifications.is_empty(), "none was lost, {received} were received");
+        if notifications.contains(&NetNotification::Overrun) {
             break;
         }
-        received += notices.len();
+        received += notifications.len();
     }
     all(&mut listener);
     sh("ip link del y");
-    assert!(all(&mut listener).contains(&NetNotification::Links), "it knows the link from reading again");
+    assert!(all(&mut listener).contains(&NetNotification::Links), "the listener has read the links again");
 }

@@ -1,6 +1,6 @@
-//! The packet log in a kernel: real packets that a rule logs and drops.
+//! nfnetlink_log in a real kernel: packets that a rule logs and drops.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 mod support;
 
@@ -27,16 +27,16 @@ use towpath_dataplane::nflog::{LogBatch, LoggedPacket, PacketLog, TransportHeade
 const SOON: Option<Duration> = Some(Duration::from_secs(10));
 const NOW: Option<Duration> = Some(Duration::from_millis(200));
 
-/// The rules that the compiler gives a pod that may do nothing, at the way out of this namespace.
-fn drop_what_leaves(for_ports: &str) {
+/// Attaches the rules of a pod whose egress is denied to the output hook of this namespace.
+fn deny_egress(condition: &str) {
     let endpoint = Endpoint {
         pod: PodId { namespace: "a".to_owned(), name: "b".to_owned() },
         interface: IfName::new("tow0").unwrap(),
         addresses: Vec::new(),
     };
     let endpoints = [(endpoint.interface.clone(), endpoint)].into_iter().collect();
-    let part = compile(&Snapshot::default(), &endpoints, DenyLog::Enabled);
-    let chain = &part.chains[&part.egress.into_iter().next().unwrap().1];
+    let policy = compile(&Snapshot::default(), &endpoints, DenyLog::Enabled);
+    let chain = &policy.chains[&policy.egress.into_iter().next().unwrap().1];
     let rules: Vec<String> = chain.rules.iter().map(Rule::to_string).collect();
     sh(&format!(
         "ip link set lo up
@@ -44,7 +44,7 @@ fn drop_what_leaves(for_ports: &str) {
 add table inet t
 add chain inet t out {{ type filter hook output priority 0; }}
 add chain inet t denied
-add rule inet t out {for_ports} jump denied
+add rule inet t out {condition} jump denied
 add rule inet t denied {}
 E",
         rules.join("\nadd rule inet t denied ")
@@ -56,12 +56,12 @@ fn to(address: &str) -> SocketAddr {
 }
 
 fn send(from: &str, to: SocketAddr) {
-    // The sender gets an error, because the rule drops the packet in its own namespace.
+    // The rule drops the packet in the sender's own namespace, so send_to fails with EPERM.
     let error = UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
 }
 
-/// Receives until there are so many packets.
+/// Receives until there are this many packets, for at most ten seconds.
 fn receive(log: &mut PacketLog, packets: usize) -> Vec<LoggedPacket> {
     let mut received = Vec::new();
     let end = Instant::now() + Duration::from_secs(10);
@@ -74,9 +74,9 @@ fn receive(log: &mut PacketLog, packets: usize) -> Vec<LoggedPacket> {
 }
 
 #[test]
-fn a_packet_that_is_dropped_is_heard_of_with_addresses_port_and_direction() {
+fn a_dropped_packet_is_received_with_its_addresses_port_and_direction() {
     enter_new_namespace();
-    drop_what_leaves("meta l4proto { 1, 58, 6, 17 }");
+    deny_egress("meta l4proto { 1, 58, 6, 17 }");
     let mut log = PacketLog::bind(GROUP, SNAPLEN).unwrap();
     send("127.0.0.1:0", to("127.0.0.2:53"));
     send("[::1]:0", to("[::1]:54"));
@@ -87,7 +87,7 @@ fn a_packet_that_is_dropped_is_heard_of_with_addresses_port_and_direction() {
     let of = |address: &str| {
         let packet =
             received.iter().find(|packet| packet.header.destination == address.parse::<std::net::IpAddr>().unwrap());
-        packet.unwrap_or_else(|| panic!("nothing of {address} in {received:?}"))
+        packet.unwrap_or_else(|| panic!("no packet to {address} in {received:?}"))
     };
     for (address, source, transport) in [
         ("127.0.0.2", "127.0.0.1", TransportHeader::Port(Protocol::Udp, 53)),
@@ -102,9 +102,9 @@ fn a_packet_that_is_dropped_is_heard_of_with_addresses_port_and_direction() {
 }
 
 #[test]
-fn a_flood_is_told_of_at_the_rate_of_the_rule_and_what_passes_is_not_told_of() {
+fn a_flood_is_logged_at_the_rate_limit_of_the_rule_and_allowed_packets_are_not_logged() {
     enter_new_namespace();
-    drop_what_leaves("udp dport 9");
+    deny_egress("udp dport 9");
     let mut log = PacketLog::bind(GROUP, SNAPLEN).unwrap();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     let start = Instant::now();
@@ -129,21 +129,21 @@ fn a_flood_is_told_of_at_the_rate_of_the_rule_and_what_passes_is_not_told_of() {
 }
 
 #[test]
-fn a_group_belongs_to_one_listener_until_it_ends() {
+fn a_group_has_one_listener_until_that_one_is_closed() {
     enter_new_namespace();
-    drop_what_leaves("udp dport 9");
+    deny_egress("udp dport 9");
     let first = PacketLog::bind(GROUP, SNAPLEN).unwrap();
     let error = PacketLog::bind(GROUP, SNAPLEN).unwrap_err();
     assert!(matches!(error.errno(), Some(Errno::EBUSY | Errno::EPERM)), "{error:?}");
     drop(first);
     let mut second = PacketLog::bind(GROUP, SNAPLEN).unwrap();
-    assert_eq!(second.receive(NOW).unwrap(), LogBatch::default(), "nothing happens");
+    assert_eq!(second.receive(NOW).unwrap(), LogBatch::default(), "no packet was sent");
     send("127.0.0.1:0", to("127.0.0.1:9"));
     assert_eq!(receive(&mut second, 1).len(), 1);
 }
 
 #[test]
-fn what_the_kernel_has_no_room_for_is_counted() {
+fn packets_lost_to_a_full_socket_buffer_are_counted() {
     const SENT: usize = 200_000;
     enter_new_namespace();
     sh(&format!(
@@ -153,22 +153,25 @@ fn what_the_kernel_has_no_room_for_is_counted() {
               add rule inet t out udp dport 9 log prefix \"towpath-out\" group {GROUP} drop'"
     ));
     let mut log = PacketLog::bind(GROUP, SNAPLEN).unwrap();
-    // Long ones, because room is counted in bytes.
+    // With a payload, because the socket buffer is counted in bytes.
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..SENT {
         sender.send_to(&[0; 100], "127.0.0.1:9").unwrap_err();
     }
-    let (mut received, mut lost, mut silences) = (0, 0, 0);
-    // That there was no room is a silence, too, before what there was room for.
-    while silences < 2 {
+    let (mut received, mut lost, mut empty_batches) = (0, 0, 0);
+    // ENOBUFS gives an empty batch, too, ahead of the buffered packets.
+    while empty_batches < 2 {
         let batch = log.receive(NOW).unwrap();
-        silences = if batch == LogBatch::default() { silences + 1 } else { 0 };
+        empty_batches = if batch == LogBatch::default() { empty_batches + 1 } else { 0 };
         received += batch.packets.len();
         lost += batch.lost as usize;
     }
-    // The last packets may be lost, too: the sequence number of the next one tells.
+    // The last packets may be lost, too: the sequence number of the next packet shows it.
     send("127.0.0.1:0", to("127.0.0.1:9"));
     let last = log.receive(SOON).unwrap();
     assert_eq!(received + lost + last.packets.len() + last.lost as usize, SENT + 1);
-    assert!(received > 0 && lost + last.lost as usize > 0, "or the test is too gentle: {received} of {SENT} received");
+    assert!(
+        received > 0 && lost + last.lost as usize > 0,
+        "the test must overrun the buffer: {received} of {SENT} received"
+    );
 }

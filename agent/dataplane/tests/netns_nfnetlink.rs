@@ -1,4 +1,4 @@
-//! Netfilter's netlink in a kernel, asked about nf_tables.
+//! nfnetlink requests to a real kernel, with nf_tables as the subsystem.
 
 mod support;
 
@@ -27,7 +27,7 @@ fn get(kind: MessageType, table: &str) -> NfnetlinkRequest {
 }
 
 #[test]
-fn a_dump_reads_all_objects_and_a_request_one() {
+fn a_dump_returns_all_objects_and_a_get_returns_one() {
     enter_new_namespace();
     let mut socket = NfnetlinkSocket::open().unwrap();
     assert_eq!(socket.dump(&NfnetlinkRequest::new(GET_TABLE, 1), name).unwrap(), Vec::<String>::new());
@@ -39,13 +39,13 @@ fn a_dump_reads_all_objects_and_a_request_one() {
 }
 
 #[test]
-fn a_rejected_request_has_its_reason_and_the_rest_goes_on() {
+fn a_rejected_request_has_an_errno_and_the_others_are_executed() {
     enter_new_namespace();
     let mut socket = NfnetlinkSocket::open().unwrap();
     sh("nft add table inet a");
     let error = socket.get(&get(GET_TABLE, "absent"), name).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ENOENT));
-    // Far more requests than one window.
+    // More requests than one send window.
     let requests: Vec<_> = (0..300).map(|n| get(GET_TABLE, if n % 100 == 0 { "absent" } else { "a" })).collect();
     let results = socket.execute_all(&requests);
     let rejected: Vec<_> = (0..results.len()).filter(|n| results[*n].is_err()).collect();
@@ -59,7 +59,7 @@ fn notifications_are_received_with_a_time_limit() {
     // NFNLGRP_NFTABLES.
     socket.join(7).unwrap();
     let short = Some(Duration::from_millis(10));
-    assert_eq!(socket.receive(short, |_| panic!("nothing has happened")).unwrap(), Received::Nothing);
+    assert_eq!(socket.receive(short, |_| panic!("no notification is expected")).unwrap(), Received::Nothing);
     sh("nft add table inet a");
     let mut received = Vec::new();
     let long = Some(Duration::from_secs(10));

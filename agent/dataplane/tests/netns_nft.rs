@@ -1,6 +1,6 @@
-//! Our table in a real kernel: what is written is read back, what somebody breaks is seen and mended.
+//! The table in a real kernel: it is read back as written, and changes by other processes are detected and repaired.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 #[path = "../../core/tests/rulesets/mod.rs"]
 mod rulesets;
@@ -19,16 +19,16 @@ use imbl::OrdSet;
 use nix::errno::Errno;
 use proptest::{prelude::*, test_runner::TestRunner};
 use rulesets::{addr, chain, everything, interface, pair, set};
-use support::{end, enter_new_namespace, sh};
+use support::{close, enter_new_namespace, sh};
 use towpath_core::ruleset::{Chain, Lookup, Reference, Rule, Ruleset, Set, Step, Transaction, Unmanaged, diff};
 use towpath_dataplane::nft::{KernelNft, Nft, NftError, NftEvents, Ownership, TableChange};
 
-/// In a namespace of the calling thread's own, with the table in it.
-fn with(want: &Ruleset) -> KernelNft {
-    with_as(Ownership::Exclusive, want)
+/// Creates the table in a new namespace of the calling thread.
+fn create(want: &Ruleset) -> KernelNft {
+    create_as(Ownership::Exclusive, want)
 }
 
-fn with_as(ownership: Ownership, want: &Ruleset) -> KernelNft {
+fn create_as(ownership: Ownership, want: &Ruleset) -> KernelNft {
     enter_new_namespace();
     let mut nft = KernelNft::open_as(ownership).unwrap();
     nft.apply(&Transaction::create(want)).unwrap();
@@ -38,21 +38,21 @@ fn with_as(ownership: Ownership, want: &Ruleset) -> KernelNft {
 #[test]
 fn every_form_is_read_back_as_it_was_written() {
     let want = everything();
-    let mut nft = with(&want);
+    let mut nft = create(&want);
     assert_eq!(nft.read_back().unwrap(), Some(want.installed()));
 }
 
 #[test]
-fn where_there_is_no_table_none_is_read_back_and_deleting_it_is_no_error() {
-    let mut nft = with(&everything());
-    for why in ["the table goes", "there was none"] {
+fn a_missing_table_is_read_back_as_none_and_deleting_it_succeeds() {
+    let mut nft = create(&everything());
+    for why in ["the table is deleted", "there is no table"] {
         nft.apply(&Transaction::delete()).unwrap();
         assert_eq!(nft.read_back().unwrap(), None, "{why}");
     }
 }
 
 #[test]
-fn the_way_between_any_two_rulesets_is_one_that_the_kernel_takes() {
+fn the_kernel_accepts_the_diff_between_any_two_rulesets() {
     enter_new_namespace();
     let mut nft = KernelNft::open().unwrap();
     let mut runner = TestRunner::new(ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() });
@@ -69,75 +69,81 @@ fn the_way_between_any_two_rulesets_is_one_that_the_kernel_takes() {
     result.unwrap();
 }
 
-/// What somebody may do to the table with `nft`, and what it comes to.
+/// Changes of the table with `nft`, and what each does.
 const EDITS: &[(&str, &str)] = &[
-    ("delete element inet towpath set-0 { 10.0.0.1 }", "an element less"),
-    ("add element inet towpath set-0 { 10.9.9.9 }", "an element more"),
-    ("delete element inet towpath map.0 { 10.0.0.1 }", "a pod without policy"),
-    ("flush set inet towpath set-1", "no element"),
-    ("flush chain inet towpath forward", "no rule"),
-    ("insert rule inet towpath forward accept", "a foreign rule in front"),
-    ("add rule inet towpath in.0123456789ab counter accept comment \"mine\"", "a foreign rule behind"),
+    ("delete element inet towpath set-0 { 10.0.0.1 }", "an element deleted"),
+    ("add element inet towpath set-0 { 10.9.9.9 }", "an element added"),
+    ("delete element inet towpath map.0 { 10.0.0.1 }", "a map element deleted"),
+    ("flush set inet towpath set-1", "a set flushed"),
+    ("flush chain inet towpath forward", "a chain flushed"),
+    ("insert rule inet towpath forward accept", "a foreign rule at the head"),
+    ("add rule inet towpath in.0123456789ab counter accept comment \"mine\"", "a foreign rule at the end"),
     ("chain inet towpath base1 { policy drop; }", "another policy of a base chain"),
-    ("add chain inet towpath base3 { type filter hook forward priority 1; policy drop; }", "the same, by add"),
-    ("delete chain inet towpath base0; add chain inet towpath base0 { type filter hook input priority 7; }", "moved"),
+    (
+        "add chain inet towpath base3 { type filter hook forward priority 1; policy drop; }",
+        "another policy of a base chain, with add",
+    ),
+    (
+        "delete chain inet towpath base0; add chain inet towpath base0 { type filter hook input priority 7; }",
+        "another hook and priority of a base chain",
+    ),
     ("add chain inet towpath theirs; add rule inet towpath theirs accept", "a foreign chain"),
     (
         "add chain inet towpath theirs; add map inet towpath theirs { type mark : verdict; }; \
          add element inet towpath theirs { 1 : jump theirs }; \
          add rule inet towpath forward mark vmap @theirs",
-        "a foreign map that names a foreign chain",
+        "a foreign map that references a foreign chain",
     ),
     ("add set inet towpath theirs { type ipv4_addr; flags timeout; }", "a foreign set"),
     ("add element inet towpath set-0 { 10.8.8.8 comment \"mine\" }", "an element with a comment"),
     ("add counter inet towpath theirs; add rule inet towpath base1 counter name theirs", "a counter"),
-    ("delete table inet towpath", "no table"),
-    ("flush ruleset", "nothing at all"),
+    ("delete table inet towpath", "the table deleted"),
+    ("flush ruleset", "the ruleset flushed"),
 ];
 
 #[test]
-fn what_somebody_breaks_is_seen_and_mended_in_one_transaction() {
+fn changes_by_others_are_detected_and_repaired_in_one_transaction() {
     let want = everything();
-    let mut nft = with_as(Ownership::Shared, &want);
-    for (edit, why) in EDITS.iter().chain(&[("table inet towpath { flags dormant; }", "the table is asleep")]) {
+    let mut nft = create_as(Ownership::Shared, &want);
+    for (edit, why) in EDITS.iter().chain(&[("table inet towpath { flags dormant; }", "the table is dormant")]) {
         sh(&format!("nft '{edit}'"));
-        see_and_mend(&mut nft, &want, why);
+        assert_repaired(&mut nft, &want, why);
     }
 }
 
 #[test]
-fn what_somebody_breaks_while_nobody_owns_the_table_is_seen_and_mended() {
+fn changes_while_the_table_has_no_owner_are_detected_and_repaired() {
     let want = everything();
-    let mut nft = with(&want);
+    let mut nft = create(&want);
     for (edit, why) in EDITS {
-        end(nft);
+        close(nft);
         sh(&format!("nft '{edit}'"));
         nft = KernelNft::open().unwrap();
-        see_and_mend(&mut nft, &want, why);
+        assert_repaired(&mut nft, &want, why);
     }
 }
 
-fn see_and_mend(nft: &mut KernelNft, want: &Ruleset, why: &str) {
+fn assert_repaired(nft: &mut KernelNft, want: &Ruleset, why: &str) {
     let have = nft.read_back().unwrap();
-    assert_ne!(have, Some(want.installed()), "{why}: seen");
+    assert_ne!(have, Some(want.installed()), "{why}: detected");
     let repair = diff(want, have.as_ref());
     nft.apply(&repair).unwrap_or_else(|e| panic!("{why}: {e}\n{repair}"));
-    assert_eq!(nft.read_back().unwrap(), Some(want.installed()), "{why}: mended");
+    assert_eq!(nft.read_back().unwrap(), Some(want.installed()), "{why}: repaired");
 }
 
 #[test]
-fn what_is_declared_otherwise_is_made_anew_with_all_that_names_it() {
+fn an_object_with_another_declaration_is_recreated_with_all_that_references_it() {
     let have = everything();
-    let mut nft = with(&have);
+    let mut nft = create(&have);
     let mut want = have.clone();
     want.sets.get_mut(&set("set-0")).unwrap().lookup = Lookup::Interval;
     let forward = Arc::make_mut(want.chains.get_mut(&chain("forward")).unwrap());
     forward.base.as_mut().unwrap().priority = 7;
     let map = want.maps.remove(&set("map.0")).unwrap();
-    let names_it = |rule: &Rule| rule.references().any(|r| r == Reference::Set(&set("map.0")));
+    let references_map = |rule: &Rule| rule.references().any(|r| r == Reference::Set(&set("map.0")));
     for (name, chain) in want.chains.clone() {
         let mut chain = Chain::clone(&chain);
-        chain.rules.retain(|rule| !names_it(rule));
+        chain.rules.retain(|rule| !references_map(rule));
         want.chains.insert(name, Arc::new(chain));
     }
     let elements = map.elements.keys().cloned().collect();
@@ -150,8 +156,8 @@ fn what_is_declared_otherwise_is_made_anew_with_all_that_names_it() {
 }
 
 #[test]
-fn other_tables_are_neither_seen_nor_touched() {
-    let mut nft = with(&everything());
+fn other_tables_are_neither_read_nor_changed() {
+    let mut nft = create(&everything());
     let foreign = "add table ip towpath; add chain ip towpath c { type filter hook input priority 0; }; \
         add table inet other; add set inet other s { type ipv4_addr; }; add element inet other s { 10.0.0.1 }";
     sh(&format!("nft '{foreign}'"));
@@ -163,9 +169,9 @@ fn other_tables_are_neither_seen_nor_touched() {
 }
 
 #[test]
-fn a_transaction_that_is_refused_changes_nothing_and_says_why() {
+fn a_rejected_transaction_changes_nothing_and_names_the_step() {
     let want = everything();
-    let mut nft = with(&want);
+    let mut nft = create(&want);
     let steps =
         [Step::DeleteElements(set("set-0"), OrdSet::unit(vec![addr("10.0.0.1")])), Step::DeleteSet(set("absent"))];
     match nft.apply(&steps.into_iter().collect()) {
@@ -179,7 +185,7 @@ fn a_transaction_that_is_refused_changes_nothing_and_says_why() {
 }
 
 #[test]
-fn the_golden_tables_load_and_read_back_without_anything_foreign() {
+fn the_golden_tables_load_and_read_back_without_unmanaged_objects() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/golden");
     let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
@@ -202,7 +208,7 @@ fn the_golden_tables_load_and_read_back_without_anything_foreign() {
     }
 }
 
-/// Changes of our table, as a thread of the calling thread's namespace hears them, within a bound.
+/// Notifications of changes of the table, received by a thread in the calling thread's namespace.
 struct Listener(mpsc::Receiver<TableChange>);
 
 impl Listener {
@@ -225,8 +231,8 @@ impl Listener {
 }
 
 #[test]
-fn the_kernel_tells_of_changes_of_our_table_and_ours_are_known() {
-    let mut nft = with_as(Ownership::Shared, &everything());
+fn changes_of_the_table_are_notified_and_our_own_are_recognised() {
+    let mut nft = create_as(Ownership::Shared, &everything());
     let events = Listener::new();
     let element = OrdSet::unit(vec![addr("10.7.7.7")]);
     let ours: Transaction = [Step::AddElements(set("set-0"), element.clone())].into_iter().collect();
@@ -236,7 +242,7 @@ fn the_kernel_tells_of_changes_of_our_table_and_ours_are_known() {
 
     sh("nft add table inet other; nft add chain inet other c; nft add chain inet towpath theirs");
     let change = events.next();
-    assert!(!nft.is_own(&change), "{change:?}: somebody else's; and the other table's change was not notified");
+    assert!(!nft.is_own(&change), "{change:?}: a change by another process; changes of other tables are not notified");
     assert!(matches!(&change, TableChange::Changed { process, .. } if process == "nft"), "{change:?}");
 
     let back: Transaction = [Step::DeleteElements(set("set-0"), element)].into_iter().collect();
@@ -249,9 +255,9 @@ fn the_kernel_tells_of_changes_of_our_table_and_ours_are_known() {
 }
 
 #[test]
-fn a_great_change_is_told_once() {
+fn a_large_transaction_is_notified_once() {
     let mut want = everything();
-    let mut nft = with(&want);
+    let mut nft = create(&want);
     let events = Listener::new();
     let many = (0..5000_u32).map(|n| vec![interface("tow0123456789a"), addr(&format!("10.1.{}.{}", n / 250, n % 250))]);
     want.sets.get_mut(&set("set-5")).unwrap().elements.extend(many);

@@ -1,6 +1,6 @@
-//! The exported table is what `nft -j` prints, and `nft -j -f -` makes the same table of it.
+//! The exported table equals the output of `nft -j`, and `nft -j -f -` loads it as the same table.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 #[path = "../../core/tests/rulesets/mod.rs"]
 mod rulesets;
@@ -17,8 +17,8 @@ use towpath_dataplane::{
     nft::{KernelNft, Nft, Ownership, TableFlag, TableListing},
 };
 
-/// Without what differs from one listing of the same table to the next: handles, nft's version, the order of a hash; and
-/// with chains in front.
+/// Removes what differs between listings of the same table (handles, nft's version), sorts hash elements, and puts
+/// chains first.
 fn normalised(mut json: Json) -> Json {
     normalise(&mut json);
     let objects = json.get_mut("nftables").unwrap().as_array_mut().unwrap();
@@ -57,11 +57,11 @@ fn temporary(text: &str) -> tempfile::NamedTempFile {
     file
 }
 
-/// Exports the table of a namespace, and loads what was exported into a new one.
+/// Exports the table of a namespace, and loads the export into a new namespace.
 fn assert_exported(namespace: &Namespace, name: &str) {
     let exported = export::document(&listing(namespace));
     let text = serde_json::to_string_pretty(&exported).unwrap();
-    // nft 1.0.6 prints comments of sets and maps, not of chains; and of all these it reads none.
+    // nft 1.0.6 prints comments of sets and maps, but not of chains, and parses none of them.
     let exported: Json = serde_json::from_str(&text).unwrap();
     let have = normalised(without_comments(exported, &["chain"]));
     let want = normalised(without_comments(printed(namespace), &["chain"]));
@@ -70,17 +70,17 @@ fn assert_exported(namespace: &Namespace, name: &str) {
         assert_eq!(have, want, "{name}");
     }
     assert_eq!(have, want, "{name}");
-    let again = Namespace::new();
+    let copy = Namespace::new();
     let document = temporary(&text);
-    again.sh(&format!("nft -j -f - < {}", document.path().display()));
+    copy.sh(&format!("nft -j -f - < {}", document.path().display()));
     let kinds = ["chain", "set", "map"];
-    let [have, want] = [&again, namespace].map(|namespace| normalised(without_comments(printed(namespace), &kinds)));
-    assert_eq!(have, want, "{name}: loaded again");
-    let (mut have, mut want) = (listing(&again), listing(namespace));
+    let [have, want] = [&copy, namespace].map(|namespace| normalised(without_comments(printed(namespace), &kinds)));
+    assert_eq!(have, want, "{name}: loaded");
+    let (mut have, mut want) = (listing(&copy), listing(namespace));
     for listing in [&mut have, &mut want] {
         listing.ruleset.comments = Comments::default();
     }
-    assert_eq!(have, want, "{name}: read again");
+    assert_eq!(have, want, "{name}: read back");
 }
 
 fn without_comments(mut document: Json, kinds: &[&str]) -> Json {

@@ -1,6 +1,6 @@
-//! The table as it is listed, rules included, is what was written.
+//! The listing of the table, with its rules, equals what was written.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 #[path = "../../core/tests/rulesets/mod.rs"]
 mod rulesets;
@@ -35,7 +35,7 @@ fn every_form_is_listed_as_it_was_written() {
 }
 
 #[test]
-fn every_condition_is_listed_behind_every_other() {
+fn every_pair_of_conditions_is_listed_as_it_was_written() {
     let mut want = Ruleset::default();
     let forms = simple_matches();
     for (n, first) in forms.iter().enumerate() {
@@ -75,7 +75,7 @@ fn a_table_that_another_socket_owns_is_listed_with_its_flags() {
 }
 
 #[test]
-fn what_we_did_not_write_is_named() {
+fn an_unmanaged_object_is_an_error_that_names_it() {
     let namespace = Namespace::new();
     let mut nft = open(&namespace);
     let mut want = Ruleset::default();

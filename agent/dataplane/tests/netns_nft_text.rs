@@ -1,6 +1,6 @@
-//! What is written over netlink is what `nft` makes of the text of the same transaction: `nft` lists both alike.
+//! A transaction has the same result over netlink and as a script for `nft`: `nft` lists both tables alike.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 #[path = "../../core/tests/rulesets/mod.rs"]
 mod rulesets;
@@ -22,14 +22,14 @@ use towpath_core::{
 };
 use towpath_dataplane::nft::{KernelNft, Nft, Ownership};
 
-/// Two namespaces, in which the same is done in two ways.
-struct Both {
+/// Two namespaces: one is written by `nft` scripts, the other over netlink.
+struct TextAndNetlink {
     by_text: Namespace,
     by_netlink: Namespace,
     nft: KernelNft,
 }
 
-impl Both {
+impl TextAndNetlink {
     fn new() -> Self {
         let by_netlink = Namespace::new();
         let nft = by_netlink.run(|| KernelNft::open_as(Ownership::Shared).unwrap());
@@ -43,7 +43,7 @@ impl Both {
         self.nft.apply(transaction).map_err(|e| format!("by netlink: {e:?}\n{transaction}"))
     }
 
-    /// How `nft` lists the two, in JSON and for people.
+    /// The listings of both tables by `nft`: as JSON and as text.
     fn listings(&self) -> [(Json, String); 2] {
         [&self.by_text, &self.by_netlink].map(|namespace| {
             let json = namespace.sh("nft -j list table inet towpath");
@@ -56,13 +56,13 @@ impl Both {
     fn assert_equal(&self) {
         let [text, netlink] = self.listings();
         let lines = text.1.lines().zip(netlink.1.lines());
-        let other: Vec<_> = lines.filter(|(text, netlink)| text != netlink).take(10).collect();
-        assert_eq!(other, [], "lines that differ");
-        assert!(text == netlink, "as values");
+        let different: Vec<_> = lines.filter(|(text, netlink)| text != netlink).take(10).collect();
+        assert_eq!(different, [], "lines that differ");
+        assert!(text == netlink, "the JSON differs");
     }
 }
 
-/// Handles number objects in the order in which they were made; a flushed and rewritten chain has others.
+/// Removes handles: the kernel assigns them in the order of creation, and a rewritten rule gets a new one.
 fn without_handles(json: &mut Json) {
     match json {
         Json::Array(items) => items.iter_mut().for_each(without_handles),
@@ -76,36 +76,36 @@ fn without_handles(json: &mut Json) {
 
 #[test]
 fn every_form_is_listed_alike() {
-    let mut both = Both::new();
+    let mut both = TextAndNetlink::new();
     both.apply(&Transaction::create(&everything())).unwrap();
     both.assert_equal();
 }
 
 #[test]
-fn every_condition_is_listed_alike_behind_every_other() {
-    let mut both = Both::new();
+fn every_pair_of_conditions_is_listed_alike() {
+    let mut both = TextAndNetlink::new();
     let mut want = Ruleset::default();
     let forms = simple_matches();
     for (n, first) in forms.iter().enumerate() {
         for (m, second) in forms.iter().enumerate() {
             let rule = Rule::verdict(vec![first.clone(), second.clone()], Verdict::Accept);
-            // Some contradict each other in family or protocol, which nft does not take.
+            // nft rejects conditions that contradict each other in family or protocol.
             let add: Transaction =
                 [Step::AddChain(chain("c"), None, None), Step::AddRule(chain("c"), rule.clone())].into_iter().collect();
             let check = || both.by_text.try_sh(&format!("nft -c -f - <<'END'\n{add}\nEND"));
-            if goes_with_all(first) || goes_with_all(second) || check().is_ok() {
+            if combines_with_all(first) || combines_with_all(second) || check().is_ok() {
                 want.chains.insert(chain(&format!("c-{n}-{m}")), Arc::new(Chain { base: None, rules: vec![rule] }));
             }
         }
     }
-    assert!(want.chains.len() > 200, "most go together: {}", want.chains.len());
+    assert!(want.chains.len() > 200, "most pairs are accepted: {}", want.chains.len());
     both.apply(&Transaction::create(&want)).unwrap();
     both.assert_equal();
 }
 
 #[test]
-fn the_way_between_two_rulesets_is_the_same_by_text_and_by_netlink() {
-    let both = RefCell::new(Both::new());
+fn the_diff_between_two_rulesets_has_the_same_result_by_text_and_by_netlink() {
+    let both = RefCell::new(TextAndNetlink::new());
     let mut runner = TestRunner::new(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() });
     let result = runner.run(&pair(), |(have, want)| {
         let mut both = both.borrow_mut();
@@ -115,7 +115,7 @@ fn the_way_between_two_rulesets_is_the_same_by_text_and_by_netlink() {
             let [text, netlink] = both.listings();
             prop_assert_eq!(&text.1, &netlink.1);
             prop_assert_eq!(text, netlink);
-            // What nft made is read as what we made.
+            // A table that nft wrote is read back as our own.
             let mut by_text = both.by_text.run(|| KernelNft::open_as(Ownership::Shared).unwrap());
             prop_assert_eq!(by_text.read_back().unwrap(), Some(want.installed()));
         }
@@ -125,8 +125,8 @@ fn the_way_between_two_rulesets_is_the_same_by_text_and_by_netlink() {
 }
 
 #[test]
-fn elements_of_more_than_one_message_all_arrive() {
-    let mut both = Both::new();
+fn elements_that_need_several_messages_are_all_added() {
+    let mut both = TextAndNetlink::new();
     let mut want = everything();
     let elements: OrdSet<_> = (0..5000_u16).map(|n| vec![addr(&format!("172.16.{}.{}", n >> 8, n & 0xff))]).collect();
     for (name, lookup) in [("hashed", Lookup::Hash), ("intervals", Lookup::Interval)] {
@@ -146,7 +146,7 @@ fn elements_of_more_than_one_message_all_arrive() {
 
 #[test]
 fn networks_of_every_length_are_compared_alike() {
-    let mut both = Both::new();
+    let mut both = TextAndNetlink::new();
     let v4 = (0..=31_u8).map(|n| (Field::Source(Family::V4), format!("171.205.239.1/{n}")));
     let v6 =
         (0..=127_u8).map(|n| (Field::Destination(Family::V6), format!("fedc:ba98:7654:3210:abcd:ef01:2345:6789/{n}")));
@@ -163,7 +163,7 @@ fn networks_of_every_length_are_compared_alike() {
     both.assert_equal();
 }
 
-const fn goes_with_all(condition: &Match) -> bool {
+const fn combines_with_all(condition: &Match) -> bool {
     match condition {
         Match::CtState(_) | Match::InterfacePrefix(..) | Match::MarkBits(_) | Match::ConnectionMarkBits(_) => true,
         Match::Field(field, ..) => matches!(field, Field::InInterface | Field::OutInterface),

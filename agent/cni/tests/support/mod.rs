@@ -31,23 +31,23 @@ use serde_json::{Value, json};
 use towpath_core::names::IfName;
 use towpath_local::{AddressDir, Endpoints, NETWORK_NAME, NodeState, Paths, Reply, Request};
 
-/// What the fake agent does with each request.
+/// How the fake agent handles each request.
 #[derive(Clone)]
 pub enum Behaviour {
     /// It sends this reply.
-    Answers(Reply),
-    /// It takes the request and never replies.
-    Silent,
+    Reply(Reply),
+    /// It reads the request and never replies.
+    NoReply,
     /// It closes the connection, like a process that is killed.
-    HangsUp,
+    Disconnect,
 }
 
 /// A fake agent. It ends when dropped.
 pub struct Agent {
     paths: Paths,
     behaviour: Arc<Mutex<Behaviour>>,
-    /// What it was asked, each with the host's routes at that moment.
-    asked: Receiver<(Request, String)>,
+    /// The received requests, each with the host's routes at that time.
+    requests: Receiver<(Request, String)>,
 }
 
 impl Agent {
@@ -56,15 +56,15 @@ impl Agent {
         *self.behaviour.lock().unwrap() = behaviour;
     }
 
-    /// The next request, waited for, with the host's routes at that moment.
-    pub fn asked(&self) -> (Request, String) {
-        self.asked.recv_timeout(Duration::from_secs(20)).expect("the plugin asks the agent")
+    /// Waits for the next request; returns it with the host's routes at that time.
+    pub fn next_request(&self) -> (Request, String) {
+        self.requests.recv_timeout(Duration::from_secs(20)).expect("the plugin sends a request")
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Whoever connects now finds nobody. The thread ends with the next connection, which is this one.
+        // The last connection ends the thread. Later ones fail: the socket is deleted.
         let socket = self.paths.socket();
         let last = UnixStream::connect(&socket);
         fs::remove_file(&socket).unwrap();
@@ -72,23 +72,28 @@ impl Drop for Agent {
     }
 }
 
-fn serve(listener: &UnixListener, node: &Namespace, behaviour: &Mutex<Behaviour>, asked: &Sender<(Request, String)>) {
-    let mut held = Vec::new();
+fn serve(
+    listener: &UnixListener,
+    node: &Namespace,
+    behaviour: &Mutex<Behaviour>,
+    requests: &Sender<(Request, String)>,
+) {
+    let mut open = Vec::new();
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).unwrap();
         let Ok(request) = serde_json::from_str::<Request>(&line) else { return };
         let routes = node.sh("ip route; ip -6 route");
-        // Nobody listens for these any more when the test ends.
-        let _ = asked.send((request, routes));
+        // The receiver is dropped when the test ends.
+        let _ = requests.send((request, routes));
         let behaviour = behaviour.lock().unwrap().clone();
         match behaviour {
-            Behaviour::Answers(reply) => {
-                // A DEL does not wait for it.
+            Behaviour::Reply(reply) => {
+                // DEL does not wait for the reply.
                 let _ = stream.write_all(&[serde_json::to_vec(&reply).unwrap(), b"\n".to_vec()].concat());
             }
-            Behaviour::Silent => held.push(stream),
+            Behaviour::NoReply => open.push(stream),
             Behaviour::HangsUp => {}
         }
     }
@@ -102,41 +107,41 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// A container with a namespace of its own; the pod is called after it.
+    /// A container with its own network namespace; the pod's name contains the container id.
     pub fn new(id: &str) -> Self {
         Self { netns: Namespace::new(), id: id.to_owned(), name: format!("pod-{id}") }
     }
 
-    /// The path of its namespace, for any process.
+    /// The path of its namespace, valid in any process.
     pub fn netns_path(&self) -> String {
         self.netns.path().to_string_lossy().into_owned()
     }
 
-    /// The host's end of its link.
+    /// The host's interface of its veth pair.
     pub fn link(&self) -> IfName {
         IfName::of_pod("default", &self.name)
     }
 }
 
-/// What the plugin answered.
+/// The output of a plugin call.
 #[derive(Debug)]
-pub struct Answered {
-    /// Whether it ended with status 0.
+pub struct PluginOutput {
+    /// Whether its exit status is 0.
     pub success: bool,
-    /// Its standard output; null without any.
+    /// Its standard output as JSON; null if empty.
     pub json: Value,
     /// Its standard error.
     pub stderr: String,
 }
 
-impl Answered {
-    /// The result of a success.
+impl PluginOutput {
+    /// The result of a successful call.
     pub fn ok(self) -> Value {
         assert!(self.success, "{self:?}");
         self.json
     }
 
-    /// The error's code of a failure.
+    /// The error code of a failed call.
     pub fn code(&self) -> u64 {
         assert!(!self.success, "{self:?}");
         self.json["code"].as_u64().unwrap()
@@ -154,17 +159,17 @@ pub fn addresses(result: &Value) -> Vec<IpAddr> {
     ips.iter().map(|ip| ip["address"].as_str().unwrap().split_once('/').unwrap().0.parse().unwrap()).collect()
 }
 
-/// A node.
+/// A node with its network namespace and its directories.
 pub struct Node {
     /// Its own network namespace.
     pub host: Arc<Namespace>,
-    /// Its folders.
+    /// Its directories.
     pub paths: Paths,
     dir: tempfile::TempDir,
 }
 
 impl Node {
-    /// One with these podCIDRs, set up but for the agent. It answers itself to its podCIDRs' network addresses.
+    /// A node with these podCIDRs and no agent. It owns the network addresses of its podCIDRs.
     pub fn new(pod_cidrs: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path().join("run"), dir.path().join("networks"));
@@ -178,22 +183,22 @@ impl Node {
         Self { host, paths, dir }
     }
 
-    /// A fake agent.
+    /// Starts a fake agent.
     pub fn agent(&self, behaviour: Behaviour) -> Agent {
         fs::create_dir_all(self.paths.state()).unwrap();
         let listener = UnixListener::bind(self.paths.socket()).unwrap();
-        let (behaviour, (sender, asked)) = (Arc::new(Mutex::new(behaviour)), channel());
-        let (its_behaviour, host) = (Arc::clone(&behaviour), Arc::clone(&self.host));
-        thread::spawn(move || serve(&listener, &host, &its_behaviour, &sender));
-        Agent { paths: self.paths.clone(), behaviour, asked }
+        let (behaviour, (sender, requests)) = (Arc::new(Mutex::new(behaviour)), channel());
+        let (shared, host) = (Arc::clone(&behaviour), Arc::clone(&self.host));
+        thread::spawn(move || serve(&listener, &host, &shared, &sender));
+        Agent { paths: self.paths.clone(), behaviour, requests }
     }
 
-    /// A fake agent that replies `Ok`.
+    /// Starts a fake agent that replies `Ok`.
     pub fn good_agent(&self) -> Agent {
-        self.agent(Behaviour::Answers(Reply::Ok))
+        self.agent(Behaviour::Reply(Reply::Ok))
     }
 
-    /// A network configuration of a version, with some more keys.
+    /// A network configuration of a CNI version, with additional keys.
     pub fn conf(&self, version: &str, more: &Value) -> Value {
         let mut conf = json!({
             "cniVersion": version,
@@ -206,18 +211,18 @@ impl Node {
         conf
     }
 
-    /// Starts the plugin on the host with some variables, and hands it its input.
+    /// Starts the plugin on the host with these variables and this standard input.
     pub fn start(&self, env: &[(&str, &str)], input: &str) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_towpath"));
         command.env_clear().envs(env.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.host.run(|| command.spawn().unwrap());
-        // One that complains about its variables may not read it.
+        // It does not read its input if a variable is invalid.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         child
     }
 
-    /// Starts it for a pod.
+    /// Starts the plugin for a pod.
     pub fn start_for(&self, command: &str, pod: &Pod, conf: &Value) -> Child {
         let netns = pod.netns_path();
         let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={0};K8S_POD_UID=uid-{0}", pod.name);
@@ -232,9 +237,9 @@ impl Node {
         self.start(&env, &conf.to_string())
     }
 
-    /// Calls the plugin for a pod and waits for its answer.
-    pub fn call(&self, command: &str, pod: &Pod, more: &Value) -> Answered {
-        answered(self.start_for(command, pod, &self.conf("1.1.0", more)))
+    /// Calls the plugin for a pod and waits for its output.
+    pub fn call(&self, command: &str, pod: &Pod, more: &Value) -> PluginOutput {
+        wait_for_output(self.start_for(command, pod, &self.conf("1.1.0", more)))
     }
 
     /// ADD that must succeed.
@@ -247,12 +252,12 @@ impl Node {
         assert_eq!(self.call("DEL", pod, &json!({})).ok(), Value::Null);
     }
 
-    /// Calls the plugin about the node.
-    pub fn ask(&self, command: &str, version: &str, more: &Value) -> Answered {
-        answered(self.start(&[("CNI_COMMAND", command)], &self.conf(version, more).to_string()))
+    /// Calls the plugin without a pod (STATUS, GC).
+    pub fn call_without_pod(&self, command: &str, version: &str, more: &Value) -> PluginOutput {
+        wait_for_output(self.start(&[("CNI_COMMAND", command)], &self.conf(version, more).to_string()))
     }
 
-    /// The addresses in use.
+    /// The allocated addresses.
     pub fn used(&self) -> BTreeSet<IpAddr> {
         AddressDir::new(self.address_dir()).used().unwrap()
     }
@@ -274,20 +279,20 @@ impl Node {
         text.lines().map(|l| l.split([' ', '@', ':']).filter(|w| !w.is_empty()).nth(1).unwrap().to_owned()).collect()
     }
 
-    /// Asserts that nothing of any pod is there.
+    /// Asserts that no address, record or link of a pod is left.
     pub fn assert_empty(&self, why: &str) {
         assert_eq!(self.used(), BTreeSet::new(), "addresses: {why}");
         assert_eq!(self.recorded(), Vec::<String>::new(), "records: {why}");
         assert_eq!(self.links(), Vec::<String>::new(), "links: {why}");
-        let drafts = fs::read_dir(self.paths.endpoints()).map_or(0, Iterator::count);
-        assert_eq!(drafts, 0, "files beside the records: {why}");
+        let files = fs::read_dir(self.paths.endpoints()).map_or(0, Iterator::count);
+        assert_eq!(files, 0, "files in the directory of records: {why}");
     }
 }
 
-/// Waits for the plugin's answer.
-pub fn answered(child: Child) -> Answered {
+/// Waits for the plugin's output.
+pub fn wait_for_output(child: Child) -> PluginOutput {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let json = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
-    Answered { success: output.status.success(), json, stderr: String::from_utf8(output.stderr).unwrap() }
+    PluginOutput { success: output.status.success(), json, stderr: String::from_utf8(output.stderr).unwrap() }
 }

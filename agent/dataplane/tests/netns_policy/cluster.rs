@@ -1,11 +1,11 @@
-//! A cluster: a node with six pods, and behind its uplink everybody else: another node with its pods, and the outside.
-//! What holds on the node is decided from Kubernetes objects, all the way that the agent goes.
+//! A cluster: a node with six pods and, beyond its uplink, another node with its pods and the outside. The node's table
+//! is compiled from Kubernetes objects, as in the agent.
 //!
 //! | Namespace | Labels | Pods of this node | Pods of the other node |
 //! |---|---|---|---|
 //! | `shop` | team=blue | `web` (app=web, tier=front), `db` (app=db, tier=back), `bare` (no label) | |
-//! | `ops` | team=red | `client` (app=client, tier=front), `opsweb` (app=web, tier=back) | `far`, `done` (completed), `leaving` (terminating), `host` (hostNetwork): tier=back |
-//! | `lab` | none of the kind | `lab` (app=client) | |
+//! | `ops` | team=red | `client` (app=client, tier=front), `opsweb` (app=web, tier=back) | `remote`, `completed`, `terminating`, `host` (hostNetwork): tier=back |
+//! | `lab` | no `team` | `lab` (app=client) | |
 
 use std::net::IpAddr;
 
@@ -27,59 +27,59 @@ use towpath_index::{Event, Index, ObjectChange};
 /// The overlay's UDP port.
 pub(crate) const OVERLAY: u16 = 8472;
 
-/// Somebody with an address.
+/// A source or destination of packets.
 #[derive(Debug)]
-pub(crate) struct Party {
-    /// What scenarios call it.
+pub(crate) struct TestEndpoint {
+    /// Its name in scenarios.
     pub(crate) name: &'static str,
-    /// Where it is.
-    pub(crate) place: Place,
+    /// The namespace that it is in.
+    pub(crate) location: Location,
     addresses: [&'static str; 2],
 }
 
-/// Where somebody is.
+/// The network namespace of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In the network namespace of this pod of the node, given with its Kubernetes namespace.
+pub(crate) enum Location {
+    /// The namespace of a local pod: its Kubernetes namespace and its name.
     Pod(&'static str, &'static str),
-    /// In the node's own.
+    /// The node's namespace.
     Node,
-    /// Behind the uplink: the other node, its pods, and the outside.
-    Behind,
+    /// Beyond the uplink: the other node, its pods and the outside.
+    External,
 }
 
-const fn party(name: &'static str, place: Place, v4: &'static str, v6: &'static str) -> Party {
-    Party { name, place, addresses: [v4, v6] }
+const fn test_endpoint(name: &'static str, location: Location, v4: &'static str, v6: &'static str) -> TestEndpoint {
+    TestEndpoint { name, location, addresses: [v4, v6] }
 }
 
-static PARTIES: &[Party] = &[
-    party("web", Place::Pod("shop", "web"), "10.244.1.2", "fd00:244:1::2"),
-    party("db", Place::Pod("shop", "db"), "10.244.1.3", "fd00:244:1::3"),
-    party("bare", Place::Pod("shop", "bare"), "10.244.1.4", "fd00:244:1::4"),
-    party("client", Place::Pod("ops", "client"), "10.244.1.5", "fd00:244:1::5"),
-    party("opsweb", Place::Pod("ops", "opsweb"), "10.244.1.6", "fd00:244:1::6"),
-    party("lab", Place::Pod("lab", "lab"), "10.244.1.7", "fd00:244:1::7"),
-    // An address that the pod `client` has taken by itself: that of a pod of the other node.
-    party("forger", Place::Pod("ops", "client"), "10.244.2.9", "fd00:244:2::9"),
-    party("node", Place::Node, "172.30.0.11", "fd00:172::11"),
-    // The other node, and so its pods with hostNetwork.
-    party("host", Place::Behind, "172.30.0.12", "fd00:172::12"),
-    party("far", Place::Behind, "10.244.2.2", "fd00:244:2::2"),
-    party("done", Place::Behind, "10.244.2.3", "fd00:244:2::3"),
-    party("leaving", Place::Behind, "10.244.2.4", "fd00:244:2::4"),
-    party("outside", Place::Behind, "198.51.100.7", "2001:db8::7"),
-    party("excepted", Place::Behind, "198.51.100.130", "2001:db8::8007"),
-    party("stranger", Place::Behind, "203.0.113.9", "2001:db8:f::9"),
-    // A Service's: its TCP port 80 and UDP port 53 are translated to web's 8080 and 5353.
-    party("service", Place::Pod("shop", "web"), "10.96.0.1", "fd00:96::1"),
+static ENDPOINTS: &[TestEndpoint] = &[
+    test_endpoint("web", Location::Pod("shop", "web"), "10.244.1.2", "fd00:244:1::2"),
+    test_endpoint("db", Location::Pod("shop", "db"), "10.244.1.3", "fd00:244:1::3"),
+    test_endpoint("bare", Location::Pod("shop", "bare"), "10.244.1.4", "fd00:244:1::4"),
+    test_endpoint("client", Location::Pod("ops", "client"), "10.244.1.5", "fd00:244:1::5"),
+    test_endpoint("opsweb", Location::Pod("ops", "opsweb"), "10.244.1.6", "fd00:244:1::6"),
+    test_endpoint("lab", Location::Pod("lab", "lab"), "10.244.1.7", "fd00:244:1::7"),
+    // A spoofed source address of the pod `client`: it belongs to the other node's podCIDR.
+    test_endpoint("spoofer", Location::Pod("ops", "client"), "10.244.2.9", "fd00:244:2::9"),
+    test_endpoint("node", Location::Node, "172.30.0.11", "fd00:172::11"),
+    // The other node, with its hostNetwork pods.
+    test_endpoint("host", Location::External, "172.30.0.12", "fd00:172::12"),
+    test_endpoint("remote", Location::External, "10.244.2.2", "fd00:244:2::2"),
+    test_endpoint("completed", Location::External, "10.244.2.3", "fd00:244:2::3"),
+    test_endpoint("terminating", Location::External, "10.244.2.4", "fd00:244:2::4"),
+    test_endpoint("outside", Location::External, "198.51.100.7", "2001:db8::7"),
+    test_endpoint("excepted", Location::External, "198.51.100.130", "2001:db8::8007"),
+    test_endpoint("stranger", Location::External, "203.0.113.9", "2001:db8:f::9"),
+    // A Service: DNAT of TCP port 80 to web's 8080 and of UDP port 53 to web's 5353.
+    test_endpoint("service", Location::Pod("shop", "web"), "10.96.0.1", "fd00:96::1"),
 ];
 
-/// Finds somebody by name.
-pub(crate) fn who(name: &str) -> &'static Party {
-    PARTIES.iter().find(|party| party.name == name).unwrap_or_else(|| panic!("nobody is called {name}"))
+/// Finds an endpoint by its name in scenarios.
+pub(crate) fn endpoint(name: &str) -> &'static TestEndpoint {
+    ENDPOINTS.iter().find(|test_endpoint| test_endpoint.name == name).unwrap_or_else(|| panic!("no endpoint {name}"))
 }
 
-impl Party {
+impl TestEndpoint {
     pub(crate) fn address(&self, family: Family) -> IpAddr {
         let [v4, v6] = self.addresses;
         let text = match family {
@@ -93,20 +93,20 @@ impl Party {
         Family::ALL.map(|family| self.address(family)).to_vec()
     }
 
-    /// The pod of this node that it is.
+    /// The local pod that it belongs to.
     pub(crate) fn pod(&self) -> Option<PodId> {
-        match self.place {
-            Place::Pod(namespace, name) => Some(PodId { namespace: namespace.to_owned(), name: name.to_owned() }),
-            Place::Node | Place::Behind => None,
+        match self.location {
+            Location::Pod(namespace, name) => Some(PodId { namespace: namespace.to_owned(), name: name.to_owned() }),
+            Location::Node | Location::External => None,
         }
     }
 
-    /// The node's interface towards it.
+    /// The node's interface for packets to and from it.
     pub(crate) fn interface(&self) -> IfName {
-        match self.place {
-            Place::Pod(namespace, name) => IfName::of_pod(namespace, name),
-            Place::Node => IfName::new("lo").unwrap(),
-            Place::Behind => IfName::new("eth0").unwrap(),
+        match self.location {
+            Location::Pod(namespace, name) => IfName::of_pod(namespace, name),
+            Location::Node => IfName::new("lo").unwrap(),
+            Location::External => IfName::new("eth0").unwrap(),
         }
     }
 }
@@ -114,37 +114,37 @@ impl Party {
 /// The node's own pods.
 pub(crate) const LOCAL: [&str; 6] = ["web", "db", "bare", "client", "opsweb", "lab"];
 
-/// What the agent of the node knows.
+/// The agent's view of the cluster.
 pub(crate) struct Cluster {
     pub(crate) index: Index,
-    /// What a packet meets before the policies of Kubernetes.
+    /// A tier in front of NetworkPolicy.
     pub(crate) first_tier: Option<Tier>,
 }
 
 impl Cluster {
-    /// Everything has been listed, the node's pods have their interfaces, and there is no policy.
+    /// A synced index with the node's endpoints and no policy.
     pub(crate) fn new() -> Self {
         let mut cluster = Self { index: index(), first_tier: None };
-        LOCAL.iter().for_each(|name| cluster.know(who(name)));
+        LOCAL.iter().for_each(|name| cluster.add_local_endpoint(endpoint(name)));
         cluster
     }
 
     /// Adds the pod's interface to the index.
-    pub(crate) fn know(&mut self, party: &Party) {
-        let (pod, interface) = (party.pod().unwrap(), party.interface());
-        let _ = self.index.set_local_endpoint(Endpoint { pod, interface, addresses: party.addresses() });
+    pub(crate) fn add_local_endpoint(&mut self, test_endpoint: &TestEndpoint) {
+        let (pod, interface) = (test_endpoint.pod().unwrap(), test_endpoint.interface());
+        let _ = self.index.set_local_endpoint(Endpoint { pod, interface, addresses: test_endpoint.addresses() });
     }
 
-    /// The cluster as policy sees it.
+    /// The snapshot that policies are compiled from.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut snapshot = self.index.snapshot().unwrap().clone();
         snapshot.tiers.splice(..0, self.first_tier.clone());
         snapshot
     }
 
-    /// The table that the node should have.
+    /// The wanted table of the node.
     pub(crate) fn want(&self) -> Ruleset {
-        let nodes = ["node", "host"].map(|name| who(name).addresses());
+        let nodes = ["node", "host"].map(|name| endpoint(name).addresses());
         table(TableInput {
             endpoints: self.index.endpoints(),
             cluster_pod_cidrs: &["10.244.0.0/16".parse().unwrap(), "fd00:244::/32".parse().unwrap()],
@@ -173,7 +173,7 @@ fn policy(namespace: &str, name: &str, spec: &str) -> NetworkPolicy {
     serde_json::from_value(object).unwrap_or_else(|error| panic!("{error}: {spec}"))
 }
 
-/// An index that has listed the cluster.
+/// An index that has listed the cluster's objects.
 fn index() -> Index {
     let mut index = Index::new(NodeName("n1".to_owned()));
     let of = |value: Value| serde_json::from_value(value).unwrap();
@@ -202,7 +202,7 @@ pub(crate) fn namespace(name: &str, team: &str) -> Value {
     json!({ "metadata": { "name": name, "labels": { "team": team, "env": "prod" } } })
 }
 
-/// The cluster's pods, as the API server has them.
+/// The Pod objects of the cluster.
 pub(crate) fn pods() -> Vec<Value> {
     const HTTP: &str = "[{name: http, containerPort: 80}]";
     let mut pods = vec![
@@ -221,9 +221,9 @@ pub(crate) fn pods() -> Vec<Value> {
         pod(["ops", "client"], "{app: client, tier: front}", "[{name: http, containerPort: 8082}]"),
         pod(["ops", "opsweb"], "{app: web, tier: back}", HTTP),
         pod(["lab", "lab"], "{app: client}", "[]"),
-        pod(["ops", "far"], "{app: far, tier: back}", "[{name: http, containerPort: 8083}]"),
-        pod(["ops", "done"], "{app: done, tier: back}", HTTP),
-        pod(["ops", "leaving"], "{app: leaving, tier: back}", "[]"),
+        pod(["ops", "remote"], "{app: remote, tier: back}", "[{name: http, containerPort: 8083}]"),
+        pod(["ops", "completed"], "{app: completed, tier: back}", HTTP),
+        pod(["ops", "terminating"], "{app: terminating, tier: back}", "[]"),
         pod(["ops", "host"], "{app: host, tier: back}", HTTP),
     ];
     pods[0]["spec"]["initContainers"] = yaml("[{name: i, ports: [{name: setup, containerPort: 9000}]}]");
@@ -234,7 +234,7 @@ pub(crate) fn pods() -> Vec<Value> {
 }
 
 fn pod([namespace, name]: [&str; 2], labels: &str, ports: &str) -> Value {
-    let addresses: Vec<Value> = who(name).addresses().iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
+    let addresses: Vec<Value> = endpoint(name).addresses().iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
     json!({
         "metadata": { "namespace": namespace, "name": name, "labels": yaml(labels) },
         "spec": { "containers": [{ "name": "c", "ports": yaml(ports) }] },

@@ -1,35 +1,35 @@
-//! Who is isolated, in which directions, and how policies add up.
+//! Isolation of pods by direction, and the union of policies.
 
-use crate::scenario::{Scenario, prove, scenario};
+use crate::scenario::{Scenario, run_scenarios, scenario};
 
-/// The types of a policy, and what the absence of its parts means.
+/// `policyTypes`, and the meaning of absent and empty sections.
 const ISOLATION: &[Scenario<'_>] = &[
     scenario(
         "no policy at all",
-        "a pod that no policy selects talks to everybody in every protocol",
+        "a pod that no policy selects sends and receives every protocol",
         "",
-        "db,client,far,lab,outside,host,node > web tcp 8080|udp 53|icmp; outside > web sctp 7|plain;
-         web > outside,far,db,client,host,node tcp 80|udp 9|icmp; web > far sctp 7|plain",
+        "db,client,remote,lab,outside,host,node > web tcp 8080|udp 53|icmp; outside > web sctp 7|plain;
+         web > outside,remote,db,client,host,node tcp 80|udp 9|icmp; web > remote sctp 7|plain",
         "",
     ),
     scenario(
         "ingress alone",
-        "isolation is per direction: who is isolated for ingress still sends",
+        "isolation is per direction: a pod isolated for ingress still sends",
         "shop {podSelector: {}, policyTypes: [Ingress]}",
-        "web > outside,client,far,host,node tcp 80|udp 53|icmp; web > far sctp 7|plain",
-        // Who has met in a protocol without ports is connected in it: `plain` comes from somebody else here.
-        "client,opsweb,outside,far,host,db > web tcp 80|udp 53|sctp 7|icmp; client,outside > web plain",
+        "web > outside,client,remote,host,node tcp 80|udp 53|icmp; web > remote sctp 7|plain",
+        // Without ports a pair of addresses has one conntrack entry: `plain` comes from other endpoints here.
+        "client,opsweb,outside,remote,host,db > web tcp 80|udp 53|sctp 7|icmp; client,outside > web plain",
     ),
     scenario(
         "egress alone",
-        "isolation is per direction: who is isolated for egress still receives",
+        "isolation is per direction: a pod isolated for egress still receives",
         "shop {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}",
-        "client,outside,far,host,db,node > web tcp 80|udp 53|icmp; client > web sctp 7|plain",
-        "web > db,client,outside,far,host,node tcp 80|udp 53|icmp; web > far sctp 7|plain",
+        "client,outside,remote,host,db,node > web tcp 80|udp 53|icmp; client > web sctp 7|plain",
+        "web > db,client,outside,remote,host,node tcp 80|udp 53|icmp; web > remote sctp 7|plain",
     ),
     scenario(
         "both directions",
-        "a policy without rules and with both types closes the pod",
+        "a policy with both types and no rules isolates the pod in both directions",
         "shop {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress, Egress]}",
         "db > client tcp 80; client > db tcp 80; node > web tcp 80",
         "client,outside > web tcp 80|icmp; web > client,outside,node tcp 80|icmp",
@@ -42,7 +42,7 @@ const ISOLATION: &[Scenario<'_>] = &[
         "client,web > db tcp 80; db > web,outside tcp 80",
     ),
     scenario(
-        "the pod of the same labels next door",
+        "a pod with the same labels in another namespace",
         "a policy selects pods of its own namespace only",
         "shop {podSelector: {matchLabels: {app: web}}}",
         "client > opsweb tcp 80; outside > opsweb udp 53",
@@ -50,7 +50,7 @@ const ISOLATION: &[Scenario<'_>] = &[
     ),
     scenario(
         "the empty selector",
-        "an empty podSelector is all pods of the namespace, those without labels too",
+        "an empty podSelector selects all pods of the namespace, with labels or without",
         "shop {podSelector: {}}",
         "web > client,lab tcp 80; lab > client tcp 80",
         "client > web,db,bare tcp 80; web > db,bare tcp 80",
@@ -71,21 +71,21 @@ const ISOLATION: &[Scenario<'_>] = &[
     ),
     scenario(
         "no types, a rule for egress",
-        "unset types mean Egress too where there is an egress rule, and Ingress all the same",
+        "unset types mean Ingress and, with an egress rule, Egress too",
         "shop {podSelector: {}, egress: [{ports: [{port: 80}]}]}",
         "web > client,outside tcp 80",
         "web > client,outside tcp 81|icmp; client > web tcp 80",
     ),
     scenario(
         "no types, an empty egress list",
-        "an egress section without a rule is none",
+        "an empty egress section does not count as one",
         "shop {podSelector: {}, egress: []}",
         "web > client tcp 80|icmp",
         "client > web tcp 80",
     ),
     scenario(
         "an empty list of types",
-        "it is as if it was not set",
+        "it means the same as unset types",
         "shop {podSelector: {}, policyTypes: [], egress: [{}]}",
         "web > client tcp 80|icmp",
         "client > web tcp 80",
@@ -99,21 +99,21 @@ const ISOLATION: &[Scenario<'_>] = &[
     ),
     scenario(
         "type Egress and ingress rules",
-        "explicit types count alone: a section of another direction is nothing",
+        "with explicit types a section of another direction is ignored",
         "shop {podSelector: {}, policyTypes: [Egress], ingress: [{ports: [{port: 80}]}]}",
         "client > web tcp 80|tcp 81|icmp",
         "web > client tcp 80|icmp",
     ),
     scenario(
         "type Ingress and egress rules",
-        "explicit types count alone, the other way round",
+        "with explicit types a section of another direction is ignored",
         "shop {podSelector: {}, policyTypes: [Ingress], egress: [{ports: [{port: 80}]}]}",
         "web > client tcp 80|tcp 81|icmp",
         "client > web tcp 80|icmp",
     ),
     scenario(
         "an empty ingress list",
-        "it denies all, as a missing one",
+        "it denies all, as a missing list does",
         "shop {podSelector: {}, ingress: []}",
         "web > client tcp 80",
         "client,outside > web tcp 80|udp 53|icmp",
@@ -127,46 +127,46 @@ const ISOLATION: &[Scenario<'_>] = &[
     ),
     scenario(
         "the empty ingress rule",
-        "it allows everybody, outside included, any port and any protocol",
+        "it allows all peers, outside included, any port and any protocol",
         "shop {podSelector: {}, ingress: [{}]}",
-        "client,outside,far,host > web tcp 1|udp 19999|sctp 7|icmp|plain",
+        "client,outside,remote,host > web tcp 1|udp 19999|sctp 7|icmp|plain",
         "",
     ),
     scenario(
         "the empty egress rule",
-        "it allows everybody, outside included, any port and any protocol",
+        "it allows all peers, outside included, any port and any protocol",
         "shop {podSelector: {}, policyTypes: [Egress], egress: [{}]}",
-        "web > client,outside,far,host,node tcp 1|udp 19999|sctp 7|icmp|plain",
+        "web > client,outside,remote,host,node tcp 1|udp 19999|sctp 7|icmp|plain",
         "",
     ),
     scenario(
         "an unknown type",
-        "what cannot be understood opens nothing: the policy isolates for ingress, as with unset types",
+        "an unknown type allows nothing: the policy isolates for ingress, as with unset types",
         "shop {podSelector: {}, policyTypes: [Sideways]}",
         "web > client tcp 80",
         "client > web tcp 80",
     ),
 ];
 
-/// Several policies, and both ends of a connection.
-const ADDITION: &[Scenario<'_>] = &[
+/// Several policies on a pod, and both ends of a connection.
+const UNION: &[Scenario<'_>] = &[
     scenario(
-        "two policies add up",
-        "what either allows is allowed",
+        "the union of two policies",
+        "a connection that one of them allows is allowed",
         "shop {podSelector: {}, ingress: [{ports: [{port: 80}]}]}; shop {podSelector: {}, ingress: [{ports: [{port: 81}]}]}",
         "client > web tcp 80|tcp 81",
         "client > web tcp 82|udp 80",
     ),
     scenario(
         "the other order",
-        "the order of policies means nothing",
+        "the order of policies has no effect",
         "shop {podSelector: {}, ingress: [{ports: [{port: 81}]}]}; shop {podSelector: {}, ingress: [{ports: [{port: 80}]}]}",
         "client > web tcp 80|tcp 81",
         "client > web tcp 82|udp 80",
     ),
     scenario(
         "deny all and allow one",
-        "a policy that allows nothing takes nothing away",
+        "a policy that allows nothing restricts no other policy",
         "shop {podSelector: {}}; shop {podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]}",
         "db > web tcp 80|icmp",
         "client,bare > web tcp 80|icmp",
@@ -180,7 +180,7 @@ const ADDITION: &[Scenario<'_>] = &[
     ),
     scenario(
         "policies of different selectors on one pod",
-        "what counts is whom they select, not how",
+        "all policies that select a pod apply, whatever their selector",
         "shop {podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]};
          shop {podSelector: {matchLabels: {tier: front}}, ingress: [{ports: [{port: 81}]}]};
          shop {podSelector: {matchLabels: {tier: back}}, ingress: [{ports: [{port: 82}]}]}",
@@ -188,8 +188,8 @@ const ADDITION: &[Scenario<'_>] = &[
         "client > web tcp 82; client > db tcp 80|tcp 81",
     ),
     scenario(
-        "rules of one policy add up",
-        "its rules are alternatives",
+        "the union of rules of one policy",
+        "a connection that one of the rules allows is allowed",
         "shop {podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}], ports: [{port: 80}]},
             {from: [{podSelector: {matchLabels: {tier: front}}}], ports: [{port: 81}]}]}",
         "db > web tcp 80; web > db tcp 81",
@@ -204,52 +204,52 @@ const ADDITION: &[Scenario<'_>] = &[
         "client > web tcp 81; web > client tcp 80",
     ),
     scenario(
-        "the sender may not",
-        "a connection needs the sender's egress, whatever the receiver says",
+        "the source's egress denies",
+        "a connection needs the source's egress, whatever the destination's ingress allows",
         "shop {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]};
          shop {podSelector: {matchLabels: {app: db}}, ingress: [{}]}",
         "client > db tcp 80",
         "web > db tcp 80|icmp",
     ),
     scenario(
-        "the receiver may not",
-        "a connection needs the receiver's ingress, whatever the sender says",
+        "the destination's ingress denies",
+        "a connection needs the destination's ingress, whatever the source's egress allows",
         "ops {podSelector: {}, policyTypes: [Egress], egress: [{}]}; shop {podSelector: {}}",
         "client > lab tcp 80",
         "client > web tcp 80|icmp",
     ),
     scenario(
-        "both may",
-        "A's egress and B's ingress together",
+        "both allow",
+        "the source's egress and the destination's ingress allow",
         "ops {podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {team: blue}}}]}]};
          shop {podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: red}}}]}]}",
         "client > web,db tcp 80|udp 53|icmp",
         "client > lab tcp 80; lab > web tcp 80",
     ),
     scenario(
-        "both may, but not the same",
-        "what one end allows the other must allow, too",
+        "both allow, but other ports",
+        "both ends must allow the same connection",
         "ops {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 80}, {port: 82}]}]};
          shop {podSelector: {}, ingress: [{ports: [{port: 81}, {port: 82}]}]}",
         "client > web tcp 82",
         "client > web tcp 80|tcp 81",
     ),
     scenario(
-        "answers of a pod that may not send",
-        "replies always pass: the answers to what ingress lets in, under closed egress",
+        "replies of a pod with denied egress",
+        "replies to allowed ingress pass, whatever the egress policies",
         "shop {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{}]}",
-        "client,outside,far,host > web tcp 80|udp 53|icmp",
+        "client,outside,remote,host > web tcp 80|udp 53|icmp",
         "web > client,outside tcp 80|udp 53|icmp",
     ),
     scenario(
-        "answers to a pod that may not receive",
-        "replies always pass: the answers to what egress lets out, under closed ingress",
+        "replies to a pod with denied ingress",
+        "replies to allowed egress pass, whatever the ingress policies",
         "shop {podSelector: {}, policyTypes: [Ingress, Egress], egress: [{}]}",
-        "web > client,outside,far,host,node tcp 80|udp 53|icmp",
+        "web > client,outside,remote,host,node tcp 80|udp 53|icmp",
         "client,outside > web tcp 80|udp 53|icmp",
     ),
     scenario(
-        "answers with both ends closed but for the request",
+        "replies with both ends isolated but for the request",
         "replies pass both ends",
         "ops {podSelector: {}, policyTypes: [Ingress, Egress], egress: [{ports: [{port: 80}]}]};
          shop {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 80}]}]}",
@@ -257,7 +257,7 @@ const ADDITION: &[Scenario<'_>] = &[
         "web > client tcp 80; client > web tcp 81",
     ),
     scenario(
-        "the node and its closed pods",
+        "the node and its isolated pods",
         "the node always reaches its own pods: kubelet's probes",
         "shop {podSelector: {}, policyTypes: [Ingress, Egress]}",
         "node > web,db,bare tcp 8080|udp 53|sctp 7|icmp|plain",
@@ -265,7 +265,7 @@ const ADDITION: &[Scenario<'_>] = &[
     ),
     scenario(
         "a pod and its own node",
-        "towards the node's address a pod's egress counts as towards any other",
+        "egress to the node's address is evaluated as to any other address",
         "shop {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 172.30.0.11/32}},
             {ipBlock: {cidr: 'fd00:172::11/128'}}], ports: [{port: 10250}]}]}",
         "web > node tcp 10250",
@@ -273,7 +273,7 @@ const ADDITION: &[Scenario<'_>] = &[
     ),
     scenario(
         "a pod and itself",
-        "what stays in the pod's own namespace meets no policy",
+        "traffic inside the pod's network namespace is not evaluated",
         "shop {podSelector: {}, policyTypes: [Ingress, Egress]}",
         "web > web tcp 8080|udp 53|icmp",
         "web > db tcp 8080",
@@ -282,10 +282,10 @@ const ADDITION: &[Scenario<'_>] = &[
 
 #[test]
 fn pods_are_isolated_in_the_directions_of_the_policies_that_select_them() {
-    prove(ISOLATION.iter().copied());
+    run_scenarios(ISOLATION.iter().copied());
 }
 
 #[test]
-fn policies_add_up_and_a_connection_needs_both_ends() {
-    prove(ADDITION.iter().copied());
+fn policies_are_a_union_and_a_connection_needs_both_ends() {
+    run_scenarios(UNION.iter().copied());
 }

@@ -1,24 +1,24 @@
-//! Kubernetes' NetworkPolicy, sentence by sentence, in a real kernel: objects as the API server has them, through the
-//! index and the compiler into the node's table, and real packets of both families.
+//! Conformance to the NetworkPolicy API in a real kernel: API objects pass through the index and the compiler into the
+//! node's table, and real packets of both families test it.
 //!
-//! What a scenario expects is written down in it. Three others have to say the same about every packet: the kernel, the
-//! evaluator, and the interpreter of the compiled table.
+//! A scenario states which packets pass and which are dropped. Three implementations must agree with it on every
+//! packet: the kernel, the evaluator, and the interpreter of the compiled table.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
-mod beyond;
 mod cluster;
-mod flip;
 mod flood;
-mod heal;
 mod isolation;
-mod life;
+mod lifecycle;
+mod packets;
+mod peers_and_ports;
+mod policy_update;
 mod probe;
-mod product;
+mod repair;
 mod scenario;
 mod selectors;
+mod services;
 #[path = "../support/mod.rs"]
 mod support;
+mod testbed;
 mod tiers;
-mod wire;
-mod world;

@@ -1,4 +1,4 @@
-//! A scenario, and how it is tried.
+//! Scenarios: policies and the packets that they allow or deny.
 
 use std::collections::BTreeSet;
 
@@ -9,22 +9,22 @@ use towpath_core::{
 };
 
 use crate::{
-    cluster::{OVERLAY, Party, Place},
-    probe::{Carries, Fate, Probe},
-    world::World,
+    cluster::{Location, OVERLAY, TestEndpoint},
+    probe::{Probe, ProbeOutcome, ProbeTransport},
+    testbed::Testbed,
 };
 
-/// Policies, and what they make of packets, in words.
+/// Policies and the expected outcome of packets, as text.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario<'a> {
     pub(crate) name: &'a str,
-    /// The sentence that it proves.
+    /// The statement of the API that it tests.
     pub(crate) why: &'a str,
-    /// Namespace and spec of each policy, in YAML, divided by semicolons: `shop {podSelector: {}}`.
+    /// Namespace and spec of each policy, in YAML, separated by semicolons: `shop {podSelector: {}}`.
     pub(crate) policies: &'a str,
-    /// What gets through, divided by semicolons: `client,db > web tcp 8080|icmp` are four probes.
+    /// The packets that pass, separated by semicolons: `client,db > web tcp 8080|icmp` are four probes.
     pub(crate) pass: &'a str,
-    /// What does not.
+    /// The packets that are dropped.
     pub(crate) drop: &'a str,
 }
 
@@ -38,10 +38,10 @@ pub(crate) const fn scenario<'a>(
     Scenario { name, why, policies, pass, drop }
 }
 
-/// Runs scenarios one after the other on one node, and reports all failures.
-pub(crate) fn prove<'a>(scenarios: impl IntoIterator<Item = Scenario<'a>>) {
-    let mut world = World::new();
-    let (mut names, mut probes, mut wrong) = (BTreeSet::new(), 0, Vec::new());
+/// Runs scenarios one after the other on one node and reports all failures.
+pub(crate) fn run_scenarios<'a>(scenarios: impl IntoIterator<Item = Scenario<'a>>) {
+    let mut testbed = Testbed::new();
+    let (mut names, mut probes, mut failed) = (BTreeSet::new(), 0, Vec::new());
     for scenario in scenarios {
         assert!(names.insert(scenario.name.to_owned()), "two scenarios are called {:?}", scenario.name);
         let policies = parts(scenario.policies).enumerate().map(|(n, text)| {
@@ -49,124 +49,132 @@ pub(crate) fn prove<'a>(scenarios: impl IntoIterator<Item = Scenario<'a>>) {
             (namespace, format!("p{n}"), spec)
         });
         let policies: Vec<_> = policies.collect();
-        policies.iter().for_each(|(namespace, name, spec)| world.cluster.add_policy(namespace, name, spec));
-        world.apply();
-        world.forget_connections();
-        let asked = probes_of(&scenario, &Family::ALL);
-        let failures = disagreements(&mut world, &asked);
-        probes += asked.len();
+        policies.iter().for_each(|(namespace, name, spec)| testbed.cluster.add_policy(namespace, name, spec));
+        testbed.apply();
+        testbed.flush_conntrack();
+        let sent = probes_of(&scenario, &Family::ALL);
+        let failures = mismatches(&mut testbed, &sent);
+        probes += sent.len();
         if !failures.is_empty() {
-            wrong.push(format!("{}: {}\n{}", scenario.name, scenario.why, failures.join("\n")));
+            failed.push(format!("{}: {}\n{}", scenario.name, scenario.why, failures.join("\n")));
         }
-        policies.iter().for_each(|(namespace, name, _)| world.cluster.remove_policy(namespace, name));
+        policies.iter().for_each(|(namespace, name, _)| testbed.cluster.remove_policy(namespace, name));
     }
     println!("{} scenarios, {probes} probes", names.len());
-    assert!(wrong.is_empty(), "{} of {} scenarios:\n{}", wrong.len(), names.len(), wrong.join("\n"));
+    assert!(failed.is_empty(), "{} of {} scenarios failed:\n{}", failed.len(), names.len(), failed.join("\n"));
 }
 
 fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(';').map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// Tries what should pass now and what should not.
-pub(crate) fn check(world: &mut World, why: &str, pass: &str, drop: &str) {
-    check_in(world, &scenario("now", why, "", pass, drop), &Family::ALL);
+/// Checks which packets pass and which are dropped with the policies in force.
+pub(crate) fn check(testbed: &mut Testbed, why: &str, pass: &str, drop: &str) {
+    check_in(testbed, &scenario("now", why, "", pass, drop), &Family::ALL);
 }
 
-/// Tries a scenario whose policies are in force already, in these families.
-pub(crate) fn check_in(world: &mut World, scenario: &Scenario<'_>, families: &[Family]) {
-    let failures = disagreements(world, &probes_of(scenario, families));
+/// Checks a scenario whose policies are in force already, in these families.
+pub(crate) fn check_in(testbed: &mut Testbed, scenario: &Scenario<'_>, families: &[Family]) {
+    let failures = mismatches(testbed, &probes_of(scenario, families));
     assert!(failures.is_empty(), "{}:\n{}", scenario.why, failures.join("\n"));
 }
 
-/// The probes of a scenario, each with what is expected of it.
-pub(crate) fn probes_of(scenario: &Scenario<'_>, families: &[Family]) -> Vec<(Probe, Fate)> {
+/// The probes of a scenario, each with its expected outcome.
+pub(crate) fn probes_of(scenario: &Scenario<'_>, families: &[Family]) -> Vec<(Probe, ProbeOutcome)> {
     let mut probes = Vec::new();
-    for (texts, fate) in [(scenario.pass, Fate::Passed), (scenario.drop, Fate::Dropped)] {
+    for (texts, outcome) in [(scenario.pass, ProbeOutcome::Passed), (scenario.drop, ProbeOutcome::Dropped)] {
         for text in parts(texts) {
             let (from, rest) = text.split_once(" > ").unwrap_or_else(|| panic!("{text}: from > to what"));
-            let (to, carries) = rest.split_once(' ').unwrap_or_else(|| panic!("{text}: from > to what"));
+            let (to, transport) = rest.split_once(' ').unwrap_or_else(|| panic!("{text}: from > to what"));
             let pairs = from.split(',').flat_map(|from| to.split(',').map(move |to| (from, to)));
             for (from, to) in pairs {
-                probes.extend(carries.split('|').flat_map(|carries| {
-                    families.iter().map(move |family| (Probe::new(*family, from, to, carries), fate))
+                probes.extend(transport.split('|').flat_map(|transport| {
+                    families.iter().map(move |family| (Probe::new(*family, from, to, transport), outcome))
                 }));
             }
         }
     }
-    assert!(!probes.is_empty(), "{:?} asks nothing", scenario.name);
+    assert!(!probes.is_empty(), "scenario {:?} has no probe", scenario.name);
     probes
 }
 
-/// The probes on which not all agree.
-fn disagreements(world: &mut World, probes: &[(Probe, Fate)]) -> Vec<String> {
+/// The probes whose outcome is not the expected one, in the kernel, the evaluator or the interpreter.
+fn mismatches(testbed: &mut Testbed, probes: &[(Probe, ProbeOutcome)]) -> Vec<String> {
     let mut failures = Vec::new();
-    let fates = world.probe(probes);
-    for ((probe, expected), fate) in probes.iter().zip(fates) {
-        let (evaluated, interpreted) = (evaluate(world, probe), interpret(world, probe));
-        if fate != *expected || evaluated.is_some_and(|fate| fate != *expected) || interpreted != *expected {
-            let evaluated = evaluated.map_or_else(|| "is not asked".to_owned(), |fate| fate.to_string());
+    let outcomes = testbed.probe(probes);
+    for ((probe, expected), outcome) in probes.iter().zip(outcomes) {
+        let (evaluated, interpreted) = (evaluate(testbed, probe), interpret(testbed, probe));
+        if outcome != *expected || evaluated.is_some_and(|outcome| outcome != *expected) || interpreted != *expected {
+            let evaluated = evaluated.map_or_else(|| "not applicable".to_owned(), |outcome| outcome.to_string());
             failures.push(format!(
-                "  {probe}: should have {expected}; kernel: {fate}; evaluator: {evaluated}; table: {interpreted}"
+                "  {probe}: expected {expected}; kernel: {outcome}; evaluator: {evaluated}; table: {interpreted}"
             ));
         }
     }
     failures
 }
 
-const fn fate(passes: bool) -> Fate {
-    if passes { Fate::Passed } else { Fate::Dropped }
+const fn outcome(passes: bool) -> ProbeOutcome {
+    if passes { ProbeOutcome::Passed } else { ProbeOutcome::Dropped }
 }
 
-/// What the evaluator says. It knows policies, and not interfaces, guards and the node's own rights.
-fn evaluate(world: &World, probe: &Probe) -> Option<Fate> {
-    let guarded = probe.from.name == "forger" || probe.carries == Carries::Port(Protocol::Udp, OVERLAY);
-    let is_known =
-        |party: &Party| party.pod().is_none() || world.cluster.index.endpoints().contains_key(&party.interface());
-    let guarded = guarded || !is_known(probe.from) || !is_known(probe.to);
-    if probe.from.place == Place::Node || probe.stays_inside() || guarded {
+/// The outcome by the evaluator. It evaluates policies only: none for probes that anti-spoofing, the overlay port, an
+/// unknown pod or traffic of the node decides.
+fn evaluate(testbed: &Testbed, probe: &Probe) -> Option<ProbeOutcome> {
+    let decided_elsewhere =
+        probe.from.name == "spoofer" || probe.transport == ProbeTransport::Port(Protocol::Udp, OVERLAY);
+    let is_known = |endpoint: &TestEndpoint| {
+        endpoint.pod().is_none() || testbed.cluster.index.endpoints().contains_key(&endpoint.interface())
+    };
+    let decided_elsewhere = decided_elsewhere || !is_known(probe.from) || !is_known(probe.to);
+    if probe.from.location == Location::Node || probe.stays_inside() || decided_elsewhere {
         return None;
     }
     let probe = probe.backend();
-    let end = |party: &'static Party| FlowEndpoint { address: party.address(probe.family), pod: party.pod() };
-    let transport = match probe.carries {
-        Carries::Port(protocol, port) => eval::FlowTransport::Port(protocol, port),
-        Carries::Echo | Carries::Plain => eval::FlowTransport::Other(probe.carries.number(probe.family)),
+    let end =
+        |endpoint: &'static TestEndpoint| FlowEndpoint { address: endpoint.address(probe.family), pod: endpoint.pod() };
+    let transport = match probe.transport {
+        ProbeTransport::Port(protocol, port) => eval::FlowTransport::Port(protocol, port),
+        ProbeTransport::Echo | ProbeTransport::Plain => {
+            eval::FlowTransport::Other(probe.transport.number(probe.family))
+        }
     };
     let packet = eval::Flow { from: end(probe.from), to: end(probe.to), transport };
-    Some(fate(eval(&world.cluster.snapshot(), &packet).allows()))
+    Some(outcome(eval(&testbed.cluster.snapshot(), &packet).allows()))
 }
 
-/// What the table says, hook by hook.
-fn interpret(world: &World, probe: &Probe) -> Fate {
+/// The outcome by the interpreter of the table, hook by hook.
+fn interpret(testbed: &Testbed, probe: &Probe) -> ProbeOutcome {
     if probe.stays_inside() {
-        return Fate::Passed;
+        return ProbeOutcome::Passed;
     }
     let backend = probe.backend();
-    let hooks: &[Hook] = match (backend.from.place, backend.to.place) {
-        (Place::Node, _) => &[Hook::Output, Hook::Postrouting],
-        (_, Place::Node) => &[Hook::Prerouting, Hook::Input],
+    let hooks: &[Hook] = match (backend.from.location, backend.to.location) {
+        (Location::Node, _) => &[Hook::Output, Hook::Postrouting],
+        (_, Location::Node) => &[Hook::Prerouting, Hook::Input],
         _ => &[Hook::Prerouting, Hook::Forward, Hook::Postrouting],
     };
     let passes = |hook: &Hook| {
-        // A Service's address is translated behind the first hook's chains.
+        // DNAT of a Service's address follows the chains of the prerouting hook.
         let destination = if *hook == Hook::Prerouting { probe.to } else { backend.to };
-        let has_input = !matches!(hook, Hook::Output | Hook::Postrouting) || backend.from.place != Place::Node;
+        let has_input = !matches!(hook, Hook::Output | Hook::Postrouting) || backend.from.location != Location::Node;
         let packet = ruleset::Packet {
             in_interface: has_input.then(|| backend.from.interface()),
             out_interface: (!matches!(hook, Hook::Prerouting | Hook::Input)).then(|| backend.to.interface()),
             source: backend.from.address(probe.family),
             destination: destination.address(probe.family),
-            transport: match backend.carries {
-                Carries::Port(protocol, destination) => {
+            transport: match backend.transport {
+                ProbeTransport::Port(protocol, destination) => {
                     ruleset::Transport::Ports { protocol: protocol.number(), destination }
                 }
-                Carries::Echo | Carries::Plain => ruleset::Transport::Other(probe.carries.number(probe.family)),
+                ProbeTransport::Echo | ProbeTransport::Plain => {
+                    ruleset::Transport::Other(probe.transport.number(probe.family))
+                }
             },
             state: None,
             mark: 0,
         };
-        world.rules.interpret(*hook, &packet).unwrap() != Outcome::Dropped
+        testbed.rules.interpret(*hook, &packet).unwrap() != Outcome::Dropped
     };
-    fate(hooks.iter().all(passes))
+    outcome(hooks.iter().all(passes))
 }

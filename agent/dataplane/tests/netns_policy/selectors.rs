@@ -1,8 +1,8 @@
-//! Which pods a policy is for.
+//! The pods that a policy's podSelector selects.
 
-use crate::scenario::{Scenario, prove, scenario};
+use crate::scenario::{Scenario, run_scenarios, scenario};
 
-/// Of the pods that are asked `web` is app=web, tier=front; `db` app=db, tier=back; `bare` has no label.
+/// Labels: `web` has app=web, tier=front; `db` has app=db, tier=back; `bare` has none.
 const SUBJECTS: &[Scenario<'_>] = &[
     scenario(
         "one label",
@@ -19,15 +19,15 @@ const SUBJECTS: &[Scenario<'_>] = &[
         "client > web tcp 80",
     ),
     scenario(
-        "two labels, of which one is another",
+        "two labels, one with another value",
         "all of matchLabels must hold",
         "shop {podSelector: {matchLabels: {app: web, tier: back}}}",
         "client > web,db,bare tcp 80",
         "",
     ),
     scenario(
-        "a label that nobody has",
-        "a policy that selects nobody isolates nobody",
+        "a label that no pod has",
+        "a policy that selects no pod isolates no pod",
         "shop {podSelector: {matchLabels: {app: none}}, policyTypes: [Ingress, Egress]}",
         "client > web,db,bare tcp 80; web > client tcp 80",
         "",
@@ -55,7 +55,7 @@ const SUBJECTS: &[Scenario<'_>] = &[
     ),
     scenario(
         "NotIn all values that there are",
-        "what is left is who has no such label",
+        "only pods without the label are selected",
         "shop {podSelector: {matchExpressions: [{key: tier, operator: NotIn, values: [front, back]}]}}",
         "client > web,db tcp 80",
         "client > bare tcp 80",
@@ -98,14 +98,14 @@ const SUBJECTS: &[Scenario<'_>] = &[
     ),
     scenario(
         "expressions that exclude each other",
-        "nobody is selected",
+        "no pod is selected",
         "shop {podSelector: {matchExpressions: [{key: tier, operator: Exists}, {key: tier, operator: DoesNotExist}]}}",
         "client > web,db,bare tcp 80",
         "",
     ),
     scenario(
         "an operator that does not exist",
-        "a selector that cannot be understood isolates whom the rest selects, and allows nothing",
+        "an invalid selector isolates the pods that the rest selects, and allows nothing",
         "shop {podSelector: {matchLabels: {tier: front}, matchExpressions: [{key: app, operator: Near, values: [a]}]},
             ingress: [{}]}",
         "client > db,bare tcp 80",
@@ -113,7 +113,7 @@ const SUBJECTS: &[Scenario<'_>] = &[
     ),
     scenario(
         "In without values",
-        "as what cannot be understood: closed, not open",
+        "an invalid expression isolates, it does not allow",
         "shop {podSelector: {matchExpressions: [{key: app, operator: In}]}, ingress: [{}]}",
         "web > client tcp 80",
         "client > web,db,bare tcp 80",
@@ -121,6 +121,6 @@ const SUBJECTS: &[Scenario<'_>] = &[
 ];
 
 #[test]
-fn a_policy_is_for_the_pods_of_its_namespace_that_its_selector_finds() {
-    prove(SUBJECTS.iter().copied());
+fn a_policy_selects_the_pods_of_its_namespace_that_match_its_pod_selector() {
+    run_scenarios(SUBJECTS.iter().copied());
 }

@@ -1,6 +1,6 @@
-//! Rules that Kubernetes' own kind cannot say: tiers in front of it that deny, pass on and log.
+//! Rules that NetworkPolicy cannot express: a tier in front of it that denies, passes and logs.
 //!
-//! Logged packets are received from the kernel as the agent receives them, beside dropped ones.
+//! Logged and dropped packets are received from nfnetlink_log, as in the agent.
 
 use std::{
     collections::BTreeSet,
@@ -22,35 +22,35 @@ use towpath_core::{
 use towpath_dataplane::nflog::{PacketHeader, PacketLog, TransportHeader};
 
 use crate::{
-    probe::{Carries, Probe},
+    probe::{Probe, ProbeTransport},
     scenario::{check_in, probes_of, scenario},
-    world::World,
+    testbed::Testbed,
 };
 
-/// One tier for the pods of `shop`, and what becomes of packets.
-struct Case {
+/// One tier for the pods of `shop`, and the expected outcomes.
+struct TierCase {
     why: &'static str,
     direction: Direction,
-    /// What is done with a TCP port, of packets that the pods of `ops` exchange with those of `shop`.
+    /// The action for a TCP port, on packets between the pods of `ops` and those of `shop`.
     rules: &'static [(RuleAction, u16)],
     pass: &'static str,
     drop: &'static str,
     logged: &'static str,
 }
 
-/// Logged in every case, after everything else: the kernel sends packets in order.
+/// The port of the last probe, which every case logs: the kernel delivers packets in order.
 const LAST: u16 = 9;
 
-const CASES: &[Case] = &[
-    Case {
-        why: "what logs in front of an allow",
+const CASES: &[TierCase] = &[
+    TierCase {
+        why: "a log before an allow: the packet is logged and passes",
         direction: Direction::Ingress,
         rules: &[(RuleAction::Log, 80), (RuleAction::Allow, 80), (RuleAction::Deny, 81)],
         pass: "client > web tcp 80; lab > web tcp 80|tcp 81",
         drop: "client > web tcp 81",
         logged: "client > web tcp 80",
     },
-    Case {
+    TierCase {
         why: "a log before a deny is received twice: as logged and as dropped",
         direction: Direction::Ingress,
         rules: &[(RuleAction::Log, 80), (RuleAction::Deny, 80)],
@@ -58,16 +58,16 @@ const CASES: &[Case] = &[
         drop: "client > web,db tcp 80",
         logged: "client > web,db tcp 80",
     },
-    Case {
-        why: "behind a decision nothing is logged",
+    TierCase {
+        why: "a log after an allow or a deny does not match",
         direction: Direction::Ingress,
         rules: &[(RuleAction::Allow, 80), (RuleAction::Log, 80), (RuleAction::Deny, 81), (RuleAction::Log, 81)],
         pass: "client > web tcp 80",
         drop: "client > web tcp 81",
         logged: "",
     },
-    Case {
-        why: "two that log stand together; a pass goes on with the next tier and leaves out what is behind it",
+    TierCase {
+        why: "two logs in a row; a pass continues with the next tier and skips the rules after it",
         direction: Direction::Ingress,
         rules: &[
             (RuleAction::Log, 80),
@@ -81,8 +81,8 @@ const CASES: &[Case] = &[
         drop: "client > web tcp 82",
         logged: "client > web tcp 80|tcp 81; opsweb > db tcp 81",
     },
-    Case {
-        why: "what a pod sends",
+    TierCase {
+        why: "egress",
         direction: Direction::Egress,
         rules: &[(RuleAction::Log, 80), (RuleAction::Log, 81), (RuleAction::Deny, 81)],
         pass: "web > client tcp 80|tcp 82; client > web tcp 80",
@@ -91,7 +91,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-fn tier(case: &Case) -> Tier {
+fn tier(case: &TierCase) -> Tier {
     let port = |port| RulePorts::Of(vec![RulePort::Numbers(Protocol::Tcp, port, port)]);
     let of = |name: &str| PodSelector {
         namespaces: NamespaceSelector::Named(name.to_owned()),
@@ -112,25 +112,25 @@ fn tier(case: &Case) -> Tier {
 
 type LoggedFlow = (Reason, Direction, PacketHeader);
 
-fn head(probe: &Probe) -> PacketHeader {
-    let transport = match probe.carries {
-        Carries::Port(protocol, port) => TransportHeader::Port(protocol, port),
-        other => panic!("{other:?} is in no rule"),
+fn header_of(probe: &Probe) -> PacketHeader {
+    let transport = match probe.transport {
+        ProbeTransport::Port(protocol, port) => TransportHeader::Port(protocol, port),
+        other => panic!("no rule matches {other:?}"),
     };
     PacketHeader { source: probe.from.address(probe.family), destination: probe.to.address(probe.family), transport }
 }
 
-/// Receives packets until one of these, which are sent last.
+/// Receives packets until all of `last`, which were sent last, have arrived; returns the others.
 fn receive(log: &mut PacketLog, last: &BTreeSet<PacketHeader>) -> BTreeSet<LoggedFlow> {
     let mut logged = BTreeSet::new();
-    let mut to_come = last.clone();
+    let mut pending = last.clone();
     let end = Instant::now() + Duration::from_secs(10);
-    while !to_come.is_empty() {
-        assert!(Instant::now() < end, "not received within ten seconds: {to_come:?}; but {logged:?}");
+    while !pending.is_empty() {
+        assert!(Instant::now() < end, "not received within ten seconds: {pending:?}; received {logged:?}");
         for packet in log.receive(Some(Duration::from_secs(1))).unwrap().packets {
             let (reason, direction) = read_prefix(&packet.prefix).unwrap();
             if last.contains(&packet.header) {
-                to_come.remove(&packet.header);
+                pending.remove(&packet.header);
             } else {
                 logged.insert((reason, direction, packet.header));
             }
@@ -140,28 +140,28 @@ fn receive(log: &mut PacketLog, last: &BTreeSet<PacketHeader>) -> BTreeSet<Logge
 }
 
 #[test]
-fn rules_that_log_decide_nothing_and_the_kernel_tells_of_their_packets() {
-    let mut world = World::new();
-    let mut log = world.node.run(|| PacketLog::bind(GROUP, SNAPLEN).unwrap());
+fn log_rules_have_no_verdict_and_their_packets_are_received() {
+    let mut testbed = Testbed::new();
+    let mut log = testbed.node.run(|| PacketLog::bind(GROUP, SNAPLEN).unwrap());
     for case in CASES {
-        let Case { why, direction, pass, drop, .. } = *case;
-        world.cluster.first_tier = Some(tier(case));
-        world.apply();
-        world.forget_connections();
-        let logged_flows = |text: &'static str| probes_of(&scenario("logged", why, "", text, ""), &Family::ALL);
-        let heads = |reason, text: &'static str| -> BTreeSet<LoggedFlow> {
-            let probes = if text.is_empty() { Vec::new() } else { logged_flows(text) };
-            probes.iter().map(|(probe, _)| (reason, direction, head(probe))).collect()
+        let TierCase { why, direction, pass, drop, .. } = *case;
+        testbed.cluster.first_tier = Some(tier(case));
+        testbed.apply();
+        testbed.flush_conntrack();
+        let logged_probes = |text: &'static str| probes_of(&scenario("logged", why, "", text, ""), &Family::ALL);
+        let flows = |reason, text: &'static str| -> BTreeSet<LoggedFlow> {
+            let probes = if text.is_empty() { Vec::new() } else { logged_probes(text) };
+            probes.iter().map(|(probe, _)| (reason, direction, header_of(probe))).collect()
         };
-        check_in(&mut world, &scenario("now", why, "", pass, drop), &Family::ALL);
+        check_in(&mut testbed, &scenario("now", why, "", pass, drop), &Family::ALL);
         let (from, to) = match direction {
             Direction::Ingress => ("client", "web"),
             Direction::Egress => ("web", "client"),
         };
         let last = Family::ALL.map(|family| Probe::new(family, from, to, &format!("tcp {LAST}")));
-        let _ = world.probe(&last.map(|probe| (probe, crate::probe::Fate::Passed)));
-        let logged = receive(&mut log, &last.iter().map(head).collect());
-        let expected = heads(Reason::Logged, case.logged).into_iter().chain(heads(Reason::Denied, drop)).collect();
+        let _ = testbed.probe(&last.map(|probe| (probe, crate::probe::ProbeOutcome::Passed)));
+        let logged = receive(&mut log, &last.iter().map(header_of).collect());
+        let expected = flows(Reason::Logged, case.logged).into_iter().chain(flows(Reason::Denied, drop)).collect();
         assert_eq!(logged, expected, "{why}");
     }
 }

@@ -1,4 +1,4 @@
-//! Nodes: network namespaces on one bridge, with what the agent would decide for each.
+//! Nodes: network namespaces on one bridge, each with the overlay that the agent plans for it.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -17,7 +17,7 @@ use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns, sysctl::Sysctls};
 
 use super::Namespace;
 
-/// The nodes' link.
+/// Nodes on a common layer 2 network.
 pub(crate) struct Underlay {
     pub(crate) bridge: Namespace,
     pub(crate) nodes: Vec<Node>,
@@ -29,7 +29,7 @@ pub(crate) struct Node {
     pub(crate) namespace: Namespace,
 }
 
-/// What a test may set differently.
+/// Settings of the overlay.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) vni: u32,
@@ -52,7 +52,7 @@ impl Underlay {
         self.nodes.iter().take(n).flat_map(Node::as_peers).collect()
     }
 
-    /// Brings all nodes to what they want.
+    /// Applies the wanted overlay on all nodes.
     pub(crate) fn converge(&self, settings: Settings) {
         let peers = self.peers(self.nodes.len());
         for node in &self.nodes {
@@ -65,13 +65,13 @@ impl Node {
     pub(crate) fn on(bridge: &Namespace, number: u8) -> Self {
         let namespace = Namespace::new();
         let netns = namespace.path();
-        // The path names a file of this process, which a child opens by the process's number.
+        // The path names a file of this process; a child process opens it by the id of this process.
         let netns = netns.to_string_lossy().replace("self", &std::process::id().to_string());
         bridge.sh(&format!(
             "ip link add port{number} type veth peer name uplink netns {netns}; ip link set port{number} master br0 up"
         ));
         namespace.sh(&format!(
-            "sysctl -qw net.ipv6.conf.uplink.accept_dad=0 # else it could ask for no neighbour for a second
+            "sysctl -qw net.ipv6.conf.uplink.accept_dad=0 # else it resolves no neighbour for a second
              ip link set lo up; ip link set uplink up
              ip addr add 172.30.0.{number}/24 dev uplink
              ip addr add fd00:30::{number}/64 dev uplink nodad
@@ -143,7 +143,7 @@ impl Node {
         })
     }
 
-    /// Reads back, compares, applies until nothing is left to do, and gives what was done.
+    /// Reads back, applies the difference, asserts that none is left, and returns the applied operations.
     pub(crate) fn converge(&self, settings: Settings, peers: &[NodePeer]) -> Vec<NetOp> {
         self.namespace.run(|| {
             let mut net = KernelNet::open(Sysctls::default()).unwrap();
@@ -153,7 +153,7 @@ impl Node {
             let failed = net.apply(&ops);
             assert!(failed.is_empty(), "{failed:#?}");
             let rest = diff(&want, &net.read_back().unwrap());
-            assert_eq!(rest, [], "a second time there is nothing to do");
+            assert_eq!(rest, [], "a second run has nothing to apply");
             ops
         })
     }
@@ -176,7 +176,7 @@ impl Node {
         }
     }
 
-    /// Makes the node's pod and gives its namespace.
+    /// Creates the node's pod and returns its namespace.
     pub(crate) fn add_pod(&self, mtu: u32) -> Namespace {
         let pod = Namespace::new();
         let Endpoint { interface, addresses, .. } = self.endpoint();

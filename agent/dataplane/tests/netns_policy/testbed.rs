@@ -1,4 +1,4 @@
-//! The cluster in network namespaces: the node's, one for each of its pods, and one for all that is behind its uplink.
+//! The test network: namespaces for the node, each of its pods, and everything beyond its uplink.
 
 use std::collections::BTreeMap;
 
@@ -13,47 +13,49 @@ use towpath_dataplane::{
 use towpath_podlink::{PodLink, PodLinkSpec, netns::Netns};
 
 use crate::{
-    cluster::{Cluster, LOCAL, Party, Place, who},
+    cluster::{Cluster, LOCAL, Location, TestEndpoint, endpoint},
     support::Namespace,
 };
 
-pub(crate) struct World {
+/// The node under test, its pods and its table.
+pub(crate) struct Testbed {
     pub(crate) node: Namespace,
-    behind: Namespace,
+    /// The other node, its pods and the outside.
+    external: Namespace,
     pods: BTreeMap<&'static str, Namespace>,
     pub(crate) cluster: Cluster,
     nft: Option<KernelNft>,
-    /// What was applied last.
+    /// The last applied ruleset.
     pub(crate) rules: Ruleset,
     have: Option<Installed>,
 }
 
-impl World {
-    /// With no policy, and the table that belongs to that.
+impl Testbed {
+    /// A testbed without policies, with its table applied.
     pub(crate) fn new() -> Self {
         Self::owned(Ownership::Exclusive)
     }
 
-    /// The same, with a table that others may change or may not.
+    /// The same, with a table of this ownership.
     pub(crate) fn owned(ownership: Ownership) -> Self {
         let node = Namespace::new();
         let nft = node.run(|| KernelNft::open_as(ownership).unwrap());
-        let mut world = Self {
+        let mut testbed = Self {
             node,
-            behind: Namespace::new(),
+            external: Namespace::new(),
             pods: BTreeMap::new(),
             cluster: Cluster::new(),
             nft: Some(nft),
             rules: Ruleset::default(),
             have: None,
         };
-        world.lay_links();
+        testbed.create_links();
         for name in LOCAL {
-            world.add_pod(who(name));
+            testbed.add_pod(endpoint(name));
         }
-        world.pods["client"].sh("ip addr add 10.244.2.9/32 dev lo; ip addr add fd00:244:2::9/128 dev lo nodad");
-        // kube-proxy's part: a Service's address, and the mark on who comes back to itself through it.
-        world.node.sh("nft -f - <<'END'
+        testbed.pods["client"].sh("ip addr add 10.244.2.9/32 dev lo; ip addr add fd00:244:2::9/128 dev lo nodad");
+        // kube-proxy's part: DNAT of a Service's address, and masquerade of a pod that reaches itself through it.
+        testbed.node.sh("nft -f - <<'END'
             table inet proxy {
                 chain prerouting { type nat hook prerouting priority -100;
                     ip daddr 10.96.0.1 tcp dport 80 dnat ip to 10.244.1.2:8080
@@ -67,13 +69,13 @@ impl World {
                 }
             }
 END");
-        world.apply();
-        world
+        testbed.apply();
+        testbed
     }
 
-    fn lay_links(&self) {
-        // `ip` does not have the file open: it looks it up with this process.
-        let netns = self.behind.path().to_string_lossy().replace("self", &std::process::id().to_string());
+    fn create_links(&self) {
+        // `ip` does not have the file open: it opens it by the id of this process.
+        let netns = self.external.path().to_string_lossy().replace("self", &std::process::id().to_string());
         self.node.sh(&format!(
             "ip link add eth0 type veth peer name eth0 netns {netns}
              sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0
@@ -82,7 +84,7 @@ END");
              ip addr add 172.30.0.11/24 dev eth0; ip addr add fd00:172::11/64 dev eth0 nodad
              ip route add default via 172.30.0.12; ip route add default via fd00:172::12"
         ));
-        self.behind.sh("ip link set lo up; ip link set eth0 up
+        self.external.sh("ip link set lo up; ip link set eth0 up
              ip addr add 172.30.0.12/24 dev eth0; ip addr add fd00:172::12/64 dev eth0 nodad
              for a in 10.244.2.2 10.244.2.3 10.244.2.4 198.51.100.7 198.51.100.130 203.0.113.9; do
                  ip addr add $a/32 dev lo; done
@@ -92,49 +94,50 @@ END");
              for net in fd00:244:1::/64 fd00:96::/64; do ip route add $net via fd00:172::11; done");
     }
 
-    /// Makes the pod's namespace and link, as the CNI plugin does.
-    fn add_pod(&mut self, party: &'static Party) {
-        let (namespace, interface) = (Namespace::new(), party.interface());
+    /// Creates the pod's namespace and link, as the CNI plugin does.
+    fn add_pod(&mut self, endpoint: &'static TestEndpoint) {
+        let (namespace, interface) = (Namespace::new(), endpoint.interface());
         let spec = PodLinkSpec {
             host: interface.clone(),
             pod: IfName::new("eth0").unwrap(),
-            addresses: party.addresses(),
+            addresses: endpoint.addresses(),
             mtu: 1450,
         };
         self.node.run(|| {
             let netns = Netns::open(&namespace.path()).unwrap();
             PodLink::create(&netns, &spec).unwrap().connect(&spec).unwrap();
         });
-        self.pods.insert(party.name, namespace);
+        self.pods.insert(endpoint.name, namespace);
     }
 
-    /// The network namespace that somebody is in.
-    pub(crate) fn home(&self, party: &Party) -> &Namespace {
-        match party.place {
-            Place::Pod(_, pod) => &self.pods[pod],
-            Place::Node => &self.node,
-            Place::Behind => &self.behind,
+    /// The network namespace of an endpoint.
+    pub(crate) fn namespace_of(&self, endpoint: &TestEndpoint) -> &Namespace {
+        match endpoint.location {
+            Location::Pod(_, pod) => &self.pods[pod],
+            Location::Node => &self.node,
+            Location::External => &self.external,
         }
     }
 
-    /// Brings the node's table to what it should be.
+    /// Applies the difference between the wanted table and the last applied one.
     pub(crate) fn apply(&mut self) {
         self.rules = self.cluster.want();
         let transaction = diff(&self.rules, self.have.as_ref());
         let Self { node, nft, .. } = self;
-        let nft = nft.as_mut().expect("who has ended applies nothing");
+        let nft = nft.as_mut().expect("the table was not released");
         node.run(|| nft.apply(&transaction)).unwrap_or_else(|error| panic!("{error}\n{transaction}"));
         self.have = Some(self.rules.installed());
     }
 
-    /// Lets go of the table, as an agent that ends.
-    pub(crate) fn end(&mut self) {
+    /// Closes the socket that owns the table, as an agent that exits.
+    pub(crate) fn release_table(&mut self) {
         self.nft = None;
     }
 
-    /// Takes every connection out of the node's memory, so that no packet belongs to one of before.
-    pub(crate) fn forget_connections(&self) {
-        // NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_DELETE: without a condition, all (linux/netfilter/nfnetlink_conntrack.h).
+    /// Flushes the node's conntrack entries, so that no packet belongs to an earlier connection.
+    pub(crate) fn flush_conntrack(&self) {
+        // NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_DELETE: without a condition, all
+        // (linux/netfilter/nfnetlink_conntrack.h).
         let delete = MessageType { subsystem: 1, number: 2 };
         self.node.run(|| NfnetlinkSocket::open().unwrap().execute(&NfnetlinkRequest::new(delete, 0)).unwrap());
     }

@@ -1,4 +1,4 @@
-//! Packets that no socket of the kernel makes for us.
+//! Builds the packets that only raw sockets send.
 
 /// An ICMP echo request (RFC 792; RFC 4443, section 4.1) with this identifier. The kernel fills in ICMPv6's checksum.
 pub(crate) fn echo_request(kind: u8, id: u16) -> Vec<u8> {
@@ -11,8 +11,8 @@ pub(crate) fn echo_request(kind: u8, id: u16) -> Vec<u8> {
     packet
 }
 
-/// Where an SCTP packet of ours has its source port once more: translation does not change it there.
-pub(crate) const SCTP_NUMBER: usize = 18;
+/// Offset of the probe's id in a packet of [`sctp_init`]: the low half of the initiate tag, which NAT keeps.
+pub(crate) const SCTP_ID_OFFSET: usize = 18;
 
 /// An SCTP packet with the INIT chunk that opens an association (RFC 9260, sections 3.1 and 3.3.2).
 pub(crate) fn sctp_init(source: u16, destination: u16) -> Vec<u8> {
@@ -21,7 +21,7 @@ pub(crate) fn sctp_init(source: u16, destination: u16) -> Vec<u8> {
     packet.extend(destination.to_be_bytes());
     // The verification tag of an INIT is 0; the checksum comes last.
     packet.extend([0; 8]);
-    // Type 1, no flags, twenty bytes; initiate tag, receiver window, one stream in and out, initial TSN.
+    // Type 1, no flags, length 20; initiate tag, receiver window, one stream in and out, initial TSN.
     packet.extend([1, 0, 0, 20, 0, 1]);
     packet.extend(source.to_be_bytes());
     packet.extend([0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
@@ -38,18 +38,18 @@ fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
-/// A packet of a protocol that has no ports, with a number where others have their source port.
-pub(crate) fn plain(number: u16) -> Vec<u8> {
-    let [high, low] = number.to_be_bytes();
+/// A packet of a protocol without ports, with the id at the offset of a source port.
+pub(crate) fn plain(id: u16) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
     vec![high, low, 0, 0]
 }
 
-/// What follows the IP header of what a raw socket has received: only IPv4's come with it (raw(7), ipv6(7)).
+/// The payload of a packet from a raw socket. Only IPv4 packets come with their IP header (raw(7), ipv6(7)).
 pub(crate) fn payload(packet: &[u8], is_v4: bool) -> &[u8] {
     if is_v4 { &packet[usize::from(packet[0] & 0x0f) * 4..] } else { packet }
 }
 
-/// The sixteen bits at an offset.
+/// The 16-bit word at an offset, in network byte order.
 pub(crate) fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }

@@ -1,4 +1,4 @@
-//! A big cluster as the API server tells of it: 10,000 pods, 250 of them on this node, and 1,000 policies.
+//! The objects and watch events of a large cluster: 10,000 pods, 250 of them on this node, and 1,000 policies.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,27 +13,27 @@ const NAMESPACES: u32 = 100;
 /// Values of the label `app`.
 const APPS: u32 = 50;
 
-/// Which pods the policies are about.
+/// The distribution of pods and policies over namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Crowd {
-    /// Pods of all namespaces, ten policies in each.
+pub(crate) enum Cluster {
+    /// Pods in all namespaces, ten policies in each.
     Spread,
-    /// All pods of this node, which are in one namespace: a thousand policies for each.
-    Stacked,
+    /// All pods of this node are in one namespace, and each is selected by all 1,000 policies.
+    OneNamespace,
 }
 
-impl Crowd {
-    /// The pod of this number: its namespace and its name. The first of them are on this node.
+impl Cluster {
+    /// Namespace and name of pod n. The first `LOCAL` pods are on this node.
     pub(crate) fn pod_name(self, n: u32) -> (String, String) {
         let namespace = match self {
-            Self::Stacked if n < LOCAL => "local".to_owned(),
-            Self::Spread | Self::Stacked => namespace(n % NAMESPACES),
+            Self::OneNamespace if n < LOCAL => "local".to_owned(),
+            Self::Spread | Self::OneNamespace => namespace(n % NAMESPACES),
         };
         (namespace, format!("pod-{n}"))
     }
 
-    /// Everything, up to what tells that it is everything.
-    pub(crate) fn everything(self) -> Vec<Input> {
+    /// The events of a complete list of all kinds. The last one completes it.
+    pub(crate) fn list(self) -> Vec<Input> {
         let node = json!({
             "metadata": {"name": "n1", "uid": "n1"},
             "spec": {"podCIDRs": ["10.244.0.0/24"]},
@@ -44,7 +44,7 @@ impl Crowd {
             .collect();
         namespaces.push(json!({"metadata": {"name": "local"}}));
         let mut policies: Vec<Value> = (0..POLICIES).map(|n| self.policy(n, 0)).collect();
-        policies.push(self.flipping("client"));
+        policies.push(self.small_policy("client"));
         let mut all = listed(Event::Node, vec![node]);
         all.extend(listed(Event::Namespace, namespaces));
         all.extend(listed(Event::Pod, (0..PODS).map(|n| self.pod(n, n % APPS)).collect()));
@@ -52,19 +52,19 @@ impl Crowd {
         all
     }
 
-    /// The pod has this label `app` now.
+    /// An update of the label `app` of pod n.
     pub(crate) fn relabelled(self, n: u32, app: u32) -> Input {
         applied(Event::Pod, self.pod(n, app % APPS))
     }
 
-    /// The policy of this number is about another port now.
-    pub(crate) fn changed(self, n: u32, round: u32) -> Input {
+    /// An update of the port of policy n.
+    pub(crate) fn changed_port(self, n: u32, round: u32) -> Input {
         applied(Event::NetworkPolicy, self.policy(n, round))
     }
 
-    /// The policy that lets one app's pods in to a few pods of this node is about this one now.
-    pub(crate) fn flipped(self, app: &str) -> Input {
-        applied(Event::NetworkPolicy, self.flipping(app))
+    /// An update of the policy that selects a few pods of this node: its ingress allows the pods of this app.
+    pub(crate) fn changed_peer(self, app: &str) -> Input {
+        applied(Event::NetworkPolicy, self.small_policy(app))
     }
 
     fn pod(self, n: u32, app: u32) -> Value {
@@ -75,7 +75,7 @@ impl Crowd {
                 "name": name, "namespace": namespace, "uid": name,
                 "labels": {"app": app.to_string(), "tier": (n % 3).to_string(), "hash": n.to_string()},
             },
-            "spec": {"nodeName": if n < LOCAL { "n1" } else { "elsewhere" }, "containers": []},
+            "spec": {"nodeName": if n < LOCAL { "n1" } else { "n2" }, "containers": []},
             "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
         })
     }
@@ -92,7 +92,7 @@ impl Crowd {
                 ]),
                 8000 + n % 10,
             ),
-            Self::Stacked => {
+            Self::OneNamespace => {
                 ("local".to_owned(), json!({}), json!([{"namespaceSelector": {}, "podSelector": app}]), 8000 + n)
             }
         };
@@ -103,10 +103,10 @@ impl Crowd {
         })
     }
 
-    fn flipping(self, app: &str) -> Value {
+    fn small_policy(self, app: &str) -> Value {
         let (namespace, _) = self.pod_name(0);
         json!({
-            "metadata": {"name": "flip", "namespace": namespace},
+            "metadata": {"name": "small", "namespace": namespace},
             "spec": {
                 "podSelector": {"matchLabels": {"app": "0"}},
                 "policyTypes": ["Ingress"],
@@ -116,7 +116,7 @@ impl Crowd {
     }
 }
 
-/// The address of the pod of this number.
+/// The address of pod n.
 pub(crate) fn address(n: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0002 + n))
 }

@@ -1,5 +1,4 @@
-//! What is beside the policies: Services, a pod's own address, the guards of the table, and errors that belong to a
-//! connection.
+//! Services, and rules that no policy overrides: anti-spoofing, the overlay's port, and ICMP errors of a connection.
 
 use std::{
     io::ErrorKind,
@@ -11,45 +10,45 @@ use std::{
 use towpath_core::model::Family;
 
 use crate::{
-    cluster::who,
-    scenario::{Scenario, prove, scenario},
-    world::World,
+    cluster::endpoint,
+    scenario::{Scenario, run_scenarios, scenario},
+    testbed::Testbed,
 };
 
 /// The Service's TCP port 80 is web's 8080, which `web` calls `http`; its UDP port 53 is web's 5353.
 const SERVICES: &[Scenario<'_>] = &[
-    scenario("a Service", "without policy it is reached", "", "client,outside,db > service tcp 80|udp 53", ""),
+    scenario("a Service", "it is reachable without policies", "", "client,outside,db > service tcp 80|udp 53", ""),
     scenario(
         "the target's port",
-        "ingress is decided behind the translation: on the target port",
+        "ingress is evaluated after DNAT, on the target port",
         "shop {podSelector: {}, ingress: [{ports: [{port: 8080}]}]}",
         "client,outside > service tcp 80",
         "client > service udp 53",
     ),
     scenario(
         "the Service's port",
-        "the port in front of the translation means nothing to the receiver",
+        "ingress does not match the port before DNAT",
         "shop {podSelector: {}, ingress: [{ports: [{port: 80}, {port: 53, protocol: UDP}]}]}",
         "",
         "client,outside > service tcp 80|udp 53",
     ),
     scenario(
-        "the target's port by its name",
-        "the name is the pod's, whatever the Service calls its own",
+        "the target's port by name",
+        "the name is that of the pod's port, not of the Service's",
         "shop {podSelector: {}, ingress: [{ports: [{port: http}, {port: dns, protocol: UDP}]}]}",
         "client > service tcp 80|udp 53",
         "client > web tcp 80",
     ),
     scenario(
         "the client behind a Service",
-        "the receiver sees its client's own address and labels",
+        "ingress matches the client's own address and labels",
         "shop {podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: red}}}]}]}",
         "client > service tcp 80|udp 53",
         "lab,outside > service tcp 80|udp 53",
     ),
     scenario(
         "egress to the backend",
-        "the sender's egress is decided behind the translation, too: the backend's labels and port",
+        "egress is evaluated after DNAT, too: on the backend's labels and port",
         "ops {podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {team: blue}}}],
             ports: [{port: 8080}]}]}",
         "client > service tcp 80; client > web tcp 8080",
@@ -57,21 +56,21 @@ const SERVICES: &[Scenario<'_>] = &[
     ),
     scenario(
         "egress to the Service's port",
-        "in front of the translation nothing is decided",
+        "egress does not match the port before DNAT",
         "ops {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 80}]}]}",
         "client > web tcp 80",
         "client > service tcp 80",
     ),
     scenario(
-        "egress to the backend's port by its name",
-        "the name is the backend's",
+        "egress to the backend's port by name",
+        "the name is that of the backend's port",
         "ops {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: http}]}]}",
         "client > service tcp 80",
         "client > service udp 53",
     ),
     scenario(
         "egress to the Service's address",
-        "an ipBlock matches addresses as they are behind the translation",
+        "an ipBlock matches addresses after DNAT",
         "ops {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.96.0.0/16}},
             {ipBlock: {cidr: 'fd00:96::/64'}}]}]}",
         "",
@@ -79,22 +78,22 @@ const SERVICES: &[Scenario<'_>] = &[
     ),
     scenario(
         "egress to the backend's address",
-        "an ipBlock matches addresses as they are behind the translation",
+        "an ipBlock matches addresses after DNAT",
         "ops {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.244.1.2/32}},
             {ipBlock: {cidr: 'fd00:244:1::2/128'}}]}]}",
         "client > service tcp 80|udp 53",
         "client > db tcp 80",
     ),
     scenario(
-        "a pod and itself by its Service",
-        "without policy it meets itself",
+        "a pod that reaches itself through its Service",
+        "it is reachable without policies",
         "",
         "web > service tcp 80|udp 53",
         "",
     ),
     scenario(
         "its own ingress",
-        "through a Service a pod's own ingress is asked",
+        "through a Service a pod's own ingress is evaluated",
         "shop {podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]}",
         "db > service tcp 80",
         "web > service tcp 80|udp 53",
@@ -108,14 +107,14 @@ const SERVICES: &[Scenario<'_>] = &[
     ),
     scenario(
         "its own egress",
-        "through a Service a pod's own egress is asked",
+        "through a Service a pod's own egress is evaluated",
         "shop {podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]}",
         "client > service tcp 80",
         "web > service tcp 80|udp 53",
     ),
     scenario(
         "its own egress and ingress",
-        "both must let it",
+        "both must allow it",
         "shop {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress, Egress],
             ingress: [{ports: [{port: 8080}]}], egress: [{ports: [{port: 8080}, {port: 5353, protocol: UDP}]}]}",
         "web > service tcp 80; client > service tcp 80",
@@ -123,34 +122,34 @@ const SERVICES: &[Scenario<'_>] = &[
     ),
 ];
 
-/// `forger` is the pod `client` with an address that is another pod's.
-const GUARDS: &[Scenario<'_>] = &[
+/// `spoofer` is the pod `client` with the address of another pod.
+const BUILT_IN_RULES: &[Scenario<'_>] = &[
     scenario(
-        "a forged address",
+        "a spoofed address",
         "a pod sends from its own addresses only",
         "",
         "client > web,node,outside tcp 80",
-        "forger > web,node,outside,far tcp 80|udp 53|icmp",
+        "spoofer > web,node,outside,remote tcp 80|udp 53|icmp",
     ),
     scenario(
-        "a forged address that is allowed",
-        "no policy lets a forged address through",
+        "a spoofed address that a policy allows",
+        "no policy allows a spoofed address",
         "shop {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.244.2.9/32}},
             {ipBlock: {cidr: 'fd00:244:2::9/128'}}]}]};
          ops {podSelector: {}, policyTypes: [Egress], egress: [{}]}",
         "",
-        "forger > web tcp 80|udp 53|icmp|plain",
+        "spoofer > web tcp 80|udp 53|icmp|plain",
     ),
     scenario(
         "the overlay's port",
-        "no pod puts packets into the overlay: neither at a node nor at what may be one",
+        "no pod sends to the overlay's port of a node, or of an address that may be a node",
         "",
-        "client > far,web udp 8472; client > host udp 8473; host > node udp 8472; node > host udp 8472",
-        "client,web > host,node,outside udp 8472; outside,far > node udp 8472",
+        "client > remote,web udp 8472; client > host udp 8473; host > node udp 8472; node > host udp 8472",
+        "client,web > host,node,outside udp 8472; outside,remote > node udp 8472",
     ),
     scenario(
         "the overlay's port with everything allowed",
-        "no policy opens the overlay",
+        "no policy allows pods to send to the overlay's port",
         "ops {podSelector: {}, policyTypes: [Egress], egress: [{}]};
          ops {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 8472, protocol: UDP}]}]}",
         "client > web udp 8472",
@@ -159,20 +158,20 @@ const GUARDS: &[Scenario<'_>] = &[
 ];
 
 #[test]
-fn services_are_judged_by_what_is_behind_them() {
-    prove(SERVICES.iter().copied());
+fn policies_match_the_backend_of_a_service() {
+    run_scenarios(SERVICES.iter().copied());
 }
 
 #[test]
-fn no_policy_opens_what_the_tables_guards_close() {
-    prove(GUARDS.iter().copied());
+fn no_policy_allows_a_spoofed_source_or_a_pods_packets_to_the_overlay_port() {
+    run_scenarios(BUILT_IN_RULES.iter().copied());
 }
 
-/// Sends to a port at which nobody listens, and waits for the error of whoever refuses it.
-fn is_told_of_a_closed_port(world: &World, from: &str, to: &str, family: Family) -> bool {
+/// Whether the sender of a datagram to a closed port receives the ICMP error (port unreachable).
+fn receives_port_unreachable(testbed: &Testbed, from: &str, to: &str, family: Family) -> bool {
     const CLOSED: u16 = 9;
-    let (from, to) = (who(from), who(to));
-    let socket = world.home(from).run(|| {
+    let (from, to) = (endpoint(from), endpoint(to));
+    let socket = testbed.namespace_of(from).run(|| {
         let socket = UdpSocket::bind(SocketAddr::new(from.address(family), 0)).unwrap();
         socket.connect(SocketAddr::new(to.address(family), CLOSED)).unwrap();
         socket
@@ -191,16 +190,26 @@ fn is_told_of_a_closed_port(world: &World, from: &str, to: &str, family: Family)
 }
 
 #[test]
-fn errors_that_belong_to_a_connection_pass_whatever_the_policies() {
-    let mut world = World::new();
+fn icmp_errors_of_a_connection_pass_whatever_the_policies() {
+    let mut testbed = Testbed::new();
     for (spec, from, to, why) in [
-        ("{podSelector: {}, policyTypes: [Ingress]}", "web", "outside", "an error from outside to who may not receive"),
-        ("{podSelector: {}, policyTypes: [Ingress]}", "web", "client", "an error of a pod to who may not receive"),
+        (
+            "{podSelector: {}, policyTypes: [Ingress]}",
+            "web",
+            "outside",
+            "an error from outside to a pod with denied ingress",
+        ),
+        (
+            "{podSelector: {}, policyTypes: [Ingress]}",
+            "web",
+            "client",
+            "an error of a pod to a pod with denied ingress",
+        ),
         (
             "{podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 9, protocol: UDP}]}]}",
             "client",
             "web",
-            "an error of a pod that may not send, and that lets no ICMP in",
+            "an error of a pod with denied egress, whose ingress allows no ICMP",
         ),
         (
             "{podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 9, protocol: UDP}]}]}",
@@ -209,10 +218,10 @@ fn errors_that_belong_to_a_connection_pass_whatever_the_policies() {
             "the same, to outside",
         ),
     ] {
-        world.cluster.add_policy("shop", "p", spec);
-        world.apply();
+        testbed.cluster.add_policy("shop", "p", spec);
+        testbed.apply();
         for family in Family::ALL {
-            assert!(is_told_of_a_closed_port(&world, from, to, family), "{family}: {why}");
+            assert!(receives_port_unreachable(&testbed, from, to, family), "{family}: {why}");
         }
     }
 }
