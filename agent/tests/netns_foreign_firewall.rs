@@ -1,7 +1,7 @@
 //! The thread that reads other programs' tables, in a namespace where `iptables-nft` changes them; and the command that
 //! prints our own.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 use std::{
     process::Command,

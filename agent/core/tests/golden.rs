@@ -1,7 +1,7 @@
 //! Golden files of complete tables in nft syntax. `UPDATE=1 cargo test -p towpath-core --test golden` rewrites them; kernel
 //! tests load them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 use std::{env, fs, net::IpAddr, path::Path, sync::Arc};
 

@@ -1,6 +1,6 @@
 //! Properties of the difference between rulesets, checked with [`FakeTable`], which rejects what the kernel rejects.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 mod rulesets;
 

@@ -1,6 +1,6 @@
 //! Pod links in the kernel: a test is a host, in a network namespace of its own, with pods in others.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 mod support;
 

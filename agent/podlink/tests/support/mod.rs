@@ -3,7 +3,7 @@
 //! A namespace has no name and lives as long as its open file, so that nothing is left behind, however a test ends.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 use std::{
     fs::File,
