@@ -142,27 +142,23 @@ impl Comment {
         Self(truncate(&text.replace('"', "'"), Self::MAX_LEN).into())
     }
 
-    /// Lists as many items as fit: `ingress of default/web, default/db and 3 more`.
+    /// Creates a comment of `what` and as many of the `count` items as fit: `ingress of default/web, default/db and 3 more`.
+    /// Formats only those: a chain can belong to a thousand policies.
     #[must_use]
-    pub fn list(subject: &str, items: &[String]) -> Self {
-        let all = items.join(", ");
-        if subject.len() + 1 + all.len() <= Self::MAX_LEN {
-            return Self::new(&format!("{subject} {all}"));
-        }
-        let tail = |omitted: usize| format!(" and {omitted} more");
-        let mut text = format!("{subject} {}", items.first().map_or("", String::as_str));
-        let mut shown = 1;
-        for item in items.iter().skip(1) {
-            if text.len() + 2 + item.len() + tail(items.len()).len() > Self::MAX_LEN {
+    pub fn list<T: fmt::Display>(what: &str, count: usize, items: impl IntoIterator<Item = T>) -> Self {
+        let omitted = |left: usize| if left == 0 { String::new() } else { format!(" and {left} more") };
+        let mut text = what.to_owned();
+        let mut shown = 0;
+        for item in items {
+            let separator = if shown == 0 { " " } else { ", " };
+            let longer = format!("{text}{separator}{item}");
+            if shown > 0 && longer.len() + omitted(count.saturating_sub(shown + 1)).len() > Self::MAX_LEN {
                 break;
             }
-            text = format!("{text}, {item}");
+            text = longer;
             shown += 1;
         }
-        if items.len() <= shown {
-            return Self::new(&text);
-        }
-        let tail = tail(items.len() - shown);
+        let tail = omitted(count.saturating_sub(shown));
         Self::new(&format!("{}{tail}", truncate(&text, Self::MAX_LEN - tail.len())))
     }
 
@@ -225,18 +221,18 @@ mod tests {
         assert_eq!(Comment::new("pods of \"web\"").as_str(), "pods of 'web'", "nft cannot escape a quote");
         let items = |n: usize| (0..n).map(|n| format!("namespace-{n}/policy")).collect::<Vec<_>>();
         assert_eq!(
-            Comment::list("ingress of", &items(2)).as_str(),
+            Comment::list("ingress of", 2, items(2)).as_str(),
             "ingress of namespace-0/policy, namespace-1/policy"
         );
         for n in [6, 7, 8, 100, 10_000] {
-            let comment = Comment::list("ingress of", &items(n));
+            let comment = Comment::list("ingress of", n, items(n));
             assert!(comment.as_str().len() <= Comment::MAX_LEN, "{comment}");
             let shown = comment.as_str().matches("/policy").count();
             if shown < n {
                 assert!(comment.as_str().ends_with(&format!(" and {} more", n - shown)), "{comment}");
             }
         }
-        let long = Comment::list("ingress of", &["a".repeat(63) + "/" + &"é".repeat(253), "b/c".to_owned()]);
+        let long = Comment::list("ingress of", 2, ["a".repeat(63) + "/" + &"é".repeat(253), "b/c".to_owned()]);
         assert!(long.as_str().len() <= Comment::MAX_LEN && long.as_str().ends_with("... and 1 more"), "{long}");
     }
 

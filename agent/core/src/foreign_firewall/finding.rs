@@ -58,7 +58,8 @@ pub struct ForwardDrop {
 #[must_use]
 pub fn findings(tables: &[ForeignTable], traffic: &PodTraffic) -> Vec<ForwardDrop> {
     let packets = FlowPackets::all(traffic);
-    let of_table = |table| chains(table).filter_map(|(chain, hook)| evaluate_chain(table, chain, hook, traffic, &packets));
+    let of_table =
+        |table| chains(table).filter_map(|(chain, hook)| evaluate_chain(table, chain, hook, traffic, &packets));
     tables.iter().flat_map(of_table).collect()
 }
 

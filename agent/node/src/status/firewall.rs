@@ -4,6 +4,7 @@ use towpath_core::foreign_firewall::{Certainty, ForeignTable, ForwardDrop, PodTr
 use towpath_crds::{condition::NodeReason, network_node::Finding};
 
 use super::{Observed, report::truncate};
+use crate::plan::OverlayPlan;
 
 /// How many findings are reported; the schema allows as many.
 const MAX_FINDINGS: usize = 16;
@@ -29,6 +30,10 @@ impl FirewallCheck {
 
     /// The traffic that must pass is as the plan has it. Without an overlay there is none.
     pub(super) fn observe(&mut self, observed: Observed<'_>) {
+        // This is on the way of each change, and the traffic is the same nearly always.
+        if observed.kernel.overlay().is_some_and(|overlay| self.traffic_is_of(overlay)) {
+            return;
+        }
         let traffic = observed.kernel.overlay().map_or_else(PodTraffic::default, |overlay| PodTraffic {
             own: overlay.own.iter().map(|(family, own)| (*family, own.pod_cidr)).collect(),
             cluster: observed.settings.pod_cidrs.iter().copied().collect(),
@@ -38,6 +43,13 @@ impl FirewallCheck {
             self.traffic = traffic;
             self.evaluate();
         }
+    }
+
+    /// Whether the traffic is that of the overlay. The podCIDRs of the cluster stay the same for an agent's life.
+    fn traffic_is_of(&self, overlay: &OverlayPlan) -> bool {
+        let own = overlay.own.iter().map(|(family, own)| (family, &own.pod_cidr));
+        let devices = overlay.overlay.devices.iter().map(|(family, device)| (family, &device.name));
+        self.traffic.own.iter().eq(own) && self.traffic.overlay.iter().eq(devices)
     }
 
     fn evaluate(&mut self) {

@@ -140,8 +140,8 @@ impl Chains {
                     let rules: Vec<&PolicyRule> = inputs.policies.rules(policies, *direction).collect();
                     let tier = TierContext { direction: *direction, families, own_ports, default, next };
                     let rules = builder.tier_rules(&tier, &rules);
-                    let names: Vec<String> = inputs.policies.ids(policies).map(ToString::to_string).collect();
-                    let comment = Comment::list(&format!("{direction} of"), &names);
+                    let names = inputs.policies.ids(policies);
+                    let comment = Comment::list(&format!("{direction} of"), policies.len(), names);
                     chains.push(self.add(*direction, rules, comment, builder));
                     builder = ChainBuilder { sets, inputs, used_sets: Vec::new() };
                 }

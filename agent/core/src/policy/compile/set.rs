@@ -82,12 +82,14 @@ impl SetExpr<'_> {
 
     /// The comment of the set: which pods it contains. Sets without pods need none, their elements are self-explanatory.
     pub(super) fn comment(&self) -> Option<Comment> {
-        let items: Vec<String> = match self {
-            Self::Pods(_, selectors) => selectors.iter().map(ToString::to_string).collect(),
-            Self::PodPorts(_, pairs) => pairs.iter().map(|(source, port)| format!("{source} port {port}")).collect(),
-            Self::Nets(..) | Self::Ports(_) | Self::PortRanges(_) | Self::NetPorts(..) => return None,
-        };
-        Some(Comment::list("peers:", &items))
+        match self {
+            Self::Pods(_, selectors) => Some(Comment::list("peers:", selectors.len(), selectors)),
+            Self::PodPorts(_, pairs) => {
+                let items = pairs.iter().map(|(source, port)| format!("{source} port {port}"));
+                Some(Comment::list("peers:", pairs.len(), items))
+            }
+            Self::Nets(..) | Self::Ports(_) | Self::PortRanges(_) | Self::NetPorts(..) => None,
+        }
     }
 
     /// Whether the set can never contain an element.
