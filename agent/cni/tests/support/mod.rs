@@ -94,7 +94,7 @@ fn serve(
                 let _ = stream.write_all(&[serde_json::to_vec(&reply).unwrap(), b"\n".to_vec()].concat());
             }
             Behaviour::NoReply => open.push(stream),
-            Behaviour::HangsUp => {}
+            Behaviour::Disconnect => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Our table in the schema of `nft -j`: what `nft -j list table inet towpath` prints, without handles.
 //!
-//! In the types of the `nftables` crate; for what these cannot say there is [`extension`]. The same table gives the same
+//! In the types of the `nftables` crate; for what these cannot say there is `extension`. The same table gives the same
 //! bytes: objects and elements are in the order of the ruleset, and no set of the crate that holds more than one flag is
 //! used. `nft -j -f -` loads it, because chains come before the maps that lead to them: nft itself lists them behind, and
 //! does not load what it has listed.
