@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 /// Which fields of a value are kept.
 #[derive(Debug)]
 pub(super) enum KeptFields {
-    /// All of them.
+    /// The whole value.
     All,
     /// Of an object, these; of a list, these of each item; of any other value, all.
     These(&'static FieldList),

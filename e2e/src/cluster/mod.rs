@@ -58,7 +58,7 @@ impl Cluster {
         &self.spec
     }
 
-    /// The name.
+    /// Returns the cluster's name.
     #[must_use]
     pub fn name(&self) -> &str {
         self.spec.name.as_str()

@@ -100,7 +100,7 @@ impl std::fmt::Display for ClusterName {
 /// What a cluster is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
-    /// The name.
+    /// Name of the cluster: part of its namespaces and of its folder.
     pub name: ClusterName,
     /// Families of pods, Services and nodes.
     pub family: IpFamily,

@@ -34,13 +34,13 @@ pub enum DropCause {
 /// A base chain of another program that drops pod traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardDrop {
-    /// The family of its table.
+    /// Family of the table.
     pub table_family: TableFamily,
-    /// Its table.
+    /// Name of the table.
     pub table: String,
-    /// Its name.
+    /// Name of the base chain.
     pub chain: String,
-    /// How it is attached.
+    /// Priority and policy at the forward hook.
     pub hook: ForwardHook,
     /// What drops. Of several the first in the order of [`Self::flows`].
     pub cause: DropCause,

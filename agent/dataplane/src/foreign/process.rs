@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// A run of nft that gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    /// There is none.
+    /// The program is not installed.
     #[error("nft is not installed")]
     Missing,
     /// It could not be started, or its output not be read.
@@ -31,7 +31,7 @@ pub enum ProgramError {
     Run {
         /// The command.
         command: String,
-        /// Why.
+        /// Error of starting it or of reading its output.
         source: io::Error,
     },
     /// It ended with an error.
